@@ -1,0 +1,28 @@
+# `beeline._core`: the nanobind module, from python/src/*.cc, with what travels beside it in the wheel.
+find_package(Python 3.11 REQUIRED COMPONENTS Interpreter Development.Module)
+execute_process(
+  COMMAND ${Python_EXECUTABLE} -m nanobind --cmake_dir
+  OUTPUT_VARIABLE nanobind_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+find_package(nanobind CONFIG REQUIRED)
+
+file(GLOB python_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/python/src/*.cc)
+if(NOT python_sources)
+  message(FATAL_ERROR "BEELINE_PYTHON is on, but python/src has no sources")
+endif()
+nanobind_add_module(_core NB_STATIC NOMINSIZE ${python_sources})
+target_include_directories(_core PRIVATE ${PROJECT_SOURCE_DIR}/python/src)
+target_link_libraries(_core PRIVATE beeline_runtime beeline_warnings)
+target_compile_definitions(_core PRIVATE BEELINE_VERSION="${PROJECT_VERSION}")
+
+# Type stubs, generated from the module itself.
+nanobind_add_stub(_core_stub MODULE _core OUTPUT ${CMAKE_BINARY_DIR}/_core.pyi
+  PYTHON_PATH $<TARGET_FILE_DIR:_core> DEPENDS _core)
+
+install(TARGETS _core LIBRARY DESTINATION beeline)
+install(FILES ${CMAKE_BINARY_DIR}/_core.pyi DESTINATION beeline)
+if(TARGET beeline_preload)
+  install(TARGETS beeline_preload LIBRARY DESTINATION beeline/lib)
+endif()
+if(TARGET beelined)
+  install(TARGETS beelined RUNTIME DESTINATION beeline/bin)
+endif()
