@@ -11,6 +11,8 @@ if(NOT python_sources)
 endif()
 nanobind_add_module(_core NB_STATIC NOMINSIZE ${python_sources})
 target_include_directories(_core PRIVATE ${PROJECT_SOURCE_DIR}/python/src)
+# As system headers, or our warning flags would judge nanobind's.
+target_include_directories(_core SYSTEM PRIVATE ${nanobind_ROOT}/../include ${Python_INCLUDE_DIRS})
 target_link_libraries(_core PRIVATE beeline_runtime beeline_warnings)
 target_compile_definitions(_core PRIVATE BEELINE_VERSION="${PROJECT_VERSION}")
 

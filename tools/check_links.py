@@ -1,0 +1,69 @@
+"""Relative links in Markdown files must lead somewhere.
+
+Reports, as `file:line: message`, every inline link or image whose target is neither a file nor a folder of the
+checkout. Links with a scheme, links within the page and code are left alone. Run as `python3 -m tools.check_links [ROOT]`.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+SKIPPED_FOLDERS = {".git", ".venv", "build", "dist", "node_modules"}
+LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
+SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*:")
+FENCE = re.compile(r"^\s*(```|~~~)")
+CODE_SPAN = re.compile(r"`[^`]*`")
+
+
+def check(root: Path) -> list[str]:
+    """Returns one line for each dead link in the Markdown files below `root`."""
+    problems = []
+    for page in pages(root):
+        for line, target in _links(page):
+            file_part = unquote(target.partition("#")[0])
+            if not file_part:
+                continue
+            base = root if file_part.startswith("/") else page.parent
+            if not (base / file_part.lstrip("/")).exists():
+                problems.append(f"{page.relative_to(root).as_posix()}:{line}: link to {target}: no such file")
+    return problems
+
+
+def pages(root: Path) -> list[Path]:
+    """The checkout's Markdown files, in order of their path."""
+    return sorted(
+        page for page in root.rglob("*.md") if not SKIPPED_FOLDERS.intersection(page.relative_to(root).parts[:-1])
+    )
+
+
+def _links(page: Path) -> Iterator[tuple[int, str]]:
+    fence = None
+    for number, text in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        marker = FENCE.match(text)
+        if marker:
+            if fence is None:
+                fence = marker.group(1)
+            elif marker.group(1) == fence:
+                fence = None
+            continue
+        if fence is not None:
+            continue
+        for match in LINK.finditer(CODE_SPAN.sub("", text)):
+            if not SCHEME.match(match.group(1)):
+                yield number, match.group(1)
+
+
+def main() -> int:
+    """Prints the dead links; the exit status is 1 if there are any."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    problems = check(root)
+    for problem in problems:
+        print(problem)
+    print(f"links: {len(problems)} dead")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
