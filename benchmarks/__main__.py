@@ -1,0 +1,85 @@
+"""The command: `python -m benchmarks core|handoff [--json FILE] [--only ROW] [--quick] …`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import report, runner
+from benchmarks.engines import ENGINES
+from benchmarks.registry import Row, select
+from benchmarks.rows import SUITES
+from benchmarks.rows.sweep import draw
+
+ROUNDS, ROUNDS_QUICK = 3, 1
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    chosen = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in chosen if name not in ENGINES]
+    if unknown or not chosen:
+        raise click.UsageError(f"unknown engine {', '.join(unknown) or '(none)'}; known: {', '.join(ENGINES)}")
+    return chosen
+
+
+def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
+    try:
+        return select(SUITES[name], only)
+    except KeyError as error:
+        raise click.UsageError(f"no row of {name} matches {error.args[0]!r}; --list shows them") from None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", type=click.Choice(sorted(SUITES)))
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here.")
+@click.option("--only", multiple=True, metavar="ROW", help="Rows whose key, group or measure contains this; repeatable.")
+@click.option("--quick", is_flag=True, help="One round, fewer repetitions.")
+@click.option("--rounds", type=click.IntRange(1), help=f"Rounds of fresh processes (default {ROUNDS}; {ROUNDS_QUICK} with --quick).")
+@click.option("--engines", default=",".join(ENGINES), show_default=True, help="Which engines run, comma-separated.")
+@click.option("--list", "list_rows", is_flag=True, help="Show the rows and their bounds, measure nothing.")
+@click.option("--check", is_flag=True, help="Exit with 1 where a bound does not hold.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="handoff: where the picture goes (default handoff.png).")
+def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) -> None:
+    """Measures Beeline beside its peers, on this machine, in one run."""
+    rows = _selected(name, only)
+    chosen = _engines(engines)
+    if list_rows:
+        for row in rows:
+            bound = row.bound.text() if row.bound else "reported"
+            click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measure}")
+        return
+    rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
+    console = Console(stderr=not sys.stdout.isatty())
+    machine, commit = runner.describe_machine(), runner.commit()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=runner.children(rows, chosen, rounds))
+        started = []
+
+        def step(job: runner.Job) -> None:
+            progress.update(task, description=f"{job.probe} on {job.contender.name}", completed=len(started))
+            started.append(job)
+
+        results = runner.run(rows, chosen, rounds, quick, step)
+        progress.update(task, description="done", completed=len(started))
+    content = report.document(machine, commit, results)
+    if json_path:
+        report.write(json_path, content)
+    title = f"{name} on {machine['cpu']}, {machine['cores']} cores, commit {commit}"
+    wide = Console() if sys.stdout.isatty() else Console(width=180)
+    wide.print(report.table(title, results))
+    if name == "handoff":
+        picture = plot or (json_path.with_suffix(".png") if json_path else Path("handoff.png"))
+        draw(results, str(picture), f"{machine['cpu']}, {machine['cores']} cores")
+        wide.print(f"picture: {picture}")
+    if (missed := report.missed(results)) and check:
+        wide.print(f"bounds that do not hold: {', '.join(missed)}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

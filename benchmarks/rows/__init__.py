@@ -1,0 +1,18 @@
+"""The measures, one file per subject. Importing this fills the registry of probes; no engine and no torch is imported."""
+
+from benchmarks.rows import calls, grpo, handoff, limits, memory, objects, preload, startup, sweep, weights
+
+CORE = [
+    *calls.ROWS,
+    *startup.ROWS,
+    *handoff.ROWS,
+    *weights.ROWS,
+    *objects.ROWS,
+    *preload.ROWS,
+    *memory.ROWS,
+    *grpo.ROWS,
+]
+
+SUITES = {"core": CORE, "handoff": sweep.ROWS}
+
+__all__ = ["CORE", "SUITES", "limits"]

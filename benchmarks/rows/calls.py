@@ -1,0 +1,103 @@
+"""Calls of actors and tasks: round trips and rates."""
+
+from __future__ import annotations
+
+from benchmarks.engines import Context
+from benchmarks.registry import Bound, Limit, Row, Samples, probe
+from benchmarks.timing import clock, per_call
+
+
+class Echo:
+    def nop(self):
+        return None
+
+
+class AsyncEcho:
+    async def nop(self):
+        return None
+
+
+def nop():
+    return None
+
+
+def _rates(submit, ray, count: int, blocks: int) -> list[float]:
+    """Calls per second with all of them submitted before the first result is asked for."""
+    ray.get([submit() for _ in range(count // 4)])
+    rates = []
+    for _ in range(blocks):
+        start = clock()
+        ray.get([submit() for _ in range(count)])
+        rates.append(count / (clock() - start))
+    return rates
+
+
+@probe
+def actor_calls(ctx: Context) -> Samples:
+    ctx.init()
+    ray = ctx.ray
+    actor = ray.remote(Echo).remote()
+    trips = per_call(lambda: ray.get(actor.nop.remote()), ctx.reps(400, 100), 5, 100)
+    return {"round_trip": trips, "rate": _rates(actor.nop.remote, ray, ctx.reps(4000, 1000), 3)}
+
+
+@probe
+def async_actor_calls(ctx: Context) -> Samples:
+    ctx.init()
+    ray = ctx.ray
+    actor = ray.remote(AsyncEcho).remote()
+    return {"rate": _rates(actor.nop.remote, ray, ctx.reps(4000, 1000), 3)}
+
+
+@probe
+def tasks(ctx: Context) -> Samples:
+    ctx.init()
+    ray = ctx.ray
+    task = ray.remote(nop)
+    trips = per_call(lambda: ray.get(task.remote()), ctx.reps(200, 50), 5, 50)
+    return {"round_trip": trips, "rate": _rates(task.remote, ray, ctx.reps(2000, 500), 3)}
+
+
+FUTEX = Limit("futex", "round_trip")
+
+ROWS = [
+    Row(
+        "call_round_trip",
+        "actor call, round trip",
+        "us",
+        "calls",
+        "actor_calls",
+        "round_trip",
+        Bound("<=", 1 / 40),
+        limit=FUTEX,
+    ),
+    Row(
+        "calls_sync",
+        "pipelined calls, sync actor",
+        "1/s",
+        "calls",
+        "actor_calls",
+        "rate",
+        Bound(">=", 40),
+    ),
+    Row(
+        "calls_async",
+        "pipelined calls, async actor",
+        "1/s",
+        "calls",
+        "async_actor_calls",
+        "rate",
+        Bound(">=", 25),
+    ),
+    Row(
+        "task_round_trip",
+        "task, round trip",
+        "us",
+        "calls",
+        "tasks",
+        "round_trip",
+        Bound("<=", 1 / 40),
+        limit=FUTEX,
+    ),
+    Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50)),
+]
