@@ -1,0 +1,308 @@
+"""Options of actors: concurrency, restarts, retries and limits."""
+
+import os
+import threading
+import time
+
+from outcome import full, raised, until
+
+
+def case_one_call_at_a_time_by_default(ray):
+    @ray.remote
+    class A:
+        def __init__(self):
+            self.running = self.most = 0
+
+        def f(self):
+            self.running += 1
+            self.most = max(self.most, self.running)
+            time.sleep(0.02)
+            self.running -= 1
+            return self.most
+
+    a = A.remote()
+    return max(ray.get([a.f.remote() for _ in range(5)]))
+
+
+def case_max_concurrency_runs_calls_in_threads(ray):
+    @ray.remote(max_concurrency=3)
+    class A:
+        def __init__(self):
+            self.barrier = threading.Barrier(3)
+
+        def meet(self):
+            self.barrier.wait(20)
+            return "met"
+
+    a = A.remote()
+    return ray.get([a.meet.remote() for _ in range(3)])
+
+
+def case_max_concurrency_is_a_limit(ray):
+    @ray.remote
+    class A:
+        def __init__(self):
+            self.lock, self.running, self.most = threading.Lock(), 0, 0
+
+        def f(self):
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            time.sleep(0.05)
+            with self.lock:
+                self.running -= 1
+
+        def read(self):
+            return self.most
+
+    a = A.options(max_concurrency=2).remote()
+    ray.get([a.f.remote() for _ in range(8)])
+    return ray.get(a.read.remote())
+
+
+def case_threaded_actor_gets_within_calls(ray):
+    @ray.remote(max_concurrency=2)
+    class A:
+        def __init__(self):
+            self.go = threading.Event()
+
+        def wait(self):
+            return self.go.wait(20)
+
+        def open(self):
+            self.go.set()
+
+    a = A.remote()
+    waiting = a.wait.remote()
+    ray.get(a.open.remote())
+    return ray.get(waiting)
+
+
+def case_concurrency_groups(ray):
+    @ray.remote(concurrency_groups={"io": 1, "compute": 1})
+    class A:
+        def __init__(self):
+            self.go = threading.Event()
+
+        @ray.method(concurrency_group="io")
+        def wait(self):
+            return self.go.wait(20)
+
+        @ray.method(concurrency_group="compute")
+        def open(self):
+            self.go.set()
+
+    a = A.remote()
+    waiting = a.wait.remote()
+    ray.get(a.open.remote())
+    return ray.get(waiting)
+
+
+def _crashing(ray, **options):
+    class Crashing:
+        def __init__(self):
+            self.n = 0
+
+        def add(self):
+            self.n += 1
+            return self.n
+
+        def crash(self):
+            os._exit(1)
+
+        def pid(self):
+            return os.getpid()
+
+        def restarted(self):
+            return ray.get_runtime_context().was_current_actor_reconstructed
+
+    return ray.remote(**options)(Crashing).remote()
+
+
+def _answer(ray, call):
+    """The first answer of an actor that may be restarting."""
+
+    def attempt():
+        try:
+            return [ray.get(call())]
+        except ray.exceptions.ActorUnavailableError:
+            return None
+
+    return until(attempt)[0]
+
+
+def case_max_restarts(ray):
+    a = _crashing(ray, max_restarts=1)
+    before = [ray.get(a.add.remote()), ray.get(a.add.remote()), ray.get(a.restarted.remote())]
+    first_crash = raised(ray, lambda: ray.get(a.crash.remote()))
+    after = [_answer(ray, a.add.remote), ray.get(a.restarted.remote())]
+    second_crash = raised(ray, lambda: ray.get(a.crash.remote()))
+    return [before, first_crash, after, second_crash, raised(ray, lambda: ray.get(a.add.remote()))]
+
+
+def case_restart_is_a_new_process(ray):
+    a = _crashing(ray, max_restarts=-1)
+    first = ray.get(a.pid.remote())
+    pids = {first}
+    for _ in range(2):
+        raised(ray, lambda: ray.get(a.crash.remote()))
+        pids.add(_answer(ray, a.pid.remote))
+    return len(pids)
+
+
+def case_constructor_arguments_survive_a_restart(ray):
+    @ray.remote(max_restarts=1)
+    class A:
+        def __init__(self, x, *, y):
+            self.xy = [x, y]
+
+        def read(self):
+            return self.xy
+
+        def crash(self):
+            os._exit(1)
+
+    a = A.remote(ray.put("x"), y="y")
+    raised(ray, lambda: ray.get(a.crash.remote()))
+    return _answer(ray, a.read.remote)
+
+
+def case_kill_with_restart(ray):
+    a = _crashing(ray, max_restarts=1)
+    ray.get(a.add.remote())
+    pid = ray.get(a.pid.remote())
+    ray.kill(a, no_restart=False)
+    until(lambda: _answer(ray, a.pid.remote) != pid)
+    return ray.get(a.add.remote())
+
+
+def case_kill_without_restart_ends_a_restartable_actor(ray):
+    a = _crashing(ray, max_restarts=-1)
+    ray.get(a.add.remote())
+    ray.kill(a)
+    return raised(ray, lambda: ray.get(a.add.remote()))
+
+
+def _crash_twice(ray, **options):
+    @ray.remote(**options)
+    class A:
+        def f(self, folder):
+            attempts = len(os.listdir(folder))
+            open(os.path.join(folder, str(attempts)), "w").close()
+            if attempts < 2:
+                os._exit(1)
+            return attempts
+
+    return A.remote()
+
+
+def case_max_task_retries(ray):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        a = _crash_twice(ray, max_restarts=2, max_task_retries=2)
+        return ray.get(a.f.remote(folder))
+
+
+def case_max_task_retries_on_a_method(ray):
+    import tempfile
+
+    @ray.remote(max_restarts=-1)
+    class A:
+        @ray.method(max_task_retries=1)
+        def f(self, folder):
+            attempts = len(os.listdir(folder))
+            open(os.path.join(folder, str(attempts)), "w").close()
+            if attempts < 1:
+                os._exit(1)
+            return attempts
+
+    with tempfile.TemporaryDirectory() as folder:
+        return ray.get(A.remote().f.remote(folder))
+
+
+def case_retry_exceptions_on_a_method(ray):
+    @ray.remote(max_task_retries=3)
+    class A:
+        def __init__(self):
+            self.n = 0
+
+        @ray.method(retry_exceptions=[ValueError])
+        def f(self):
+            self.n += 1
+            if self.n < 3:
+                raise ValueError
+            return self.n
+
+        def g(self):
+            self.n += 1
+            raise ValueError
+
+        def read(self):
+            return self.n
+
+    a = A.remote()
+    return [ray.get(a.f.remote()), raised(ray, lambda: ray.get(a.g.remote())), ray.get(a.read.remote())]
+
+
+def case_options_of_a_wrong_type_or_value(ray):
+    class A:
+        pass
+
+    return [
+        raised(ray, lambda: ray.remote(max_restarts=-2)(A), "max_restarts"),
+        raised(ray, lambda: ray.remote(max_restarts="x")(A), "max_restarts"),
+        raised(ray, lambda: ray.remote(max_concurrency="x")(A), "max_concurrency"),
+        raised(ray, lambda: ray.remote(no_such_option=1)(A), "no_such_option"),
+        raised(ray, lambda: ray.remote(max_retries=1)(A), "max_retries"),
+        raised(ray, lambda: ray.remote(num_returns=2)(A), "num_returns"),
+        raised(ray, lambda: ray.remote(A).options(no_such_option=1).remote(), "no_such_option"),
+        raised(ray, lambda: ray.remote(A).options(lifetime="forever").remote(), "lifetime", "detached"),
+        raised(ray, lambda: ray.remote(A).options(max_concurrency=0).remote()),
+    ]
+
+
+def case_options_do_not_change_the_class(ray):
+    @ray.remote(max_concurrency=1)
+    class A:
+        def f(self):
+            return threading.active_count() > 0
+
+    wide = A.options(max_concurrency=2, name="wide_one")
+    a, b = wide.remote(), A.remote()
+    return [ray.get([a.f.remote(), b.f.remote()]), ray.get_actor("wide_one") == a]
+
+
+def case_method_options(ray):
+    @ray.remote
+    class A:
+        def f(self):
+            return 1, 2
+
+    a = A.remote()
+    method = a.f.options(num_returns=2, name="renamed")
+    return [ray.get(method.remote()), raised(ray, lambda: a.f.options(no_such_option=1).remote())]
+
+
+def case_bad_method_decorator(ray):
+    return [
+        raised(ray, lambda: ray.method(no_such_option=1)(lambda self: None), "no_such_option"),
+        raised(ray, lambda: ray.method()(lambda self: None)),
+    ]
+
+
+@full
+def case_max_pending_calls(ray):
+    @ray.remote(max_pending_calls=2)
+    class A:
+        def slow(self):
+            time.sleep(1)
+
+    a = A.remote()
+    until(lambda: ray.get(a.__ray_ready__.remote()))
+
+    def flood():
+        for _ in range(10):
+            a.slow.remote()
+
+    return raised(ray, flood, "pending")

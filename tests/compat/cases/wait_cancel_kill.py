@@ -1,0 +1,327 @@
+"""wait, cancel and kill."""
+
+import os
+import time
+
+from outcome import full, process_is_gone, raised, until
+
+
+def _gate(ray):
+    """An actor whose `wait` returns once `open` was called, and a task that waits on it."""
+
+    @ray.remote(max_concurrency=20)
+    class Gate:
+        def __init__(self):
+            import threading
+
+            self.event = threading.Event()
+
+        def wait(self, value=None):
+            self.event.wait(30)
+            return value
+
+        def open(self):
+            self.event.set()
+
+        def pid(self):
+            return os.getpid()
+
+    return Gate.remote()
+
+
+def case_wait_splits_ready_from_not_ready(ray):
+    gate = _gate(ray)
+    refs = [gate.wait.remote(1), ray.put(2), gate.wait.remote(3), ray.put(4)]
+    ready, rest = ray.wait(refs, num_returns=2, timeout=20)
+    before = [[refs.index(r) for r in ready], [refs.index(r) for r in rest]]
+    gate.open.remote()
+    ready, rest = ray.wait(refs, num_returns=4, timeout=20)
+    return [before, [refs.index(r) for r in ready], rest]
+
+
+def case_wait_returns_one_by_default(ray):
+    refs = [ray.put(i) for i in range(3)]
+    ready, rest = ray.wait(refs)
+    return [[refs.index(r) for r in ready], [refs.index(r) for r in rest]]
+
+
+def case_wait_returns_no_more_than_asked_for(ray):
+    refs = [ray.put(i) for i in range(5)]
+    ready, rest = ray.wait(refs, num_returns=2)
+    return [[refs.index(r) for r in ready], [refs.index(r) for r in rest]]
+
+
+def case_wait_timeouts(ray):
+    gate = _gate(ray)
+    ref = gate.wait.remote()
+    results = [ray.wait([ref], timeout=t) for t in (0, 0.05)]
+    return [[ready, rest == [ref]] for ready, rest in results]
+
+
+def case_wait_returns_what_is_ready_at_the_timeout(ray):
+    gate = _gate(ray)
+    refs = [gate.wait.remote(), ray.put(1), gate.wait.remote()]
+    ready, rest = ray.wait(refs, num_returns=3, timeout=0.3)
+    return [[refs.index(r) for r in ready], [refs.index(r) for r in rest]]
+
+
+def case_wait_keeps_the_order_given(ray):
+    @ray.remote
+    class A:
+        async def nap(self, s):
+            import asyncio
+
+            await asyncio.sleep(s)
+
+    a = A.remote()
+    ray.get(a.nap.remote(0))
+    refs = [a.nap.remote(s) for s in (0.3, 0.2, 0.1)]
+    ready, rest = ray.wait(refs, num_returns=3)
+    return [[refs.index(r) for r in ready], rest]
+
+
+def case_wait_in_a_loop_drains(ray):
+    @ray.remote
+    def f(i):
+        return i
+
+    pending, got = [f.remote(i) for i in range(20)], []
+    while pending:
+        ready, pending = ray.wait(pending)
+        got += ray.get(ready)
+    return sorted(got)
+
+
+def case_wait_without_fetching(ray):
+    ready, rest = ray.wait([ray.put(1)], fetch_local=False)
+    return [len(ready), len(rest)]
+
+
+def case_wait_for_nothing(ray):
+    return raised(ray, lambda: ray.wait([]))
+
+
+def case_wait_wrong_use(ray):
+    ref = ray.put(1)
+    return [
+        raised(ray, lambda: ray.wait(ref), "list"),
+        raised(ray, lambda: ray.wait([ref, ref]), "unique"),
+        raised(ray, lambda: ray.wait([ref], num_returns=2), "num_returns"),
+        raised(ray, lambda: ray.wait([ref], num_returns=0), "num_returns"),
+        raised(ray, lambda: ray.wait([ref, 5])),
+        raised(ray, lambda: ray.wait([ref], timeout=-1), "timeout"),
+    ]
+
+
+def case_cancel_a_task_that_waits_for_its_argument(ray):
+    gate = _gate(ray)
+    blocked = ray.remote(lambda x: x).remote(gate.wait.remote())
+    ray.cancel(blocked)
+    return raised(ray, lambda: ray.get(blocked, timeout=20))
+
+
+def case_cancel_a_queued_task(ray):
+    gate = _gate(ray)
+
+    @ray.remote(num_cpus=4)
+    def hold(gate):
+        time.sleep(1.0)
+        return "held"
+
+    first = hold.remote(gate)
+    queued = hold.remote(gate)
+    ray.cancel(queued)
+    return [raised(ray, lambda: ray.get(queued, timeout=20)), ray.get(first, timeout=30)]
+
+
+def _spinning(ray, folder, **options):
+    """A running task that only Python code keeps busy, and a condition that says that it runs."""
+
+    @ray.remote(**{"max_retries": 0, **options})
+    def spin(folder):
+        open(os.path.join(folder, "running"), "w").close()
+        while True:
+            time.sleep(0.01)
+
+    ref = spin.remote(folder)
+    assert until(lambda: os.path.exists(os.path.join(folder, "running")))
+    return ref
+
+
+def case_cancel_a_running_task(ray):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = _spinning(ray, folder)
+        ray.cancel(ref)
+        return raised(ray, lambda: ray.get(ref, timeout=20))
+
+
+def case_cancel_a_running_task_is_not_retried(ray):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = _spinning(ray, folder, max_retries=3)
+        ray.cancel(ref)
+        return raised(ray, lambda: ray.get(ref, timeout=20))
+
+
+def case_cancel_by_force(ray):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = _spinning(ray, folder)
+        ray.cancel(ref, force=True)
+        outcome = raised(ray, lambda: ray.get(ref, timeout=20))
+    return ["RayError" in outcome["caught_as"], ray.get(ray.remote(lambda: 1).remote())]
+
+
+def case_user_code_sees_keyboard_interrupt(ray):
+    import tempfile
+
+    @ray.remote(max_retries=0)
+    def spin(folder):
+        open(os.path.join(folder, "running"), "w").close()
+        try:
+            while True:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            open(os.path.join(folder, "interrupted"), "w").close()
+            raise
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = spin.remote(folder)
+        assert until(lambda: "running" in os.listdir(folder))
+        ray.cancel(ref)
+        return [
+            raised(ray, lambda: ray.get(ref, timeout=20)),
+            bool(until(lambda: "interrupted" in os.listdir(folder))),
+        ]
+
+
+def case_cancel_a_finished_task(ray):
+    ref = ray.remote(lambda: "kept").remote()
+    ray.get(ref)
+    return [ray.cancel(ref), ray.get(ref)]
+
+
+def case_cancel_a_queued_actor_call(ray):
+    @ray.remote
+    class A:
+        def __init__(self):
+            self.n = 0
+
+        def slow(self):
+            time.sleep(1.0)
+            return "slow"
+
+        def add(self):
+            self.n += 1
+            return self.n
+
+    a = A.remote()
+    ray.get(a.__ray_ready__.remote())
+    slow, queued, last = a.slow.remote(), a.add.remote(), a.add.remote()
+    ray.cancel(queued)
+    return [raised(ray, lambda: ray.get(queued, timeout=20)), ray.get(slow), ray.get(last)]
+
+
+def case_cancel_an_actor_call_by_force(ray):
+    gate = _gate(ray)
+    ref = gate.wait.remote()
+    return raised(ray, lambda: ray.cancel(ref, force=True), "force")
+
+
+def case_cancel_spreads_to_children(ray):
+    import tempfile
+
+    @ray.remote(max_retries=0)
+    def child(folder):
+        open(os.path.join(folder, "child"), "w").close()
+        try:
+            while True:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            open(os.path.join(folder, "child_interrupted"), "w").close()
+            raise
+
+    @ray.remote(max_retries=0)
+    def parent(folder):
+        return ray.get(child.remote(folder))
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = parent.remote(folder)
+        assert until(lambda: "child" in os.listdir(folder))
+        ray.cancel(ref)
+        return [
+            raised(ray, lambda: ray.get(ref, timeout=20)),
+            bool(until(lambda: "child_interrupted" in os.listdir(folder))),
+        ]
+
+
+def case_cancel_wrong_use(ray):
+    return [raised(ray, lambda: ray.cancel(5)), raised(ray, lambda: ray.cancel([ray.put(1)]))]
+
+
+def case_dependents_of_a_cancelled_task_fail(ray):
+    gate = _gate(ray)
+    blocked = ray.remote(lambda x: x).remote(gate.wait.remote())
+    dependent = ray.remote(lambda x: x).remote(blocked)
+    ray.cancel(blocked)
+    return raised(ray, lambda: ray.get(dependent, timeout=20))
+
+
+def case_kill(ray):
+    gate = _gate(ray)
+    pid = ray.get(gate.pid.remote())
+    pending = gate.wait.remote()
+    ray.kill(gate)
+    return [
+        raised(ray, lambda: ray.get(pending, timeout=20)),
+        until(lambda: process_is_gone(pid)),
+        raised(ray, lambda: ray.get(gate.pid.remote(), timeout=20)),
+    ]
+
+
+def case_kill_before_the_actor_started(ray):
+    gate = _gate(ray)
+    ray.kill(gate)
+    return raised(ray, lambda: ray.get(gate.pid.remote(), timeout=20))
+
+
+def case_kill_twice(ray):
+    gate = _gate(ray)
+    ray.kill(gate)
+    return [raised(ray, lambda: ray.kill(gate)), raised(ray, lambda: ray.get(gate.pid.remote(), timeout=20))]
+
+
+def case_kill_from_a_task(ray):
+    gate = _gate(ray)
+    pid = ray.get(gate.pid.remote())
+
+    @ray.remote
+    def end(boxed):
+        ray.kill(boxed[0])
+
+    ray.get(end.remote([gate]))
+    return until(lambda: process_is_gone(pid))
+
+
+def case_kill_wrong_use(ray):
+    return [raised(ray, lambda: ray.kill(5)), raised(ray, lambda: ray.kill(ray.put(1)))]
+
+
+def case_results_survive_the_kill(ray):
+    gate = _gate(ray)
+    ref = gate.pid.remote()
+    pid = ray.get(ref)
+    ray.kill(gate)
+    until(lambda: process_is_gone(pid))
+    return ray.get(ref, timeout=20) == pid
+
+
+@full
+def case_a_hundred_waits(ray):
+    gate = _gate(ray)
+    ref = gate.wait.remote()
+    return sum(len(ray.wait([ref], timeout=0)[0]) for _ in range(100))
