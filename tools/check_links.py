@@ -1,7 +1,8 @@
 """Relative links in Markdown files must lead somewhere.
 
 Reports, as `file:line: message`, every inline link or image whose target is neither a file nor a folder of the
-checkout. Links with a scheme, links within the page and code are left alone. Run as `python3 -m tools.check_links [ROOT]`.
+checkout. Links with a scheme, links within the page and code are left alone.
+Run as `python3 -m tools.check_links [ROOT]`.
 """
 
 import re

@@ -1,0 +1,149 @@
+"""Set-up of a machine for Beeline: Debian packages, the virtual environment, pinned Python packages, the wheel."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tools.steps import BUILD, ROOT, VENV, StepError, environment, say, step
+
+APT_LIST = ROOT / "tools" / "apt.txt"
+REQUIREMENTS = ROOT / "requirements"
+# Everything that ./dev test, demo and lint need; torch goes first and alone.
+GROUPS = ("runtime", "build", "examples", "bench", "test", "lint")
+PYTHON = VENV / "bin" / "python"
+OLDEST_PYTHON = (3, 11)
+SETUP_STAMP = VENV / ".beeline-setup"
+WHEEL_STAMP = VENV / ".beeline-wheel"
+PEERS_STAMP = VENV / ".beeline-bench-peers"
+
+
+def setup() -> None:
+    """Brings the machine and .venv to what requirements/ and tools/apt.txt say. An existing .venv is kept.
+
+    Raises StepError, with what to do printed, where that is not possible.
+    """
+    wanted = digest([APT_LIST, *sorted(REQUIREMENTS.glob("*.txt"))])
+    if _stamp_holds(SETUP_STAMP, wanted) and not missing_packages():
+        return
+    say("set-up")
+    _install_packages()
+    _make_venv()
+    pip = [PYTHON, "-m", "pip", "install", "--no-input"]
+    step("install torch", [*pip, "-r", REQUIREMENTS / "torch.txt"], timeout_s=1800)
+    lists = [part for group in GROUPS for part in ("-r", REQUIREMENTS / f"{group}.txt")]
+    step("install requirements", [*pip, *lists], timeout_s=1800)
+    SETUP_STAMP.write_text(wanted)
+
+
+def setup_bench_peers() -> None:
+    """Installs what only the benchmarks compare with."""
+    wanted = digest([REQUIREMENTS / "bench_peers.txt"])
+    if not _stamp_holds(PEERS_STAMP, wanted):
+        pip = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
+        step("install bench peers", [*pip, "-r", REQUIREMENTS / "bench_peers.txt"], timeout_s=1800)
+        PEERS_STAMP.write_text(wanted)
+
+
+def build_wheel() -> None:
+    """Builds the wheel and installs it into .venv, unless what it is made of has not changed since."""
+    wanted = digest(_wheel_sources())
+    if _stamp_holds(WHEEL_STAMP, wanted):
+        return
+    say("build")
+    WHEEL_STAMP.unlink(missing_ok=True)
+    dist = BUILD / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    pip = [PYTHON, "-m", "pip"]
+    env = environment(CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count() or 2))
+    build = [*pip, "wheel", ".", "--no-build-isolation", "--no-deps", "--wheel-dir", dist, "-v"]
+    step("build wheel", build, timeout_s=1800, env=env)
+    wheels = sorted(dist.glob("beeline-*.whl"))
+    step("install wheel", [*pip, "install", "--no-deps", "--force-reinstall", *wheels], timeout_s=300)
+    # -P and a foreign folder: what is imported is the installed package, not the sources.
+    step("import beeline", [PYTHON, "-P", "-c", "import beeline, beeline._core"], timeout_s=120)
+    stub = BUILD / "wheel" / "_core.pyi"
+    if stub.exists():
+        shutil.copyfile(stub, ROOT / "python" / "beeline" / "_core.pyi")
+    WHEEL_STAMP.write_text(wanted)
+
+
+def digest(files: Iterable[Path]) -> str:
+    """A hash over the names and contents of files."""
+    summary = hashlib.sha256()
+    for path in files:
+        summary.update(f"{path.relative_to(ROOT).as_posix()}\0{path.stat().st_size}\0".encode())
+        summary.update(path.read_bytes())
+    return summary.hexdigest()
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages of tools/apt.txt that are not installed; none where the machine is not Debian's."""
+    names = [line.strip() for line in APT_LIST.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    if not shutil.which("dpkg-query"):
+        return []
+    query = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    installed = {line.split()[0] for line in query.stdout.splitlines() if line.endswith(" installed")}
+    return [name for name in names if name not in installed]
+
+
+def _install_packages() -> None:
+    missing = missing_packages()
+    if not missing:
+        return
+    if os.geteuid() != 0:
+        say(f"Only root can install what is missing:\n\n  sudo apt-get install {' '.join(missing)}\n")
+        raise StepError("system packages")
+    env = environment(DEBIAN_FRONTEND="noninteractive")
+    wait = ["-o", "DPkg::Lock::Timeout=300"]
+    step("apt update", ["apt-get", *wait, "update"], timeout_s=600, env=env)
+    install = ["apt-get", *wait, "install", "-y", "--no-install-recommends", *missing]
+    step("apt install", install, timeout_s=1200, env=env)
+
+
+def _make_venv() -> None:
+    if _python_version(PYTHON) >= OLDEST_PYTHON:
+        return
+    candidates = [sys.executable, "python3.11", "python3.12", "python3.13", "python3"]
+    found = [name for name in candidates if name and _python_version(name) >= OLDEST_PYTHON]
+    if not found:
+        say("Python 3.11 or newer is needed: apt-get install python3.11 python3.11-venv python3.11-dev")
+        raise StepError("python")
+    step("make .venv", [found[0], "-m", "venv", "--clear", VENV], timeout_s=300)
+
+
+def _python_version(interpreter: str | Path) -> tuple[int, int]:
+    """(major, minor) of an interpreter, (0, 0) where it does not run."""
+    try:
+        asked = subprocess.run(
+            [interpreter, "-c", "import sys; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return (0, 0)
+    major, minor = asked.stdout.split()
+    return (int(major), int(minor))
+
+
+def _wheel_sources() -> list[Path]:
+    files = [ROOT / name for name in ("pyproject.toml", "CMakeLists.txt", "LICENSE")]
+    files += [REQUIREMENTS / "build.txt"]
+    for folder in ("cmake", "src", "python"):
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    # README.md is the package's long description, which the installed package does not depend on.
+    return sorted(path for path in files if "__pycache__" not in path.parts and path.suffix != ".pyi")
+
+
+def _stamp_holds(stamp: Path, wanted: str) -> bool:
+    return stamp.is_file() and stamp.read_text() == wanted
