@@ -36,20 +36,30 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", type=click.Choice(sorted(SUITES)))
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here.")
-@click.option("--only", multiple=True, metavar="ROW", help="Rows whose key, group or measure contains this; repeatable.")
+@click.option(
+    "--only", multiple=True, metavar="ROW", help="Rows whose key, group or measure contains this; repeatable."
+)
 @click.option("--quick", is_flag=True, help="One round, fewer repetitions.")
-@click.option("--rounds", type=click.IntRange(1), help=f"Rounds of fresh processes (default {ROUNDS}; {ROUNDS_QUICK} with --quick).")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help=f"Rounds of fresh processes (default {ROUNDS}; {ROUNDS_QUICK} with --quick).",
+)
 @click.option("--engines", default=",".join(ENGINES), show_default=True, help="Which engines run, comma-separated.")
 @click.option("--list", "list_rows", is_flag=True, help="Show the rows and their bounds, measure nothing.")
 @click.option("--check", is_flag=True, help="Exit with 1 where a bound does not hold.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="handoff: where the picture goes (default handoff.png).")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="handoff: where the picture goes (default handoff.png).",
+)
 def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) -> None:
     """Measures Beeline beside its peers, on this machine, in one run."""
     rows = _selected(name, only)
     chosen = _engines(engines)
     if list_rows:
         for row in rows:
-            bound = row.bound.text() if row.bound else "reported"
+            bound = row.bound.text(row.unit) if row.bound else "reported"
             click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measure}")
         return
     rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)

@@ -84,10 +84,11 @@ class Bound:
             return None
         return ratio <= self.value if self.sense == "<=" else ratio >= self.value
 
-    def text(self) -> str:
-        less = 0 < self.value < 0.2
-        number = f"1/{1 / self.value:g}" if less else f"{self.value:g}"
-        slack = f" + {self.slack:g}" if self.slack else ""
+    def text(self, unit: str) -> str:
+        number = f"1/{1 / self.value:g}" if 0 < self.value < 0.2 else f"{self.value:g}"
+        if self.against == "value":
+            return f"{self.sense} {number} {unit}"
+        slack = f" + {self.slack:g} {unit}" if self.slack else ""
         return f"{self.sense} {number}{slack} ({self.against})"
 
 
@@ -160,7 +161,10 @@ def result(row: Row, figures: dict[str, Measured]) -> dict:
 
 
 def select(rows: list[Row], only: tuple[str, ...]) -> list[Row]:
-    """Rows whose key, group or measure contains one of `only` (all rows without it). Raises KeyError for one that names nothing."""
+    """Rows whose key, group or measure contains one of `only`; all rows where it is empty.
+
+    Raises KeyError with the word that names nothing.
+    """
     if not only:
         return rows
     chosen = []

@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.registry import Bound
+
 VERDICT = {True: ("holds", "green"), False: ("misses", "bold red"), None: ("-", "dim")}
 
 
@@ -36,10 +38,7 @@ def ratio_text(row: dict) -> str:
 def bound_text(row: dict) -> str:
     if row["bound"] is None:
         return "-"
-    bound = row["bound"]
-    shown = f"1/{1 / bound:g}" if 0 < bound < 0.2 else f"{bound:g}"
-    slack = f" + {row['slack']:g} {row['unit']}" if row["slack"] else ""
-    return f"{row['sense']} {shown}{slack} ({row['against']})"
+    return Bound(row["sense"], row["bound"], row["against"], row["slack"]).text(row["unit"])
 
 
 def _with_spread(row: dict, name: str, value: float | None) -> str:
@@ -62,9 +61,13 @@ def table(title: str, rows: list[dict]) -> Table:
     """Every row is in it; what failed shows its error in place of its figure."""
     shown = Table(title=title, show_lines=True)
     for heading in ("measure", "unit", "beeline", "peers", "limit", "ratio", "bound", ""):
-        shown.add_column(heading, overflow="fold", justify="left" if heading in ("measure", "peers", "bound") else "right")
+        shown.add_column(
+            heading, overflow="fold", justify="left" if heading in ("measure", "peers", "bound") else "right"
+        )
     for row in rows:
-        peers = [f"{name} {_with_spread(row, name, value)}" for name, value in row["peers"].items() if value is not None]
+        peers = [
+            f"{name} {_with_spread(row, name, value)}" for name, value in row["peers"].items() if value is not None
+        ]
         failures = [f"{name}: {error.splitlines()[0][:160]}" for name, error in row["errors"].items()]
         cell = Text("\n".join(peers))
         for failure in failures:

@@ -46,7 +46,7 @@ def jobs_of(row: Row, engines: tuple[str, ...]) -> dict[str, Job]:
     jobs = {
         contender.name: Job(row.probe, contender, row.timeout_s)
         for contender in (row.ours, *row.peers)
-        if contender.engine in engines
+        if contender.engine in (*engines, "none")
     }
     if row.limit:
         jobs["limit"] = Job(row.limit.probe, Contender("limit", "none"), row.timeout_s)
@@ -152,9 +152,8 @@ def run(
     rounds: int,
     quick: bool,
     step: Callable[[Job], None] = lambda job: None,
-    done: Callable[[dict], None] = lambda row: None,
 ) -> list[dict]:
-    """Measures the rows; `step` is told each child before it starts, `done` each finished row."""
+    """Measures the rows; `step` is told each child before it starts."""
     results = {}
     for group in groups(rows):
         needed = {row.key: jobs_of(row, engines) for row in group}
@@ -166,15 +165,12 @@ def run(
                 pick = row.limit.pick if name == "limit" and row.limit else row.pick
                 figures[name] = measured(outcomes[job], pick, row.unit)
             results[row.key] = result(row, figures)
-            done(results[row.key])
     return [results[row.key] for row in rows]
 
 
 def children(rows: list[Row], engines: tuple[str, ...], rounds: int) -> int:
     """How many child processes a run will take."""
-    return rounds * sum(
-        len({job for row in group for job in jobs_of(row, engines).values()}) for group in groups(rows)
-    )
+    return rounds * sum(len({job for row in group for job in jobs_of(row, engines).values()}) for group in groups(rows))
 
 
 def describe_machine() -> dict:
@@ -204,6 +200,7 @@ def describe_machine() -> dict:
 
 def commit() -> str:
     """The commit measured, with "+changes" where the working tree differs from it."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 

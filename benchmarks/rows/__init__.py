@@ -1,4 +1,4 @@
-"""The measures, one file per subject. Importing this fills the registry of probes; no engine and no torch is imported."""
+"""The measures, one file per subject. Importing this fills the registry of probes, and imports no engine or torch."""
 
 from benchmarks.rows import calls, grpo, handoff, limits, memory, objects, preload, startup, sweep, weights
 

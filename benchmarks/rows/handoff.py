@@ -147,7 +147,9 @@ ROWS = [
     _row("handoff_1KiB", "handoff, 1 KiB", "us", Bound("<=", 1 / 16), "handoff_1kib", "seconds", FUTEX),
     _row("handoff_100MiB", "handoff, 100 MiB", "us", Bound("<=", 1 / 500), "handoff_100mib", "seconds", FUTEX),
     _row("handoff_1GiB", "handoff, 1 GiB", "us", Bound("<=", 1 / 2000), "handoff_1gib", "seconds", FUTEX),
-    _row("read_all", "handoff, consumer reads all of 1 GiB", "ms", Bound("<=", 1.1, "limit"), "read_all", "known", READ),
+    _row(
+        "read_all", "handoff, consumer reads all of 1 GiB", "ms", Bound("<=", 1.1, "limit"), "read_all", "known", READ
+    ),
     _row(
         "read_all_first",
         "the same, first fetch from a new producer",

@@ -1,4 +1,4 @@
-"""Memory when idle, and many actors: seconds to have them, memory of each, and whether the last cost more than the first."""
+"""Memory when idle, and many actors: seconds to have them, memory of each, and whether the last cost more."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def idle_plain(ctx: Context) -> Samples:
 
 @probe
 def idle_torch(ctx: Context) -> Samples:
-    """The same once an actor has used torch and is gone: what remains ready for the next. Variant "idle": without the actor."""
+    """The same once an actor has used torch and is gone. Variant "idle": there was no such actor."""
     ctx.init()
     if ctx.variant == "idle":
         return {"pss": [float(settled_bytes(4, 20))]}

@@ -35,7 +35,7 @@ def start_plain(ctx: Context) -> Samples:
 
 @probe
 def start_torch(ctx: Context) -> Samples:
-    """init and a first actor that imports torch, then four more of them created at once and called."""
+    """A start with a first actor that imports torch, then four more of them created at once and called."""
     cls = ctx.ray.remote(num_cpus=0)(UsesTorch)
     begin = clock()
     ctx.init()

@@ -8,13 +8,15 @@ from benchmarks.rows.calls import FUTEX
 from benchmarks.rows.handoff import STORE_MIB, pair
 from benchmarks.timing import per_call
 
-SIZES = {f"{4**i} KiB": 2**10 * 4**i for i in range(5)} | {f"{4**i} MiB": 2**20 * 4**i for i in range(5)} | {"1 GiB": 2**30}
+SIZES = (
+    {f"{4**i} KiB": 2**10 * 4**i for i in range(5)} | {f"{4**i} MiB": 2**20 * 4**i for i in range(5)} | {"1 GiB": 2**30}
+)
 OTHERS = tuple(Contender(f"beeline {name}", "beeline", name) for name in ("shm", "object_store"))
 
 
 @probe
 def sweep(ctx: Context) -> Samples:
-    """All sizes in one session, a new producer per size (so that only one large tensor exists) and one consumer group."""
+    """One session per size, so that no more than one large tensor exists at a time."""
     ray = ctx.ray
     samples: Samples = {}
     for name, size in SIZES.items():

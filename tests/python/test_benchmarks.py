@@ -1,0 +1,269 @@
+"""The benchmark command: its arithmetic, JSON, choice of rows, and that no failure vanishes. Needs no engine."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import processes, report, runner  # noqa: E402
+from benchmarks.registry import PROBES, Bound, Contender, Limit, Measured, Row, result, select  # noqa: E402
+from benchmarks.rows import CORE, SUITES, sweep, weights  # noqa: E402
+
+ROW = Row(
+    "key",
+    "a measure",
+    "us",
+    "group",
+    "futex",
+    "round_trip",
+    Bound("<=", 1 / 40),
+    peers=(Contender("slow", "ray"), Contender("fast", "ray")),
+    limit=Limit("futex", "round_trip"),
+)
+
+
+def measured(**values):
+    return {name: Measured(samples=list(samples)) for name, samples in values.items()}
+
+
+def test_a_time_is_compared_with_the_fastest_peer():
+    row = result(ROW, measured(beeline=[9, 10, 11], slow=[900], fast=[500, 400, 600], limit=[5]))
+    assert row["beeline"] == 10
+    assert row["peers"] == {"slow": 900, "fast": 500}
+    assert row["ratio"] == pytest.approx(10 / 500)
+    assert row["holds"] is True
+    assert row["spread"]["fast"] == [400, 600]
+    assert row["limit"] == 5
+
+
+def test_a_rate_is_compared_with_the_highest_peer():
+    rate = Row("k", "m", "1/s", "g", "futex", "x", Bound(">=", 40), peers=ROW.peers)
+    row = result(rate, measured(beeline=[39_000], slow=[500], fast=[1000]))
+    assert row["ratio"] == 39
+    assert row["holds"] is False
+    assert report.missed([row]) == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "ours", "ratio", "holds"),
+    [
+        (Bound("<=", 1.2, "limit", slack=20), 140, 1.2, True),  # (140 - 20) / 100
+        (Bound("<=", 1.2, "limit", slack=20), 141, 1.21, False),
+        (Bound("<=", 1.2, "limit"), 100, 1.0, True),
+        (Bound("<=", 8, "value"), 9, 9, False),
+        (Bound("<=", 0.5, "peer b"), 20, 0.1, True),
+        (Bound("<=", 0.5, "peer a"), 20, 2, False),
+        (Bound("<=", 0.5, "peer missing"), 20, None, None),
+        (Bound("<=", 0.5), None, None, None),
+    ],
+)
+def test_bounds_divide_by_what_they_name(bound, ours, ratio, holds):
+    got = bound.ratio(ours, {"a": 10, "b": 200}, 100)
+    assert got == (None if ratio is None else pytest.approx(ratio))
+    assert bound.holds(got) is holds
+
+
+def test_no_base_gives_no_ratio_rather_than_a_verdict():
+    assert Bound("<=", 2).ratio(1, {"ray": None}, None) is None
+    assert Bound("<=", 2, "limit").ratio(1, {"ray": 5}, None) is None
+    assert Bound("<=", 2, "limit").ratio(1, {"ray": 5}, 0.0) is None
+
+
+def test_mistyped_rows_are_refused():
+    with pytest.raises(ValueError, match="=="):
+        Bound("==", 1)
+    with pytest.raises(ValueError, match="furlongs"):
+        Row("k", "m", "furlongs", "g", "futex", "x")
+
+
+def test_the_rows_are_consistent():
+    for rows in SUITES.values():
+        keys = [row.key for row in rows]
+        assert len(keys) == len(set(keys))
+        for row in rows:
+            assert row.probe in PROBES
+            assert row.limit is None or row.limit.probe in PROBES
+            names = {row.ours.name, *(peer.name for peer in row.peers)}
+            assert len(names) == 1 + len(row.peers)
+            if row.bound and row.bound.against.startswith("peer "):
+                assert row.bound.against.removeprefix("peer ") in names
+            if row.bound and row.bound.against == "limit":
+                assert row.limit
+    assert "sweep_1GiB" in {row.key for row in SUITES["handoff"]}
+
+
+def test_the_weights_have_the_published_size():
+    shapes = weights.shapes()
+    elements = 0
+    for shape in shapes.values():
+        product = 1
+        for length in shape:
+            product *= length
+        elements += product
+    assert len(shapes) == 310
+    assert round(elements * 2 / 2**20, 1) == 1136.9
+
+
+def test_list_shows_every_row_and_measures_nothing(monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("measured"))
+    shown = CliRunner().invoke(command.main, ["core", "--list"])
+    assert shown.exit_code == 0
+    assert [line.split()[0] for line in shown.output.splitlines()] == [row.key for row in CORE]
+    one = CliRunner().invoke(command.main, ["core", "--list", "--only", "CALL_round"])
+    assert len(one.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["core", "--only", "no_such_row"], "no_such_row"),
+        (["core", "--only", "init", "--only", "no_such_row"], "no_such_row"),
+        (["core", "--engines", "dask"], "dask"),
+        (["nothing"], "nothing"),
+    ],
+)
+def test_an_unknown_name_is_an_error_that_says_it(arguments, word):
+    failed = CliRunner().invoke(command.main, arguments)
+    assert failed.exit_code == 2
+    assert word in failed.output
+
+
+def test_only_keeps_the_order_of_the_table():
+    chosen = select(CORE, ("weights", "call_round_trip"))
+    assert [row.key for row in chosen] == ["call_round_trip", "weights_310"]
+
+
+def finished(key, ours, **errors):
+    row = result(ROW, measured(beeline=ours, slow=[100], fast=[100]))
+    return {**row, "key": key, "errors": errors}
+
+
+def test_json_schema_and_exit_status(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "run", lambda *a, **k: [finished("good", [1]), finished("bad", [50])])
+    target = tmp_path / "out" / "core.json"
+    run = CliRunner().invoke(command.main, ["core", "--json", str(target)])
+    assert run.exit_code == 0, run.output
+    written = json.loads(target.read_text())
+    assert set(written) == {"machine", "commit", "rows"}
+    assert {"cpu", "cores", "kernel"} <= set(written["machine"])
+    needed = {"measure", "unit", "beeline", "peers", "limit", "ratio", "bound", "holds"}
+    assert all(needed <= set(row) for row in written["rows"])
+    assert [row["holds"] for row in written["rows"]] == [True, False]
+    assert "misses" in run.output
+    assert "holds" in run.output
+    checked = CliRunner().invoke(command.main, ["core", "--check"])
+    assert checked.exit_code == 1
+    assert "bad" in checked.output
+
+
+def test_a_row_that_failed_is_in_the_table_with_its_error():
+    row = result(ROW, {"beeline": Measured(error="ActorDiedError: gone"), "fast": Measured(samples=[3])})
+    assert row["holds"] is None
+    assert row["errors"] == {"beeline": "ActorDiedError: gone"}
+    assert report.missed([row]) == ["key"]
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    console.print(report.table("t", [row]))
+    text = console.export_text()
+    assert "ActorDiedError: gone" in text
+    assert "failed" in text
+
+
+def job(probe="futex", timeout_s=60.0, **env):
+    return runner.Job(probe, Contender("some", "none", "", tuple(env.items())), timeout_s)
+
+
+def test_a_probe_that_raises_is_reported():
+    answer = runner.run_child(job("actor_calls"), quick=True)
+    assert answer["error"].startswith("AttributeError")
+
+
+def test_an_unknown_probe_is_reported():
+    assert "no_such_probe" in runner.run_child(job("no_such_probe"), quick=True)["error"]
+
+
+def test_a_child_that_dies_without_an_answer_is_reported_with_its_output():
+    answer = runner.run_child(job(PYTHONHOME="/nowhere"), quick=True)
+    assert "gave no figures" in answer["error"]
+    assert "/nowhere" in answer["error"] or "encodings" in answer["error"]
+
+
+def test_a_child_that_hangs_is_ended_and_reported():
+    answer = runner.run_child(job("import_torch", timeout_s=0.05), quick=True)
+    assert "no answer within 0.05 s" in answer["error"]
+
+
+def test_processes_that_a_child_leaves_are_found_and_ended():
+    import subprocess
+
+    left = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        env={**os.environ, processes.TAG: "left-behind"},
+        start_new_session=True,
+    )
+    try:
+        while left.pid not in processes.tagged("left-behind"):
+            assert left.poll() is None
+        assert processes.pss_bytes({left.pid}) > 2**20
+        assert processes.end("left-behind", grace_s=0) == [left.pid]
+        assert left.wait(timeout=30) == -9
+        assert processes.tagged("left-behind") == set()
+    finally:
+        left.kill()
+        left.wait()
+
+
+def test_a_failure_in_a_later_round_is_not_hidden_by_earlier_figures(monkeypatch, tmp_path):
+    answers = iter([{"samples": {"x": [1.0]}}, {"error": "second round"}])
+    monkeypatch.setattr(runner, "run_child", lambda job, quick: next(answers))
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    outcome = runner.run_group([job()], 2, True, lambda job: None)[job()]
+    assert runner.measured(outcome, "x", "us").error == "second round"
+
+
+def test_rounds_interleave_the_contenders(monkeypatch, tmp_path):
+    order = []
+    monkeypatch.setattr(runner, "run_child", lambda job, quick: order.append(job.probe) or {"samples": {}})
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    runner.run_group([job("a"), job("b"), job("c")], 3, True, lambda job: None)
+    assert order == list("abcbcacab")
+
+
+def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured():
+    none = Contender("beeline", "none")
+    rows = [
+        Row(key, key, unit, "g", "futex", "round_trip", Bound("<=", 1e9, "limit"), none, (), Limit("memcpy", "1MiB"))
+        for key, unit in (("a", "us"), ("b", "ms"))
+    ]
+    assert runner.children(rows, ("beeline",), rounds=2) == 4
+    started = []
+    a, b = runner.run(rows, ("beeline",), rounds=1, quick=True, step=started.append)
+    assert len(started) == 2
+    assert a["errors"] == {}
+    assert a["beeline"] == pytest.approx(b["beeline"] * 1e3)
+    assert a["limit"] > 0
+    assert a["holds"] is True
+
+
+def test_engines_that_are_not_asked_for_do_not_run():
+    assert set(runner.jobs_of(ROW, ("ray",))) == {"slow", "fast", "limit"}
+    assert set(runner.jobs_of(ROW, ("beeline",))) == {"beeline", "limit"}
+
+
+def test_the_sweep_draws_every_series(tmp_path):
+    rows = [
+        {"measure": f"handoff, {name}", "beeline": size / 1e3, "peers": {"ray gloo": size / 1e2, "ray nixl": None}}
+        for name, size in sweep.SIZES.items()
+    ]
+    series = sweep.points(rows)
+    assert set(series) == {"beeline auto", "ray gloo"}
+    assert series["ray gloo"][0] == (1024, 10.24)
+    sweep.draw(rows, str(tmp_path / "p.png"), "a machine")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
