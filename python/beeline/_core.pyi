@@ -1,0 +1,220 @@
+"""The C++ core as Python sees it. Raw: no defaults that users rely on, no Ray names; `beeline.api` is the surface.
+
+Threads: every function may be called from any thread; whatever can block releases the GIL and returns to Python
+to run signal handlers (a waiting main thread sees KeyboardInterrupt).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class ObjectRef:
+    """A counted reference to an object: a task's result, a `put` value. Value-like: equal and hashable by id.
+
+    `beeline.api.object_ref` adds `__await__`, `future()` and friends to this type, so there is one type.
+    """
+
+    def binary(self) -> bytes: ...  # 28 bytes, as Ray's
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    def owner_index(self) -> int: ...
+    def task_name(self) -> str: ...  # "Counter.incr", "" for put
+    # Pickling outside a Beeline value (plain pickle.dumps) keeps the object alive for good, as on Ray.
+
+def restore_ref(binary: bytes) -> ObjectRef:
+    """What a pickled ObjectRef becomes. Inside a value that Beeline carries, the hold came with the value."""
+
+# ----- sessions ---------------------------------------------------------------------------------------------------
+
+def start_session(options: dict[str, Any]) -> dict[str, Any]:
+    """Starts beelined, registers this process as the driver.
+
+    options: beelined (path), zygote_command (list), zygote_env (dict), resources (dict name -> float),
+    config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, prestart (int),
+    log_to_driver (bool), job_name. Returns {session_name, session_dir, process_index, pid}.
+    """
+
+def join_session(session_dir: str, fork_token: int) -> dict[str, Any]:
+    """A forked worker registers itself. Returns {session_name, session_dir, process_index, config}."""
+
+def stop() -> None:
+    """Ends this process's part; as the driver, ends the session (bounded: 2 s). Idempotent."""
+
+def is_running() -> bool: ...
+def session_error() -> str | None:
+    """Why the session ended under us (beelined died), or None."""
+
+def set_hooks(hooks: Any) -> None:
+    """`hooks` is a module or object with the functions below; set once at import of beeline.api.
+
+    dumps(value, mode: int) -> (skeleton: bytes, buffers: list[Buffer-protocol object], flags: bytes, refs: list[ObjectRef])
+        mode 0: object store (numpy buffers come back read-only), 1: direct, live, 2: direct, snapshot.
+        flags: one byte per buffer: 1 = the consumer's view is writable (copy-on-write), 0 = read-only.
+    dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, dependencies: list[ObjectRef])
+        skeleton unpickles (loads) to (args: list, kwargs: dict, slots: tuple[int | str]): slots[i] says where the
+        value of dependencies[i] (the top-level ObjectRefs) goes. refs: nested ones only.
+    loads(skeleton: bytes-like, buffers: list[memoryview], targets) -> value
+        targets: what set_target(ref, targets) registered for this object, else None.
+    make_error(kind: int, message: str, payload: bytes, actor_id: int, name: str) -> BaseException
+        an object's error becomes the exception that `get` raises; kind: the ERROR_* constants; payload:
+        what dumps_error made (kinds TASK and ACTOR_INIT_FAILED), else empty.
+    dumps_error(exception, function_name: str) -> bytes
+        in the worker, with the traceback; never raises (falls back to a description when it does not pickle).
+    """
+
+ERROR_TASK: int  # user code raised; payload
+ERROR_ACTOR_DIED: int
+ERROR_ACTOR_UNAVAILABLE: int
+ERROR_WORKER_CRASHED: int
+ERROR_OBJECT_LOST: int
+ERROR_OWNER_DIED: int
+ERROR_CANCELLED: int
+ERROR_INFEASIBLE: int
+ERROR_SESSION_LOST: int
+ERROR_TRANSPORT: int
+ERROR_MUTATED: int
+ERROR_PENDING_CALLS: int
+ERROR_ACTOR_INIT_FAILED: int
+ERROR_OUT_OF_MEMORY: int  # arena quota
+ERROR_TIMEOUT: int  # make_error makes GetTimeoutError; message says what was waited for
+ERROR_INVALID: int  # ValueError
+
+# ----- objects ----------------------------------------------------------------------------------------------------
+
+def put(value: Any, mode: int) -> ObjectRef:
+    """mode as for hooks.dumps. With mode 1 or 2 this process keeps `value`: fetched here, it is the same object."""
+
+def get(refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
+    """Values in order. Raises what make_error makes for the first failed one; GetTimeoutError (ERROR_TIMEOUT)."""
+
+def wait(refs: Sequence[ObjectRef], num_returns: int, timeout_s: float | None) -> list[bool]:
+    """One flag per ref: ready (a value or an error) or not."""
+
+def ready(ref: ObjectRef) -> bool: ...
+
+class CompletionQueue:
+    """Tells when objects are ready without a thread in `get`: for event loops and `.future()`."""
+
+    def __init__(self) -> None: ...
+    def fileno(self) -> int: ...  # an eventfd: readable when drain() has something
+    def add(self, ref: ObjectRef, token: Any) -> None: ...  # token comes back from drain() once
+    def drain(self) -> list[Any]: ...
+    def wait(self, timeout_s: float | None) -> bool: ...  # blocks without the GIL; True if drain() has something
+
+def set_target(ref: ObjectRef, targets: Any) -> None: ...
+def object_state(ref: ObjectRef) -> dict[str, Any]: ...  # {ready, inline, bytes, holder, direct, error}
+def holds_overlapping(address: int, nbytes: int) -> int:
+    """How many live direct publications of this process were made from memory that overlaps this range."""
+
+def wait_unpublished(address: int, nbytes: int, timeout_s: float | None) -> bool: ...
+def publication_readers(ref_binary: bytes) -> int: ...
+def mark_mutated(ref_binary: bytes, message: str) -> None:
+    """Later fetches of this direct object raise ERROR_MUTATED with this message."""
+
+def is_shareable(address: int, nbytes: int) -> bool: ...  # lies in this process's arena
+
+# ----- calls ------------------------------------------------------------------------------------------------------
+
+class ActorRef:
+    """A process's hold on an actor. Dropping the last hold anywhere ends an actor that is neither named-detached.
+
+    Passed in values as an ObjectRef is: `lifetime` is what dumps() puts into refs.
+    """
+
+    def id(self) -> int: ...
+    def lifetime(self) -> ObjectRef | None: ...  # None: weak (found by name)
+
+def restore_actor(actor_id: int, lifetime: ObjectRef | None) -> ActorRef: ...
+
+class ActorCall:
+    """One method of one actor, ready to be called; `beeline.api.actor.ActorMethod` subclasses it."""
+
+    def __init__(
+        self,
+        actor: ActorRef,
+        method: str,
+        name: str,  # "Counter.incr", for people
+        num_returns: int,  # >= 0
+        mode: int,  # -1: as the actor's class declares; 0, 1, 2 as for dumps
+        max_task_retries: int,  # -1: without bound
+        concurrency_group: str,
+        max_pending_calls: int,  # -1: no bound
+    ) -> None: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """None, one ObjectRef, or a list of them, by num_returns. Never blocks."""
+
+class FunctionCall:
+    """A remote function, ready to be called; `beeline.api.function.RemoteFunction` subclasses it."""
+
+    def __init__(
+        self,
+        blob: bytes,  # cloudpickled function
+        name: str,
+        num_returns: int,
+        resources: dict[str, float],
+        mode: int,
+        max_retries: int,
+        retry_exceptions: bool | Sequence[type],
+        wants_torch: bool,
+        env: dict[str, str],
+    ) -> None: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any: ...
+
+def create_actor(
+    blob: bytes,  # cloudpickled class
+    class_name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
+) -> ActorRef:
+    """options: resources, creation_resources, name, namespace, max_restarts, max_task_retries, max_concurrency (int),
+    is_async (bool), concurrency_groups (dict), detached, wants_torch, env, handle_meta (bytes), method_modes
+    (dict method -> mode), execute_out_of_order (bool).
+
+    Anonymous: returns at once. Named: asks the daemon; ERROR_INVALID if the name is taken.
+    """
+
+def lookup_actor(name: str, namespace: str) -> tuple[int, bytes] | None: ...  # (actor id, handle_meta)
+def list_named_actors(namespace: str, all_namespaces: bool) -> list[tuple[str, str]]: ...
+def kill_actor(actor: ActorRef, no_restart: bool) -> None: ...
+def actor_state(actor: ActorRef) -> dict[str, Any]: ...  # {state, pid, incarnation, message}
+def cancel(ref: ObjectRef, force: bool, recursive: bool) -> None: ...
+def node_state() -> dict[str, Any]: ...  # control::State as dicts
+def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes and objects by path
+
+# ----- the worker side --------------------------------------------------------------------------------------------
+
+class Task:
+    """What runs now, for get_runtime_context and for the asynchronous executor."""
+
+    def function_name(self) -> str: ...
+    def task_id(self) -> bytes: ...  # 24 bytes
+    def attempt(self) -> int: ...
+    def resources(self) -> dict[str, float]: ...
+
+def run_worker(hooks: Any) -> None:
+    """The worker's main thread: waits for an assignment and executes calls until told to exit. Returns on exit.
+
+    hooks (besides those of set_hooks):
+    load_function(blob: bytes) -> callable
+    create_actor(blob: bytes, args: list, kwargs: dict, info: dict) -> instance
+        info: {actor_id, incarnation, name, namespace, accelerators, resources, is_async, max_concurrency,
+        class_name}; runs __init__; what it raises ends the actor (ERROR_ACTOR_INIT_FAILED).
+    assign_accelerators(accelerators: dict[str, list[int]]) -> None      (CUDA_VISIBLE_DEVICES)
+    start_async(instance, max_concurrency: int) -> None
+        only for async actors: runs the event loop in this (main) thread until exit; takes calls by next_calls().
+    before_call() / after_call(): only while live direct publications of this process exist (mutation check).
+    """
+
+def next_calls(limit: int) -> list[tuple[Task, Any, Any, Any]]:
+    """Async actors: calls that are ready to run, without blocking: (task, method name, args, kwargs)."""
+
+def calls_fileno() -> int: ...  # an eventfd, readable when next_calls has something
+def reply(task: Task, value: Any) -> None: ...  # serializes by the call's mode; returns count checked
+def reply_error(task: Task, exception: BaseException) -> None: ...
+def current_task() -> Task | None: ...
+def exit_actor() -> None:
+    """The actor ends after the current call, on purpose."""
+
+def actor_info() -> dict[str, Any] | None: ...
+def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
+    """Async actors: called in the loop's thread by next_calls() when a running call is to be cancelled."""

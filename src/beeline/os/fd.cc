@@ -1,0 +1,79 @@
+#include "beeline/os/fd.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace beeline::os {
+
+void Fd::reset() {
+  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+}
+
+Result<Fd> Fd::duplicate() const {
+  const int copy = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return Status::from_errno("duplicate a file descriptor", errno);
+  return Fd(copy);
+}
+
+Result<Fd> make_memfd(const std::string& name, std::uint64_t size) {
+  Fd fd(::memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.is_open()) return Status::from_errno("memfd_create " + name, errno);
+  if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    return Status::from_errno("size " + name + " to " + std::to_string(size) + " bytes", errno);
+  }
+  // A shorter file would be a SIGBUS for whoever reads it through a mapping.
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return Status::from_errno("seal " + name, errno);
+  }
+  return fd;
+}
+
+Result<Fd> make_eventfd() {
+  Fd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!fd.is_open()) return Status::from_errno("eventfd", errno);
+  return fd;
+}
+
+void signal_eventfd(int fd) {
+  const std::uint64_t one = 1;
+  // EAGAIN means the counter is at its maximum: the reader is awake already.
+  [[maybe_unused]] const auto written = ::write(fd, &one, sizeof one);
+}
+
+void drain_eventfd(int fd) {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(fd, &count, sizeof count);
+}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  if (this != &other) {
+    reset();
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+  }
+  return *this;
+}
+
+Result<Mapping> Mapping::map(int fd, std::uint64_t offset, std::uint64_t size, Access access, Sharing sharing) {
+  const int protection = access == Access::kRead ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int flags = (sharing == Sharing::kShared ? MAP_SHARED : MAP_PRIVATE) | MAP_NORESERVE;
+  void* data = ::mmap(nullptr, size, protection, flags, fd, static_cast<off_t>(offset));
+  if (data == MAP_FAILED) {
+    return Status::from_errno("map " + std::to_string(size) + " bytes of shared memory", errno);
+  }
+  Mapping mapping;
+  mapping.data_ = static_cast<std::byte*>(data);
+  mapping.size_ = size;
+  return mapping;
+}
+
+void Mapping::reset() {
+  if (data_ != nullptr) ::munmap(std::exchange(data_, nullptr), size_);
+  size_ = 0;
+}
+
+}  // namespace beeline::os

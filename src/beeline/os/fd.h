@@ -1,0 +1,70 @@
+// Owners of file descriptors, anonymous shared files and mappings.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "beeline/base/status.h"
+
+namespace beeline::os {
+
+// Owns one file descriptor; closes it at the end. Moves, does not copy.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    if (this != &other) {
+      reset();
+      fd_ = std::exchange(other.fd_, -1);
+    }
+    return *this;
+  }
+  ~Fd() { reset(); }
+
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] bool is_open() const { return fd_ >= 0; }
+  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
+  void reset();
+  [[nodiscard]] Result<Fd> duplicate() const;
+
+ private:
+  int fd_ = -1;
+};
+
+// An anonymous shared file of `size` bytes (sparse), close-on-exec, sealed against shrinking and growing.
+Result<Fd> make_memfd(const std::string& name, std::uint64_t size);
+
+// A non-blocking, close-on-exec eventfd.
+Result<Fd> make_eventfd();
+void signal_eventfd(int fd);
+void drain_eventfd(int fd);
+
+enum class Sharing { kShared, kPrivate };
+enum class Access { kRead, kReadWrite };
+
+// A mapping of a file; unmapped at the end. Moves, does not copy.
+class Mapping {
+ public:
+  Mapping() = default;
+  Mapping(Mapping&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Mapping& operator=(Mapping&& other) noexcept;
+  ~Mapping() { reset(); }
+
+  static Result<Mapping> map(int fd, std::uint64_t offset, std::uint64_t size, Access access, Sharing sharing);
+
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  void reset();
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace beeline::os

@@ -1,0 +1,241 @@
+#include "beeline/os/unix_socket.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace beeline::os {
+namespace {
+
+// Frame header: the length of the payload and how many descriptors came with it.
+struct FrameHeader {
+  std::uint32_t size;
+  std::uint32_t fd_count;
+};
+static_assert(sizeof(FrameHeader) == 8);
+
+Result<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return Status(Code::kInvalidArgument, "socket path of " + std::to_string(path.size()) +
+                                              " bytes is longer than 107: " + path);
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+Status wait_for(int fd, short events, Deadline deadline) {
+  for (;;) {
+    pollfd entry{fd, events, 0};
+    int timeout_ms = -1;
+    if (!deadline.is_never()) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.left()).count();
+      timeout_ms = static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
+    }
+    const int ready = ::poll(&entry, 1, timeout_ms);
+    if (ready > 0) return Status::ok();
+    if (ready < 0 && errno != EINTR) return Status::from_errno("poll a unix socket", errno);
+    if (deadline.passed()) return {Code::kDeadlineExceeded, "no answer on a unix socket within the deadline"};
+  }
+}
+
+}  // namespace
+
+Result<Fd> listen_unix(const std::string& path) {
+  BEELINE_ASSIGN(const auto address, address_of(path));
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.is_open()) return Status::from_errno("create a unix socket", errno);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return Status::from_errno("bind " + path, errno);
+  }
+  ::chmod(path.c_str(), 0600);
+  if (::listen(fd.get(), 1024) != 0) return Status::from_errno("listen at " + path, errno);
+  return fd;
+}
+
+Result<Fd> connect_unix(const std::string& path) {
+  BEELINE_ASSIGN(const auto address, address_of(path));
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.is_open()) return Status::from_errno("create a unix socket", errno);
+  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno != EINTR) return Status::from_errno("connect to " + path, errno);
+  }
+  return fd;
+}
+
+Result<Fd> accept_unix(int listener) {
+  Fd fd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+  if (!fd.is_open()) {
+    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return Fd();
+    return Status::from_errno("accept a connection", errno);
+  }
+  BEELINE_ASSIGN(const auto peer, peer_credentials(fd.get()));
+  if (peer.uid != ::geteuid()) {
+    return Status(Code::kInvalidArgument,
+                  "refused a connection from user " + std::to_string(peer.uid) + " (pid " + std::to_string(peer.pid) +
+                      "): a session belongs to the user that started it");
+  }
+  return fd;
+}
+
+Result<std::pair<Fd, Fd>> make_socket_pair() {
+  std::array<int, 2> fds{};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) != 0) {
+    return Status::from_errno("socketpair", errno);
+  }
+  return std::pair<Fd, Fd>(Fd(fds[0]), Fd(fds[1]));
+}
+
+Result<PeerCredentials> peer_credentials(int socket) {
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) {
+    return Status::from_errno("read a peer's credentials", errno);
+  }
+  return PeerCredentials{credentials.pid, credentials.uid};
+}
+
+Status FrameSocket::send(BytesView frame, const std::vector<int>& fds) {
+  if (!is_open()) return {Code::kPeerLost, "send on a closed connection"};
+  if (frame.size() > kMaxFrame || fds.size() > kMaxFds) {
+    return {Code::kInvalidArgument, "a frame of " + std::to_string(frame.size()) + " bytes and " +
+                                        std::to_string(fds.size()) + " descriptors exceeds the limits"};
+  }
+  Outgoing outgoing;
+  outgoing.bytes.reserve(sizeof(FrameHeader) + frame.size());
+  Writer writer(outgoing.bytes);
+  writer.write(FrameHeader{static_cast<std::uint32_t>(frame.size()), static_cast<std::uint32_t>(fds.size())});
+  writer.append(frame);
+  for (const int fd : fds) {
+    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) return Status::from_errno("duplicate a descriptor to send", errno);
+    outgoing.fds.emplace_back(copy);
+  }
+  out_.push_back(std::move(outgoing));
+  return flush();
+}
+
+Status FrameSocket::flush() {
+  while (!out_.empty()) {
+    auto& head = out_.front();
+    iovec part{head.bytes.data() + head.at, head.bytes.size() - head.at};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+    if (!head.fds.empty()) {
+      message.msg_control = control.data();
+      message.msg_controllen = CMSG_SPACE(sizeof(int) * head.fds.size());
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(sizeof(int) * head.fds.size());
+      auto* slots = reinterpret_cast<int*>(CMSG_DATA(header));
+      for (std::size_t i = 0; i < head.fds.size(); ++i) slots[i] = head.fds[i].get();
+    }
+    const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0) {
+      if (errno == EINTR) continue;
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return Status::ok();
+      if (errno == EPIPE || errno == ECONNRESET) return {Code::kPeerLost, "the peer closed the connection"};
+      return Status::from_errno("send on a unix socket", errno);
+    }
+    head.fds.clear();
+    head.at += static_cast<std::size_t>(sent);
+    if (head.at == head.bytes.size()) out_.pop_front();
+  }
+  return Status::ok();
+}
+
+Status FrameSocket::flush_all(Deadline deadline) {
+  for (;;) {
+    BEELINE_RETURN_IF_ERROR(flush());
+    if (!wants_write()) return Status::ok();
+    BEELINE_RETURN_IF_ERROR(wait_for(socket_.get(), POLLOUT, deadline));
+  }
+}
+
+// Reads what is there; false at the end of the stream.
+Result<bool> FrameSocket::fill() {
+  std::array<std::byte, 65536> buffer;
+  for (;;) {
+    iovec part{buffer.data(), buffer.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxFds)> control{};
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    const ssize_t got = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
+      if (errno == ECONNRESET) return false;
+      return Status::from_errno("receive on a unix socket", errno);
+    }
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+      if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+      const auto count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      const auto* slots = reinterpret_cast<const int*>(CMSG_DATA(header));
+      for (std::size_t i = 0; i < count; ++i) in_fds_.emplace_back(slots[i]);
+    }
+    if ((message.msg_flags & MSG_CTRUNC) != 0) {
+      return Status(Code::kResourceExhausted, "descriptors sent by a peer were lost: raise the open files limit (ulimit -n)");
+    }
+    if (got == 0) return false;
+    in_.insert(in_.end(), buffer.begin(), buffer.begin() + got);
+    if (static_cast<std::size_t>(got) < buffer.size()) return true;
+  }
+}
+
+Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
+  if (!is_open()) return Receive::kClosed;
+  for (bool filled = false;; filled = true) {
+    if (in_.size() >= sizeof(FrameHeader)) {
+      FrameHeader header{};
+      std::memcpy(&header, in_.data(), sizeof header);
+      if (header.size > kMaxFrame || header.fd_count > kMaxFds) {
+        return Status(Code::kCorrupt, "a frame header announces " + std::to_string(header.size) + " bytes and " +
+                                          std::to_string(header.fd_count) + " descriptors");
+      }
+      const std::size_t whole = sizeof header + header.size;
+      if (in_.size() >= whole && in_fds_.size() >= header.fd_count) {
+        frame.bytes.assign(in_.begin() + sizeof header, in_.begin() + static_cast<std::ptrdiff_t>(whole));
+        in_.erase(in_.begin(), in_.begin() + static_cast<std::ptrdiff_t>(whole));
+        frame.fds.clear();
+        for (std::uint32_t i = 0; i < header.fd_count; ++i) frame.fds.push_back(std::move(in_fds_[i]));
+        in_fds_.erase(in_fds_.begin(), in_fds_.begin() + header.fd_count);
+        return Receive::kFrame;
+      }
+    }
+    if (filled) return Receive::kNothing;
+    BEELINE_ASSIGN(const bool open, fill());
+    if (!open && in_.size() < sizeof(FrameHeader)) return Receive::kClosed;
+    if (!open) {
+      // The stream ended: a whole frame may still be in the buffer, a part of one never completes.
+      FrameHeader header{};
+      std::memcpy(&header, in_.data(), sizeof header);
+      if (in_.size() < sizeof header + header.size) return Receive::kClosed;
+    }
+  }
+}
+
+Status FrameSocket::receive_within(Frame& frame, Deadline deadline) {
+  for (;;) {
+    BEELINE_ASSIGN(const auto outcome, receive(frame));
+    if (outcome == Receive::kFrame) return Status::ok();
+    if (outcome == Receive::kClosed) return {Code::kPeerLost, "the peer closed the connection"};
+    BEELINE_RETURN_IF_ERROR(wait_for(socket_.get(), POLLIN, deadline));
+  }
+}
+
+}  // namespace beeline::os

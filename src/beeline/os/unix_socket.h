@@ -1,0 +1,79 @@
+// Stream sockets of the unix domain that carry frames (a u32 length, then bytes) and file descriptors.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "beeline/base/bytes.h"
+#include "beeline/base/clock.h"
+#include "beeline/base/status.h"
+#include "beeline/os/fd.h"
+
+namespace beeline::os {
+
+struct PeerCredentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+};
+
+// Binds and listens at `path` (at most 107 bytes), non-blocking, mode 0600.
+Result<Fd> listen_unix(const std::string& path);
+// Connects to `path`; the socket is blocking.
+Result<Fd> connect_unix(const std::string& path);
+// Accepts one connection; no value inside the Fd when none is pending. Refuses peers of other users.
+Result<Fd> accept_unix(int listener);
+Result<std::pair<Fd, Fd>> make_socket_pair();
+Result<PeerCredentials> peer_credentials(int socket);
+
+struct Frame {
+  Bytes bytes;
+  std::vector<Fd> fds;
+};
+
+// Both directions of one connection. Not thread-safe: one owner, or a lock around it. Frames are at most
+// kMaxFrame bytes; descriptors arrive with the frame they were sent with (at most kMaxFds).
+class FrameSocket {
+ public:
+  static constexpr std::uint32_t kMaxFrame = 1u << 30;
+  static constexpr std::size_t kMaxFds = 16;
+
+  FrameSocket() = default;
+  explicit FrameSocket(Fd socket) : socket_(std::move(socket)) {}
+
+  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] bool is_open() const { return socket_.is_open(); }
+  void close() { socket_.reset(); }
+
+  // Queues the frame and writes what the socket takes without blocking; `fds` are borrowed and duplicated.
+  Status send(BytesView frame, const std::vector<int>& fds = {});
+  // Writes more of the queue; kOk also when some is left (see wants_write).
+  Status flush();
+  [[nodiscard]] bool wants_write() const { return !out_.empty(); }
+  // Writes all of the queue, waiting until the deadline.
+  Status flush_all(Deadline deadline);
+
+  enum class Receive { kFrame, kNothing, kClosed };
+  // The next whole frame without blocking.
+  Result<Receive> receive(Frame& frame);
+  // The next whole frame, waiting until the deadline; kPeerLost when the peer closed.
+  Status receive_within(Frame& frame, Deadline deadline);
+
+ private:
+  struct Outgoing {
+    Bytes bytes;
+    std::size_t at = 0;
+    std::vector<Fd> fds;
+  };
+  Result<bool> fill();
+
+  Fd socket_;
+  std::deque<Outgoing> out_;
+  Bytes in_;
+  std::vector<Fd> in_fds_;
+};
+
+}  // namespace beeline::os

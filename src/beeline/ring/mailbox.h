@@ -1,0 +1,97 @@
+// Where a process is told that something arrived: one bit per channel and one place to sleep. The page is shared
+// with every peer. Exactly one thread of the owner drains; senders wake whoever holds that role.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+
+#include "beeline/base/clock.h"
+#include "beeline/base/status.h"
+#include "beeline/os/fd.h"
+#include "beeline/os/futex.h"
+
+namespace beeline::ring {
+
+inline constexpr std::uint32_t kMaxChannels = 4096;
+
+// Who sleeps and must be woken: the draining thread, or the helper thread while no other thread waits.
+enum class Sleeper : std::uint32_t { kNobody = 0, kWaiter = 1, kHelper = 2 };
+
+struct MailboxPage {
+  static constexpr std::uint64_t kMagic = 0x31786f626d4c4542;  // "BELmbox1"
+
+  std::uint64_t magic;
+  alignas(64) std::atomic<std::uint32_t> sleeper;  // Sleeper
+  std::atomic<std::uint32_t> waiter_word;          // futex; counts wakes
+  std::atomic<std::uint32_t> helper_word;          // futex; counts wakes
+  alignas(64) std::atomic<std::uint64_t> summary;  // bit i: word i of channels may be set
+  alignas(64) std::array<std::atomic<std::uint64_t>, kMaxChannels / 64> channels;
+};
+static_assert(sizeof(MailboxPage) == 192 + kMaxChannels / 8);
+static_assert(offsetof(MailboxPage, summary) == 128 && offsetof(MailboxPage, channels) == 192);
+
+// A peer's mailbox: rings its bell. Thread-safe.
+class Doorbell {
+ public:
+  Doorbell() = default;
+  static Result<Doorbell> attach(const os::Fd& memory, std::uint32_t channel);
+
+  // Everything this thread wrote before is visible to the owner when it sees the bit.
+  void ring() const;
+
+ private:
+  os::Mapping mapping_;
+  MailboxPage* page_ = nullptr;
+  std::uint32_t channel_ = 0;
+};
+
+// One's own mailbox.
+class Mailbox {
+ public:
+  Mailbox() = default;
+  static Result<Mailbox> create();
+
+  [[nodiscard]] int fd() const { return memory_.get(); }
+
+  // Calls visit(channel) for each channel whose bell rang since the last call; true if there was any. Only the
+  // holder of the drain role calls it.
+  template <typename Visit>
+  bool collect(Visit&& visit) {
+    if (page_->summary.load(std::memory_order_relaxed) == 0) return false;
+    std::uint64_t words = page_->summary.exchange(0, std::memory_order_seq_cst);
+    while (words != 0) {
+      const auto word = static_cast<std::uint32_t>(std::countr_zero(words));
+      words &= words - 1;
+      std::uint64_t bits = page_->channels[word].exchange(0, std::memory_order_seq_cst);
+      while (bits != 0) {
+        const auto bit = static_cast<std::uint32_t>(std::countr_zero(bits));
+        bits &= bits - 1;
+        visit(word * 64 + bit);
+      }
+    }
+    return true;
+  }
+  [[nodiscard]] bool has_mail() const { return page_->summary.load(std::memory_order_seq_cst) != 0; }
+  // Marks a channel for the next collect(): its ring holds more than was taken.
+  void mark(std::uint32_t channel);
+
+  // Sleeps as `who` until mail comes, the deadline passes, a signal interrupts, or wake_sleeper() is called.
+  // Returns at once when there is mail.
+  os::FutexWait sleep(Sleeper who, Deadline deadline);
+  // Leaves the waking of `who` to senders without sleeping in it: from now on they wake that one.
+  // True if mail is waiting already.
+  bool entrust(Sleeper who);
+  // Takes the mailbox back: senders need not wake anyone.
+  void take_back() { page_->sleeper.store(static_cast<std::uint32_t>(Sleeper::kNobody), std::memory_order_seq_cst); }
+  // Ends a sleep() of `who` from within the process.
+  void wake(Sleeper who);
+
+ private:
+  os::Fd memory_;
+  os::Mapping mapping_;
+  MailboxPage* page_ = nullptr;
+};
+
+}  // namespace beeline::ring

@@ -1,0 +1,364 @@
+// What processes say to the node daemon and back, over a unix stream socket: frames of a u16 type and a msgpack
+// array. None of it is on the path of a call or a transfer. docs/wire_format.md describes the same as a format.
+#pragma once
+
+#define MSGPACK_NO_BOOST 1
+#include <cstdint>
+#include <map>
+#include <msgpack.hpp>
+#include <string>
+#include <vector>
+
+#include "beeline/base/bytes.h"
+#include "beeline/base/status.h"
+
+namespace beeline::runtime {
+
+// Index of a process in its session: given by the daemon, never given twice, 0 is no process. The process
+// listens for its peers at <session_dir>/p<index>.
+using ProcessIndex = std::uint32_t;
+// Creator's process index in the upper half, the creator's counter in the lower.
+using ActorId = std::uint64_t;
+// Amounts by name ("CPU", "GPU", "memory", custom); "GPU" may be fractional.
+using Resources = std::map<std::string, double>;
+
+namespace control {
+
+enum class Type : std::uint16_t {
+  // process -> daemon                           answer
+  kRegister = 1,        //                       kRegistered
+  kCreateActor = 2,     //                       kReply (request), then kActorUpdate
+  kWatchActor = 3,      //                       kActorUpdate now and at each change
+  kLookupActor = 4,     //                       kActorInfo
+  kKillActor = 5,       //
+  kActorReady = 6,      // from the actor's own worker, after __init__
+  kActorExited = 7,     // from the actor's own worker: it ends on purpose
+  kRequestLease = 8,    //                       kLeaseGranted or kLeaseFailed
+  kReturnLease = 9,     // also cancels a pending request
+  kBlocked = 10,        // a worker's thread waits: its CPU goes back to the pool
+  kUnblocked = 11,
+  kGetState = 12,       //                       kState
+  kShutdown = 13,       // from the driver: end the session
+  kListActors = 14,     //                       kNamedActors
+  // daemon -> process
+  kRegistered = 32,
+  kReply = 33,
+  kActorUpdate = 34,
+  kActorInfo = 35,
+  kLeaseGranted = 36,
+  kLeaseFailed = 37,
+  kState = 38,
+  kAssignActor = 39,    // to a worker: become this actor
+  kAssignLease = 40,    // to a worker: the accelerators of the lease it now serves
+  kLogLines = 41,       // to the driver: output of a worker
+  kExit = 42,           // to a worker: finish and exit
+  kRecallLeases = 43,   // to a lessee: others wait for resources; give idle leases back
+  kNamedActors = 44,
+  // daemon -> zygote and back
+  kFork = 64,           //                       kForked; two descriptors: stdout, stderr
+  kForkZygote = 65,     // become two: the copy imports the named modules; one descriptor: its socket
+  kForked = 66,
+  kChildExited = 67,
+  kZygoteReady = 68,
+};
+
+enum class ProcessKind : std::uint8_t { kDriver = 0, kWorker = 1, kTool = 2 };
+
+struct Register {
+  std::uint8_t kind = 0;  // ProcessKind
+  std::int32_t pid = 0;
+  std::uint64_t fork_token = 0;  // of kFork; 0 for drivers and tools
+  MSGPACK_DEFINE_ARRAY(kind, pid, fork_token)
+};
+
+struct Registered {
+  ProcessIndex index = 0;
+  std::string session_name;
+  std::string session_dir;
+  Bytes config;  // as the driver gave it: opaque to the daemon (arena sizes, sys.path, log level ...)
+  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config)
+};
+
+struct CreateActor {
+  std::uint64_t request = 0;  // echoed in kReply
+  ActorId actor = 0;
+  Resources resources;         // held while the actor lives
+  Resources creation_resources;  // needed to place it, given back once it is placed (Ray: 1 CPU)
+  std::string name;        // empty: anonymous
+  std::string name_space;
+  std::string class_name;  // for people
+  std::int32_t max_restarts = 0;  // -1: without bound
+  bool detached = false;
+  bool wants_torch = false;  // fork from the zygote that has torch imported
+  Bytes spec;         // opaque: class, arguments, options; replayed at every restart
+  Bytes handle_meta;  // opaque: what a handle found by name needs (methods and their options)
+  std::map<std::string, std::string> env;  // environment of the worker; changes to load-time variables need a fresh interpreter
+  MSGPACK_DEFINE_ARRAY(request, actor, resources, creation_resources, name, name_space, class_name, max_restarts,
+                       detached, wants_torch, spec, handle_meta, env)
+};
+
+struct Reply {
+  std::uint64_t request = 0;
+  std::uint8_t code = 0;  // Code
+  std::string message;
+  MSGPACK_DEFINE_ARRAY(request, code, message)
+};
+
+struct WatchActor {
+  ActorId actor = 0;
+  MSGPACK_DEFINE_ARRAY(actor)
+};
+
+// kPending: no process yet. kStarting: the worker takes calls, __init__ has not finished. kDead is final.
+enum class ActorState : std::uint8_t { kPending = 0, kStarting = 1, kAlive = 2, kRestarting = 3, kDead = 4 };
+// Why an actor died; selects the message and the exception.
+enum class DeathCause : std::uint8_t {
+  kNone = 0, kWorkerDied = 1, kKilled = 2, kExited = 3, kInitFailed = 4, kOwnerDied = 5, kUnschedulable = 6, kOutOfScope = 7,
+};
+
+struct ActorUpdate {
+  ActorId actor = 0;
+  std::uint8_t state = 0;        // ActorState
+  ProcessIndex process = 0;      // where it lives, from kStarting on
+  std::uint32_t incarnation = 0; // 0 first, +1 per restart
+  std::int32_t restarts_left = 0;
+  std::uint8_t cause = 0;        // DeathCause
+  std::string message;           // "exit code 1", "signal 9 (Killed)", what can be done
+  Bytes error;                   // kInitFailed: the pickled exception of __init__
+  std::int32_t pid = 0;
+  std::string class_name;
+  std::string name;
+  MSGPACK_DEFINE_ARRAY(actor, state, process, incarnation, restarts_left, cause, message, error, pid, class_name, name)
+};
+
+struct LookupActor {
+  std::uint64_t request = 0;
+  std::string name;
+  std::string name_space;
+  MSGPACK_DEFINE_ARRAY(request, name, name_space)
+};
+
+struct ActorInfo {
+  std::uint64_t request = 0;
+  ActorId actor = 0;  // 0: no such name
+  Bytes handle_meta;
+  MSGPACK_DEFINE_ARRAY(request, actor, handle_meta)
+};
+
+struct ListActors {
+  std::uint64_t request = 0;
+  std::string name_space;
+  bool all_namespaces = false;
+  MSGPACK_DEFINE_ARRAY(request, name_space, all_namespaces)
+};
+
+struct NamedActors {
+  std::uint64_t request = 0;
+  std::vector<std::pair<std::string, std::string>> names;  // (namespace, name)
+  MSGPACK_DEFINE_ARRAY(request, names)
+};
+
+struct KillActor {
+  ActorId actor = 0;
+  bool no_restart = true;
+  std::uint8_t cause = 0;  // DeathCause: kKilled or kOutOfScope
+  MSGPACK_DEFINE_ARRAY(actor, no_restart, cause)
+};
+
+struct ActorReady {
+  ActorId actor = 0;
+  std::uint32_t incarnation = 0;
+  bool failed = false;
+  std::string message;
+  Bytes error;  // the pickled exception
+  MSGPACK_DEFINE_ARRAY(actor, incarnation, failed, message, error)
+};
+
+struct ActorExited {
+  ActorId actor = 0;
+  std::uint8_t cause = 0;  // DeathCause: kExited or kOutOfScope
+  MSGPACK_DEFINE_ARRAY(actor, cause)
+};
+
+struct RequestLease {
+  std::uint64_t lease = 0;  // chosen by the lessee, unique within it
+  Resources resources;
+  bool wants_torch = false;
+  std::map<std::string, std::string> env;
+  std::string function_name;  // for people
+  MSGPACK_DEFINE_ARRAY(lease, resources, wants_torch, env, function_name)
+};
+
+struct LeaseGranted {
+  std::uint64_t lease = 0;
+  ProcessIndex process = 0;
+  std::int32_t pid = 0;
+  MSGPACK_DEFINE_ARRAY(lease, process, pid)
+};
+
+struct LeaseFailed {
+  std::uint64_t lease = 0;
+  std::uint8_t code = 0;
+  std::string message;
+  MSGPACK_DEFINE_ARRAY(lease, code, message)
+};
+
+struct ReturnLease {
+  std::uint64_t lease = 0;
+  bool worker_unusable = false;
+  MSGPACK_DEFINE_ARRAY(lease, worker_unusable)
+};
+
+struct AssignActor {
+  ActorId actor = 0;
+  std::uint32_t incarnation = 0;
+  Bytes spec;
+  std::map<std::string, std::vector<std::int32_t>> accelerators;  // "GPU": [0, 1]
+  std::map<std::string, std::string> env;
+  std::string name;
+  std::string name_space;
+  Resources resources;
+  MSGPACK_DEFINE_ARRAY(actor, incarnation, spec, accelerators, env, name, name_space, resources)
+};
+
+struct AssignLease {
+  ProcessIndex lessee = 0;
+  std::uint64_t lease = 0;
+  std::map<std::string, std::vector<std::int32_t>> accelerators;
+  Resources resources;
+  MSGPACK_DEFINE_ARRAY(lessee, lease, accelerators, resources)
+};
+
+struct GetState {
+  std::uint64_t request = 0;
+  MSGPACK_DEFINE_ARRAY(request)
+};
+
+struct ActorRow {
+  ActorId actor = 0;
+  std::string class_name, name, name_space;
+  std::uint8_t state = 0;
+  std::int32_t pid = 0;
+  std::uint32_t incarnation = 0;
+  Resources resources;
+  MSGPACK_DEFINE_ARRAY(actor, class_name, name, name_space, state, pid, incarnation, resources)
+};
+
+struct ProcessRow {
+  ProcessIndex index = 0;
+  std::int32_t pid = 0;
+  std::uint8_t kind = 0;
+  std::string what;  // "driver", "actor Counter", "task worker", "idle"
+  std::uint64_t pss_bytes = 0;
+  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes)
+};
+
+struct State {
+  std::uint64_t request = 0;
+  std::string session_name;
+  double uptime_s = 0;
+  Resources total, available;
+  std::vector<ActorRow> actors;
+  std::vector<ProcessRow> processes;
+  std::uint64_t pending_actors = 0, pending_leases = 0;
+  std::map<std::string, std::uint64_t> counters;
+  MSGPACK_DEFINE_ARRAY(request, session_name, uptime_s, total, available, actors, processes, pending_actors,
+                       pending_leases, counters)
+};
+
+struct LogLines {
+  std::int32_t pid = 0;
+  std::string who;  // "Counter", "ActorName", or the function's name
+  bool is_stderr = false;
+  std::string text;  // whole lines
+  MSGPACK_DEFINE_ARRAY(pid, who, is_stderr, text)
+};
+
+struct Fork {
+  std::uint64_t token = 0;
+  std::map<std::string, std::string> env;
+  MSGPACK_DEFINE_ARRAY(token, env)
+};
+
+struct ForkZygote {
+  std::vector<std::string> modules;
+  MSGPACK_DEFINE_ARRAY(modules)
+};
+
+struct Forked {
+  std::uint64_t token = 0;
+  std::int32_t pid = 0;
+  MSGPACK_DEFINE_ARRAY(token, pid)
+};
+
+struct ChildExited {
+  std::int32_t pid = 0;
+  std::int32_t status = 0;  // as waitpid gives it
+  MSGPACK_DEFINE_ARRAY(pid, status)
+};
+
+struct Empty {
+  std::uint8_t unused = 0;
+  MSGPACK_DEFINE_ARRAY(unused)
+};
+
+template <typename Message>
+Bytes encode(Type type, const Message& message) {
+  msgpack::sbuffer body;
+  msgpack::pack(body, message);
+  Bytes frame;
+  frame.reserve(sizeof(Type) + body.size());
+  Writer writer(frame);
+  writer.write(type);
+  writer.append({reinterpret_cast<const std::byte*>(body.data()), body.size()});
+  return frame;
+}
+
+inline Result<Type> type_of(BytesView frame) {
+  Reader reader(frame);
+  const auto type = reader.read<Type>();
+  if (!reader.ok()) return Status(Code::kCorrupt, "a control frame shorter than its type");
+  return type;
+}
+
+// Every control frame comes from outside: a bad one is kCorrupt, never a crash.
+template <typename Message>
+Result<Message> decode(BytesView frame) {
+  if (frame.size() < sizeof(Type)) return Status(Code::kCorrupt, "a control frame shorter than its type");
+  try {
+    const auto handle = msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type),
+                                        frame.size() - sizeof(Type));
+    return handle.get().as<Message>();
+  } catch (const std::exception& error) {
+    return Status(Code::kCorrupt, std::string("a control frame that does not decode: ") + error.what());
+  }
+}
+
+}  // namespace control
+}  // namespace beeline::runtime
+
+// Bytes travel as msgpack bin.
+namespace msgpack {
+MSGPACK_API_VERSION_NAMESPACE(MSGPACK_DEFAULT_API_NS) {
+namespace adaptor {
+template <>
+struct convert<beeline::Bytes> {
+  const msgpack::object& operator()(const msgpack::object& o, beeline::Bytes& v) const {
+    if (o.type != msgpack::type::BIN) throw msgpack::type_error();
+    const auto* data = reinterpret_cast<const std::byte*>(o.via.bin.ptr);
+    v.assign(data, data + o.via.bin.size);
+    return o;
+  }
+};
+template <>
+struct pack<beeline::Bytes> {
+  template <typename Stream>
+  packer<Stream>& operator()(msgpack::packer<Stream>& o, const beeline::Bytes& v) const {
+    o.pack_bin(static_cast<std::uint32_t>(v.size()));
+    o.pack_bin_body(reinterpret_cast<const char*>(v.data()), static_cast<std::uint32_t>(v.size()));
+    return o;
+  }
+};
+}  // namespace adaptor
+}
+}  // namespace msgpack
