@@ -16,12 +16,7 @@ target_include_directories(_core SYSTEM PRIVATE ${nanobind_ROOT}/../include ${Py
 target_link_libraries(_core PRIVATE beeline_runtime beeline_warnings)
 target_compile_definitions(_core PRIVATE BEELINE_VERSION="${PROJECT_VERSION}")
 
-# Type stubs, generated from the module itself.
-nanobind_add_stub(_core_stub MODULE _core OUTPUT ${CMAKE_BINARY_DIR}/_core.pyi
-  PYTHON_PATH $<TARGET_FILE_DIR:_core> DEPENDS _core)
-
 install(TARGETS _core LIBRARY DESTINATION beeline)
-install(FILES ${CMAKE_BINARY_DIR}/_core.pyi DESTINATION beeline)
 if(TARGET beeline_preload)
   install(TARGETS beeline_preload LIBRARY DESTINATION beeline/lib)
 endif()

@@ -32,9 +32,9 @@ def setup() -> None:
     say("set-up")
     _install_packages()
     _make_venv()
-    pip = [PYTHON, "-m", "pip", "install", "--no-input"]
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input"]
     step("install torch", [*pip, "-r", REQUIREMENTS / "torch.txt"], timeout_s=1800)
-    lists = [part for group in GROUPS for part in ("-r", REQUIREMENTS / f"{group}.txt")]
+    lists: list[str | Path] = [part for group in GROUPS for part in ("-r", REQUIREMENTS / f"{group}.txt")]
     step("install requirements", [*pip, *lists], timeout_s=1800)
     SETUP_STAMP.write_text(wanted)
 
@@ -43,7 +43,7 @@ def setup_bench_peers() -> None:
     """Installs what only the benchmarks compare with."""
     wanted = digest([REQUIREMENTS / "bench_peers.txt"])
     if not _stamp_holds(PEERS_STAMP, wanted):
-        pip = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
+        pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
         step("install bench peers", [*pip, "-r", REQUIREMENTS / "bench_peers.txt"], timeout_s=1800)
         PEERS_STAMP.write_text(wanted)
 
@@ -57,7 +57,7 @@ def build_wheel() -> None:
     WHEEL_STAMP.unlink(missing_ok=True)
     dist = BUILD / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    pip = [PYTHON, "-m", "pip"]
+    pip: list[str | Path] = [PYTHON, "-m", "pip"]
     env = environment(CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count() or 2))
     build = [*pip, "wheel", ".", "--no-build-isolation", "--no-deps", "--wheel-dir", dist, "-v"]
     step("build wheel", build, timeout_s=1800, env=env)
@@ -65,9 +65,6 @@ def build_wheel() -> None:
     step("install wheel", [*pip, "install", "--no-deps", "--force-reinstall", *wheels], timeout_s=300)
     # -P and a foreign folder: what is imported is the installed package, not the sources.
     step("import beeline", [PYTHON, "-P", "-c", "import beeline, beeline._core"], timeout_s=120)
-    stub = BUILD / "wheel" / "_core.pyi"
-    if stub.exists():
-        shutil.copyfile(stub, ROOT / "python" / "beeline" / "_core.pyi")
     WHEEL_STAMP.write_text(wanted)
 
 
@@ -142,7 +139,7 @@ def _wheel_sources() -> list[Path]:
     for folder in ("cmake", "src", "python"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     # README.md is the package's long description, which the installed package does not depend on.
-    return sorted(path for path in files if "__pycache__" not in path.parts and path.suffix != ".pyi")
+    return sorted(path for path in files if "__pycache__" not in path.parts)
 
 
 def _stamp_holds(stamp: Path, wanted: str) -> bool:

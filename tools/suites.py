@@ -71,7 +71,7 @@ def python(*, full: bool, arguments: list[str] | None = None) -> Outcome:
     report = _fresh_report("python")
     folders = [folder for folder in PYTHON_TEST_FOLDERS if any((ROOT / folder).rglob("test_*.py"))]
     # -P: the checkout's own folders get onto the path by pyproject.toml alone, and python/ is not among them.
-    command = [PYTHON, "-P", "-m", "pytest", "-q", f"--junitxml={report}"]
+    command: list[str | Path] = [PYTHON, "-P", "-m", "pytest", "-q", f"--junitxml={report}"]
     command += [] if full else ["-m", "not full"]
     try:
         limit_s = FULL_SUITE_TIMEOUT_S if full else SUITE_TIMEOUT_S
