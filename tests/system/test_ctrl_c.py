@@ -1,0 +1,266 @@
+"""Ctrl-C at any point: KeyboardInterrupt in the driver at once, nothing lost, workers untouched.
+
+SIGINT goes to the whole process group, as from a terminal.
+"""
+
+import signal
+
+import processes
+import pytest
+
+PRELUDE = """
+    ray.init(num_cpus=2)
+
+    @ray.remote(max_concurrency=8)
+    class Gate:
+        def __init__(self):
+            self.event = threading.Event()
+
+        def wait(self, value):
+            self.event.wait(60)
+            return value
+
+        def open(self):
+            self.event.set()
+
+        def pid(self):
+            return os.getpid()
+
+    gate = Gate.remote()
+    pid = ray.get(gate.pid.remote())
+    ref = gate.wait.remote("kept")
+"""
+NOTHING_LOST = """
+    gate.open.remote()
+    say("kept", ray.get(ref))
+    say("same worker", ray.get(gate.pid.remote()) == pid)
+    say("usable", ray.get(ray.remote(lambda: 1).remote()))
+"""
+BLOCKING_CALLS = {
+    "get": "ray.get(ref)",
+    "get with a timeout": "ray.get(ref, timeout=50)",
+    "get of several": "ray.get([ray.put(1), ref])",
+    "wait": "ray.wait([ref])",
+    "wait with a timeout": "ray.wait([ref], timeout=50)",
+    "future": "ref.future().result()",
+    "await": "__import__('asyncio').run(awaits(ref))",
+    "get of a dependent": "ray.get(gate.wait.remote(ref))",
+}
+
+
+@pytest.mark.parametrize("call", BLOCKING_CALLS.values(), ids=BLOCKING_CALLS.keys())
+def test_during_a_blocking_call(start_driver, call):
+    driver = start_driver(
+        PRELUDE
+        + f"""
+    async def awaits(ref):
+        return await ref
+
+    for _ in range(3):
+        try:
+            say("blocking")
+            {call}
+            say("returned")
+        except KeyboardInterrupt:
+            say("interrupted")
+    """
+        + NOTHING_LOST
+    )
+    for _ in range(3):
+        driver.expect("blocking")
+        driver.interrupt()
+        driver.expect("interrupted", 10)
+    assert driver.expect("kept") == "kept"
+    assert driver.expect("same worker") is True
+    assert driver.expect("usable") == 1
+
+
+def test_during_calls_and_python_code(start_driver):
+    driver = start_driver(
+        PRELUDE
+        + """
+    refs, interrupted = [], 0
+    say("looping")
+    while interrupted < 5:
+        try:
+            while True:
+                refs.append(gate.pid.remote())
+                ray.get(refs[-1])
+        except KeyboardInterrupt:
+            interrupted += 1
+            say("interrupted")
+    say("pids", len(set(ray.get(refs))))
+    """
+        + NOTHING_LOST
+    )
+    driver.expect("looping")
+    for _ in range(5):
+        driver.interrupt()
+        driver.expect("interrupted", 10)
+    assert driver.expect("pids") == 1
+    assert driver.expect("kept") == "kept"
+
+
+def test_while_many_threads_are_in_get(start_driver):
+    driver = start_driver(
+        PRELUDE
+        + """
+    got = []
+    threads = [threading.Thread(target=lambda i=i: got.append(ray.get([ref, ray.put(i)])[1])) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        try:
+            say("blocking")
+            ray.get(ref)
+        except KeyboardInterrupt:
+            say("interrupted", sum(thread.is_alive() for thread in threads))
+    gate.open.remote()
+    for thread in threads:
+        thread.join(30)
+    say("threads", sorted(got))
+    """
+        + NOTHING_LOST
+    )
+    for _ in range(3):
+        driver.expect("blocking")
+        driver.interrupt()
+        assert driver.expect("interrupted", 10) == 16
+    assert driver.expect("threads") == list(range(16))
+    assert driver.expect("kept") == "kept"
+    assert driver.expect("same worker") is True
+
+
+def test_while_the_main_thread_is_elsewhere(start_driver):
+    driver = start_driver(
+        PRELUDE
+        + """
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(ray.get(ref))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        say("blocking")
+        time.sleep(60)
+    except KeyboardInterrupt:
+        say("interrupted")
+    gate.open.remote()
+    for thread in threads:
+        thread.join(30)
+    say("threads", got)
+    """
+        + NOTHING_LOST
+    )
+    driver.expect("blocking")
+    driver.interrupt()
+    driver.expect("interrupted", 10)
+    assert driver.expect("threads") == ["kept"] * 4
+
+
+IMPORT_INTERRUPTED_AT = """
+    import importlib.abc
+
+    class InterruptAt(importlib.abc.MetaPathFinder):
+        '''Raises SIGINT when the import system looks for the n-th module of the package.'''
+
+        seen = 0
+
+        def find_spec(self, name, path, target=None):
+            if name.split(".")[0] == ENGINE:
+                self.seen += 1
+                if self.seen == NUMBER:
+                    signal.raise_signal(signal.SIGINT)
+            return None
+
+    finder = InterruptAt()
+    sys.meta_path.insert(0, finder)
+    try:
+        __import__(ENGINE)
+        say("imported", finder.seen)
+    except KeyboardInterrupt:
+        say("interrupted")
+    sys.meta_path.remove(finder)
+    ray = __import__(ENGINE)
+    ray.init(num_cpus=1)
+    say("usable", ray.get(ray.remote(lambda: 1).remote()))
+    ray.shutdown()
+    say("done")
+    hear()
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 10, 15])
+def test_during_import(start_driver, number):
+    driver = start_driver(f"    NUMBER = {number}\n" + IMPORT_INTERRUPTED_AT, imports=False)
+    driver.expect("interrupted")
+    assert driver.expect("usable") == 1
+    driver.expect("done")
+    assert processes.still_alive(driver.servants()) == []
+
+
+@pytest.mark.parametrize("delay_ms", [0, 3, 10, 30, 100])
+def test_during_init(start_driver, delay_ms):
+    driver = start_driver(
+        f"""
+    def interrupt():
+        time.sleep({delay_ms} / 1000)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        ray.init(num_cpus=1)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        say("interrupted")
+    thread.join()
+    ray.shutdown()
+    ray.init(num_cpus=1)
+    say("usable", ray.get(ray.remote(lambda: 1).remote()))
+    ray.shutdown()
+    say("done")
+    hear()
+    """
+    )
+    driver.expect("interrupted")
+    assert driver.expect("usable") == 1
+    driver.expect("done")
+    assert processes.still_alive(driver.servants()) == []
+
+
+def test_uncaught_it_ends_everything(start_driver):
+    driver = start_driver(
+        PRELUDE
+        + """
+    say("blocking")
+    ray.get(ref)
+    """
+    )
+    driver.expect("blocking")
+    everyone, files = driver.servants(), processes.files_of(driver.processes())
+    driver.interrupt()
+    assert driver.wait() in (130, -signal.SIGINT, 1)
+    assert "KeyboardInterrupt" in driver.output()
+    assert processes.still_alive(everyone) == []
+    assert processes.still_there(files) == []
+
+
+def test_users_own_handler_is_kept(start_driver):
+    driver = start_driver(
+        """
+    handled = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: handled.set())
+"""
+        + PRELUDE
+        + """
+    say("blocking")
+    handled.wait(30)
+    say("handled", handled.is_set())
+    """
+        + NOTHING_LOST
+    )
+    driver.expect("blocking")
+    driver.interrupt()
+    assert driver.expect("handled") is True
+    assert driver.expect("kept") == "kept"
+    assert driver.expect("same worker") is True
