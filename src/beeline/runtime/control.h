@@ -1,5 +1,6 @@
 // What processes say to the node daemon and back, over a unix stream socket: frames of a u16 type and a msgpack
-// array. None of it is on the path of a call or a transfer. docs/wire_format.md describes the same as a format.
+// array; Bytes travel as msgpack bin. None of it is on the path of a call or a transfer. docs/wire_format.md describes
+// the same as a format.
 #pragma once
 
 #define MSGPACK_NO_BOOST 1
@@ -11,12 +12,12 @@
 
 #include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
+#include "beeline/store/ids.h"
 
 namespace beeline::runtime {
 
-// Index of a process in its session: given by the daemon, never given twice, 0 is no process. The process
-// listens for its peers at <session_dir>/p<index>.
-using ProcessIndex = std::uint32_t;
+// A process listens for its peers at <session_dir>/p<index>.
+using store::ProcessIndex;
 // Creator's process index in the upper half, the creator's counter in the lower.
 using ActorId = std::uint64_t;
 // Amounts by name ("CPU", "GPU", "memory", custom); "GPU" may be fractional.
@@ -326,8 +327,11 @@ template <typename Message>
 Result<Message> decode(BytesView frame) {
   if (frame.size() < sizeof(Type)) return Status(Code::kCorrupt, "a control frame shorter than its type");
   try {
-    const auto handle = msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type),
-                                        frame.size() - sizeof(Type));
+    // No container can have more elements than the frame has bytes: a hostile length allocates nothing.
+    const std::size_t size = frame.size() - sizeof(Type);
+    const msgpack::unpack_limit limit(size, size, size, size, size, 32);
+    const auto handle = msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type), size, nullptr,
+                                        nullptr, limit);
     return handle.get().as<Message>();
   } catch (const std::exception& error) {
     return Status(Code::kCorrupt, std::string("a control frame that does not decode: ") + error.what());
@@ -336,29 +340,3 @@ Result<Message> decode(BytesView frame) {
 
 }  // namespace control
 }  // namespace beeline::runtime
-
-// Bytes travel as msgpack bin.
-namespace msgpack {
-MSGPACK_API_VERSION_NAMESPACE(MSGPACK_DEFAULT_API_NS) {
-namespace adaptor {
-template <>
-struct convert<beeline::Bytes> {
-  const msgpack::object& operator()(const msgpack::object& o, beeline::Bytes& v) const {
-    if (o.type != msgpack::type::BIN) throw msgpack::type_error();
-    const auto* data = reinterpret_cast<const std::byte*>(o.via.bin.ptr);
-    v.assign(data, data + o.via.bin.size);
-    return o;
-  }
-};
-template <>
-struct pack<beeline::Bytes> {
-  template <typename Stream>
-  packer<Stream>& operator()(msgpack::packer<Stream>& o, const beeline::Bytes& v) const {
-    o.pack_bin(static_cast<std::uint32_t>(v.size()));
-    o.pack_bin_body(reinterpret_cast<const char*>(v.data()), static_cast<std::uint32_t>(v.size()));
-    return o;
-  }
-};
-}  // namespace adaptor
-}
-}  // namespace msgpack

@@ -1,0 +1,243 @@
+#include "beeline/runtime/launch.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+
+#include "beeline/os/process.h"
+
+namespace beeline::runtime {
+namespace {
+
+constexpr auto kRegisterTimeout = std::chrono::seconds(20);
+// A directory that is being made has a name of its own until its lock is held; one of this age was abandoned.
+constexpr const char* kUnfinishedPrefix = ".new-";
+constexpr auto kUnfinishedAge = std::chrono::seconds(60);
+// Descriptors of the daemon: its driver and its lock.
+constexpr int kDriverFd = 3;
+constexpr int kLockFd = 4;
+
+std::filesystem::path sessions_dir() {
+  const char* base = std::getenv("BEELINE_TMPDIR");
+  return std::filesystem::path(base != nullptr && *base != '\0' ? base : "/tmp") /
+         ("beeline-" + std::to_string(::geteuid()));
+}
+
+Status make_private_dir(const std::filesystem::path& path) {
+  if (::mkdir(path.c_str(), 0700) == 0) return Status::ok();
+  if (errno != EEXIST) return Status::from_errno("make directory " + path.string(), errno);
+  struct stat info{};
+  if (::lstat(path.c_str(), &info) != 0) return Status::from_errno("stat " + path.string(), errno);
+  if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0077) != 0) {
+    return {Code::kInvalidArgument, path.string() + " is not a directory of this user alone (mode 0700): remove it, or "
+                                                    "set BEELINE_TMPDIR to another place"};
+  }
+  return Status::ok();
+}
+
+// Takes the lock without waiting; nothing inside the Fd when somebody holds it.
+Result<os::Fd> try_lock(const std::filesystem::path& path, int flags) {
+  os::Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600));
+  if (!fd.is_open()) return Status::from_errno("open " + path.string(), errno);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (errno == EWOULDBLOCK) return os::Fd();
+  return Status::from_errno("lock " + path.string(), errno);
+}
+
+struct SessionDir {
+  std::string path;
+  os::Fd lock;
+};
+
+// A directory appears under its final name with its lock held: nobody can take it for a stale one.
+Result<SessionDir> make_session_dir() {
+  const auto parent = sessions_dir();
+  std::random_device random;
+  char suffix[16];
+  std::snprintf(suffix, sizeof suffix, "%08x", static_cast<unsigned>(random()));
+  const std::string name = "session-" + std::to_string(::getpid()) + "-" + suffix;
+  const auto path = parent / name;
+  if (path.string().size() + sizeof "/p4294967295" > 107) {
+    return Status(Code::kInvalidArgument,
+                  "socket paths under " + path.string() + " would be too long: set BEELINE_TMPDIR to a shorter path");
+  }
+  const auto unfinished = parent / (kUnfinishedPrefix + name);
+  // The last session of this user that ends removes the parent: it may go between the two calls.
+  for (int attempt = 0;; ++attempt) {
+    BEELINE_RETURN_IF_ERROR(make_private_dir(parent));
+    if (::mkdir(unfinished.c_str(), 0700) == 0) break;
+    if (errno != ENOENT || attempt == 10) return Status::from_errno("make directory " + unfinished.string(), errno);
+  }
+  BEELINE_ASSIGN(auto lock, try_lock(unfinished / "lock", O_CREAT | O_EXCL));
+  if (!lock.is_open()) return Status(Code::kSystem, "the lock of a new directory is held: " + unfinished.string());
+  if (::mkdir((unfinished / "logs").c_str(), 0700) != 0) return Status::from_errno("make a directory for logs", errno);
+  if (::rename(unfinished.c_str(), path.c_str()) != 0) return Status::from_errno("rename to " + path.string(), errno);
+  return SessionDir{path.string(), std::move(lock)};
+}
+
+std::vector<std::filesystem::path> session_dirs() {
+  std::vector<std::filesystem::path> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(sessions_dir(), error)) found.push_back(entry.path());
+  return found;
+}
+
+// True when the session has no daemon any more.
+bool is_stale(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  if (name.starts_with(kUnfinishedPrefix)) {
+    struct stat info{};
+    return ::stat(path.c_str(), &info) == 0 &&
+           std::chrono::system_clock::from_time_t(info.st_mtime) + kUnfinishedAge < std::chrono::system_clock::now();
+  }
+  if (!name.starts_with("session-")) return false;
+  const auto lock = try_lock(path / "lock", 0);
+  if (!lock.is_ok()) return lock.status().system_error() == ENOENT;
+  return lock.value().is_open();
+}
+
+std::uint32_t kill_processes_of(const std::vector<std::filesystem::path>& stale) {
+  std::uint32_t killed = 0;
+  for (const auto& process : os::list_processes()) {
+    if (process.pid == ::getpid() || process.state == 'Z') continue;
+    const auto session = os::environment_of(process.pid, kSessionVariable);
+    if (!session) continue;
+    for (const auto& path : stale) {
+      if (*session == path.string() && ::kill(process.pid, SIGKILL) == 0) ++killed;
+    }
+  }
+  return killed;
+}
+
+Result<control::Registered> register_with(os::FrameSocket& socket, control::ProcessKind kind) {
+  const control::Register request{static_cast<std::uint8_t>(kind), static_cast<std::int32_t>(::getpid()), 0};
+  BEELINE_RETURN_IF_ERROR(socket.send(control::encode(control::Type::kRegister, request)));
+  const auto deadline = Deadline::after(kRegisterTimeout);
+  BEELINE_RETURN_IF_ERROR(socket.flush_all(deadline));
+  os::Frame frame;
+  BEELINE_RETURN_IF_ERROR(socket.receive_within(frame, deadline));
+  BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
+  if (type != control::Type::kRegistered) return Status(Code::kCorrupt, "the daemon's first frame is no registration");
+  return control::decode<control::Registered>(frame.bytes);
+}
+
+Result<pid_t> spawn_daemon(const LaunchOptions& options, int driver_end, int lock) {
+  const std::string log_path = options.session_dir + "/logs/beelined.err";
+  const os::Fd log(::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  if (!log.is_open()) return Status::from_errno("open " + log_path, errno);
+  const os::Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!null.is_open()) return Status::from_errno("open /dev/null", errno);
+  os::SpawnOptions spawn;
+  spawn.command = {options.daemon_path};
+  spawn.environment = os::environment_with({{kSessionVariable, options.session_dir}});
+  spawn.descriptors = {{null.get(), 0}, {null.get(), 1}, {log.get(), 2}, {driver_end, kDriverFd}, {lock, kLockFd}};
+  spawn.new_session = true;
+  return os::spawn_process(spawn);
+}
+
+Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
+  BEELINE_ASSIGN(auto ends, os::make_socket_pair());
+  Session session;
+  BEELINE_ASSIGN(session.daemon_pid, spawn_daemon(options, ends.second.get(), lock.get()));
+  ends.second.reset();
+  session.socket = os::FrameSocket(std::move(ends.first));
+  msgpack::sbuffer packed;
+  msgpack::pack(packed, options);
+  auto status = session.socket.send(as_bytes({packed.data(), packed.size()}));
+  if (status.is_ok()) {
+    auto registered = register_with(session.socket, control::ProcessKind::kDriver);
+    if (registered.is_ok()) {
+      session.registered = std::move(registered).value();
+      return session;
+    }
+    status = registered.status();
+  }
+  ::kill(session.daemon_pid, SIGKILL);
+  int exit_status = 0;
+  ::waitpid(session.daemon_pid, &exit_status, 0);
+  const auto why = os::file_tail(options.session_dir + "/logs/beelined.err", 2048);
+  return std::move(status).with_context("starting " + options.daemon_path + (why.empty() ? "" : " (it says: " + why + ")"));
+}
+
+}  // namespace
+
+Result<Session> launch_session(LaunchOptions options) {
+  // What others left behind is no reason to fail.
+  if (const auto removed = remove_stale_sessions(); !removed.is_ok()) {
+    std::fprintf(stderr, "beeline: stale sessions were not removed: %s\n", removed.status().message().c_str());
+  }
+  BEELINE_ASSIGN(auto dir, make_session_dir());
+  options.session_dir = dir.path;
+  auto session = start_daemon(options, dir.lock);
+  if (!session.is_ok()) {
+    std::error_code ignored;
+    std::filesystem::remove_all(dir.path, ignored);
+  }
+  return session;
+}
+
+Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind) {
+  Session session;
+  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock"));
+  session.socket = os::FrameSocket(std::move(socket));
+  BEELINE_ASSIGN(session.registered, register_with(session.socket, kind));
+  return session;
+}
+
+Status wait_session_end(pid_t daemon_pid, Deadline deadline) {
+  // A daemon that cannot be found has been reaped by somebody else (a program that waits for any child).
+  if (const auto pidfd = os::open_pidfd(daemon_pid); pidfd.is_ok()) {
+    for (;;) {
+      pollfd entry{pidfd.value().get(), POLLIN, 0};
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.left()).count();
+      const int timeout_ms = deadline.is_never() ? -1 : static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
+      const int ready = ::poll(&entry, 1, timeout_ms);
+      if (ready > 0) break;
+      if (ready < 0) return Status::from_errno("wait for the node daemon's end", errno);
+      if (deadline.passed()) return {Code::kDeadlineExceeded, "the node daemon has not exited within the deadline"};
+    }
+  }
+  int status = 0;
+  while (::waitpid(daemon_pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return Status::ok();
+}
+
+Result<StaleSessions> remove_stale_sessions() {
+  StaleSessions result;
+  std::vector<std::filesystem::path> stale;
+  for (const auto& path : session_dirs()) {
+    if (is_stale(path)) stale.push_back(path);
+  }
+  if (stale.empty()) return result;
+  result.processes = kill_processes_of(stale);
+  for (const auto& path : stale) {
+    std::error_code error;
+    std::filesystem::remove_all(path, error);
+    if (error) return Status::from_errno("remove " + path.string(), error.value());
+    ++result.directories;
+  }
+  ::rmdir(sessions_dir().c_str());
+  return result;
+}
+
+Result<std::vector<std::string>> live_sessions() {
+  std::vector<std::string> found;
+  for (const auto& path : session_dirs()) {
+    if (path.filename().string().starts_with("session-") && !is_stale(path)) found.push_back(path.string());
+  }
+  return found;
+}
+
+}  // namespace beeline::runtime
