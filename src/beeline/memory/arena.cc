@@ -1,0 +1,256 @@
+#include "beeline/memory/arena.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+namespace beeline::memory {
+namespace {
+
+std::uint64_t machine_memory() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
+const beeline_heap_abi* preloaded_heap() {
+  const auto* abi = static_cast<const beeline_heap_abi*>(::dlsym(RTLD_DEFAULT, kHeapAbiSymbol));
+  if (abi == nullptr || abi->version != kHeapAbiVersion || abi->table_bytes != sizeof(beeline_heap_abi)) return nullptr;
+  return abi;
+}
+
+}  // namespace
+
+struct Arena::HeapMemory {
+  Heap heap;
+  ~HeapMemory() { heap.close(); }
+};
+
+Result<std::unique_ptr<Arena>> Arena::open(const Options& options) {
+  std::unique_ptr<Arena> arena(new Arena());
+  const std::uint64_t memory = machine_memory();
+  const std::uint64_t capacity = options.capacity_bytes > 0 ? options.capacity_bytes : 4 * memory;
+  const std::uint64_t quota = options.quota_bytes > 0 ? options.quota_bytes : memory;
+
+  int error = ENOSYS;
+  if (const auto* preloaded = preloaded_heap(); preloaded != nullptr) {
+    arena->heap_ = *preloaded;
+    arena->stands_aside_ = preloaded->stands_aside();
+    if (arena->stands_aside_ == nullptr) {
+      error = preloaded->activate(preloaded->heap, capacity, quota);
+      if (error == EALREADY && preloaded->is_active(preloaded->heap)) {
+        return Status(Code::kAlreadyExists, "the arena that serves malloc in this process is open already");
+      }
+    }
+  }
+  if (error != 0) {
+    arena->own_heap_ = std::make_unique<HeapMemory>();
+    arena->heap_ = make_heap_abi(arena->own_heap_->heap);
+    error = arena->heap_.activate(arena->heap_.heap, capacity, quota);
+  }
+  if (error != 0) {
+    return Status::from_errno("open an arena of " + std::to_string(capacity) + " bytes", error);
+  }
+  HeapStats stats;
+  arena->heap_.stats(arena->heap_.heap, &stats);
+  arena->capacity_bytes_ = stats.capacity_bytes;
+  BEELINE_RETURN_IF_ERROR(arena->open_control());
+  return arena;
+}
+
+Status Arena::open_control() {
+  const int data = os::reopen_read_only(heap_.fd(heap_.heap));
+  if (data < 0) return Status::from_errno("open the arena read-only", -data);
+  data_ = os::Fd(data);
+  const std::uint64_t size = os::page_ceil(sizeof(ControlTable));
+  BEELINE_ASSIGN(control_fd_, os::make_memfd("beeline-control", size));
+  BEELINE_ASSIGN(control_, os::Mapping::map(control_fd_.get(), 0, size, os::Access::kReadWrite, os::Sharing::kShared));
+  // The file is zeroes: every slot is free and every bitmap empty.
+  table_ = reinterpret_cast<ControlTable*>(control_.data());
+  table_->header.version = kControlVersion;
+  table_->header.publications = kMaxPublications;
+  table_->header.holders = kMaxHolders;
+  table_->header.producer_pid = ::getpid();
+  table_->header.capacity_bytes = capacity_bytes_;
+  table_->header.magic = kControlMagic;
+  return Status::ok();
+}
+
+Arena::~Arena() {
+  if (table_ == nullptr || !heap_.is_active(heap_.heap)) return;
+  const std::lock_guard guard(mutex_);
+  for (std::uint32_t slot = 0; slot < publications_.size(); ++slot) {
+    Publication& publication = publications_[slot];
+    if (publication.state != SlotState::kPublished) continue;
+    publication.state = SlotState::kRetired;
+    table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kRetired));
+    waiting_.push_back(slot);
+  }
+  // What is still leased stays pinned: its readers keep their bytes.
+  sweep_locked();
+}
+
+Status Arena::exhausted(std::size_t size) const {
+  const Stats now = stats();
+  return Status(Code::kResourceExhausted,
+                "the arena has no room for " + std::to_string(size) + " bytes: quota " +
+                    std::to_string(now.heap.quota_bytes) + ", used " + std::to_string(now.heap.used_bytes) +
+                    " (published " + std::to_string(now.heap.pinned_bytes) + ", " + std::to_string(now.waiting) +
+                    " retired publications wait for their consumers); release tensors or raise the quota");
+}
+
+Result<std::byte*> Arena::allocate(std::size_t size) {
+  if (size == 0) return Status(Code::kInvalidArgument, "allocate 0 bytes from an arena");
+  void* data = heap_.allocate(heap_.heap, size);
+  if (data == nullptr && heap_.is_active(heap_.heap)) {
+    sweep();
+    data = heap_.allocate(heap_.heap, size);
+    if (data == nullptr) return exhausted(size);
+  }
+  if (data == nullptr) return Status(Code::kUnsupported, "this process was forked from the arena's owner");
+  return static_cast<std::byte*>(data);
+}
+
+void Arena::release(std::byte* data) { heap_.release(heap_.heap, data); }
+
+std::optional<std::uint64_t> Arena::offset_of(const void* data, std::size_t size) const {
+  const std::int64_t offset = heap_.offset_of(heap_.heap, data, size);
+  return offset < 0 ? std::nullopt : std::optional(static_cast<std::uint64_t>(offset));
+}
+
+Result<PublicationId> Arena::publish(std::span<const Range> ranges) {
+  if (!heap_.is_active(heap_.heap)) {
+    return Status(Code::kUnsupported, "this process was forked from the arena's owner");
+  }
+  std::vector<std::uint64_t> blocks;
+  blocks.reserve(ranges.size());
+  const auto unpin_all = [&] {
+    for (const std::uint64_t block : blocks) heap_.unpin(heap_.heap, block);
+  };
+  for (const Range& range : ranges) {
+    if (range.length == 0) continue;
+    const std::int64_t block = heap_.pin(heap_.heap, range.offset, range.length);
+    if (block < 0) {
+      unpin_all();
+      return Status(Code::kInvalidArgument, "publish bytes " + std::to_string(range.offset) + " + " +
+                                                std::to_string(range.length) + ": not inside an allocated block");
+    }
+    blocks.push_back(static_cast<std::uint64_t>(block));
+  }
+
+  const std::lock_guard guard(mutex_);
+  sweep_locked();
+  std::uint32_t slot = 0;
+  if (!free_slots_.empty()) {
+    slot = free_slots_.back();
+    free_slots_.pop_back();
+  } else if (publications_.size() < kMaxPublications) {
+    slot = static_cast<std::uint32_t>(publications_.size());
+    publications_.emplace_back();
+  } else {
+    unpin_all();
+    return Status(Code::kResourceExhausted, "publish: all " + std::to_string(kMaxPublications) +
+                                                " publications are in use; release references to published tensors");
+  }
+  Publication& publication = publications_[slot];
+  ++publication.generation;
+  publication.state = SlotState::kPublished;
+  publication.blocks = std::move(blocks);
+  ++published_;
+  table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kPublished));
+  return PublicationId{slot, publication.generation};
+}
+
+bool Arena::is(PublicationId id, SlotState state) const {
+  return id.slot < publications_.size() && publications_[id.slot].generation == id.generation &&
+         publications_[id.slot].state == state;
+}
+
+void Arena::retire(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return;
+  const std::lock_guard guard(mutex_);
+  if (!is(id, SlotState::kPublished)) return;
+  publications_[id.slot].state = SlotState::kRetired;
+  --published_;
+  table_->slots[id.slot].state.store(PublicationSlot::pack(id.generation, SlotState::kRetired));
+  if (!finish_if_returned(id.slot)) waiting_.push_back(id.slot);
+}
+
+bool Arena::finish_if_returned(std::uint32_t slot) {
+  PublicationSlot& shared = table_->slots[slot];
+  if (shared.held.count(holders_end_) > 0) return false;
+  Publication& publication = publications_[slot];
+  shared.state.store(PublicationSlot::pack(publication.generation, SlotState::kFree));
+  publication.state = SlotState::kFree;
+  for (const std::uint64_t block : publication.blocks) heap_.unpin(heap_.heap, block);
+  publication.blocks.clear();
+  free_slots_.push_back(slot);
+  return true;
+}
+
+std::size_t Arena::sweep() {
+  if (!heap_.is_active(heap_.heap)) return 0;
+  const std::lock_guard guard(mutex_);
+  return sweep_locked();
+}
+
+std::size_t Arena::sweep_locked() {
+  std::erase_if(waiting_, [this](std::uint32_t slot) { return finish_if_returned(slot); });
+  return waiting_.size();
+}
+
+Arena::Holds Arena::holds(PublicationId id) const {
+  if (!heap_.is_active(heap_.heap)) return {};
+  const std::lock_guard guard(mutex_);
+  if (!is(id, SlotState::kPublished) && !is(id, SlotState::kRetired)) return {};
+  const PublicationSlot& slot = table_->slots[id.slot];
+  return {slot.held.count(holders_end_), slot.reading.count(holders_end_)};
+}
+
+Result<std::uint32_t> Arena::add_holder(pid_t pid) {
+  const std::lock_guard guard(mutex_);
+  std::uint32_t holder = holders_end_;
+  if (!free_holders_.empty()) {
+    holder = free_holders_.back();
+    free_holders_.pop_back();
+  } else if (holders_end_ < kMaxHolders) {
+    ++holders_end_;
+  } else {
+    return Status(Code::kResourceExhausted,
+                  "process " + std::to_string(pid) + " is one consumer too many: an arena serves " +
+                      std::to_string(kMaxHolders));
+  }
+  table_->header.holder_pids[holder].store(pid);
+  return holder;
+}
+
+void Arena::drop_holder(std::uint32_t holder) {
+  if (!heap_.is_active(heap_.heap)) return;
+  const std::lock_guard guard(mutex_);
+  if (holder >= holders_end_ || table_->header.holder_pids[holder].load() == 0) return;
+  for (std::uint32_t slot = 0; slot < publications_.size(); ++slot) {
+    table_->slots[slot].held.clear(holder);
+    table_->slots[slot].reading.clear(holder);
+  }
+  table_->header.holder_pids[holder].store(0);
+  free_holders_.push_back(holder);
+  sweep_locked();
+}
+
+Arena::Stats Arena::stats() const {
+  Stats stats;
+  heap_.stats(heap_.heap, &stats.heap);
+  const std::lock_guard guard(mutex_);
+  stats.publications = published_;
+  stats.waiting = waiting_.size();
+  stats.holders = holders_end_ - free_holders_.size();
+  return stats;
+}
+
+std::uint64_t Arena::trim() {
+  sweep();
+  return heap_.trim(heap_.heap);
+}
+
+}  // namespace beeline::memory

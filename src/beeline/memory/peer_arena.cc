@@ -1,0 +1,313 @@
+#include "beeline/memory/peer_arena.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "beeline/os/fork_count.h"
+#include "beeline/os/memory_calls.h"
+#include "beeline/os/pagemap.h"
+
+namespace beeline::memory {
+namespace {
+
+// The size of a memfd that cannot shrink under its readers.
+Result<std::uint64_t> sealed_size(const os::Fd& file, const char* what) {
+  struct stat info {};
+  if (::fstat(file.get(), &info) != 0) return Status::from_errno(std::string("stat the ") + what, errno);
+  const int seals = ::fcntl(file.get(), F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    return Status(Code::kCorrupt, std::string("the ") + what + " is not a memfd that is sealed against shrinking");
+  }
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+Status stale(PublicationId id) {
+  return Status(Code::kStale, "publication " + std::to_string(id.slot) + "." + std::to_string(id.generation) +
+                                  " was retired by its producer");
+}
+
+}  // namespace
+
+Lease::Lease(Lease&& other) noexcept
+    : peer_(std::move(other.peer_)), id_(other.id_), segments_(std::move(other.segments_)) {}
+
+Lease& Lease::operator=(Lease&& other) noexcept {
+  if (this != &other) {
+    done_reading();
+    peer_ = std::move(other.peer_);
+    id_ = other.id_;
+    segments_ = std::move(other.segments_);
+  }
+  return *this;
+}
+
+std::byte* Lease::at(std::uint64_t offset) const {
+  const auto after = std::upper_bound(segments_.begin(), segments_.end(), offset,
+                                      [](std::uint64_t value, const Segment& segment) { return value < segment.start; });
+  if (after == segments_.begin()) return nullptr;
+  const Segment& segment = *std::prev(after);
+  return offset < segment.end ? segment.data + (offset - segment.start) : nullptr;
+}
+
+void Lease::populate() {
+  if (peer_ != nullptr) peer_->populate(*this);
+}
+
+void Lease::done_reading() {
+  if (peer_ == nullptr) return;
+  peer_->end(*this);
+  peer_.reset();
+  segments_.clear();
+}
+
+Result<std::shared_ptr<PeerArena>> PeerArena::attach(os::Fd data, os::Fd control, std::uint32_t holder) {
+  if (holder >= kMaxHolders) {
+    return Status(Code::kInvalidArgument, "holder index " + std::to_string(holder) + " is out of range");
+  }
+  BEELINE_ASSIGN(const std::uint64_t data_size, sealed_size(data, "arena"));
+  BEELINE_ASSIGN(const std::uint64_t control_size, sealed_size(control, "arena's control file"));
+  if (control_size < sizeof(ControlTable)) return Status(Code::kCorrupt, "the arena's control file is too short");
+
+  std::shared_ptr<PeerArena> peer(new PeerArena());
+  BEELINE_ASSIGN(peer->control_, os::Mapping::map(control.get(), 0, control_size, os::Access::kReadWrite,
+                                                  os::Sharing::kShared));
+  peer->table_ = reinterpret_cast<ControlTable*>(peer->control_.data());
+  const ControlHeader& header = peer->table_->header;
+  const std::uint64_t capacity = header.capacity_bytes;
+  if (header.magic != kControlMagic || header.version != kControlVersion || header.holders != kMaxHolders ||
+      header.publications != kMaxPublications) {
+    return Status(Code::kCorrupt, "the arena's control file is of another version or is none");
+  }
+  if (capacity == 0 || capacity % os::kPageSize != 0 || capacity > data_size) {
+    return Status(Code::kCorrupt, "the arena claims " + std::to_string(capacity) + " bytes, its file has " +
+                                      std::to_string(data_size));
+  }
+  BEELINE_ASSIGN(peer->main_, os::Mapping::map(data.get(), 0, capacity, os::Access::kReadWrite, os::Sharing::kPrivate));
+  peer->data_ = std::move(data);
+  peer->holder_ = holder;
+  peer->fork_count_ = os::fork_count();
+  return peer;
+}
+
+PeerArena::~PeerArena() {
+  if (table_ == nullptr || forked()) return;
+  for (const auto& [slot, hold] : holds_) {
+    table_->slots[slot].reading.clear(holder_);
+    table_->slots[slot].held.clear(holder_);
+  }
+  for (const Ended& ended : ended_) {
+    for (const auto& segment : ended.segments) {
+      if (segment.own_mapping) os::unmap(segment.data, segment.end - segment.start);
+    }
+  }
+}
+
+bool PeerArena::forked() const { return fork_count_ != os::fork_count(); }
+
+Status PeerArena::check_ranges(std::span<const Range> ranges) const {
+  for (const Range& range : ranges) {
+    if (range.offset > main_.size() || range.length > main_.size() - range.offset) {
+      return Status(Code::kInvalidArgument, "bytes " + std::to_string(range.offset) + " + " +
+                                                std::to_string(range.length) + " are outside the arena of " +
+                                                std::to_string(main_.size()) + " bytes");
+    }
+  }
+  return Status::ok();
+}
+
+Result<Lease> PeerArena::acquire(PublicationId id, std::span<const Range> ranges) {
+  if (forked()) return Status(Code::kUnsupported, "this process was forked from the one that attached the arena");
+  if (id.slot >= kMaxPublications) {
+    return Status(Code::kInvalidArgument, "publication slot " + std::to_string(id.slot) + " is out of range");
+  }
+  BEELINE_RETURN_IF_ERROR(check_ranges(ranges));
+
+  std::vector<Lease::Segment> segments;
+  segments.reserve(ranges.size());
+  for (const Range& range : ranges) {
+    if (range.length == 0) continue;
+    segments.push_back({os::page_floor(range.offset), os::page_ceil(range.offset + range.length), nullptr, false});
+  }
+  const auto by_start = [](const Lease::Segment& a, const Lease::Segment& b) { return a.start < b.start; };
+  if (!std::is_sorted(segments.begin(), segments.end(), by_start)) {
+    std::sort(segments.begin(), segments.end(), by_start);
+  }
+  // Ranges that share pages become one segment; neighbours do not, so that only what overlaps another lease
+  // gets a mapping of its own.
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < segments.size(); ++i) {
+    if (segments[i].start < segments[kept].end) {
+      segments[kept].end = std::max(segments[kept].end, segments[i].end);
+    } else {
+      segments[++kept] = segments[i];
+    }
+  }
+  if (!segments.empty()) segments.resize(kept + 1);
+
+  bool wait_for_clean = false;
+  {
+    const std::lock_guard guard(mutex_);
+    BEELINE_RETURN_IF_ERROR(hold(id));
+    // Pages that only wait for cleaning are better cleaned now than mapped and faulted in once more.
+    wait_for_clean = std::any_of(segments.begin(), segments.end(), [this](const Lease::Segment& segment) {
+      return to_clean_.overlaps(segment.start, segment.end);
+    });
+  }
+  if (wait_for_clean) clean_all();
+
+  Lease lease;
+  lease.id_ = id;
+  if (Status mapped = map_segments(segments); !mapped) {
+    lease.peer_ = shared_from_this();  // ends as any lease does
+    return mapped;
+  }
+  lease.peer_ = shared_from_this();
+  lease.segments_ = std::move(segments);
+  return lease;
+}
+
+// Counts one more lease on the publication; the first one sets this process's bits.
+Status PeerArena::hold(PublicationId id) {
+  PublicationSlot& slot = table_->slots[id.slot];
+  const std::uint64_t published = PublicationSlot::pack(id.generation, SlotState::kPublished);
+  const auto found = holds_.find(id.slot);
+  if (found != holds_.end()) {
+    // Our bit keeps the slot from being reused: another generation can only be a stale or a made-up one.
+    if (found->second.generation != id.generation) return stale(id);
+    if (found->second.live == 0) slot.reading.set(holder_);
+    if (slot.state.load() != published) {
+      if (found->second.live == 0) slot.reading.clear(holder_);
+      return stale(id);
+    }
+    ++found->second.live;
+    return Status::ok();
+  }
+  if (slot.state.load() != published) return stale(id);
+  // Protocol (a) of lease_table.h: either the producer sees the bit, or the state seen here is retired.
+  slot.held.set(holder_);
+  slot.reading.set(holder_);
+  if (slot.state.load() != published) {
+    slot.reading.clear(holder_);
+    slot.held.clear(holder_);
+    // The producer may have seen the bit: it must look again.
+    returned_.push_back(id);
+    return stale(id);
+  }
+  holds_.emplace(id.slot, Hold{id.generation, 1, 0});
+  return Status::ok();
+}
+
+// Gives every segment its memory; on failure none keeps a mapping.
+Status PeerArena::map_segments(std::vector<Lease::Segment>& segments) {
+  const std::lock_guard guard(mutex_);
+  for (Lease::Segment& segment : segments) {
+    if (!taken_.overlaps(segment.start, segment.end)) {
+      segment.data = main_.data() + segment.start;
+      continue;
+    }
+    segment.own_mapping = true;
+    segment.data = os::map_private(segment.end - segment.start, data_.get(), segment.start);
+    if (segment.data != nullptr) continue;
+    const int error = errno;
+    for (const Lease::Segment& mapped : segments) {
+      if (mapped.own_mapping && mapped.data != nullptr) os::unmap(mapped.data, mapped.end - mapped.start);
+    }
+    return Status::from_errno("map " + std::to_string(segment.end - segment.start) + " bytes of a peer's arena", error);
+  }
+  for (const Lease::Segment& segment : segments) {
+    if (!segment.own_mapping) taken_.insert(segment.start, segment.end);
+  }
+  return Status::ok();
+}
+
+void PeerArena::end(Lease& lease) {
+  if (forked()) return;
+  const std::lock_guard guard(mutex_);
+  Hold& hold = holds_.at(lease.id_.slot);
+  if (--hold.live == 0) table_->slots[lease.id_.slot].reading.clear(holder_);
+  ++hold.ended;
+  for (const Lease::Segment& segment : lease.segments_) {
+    if (!segment.own_mapping) to_clean_.insert(segment.start, segment.end);
+  }
+  ended_.push_back({lease.id_, std::move(lease.segments_)});
+}
+
+void PeerArena::populate(const Lease& lease) {
+  for (const Lease::Segment& segment : lease.segments_) {
+    if (!segment.own_mapping) {
+      const std::lock_guard guard(mutex_);
+      if (populated_.contains(segment.start, segment.end)) continue;
+      populated_.insert(segment.start, segment.end);
+    }
+    // Only saves faults: a kernel that cannot do it takes them one by one.
+    os::populate_for_reading(segment.data, segment.end - segment.start);
+  }
+}
+
+void PeerArena::clean_all() {
+  const std::lock_guard cleaning(clean_mutex_);
+  std::vector<Ended> batch;
+  {
+    const std::lock_guard guard(mutex_);
+    batch.swap(ended_);
+  }
+  for (const Ended& ended : batch) {
+    for (const Lease::Segment& segment : ended.segments) {
+      const std::size_t size = segment.end - segment.start;
+      std::size_t dropped = 0;
+      if (segment.own_mapping) {
+        os::unmap(segment.data, size);
+      } else {
+        os::drop_written_pages(segment.data, size, dropped);
+      }
+    }
+  }
+  const std::lock_guard guard(mutex_);
+  for (const Ended& ended : batch) {
+    for (const Lease::Segment& segment : ended.segments) {
+      if (segment.own_mapping) continue;
+      taken_.erase(segment.start, segment.end);
+      to_clean_.erase(segment.start, segment.end);
+    }
+    Hold& hold = holds_.at(ended.id.slot);
+    --hold.ended;
+    drop_if_unused(ended.id);
+  }
+}
+
+void PeerArena::drop_if_unused(PublicationId id) {
+  const auto found = holds_.find(id.slot);
+  if (found->second.live > 0 || found->second.ended > 0) return;
+  holds_.erase(found);
+  // Protocol (b) of lease_table.h: either the producer sees the bit cleared, or we see that it retired.
+  PublicationSlot& slot = table_->slots[id.slot];
+  slot.held.clear(holder_);
+  if (slot.state.load() == PublicationSlot::pack(id.generation, SlotState::kRetired)) returned_.push_back(id);
+}
+
+std::vector<PublicationId> PeerArena::clean() {
+  if (forked()) return {};
+  clean_all();
+  const std::lock_guard guard(mutex_);
+  return std::exchange(returned_, {});
+}
+
+bool PeerArena::needs_cleaning() const {
+  if (forked()) return false;
+  const std::lock_guard guard(mutex_);
+  return !ended_.empty() || !returned_.empty();
+}
+
+std::size_t PeerArena::live_leases() const {
+  const std::lock_guard guard(mutex_);
+  std::size_t total = 0;
+  for (const auto& [slot, hold] : holds_) total += hold.live;
+  return total;
+}
+
+}  // namespace beeline::memory

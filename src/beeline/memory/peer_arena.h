@@ -1,0 +1,124 @@
+// A consumer's view of another process's arena: one private mapping of all of it, kept; leases on its
+// publications; and the cleaning that lets go of what the consumer wrote.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "beeline/base/status.h"
+#include "beeline/memory/interval_set.h"
+#include "beeline/memory/lease_table.h"
+#include "beeline/memory/region.h"
+#include "beeline/os/fd.h"
+
+namespace beeline::memory {
+
+class PeerArena;
+
+// This process's hold on one publication, with its bytes, which may be written: the pages written become
+// this process's own. Moves, does not copy. One thread at a time; the bytes are ordinary memory.
+class Lease {
+ public:
+  Lease() = default;
+  Lease(Lease&& other) noexcept;
+  Lease& operator=(Lease&& other) noexcept;
+  ~Lease() { done_reading(); }
+
+  [[nodiscard]] bool is_live() const { return peer_ != nullptr; }
+  [[nodiscard]] PublicationId id() const { return id_; }
+  // Where the byte at `offset` of the arena lies; null when no leased range holds it. A range of the lease
+  // is contiguous from there.
+  [[nodiscard]] std::byte* at(std::uint64_t offset) const;
+  // Fills the page tables of all ranges, for a reader of every byte: 0.1 s per GiB instead of a fault per
+  // page. What was populated before costs nothing.
+  void populate();
+  // Tells the producer that the bytes are no longer read, and queues the lease for PeerArena::clean().
+  // The memory must not be touched afterwards. Repeatable.
+  void done_reading();
+
+ private:
+  friend class PeerArena;
+  // Whole pages [start, end) of the arena, at `data`; either in the kept mapping or in one of its own.
+  struct Segment {
+    std::uint64_t start = 0;
+    std::uint64_t end = 0;
+    std::byte* data = nullptr;
+    bool own_mapping = false;
+  };
+  std::shared_ptr<PeerArena> peer_;
+  PublicationId id_;
+  std::vector<Segment> segments_;  // by start, disjoint
+};
+
+// Thread-safe. Belongs to the process that attached: in a child of fork() nothing is acquired, and leases
+// that end there tell nobody.
+class PeerArena : public std::enable_shared_from_this<PeerArena> {
+ public:
+  // `holder` is this process's index from the producer's add_holder(). kCorrupt when the files are not an
+  // arena's or are not sealed against shrinking.
+  static Result<std::shared_ptr<PeerArena>> attach(os::Fd data, os::Fd control, std::uint32_t holder);
+  ~PeerArena();
+  PeerArena(const PeerArena&) = delete;
+  PeerArena& operator=(const PeerArena&) = delete;
+
+  // kStale when the publication was retired or its slot reused; kInvalidArgument for ranges outside the arena.
+  // Costs no copy and no page fault. Ranges are normalised to pages.
+  Result<Lease> acquire(PublicationId id, std::span<const Range> ranges);
+
+  // Drops the pages written through leases that have ended, and gives up those holds. Off the critical path:
+  // about 11 ms per GiB that was read. Returns the publications that their producer has retired meanwhile: it waits to be
+  // told, so that it sweeps.
+  std::vector<PublicationId> clean();
+  // Whether clean() has anything to do.
+  [[nodiscard]] bool needs_cleaning() const;
+
+  [[nodiscard]] std::uint64_t capacity_bytes() const { return main_.size(); }
+  [[nodiscard]] std::size_t live_leases() const;
+
+ private:
+  friend class Lease;
+  // What this process holds of one publication.
+  struct Hold {
+    std::uint32_t generation = 0;
+    std::uint32_t live = 0;   // leases
+    std::uint32_t ended = 0;  // leases that wait for clean()
+  };
+  struct Ended {
+    PublicationId id;
+    std::vector<Lease::Segment> segments;
+  };
+
+  PeerArena() = default;
+  [[nodiscard]] bool forked() const;
+  Status check_ranges(std::span<const Range> ranges) const;
+  Status map_segments(std::vector<Lease::Segment>& segments);
+  void end(Lease& lease);
+  void populate(const Lease& lease);
+  void clean_all();
+  // These need mutex_.
+  Status hold(PublicationId id);
+  void drop_if_unused(PublicationId id);
+
+  std::uint64_t fork_count_ = 0;
+  std::uint32_t holder_ = 0;
+  os::Fd data_;
+  os::Mapping main_;
+  os::Mapping control_;
+  ControlTable* table_ = nullptr;
+
+  std::mutex clean_mutex_;  // before mutex_; held while pages are being dropped
+  mutable std::mutex mutex_;
+  std::unordered_map<std::uint32_t, Hold> holds_;  // by slot
+  IntervalSet taken_;      // of main_: pages of live leases and of those that wait for clean()
+  IntervalSet to_clean_;   // part of taken_: of ended leases
+  IntervalSet populated_;  // of main_
+  std::vector<Ended> ended_;
+  std::vector<PublicationId> returned_;  // what the next clean() reports
+};
+
+}  // namespace beeline::memory

@@ -1,0 +1,155 @@
+#include "beeline/os/pagemap.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "beeline/os/memory_calls.h"
+
+namespace beeline::os {
+namespace {
+
+// linux/fs.h of kernel 6.7, which older systems' headers lack.
+struct ScanRegion {
+  std::uint64_t start, end, categories;
+};
+struct ScanArguments {
+  std::uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
+      category_anyof_mask, return_mask;
+};
+static_assert(sizeof(ScanArguments) == 96);
+constexpr auto kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr std::uint64_t kIsFile = 1 << 2;
+constexpr std::uint64_t kIsPresent = 1 << 3;
+constexpr std::uint64_t kIsSwapped = 1 << 4;
+
+constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
+constexpr std::uint64_t kEntrySwapped = std::uint64_t{1} << 62;
+constexpr std::uint64_t kEntryFile = std::uint64_t{1} << 61;
+
+std::atomic<PageScan> best_method{PageScan::kScan};
+
+// The file describes the address space of the process that opened it: a forked child opens its own.
+std::atomic<int> pagemap_fd{-1};
+
+void forget_in_child() {
+  const int fd = pagemap_fd.exchange(-1);
+  if (fd >= 0) ::close(fd);
+}
+
+int open_pagemap() {
+  int fd = pagemap_fd.load();
+  if (fd >= 0) return fd;
+  static std::atomic<bool> registered{false};
+  if (!registered.exchange(true)) ::pthread_atfork(nullptr, nullptr, forget_in_child);
+  fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  int expected = -1;
+  if (pagemap_fd.compare_exchange_strong(expected, fd)) return fd;
+  ::close(fd);
+  return expected;
+}
+
+// Calls visit(start, size) for every run of written pages until it returns false; false when it cannot tell.
+template <typename Visit>
+bool scan(std::byte* at, std::size_t size, Visit visit) {
+  const int fd = open_pagemap();
+  if (fd < 0) return false;
+  const auto start = reinterpret_cast<std::uint64_t>(at);
+  ScanRegion regions[64];
+  ScanArguments arguments{};
+  arguments.size = sizeof arguments;
+  arguments.start = start;
+  arguments.end = start + size;
+  arguments.vec = reinterpret_cast<std::uint64_t>(regions);
+  arguments.vec_len = 64;
+  arguments.category_inverted = kIsFile;
+  arguments.category_mask = kIsFile;
+  arguments.category_anyof_mask = kIsPresent | kIsSwapped;
+  arguments.return_mask = kIsPresent;
+  while (arguments.start < arguments.end) {
+    const int count = ::ioctl(fd, kPagemapScan, &arguments);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return false;
+    for (int i = 0; i < count; ++i) {
+      if (!visit(reinterpret_cast<std::byte*>(regions[i].start), regions[i].end - regions[i].start)) return true;
+    }
+    if (arguments.walk_end <= arguments.start) break;
+    arguments.start = arguments.walk_end;
+  }
+  return true;
+}
+
+template <typename Visit>
+bool read_pagemap(std::byte* at, std::size_t size, Visit visit) {
+  const int fd = open_pagemap();
+  if (fd < 0) return false;
+  std::uint64_t entries[512];
+  const std::size_t pages = size / kPageSize;
+  for (std::size_t page = 0; page < pages;) {
+    const std::size_t count = std::min<std::size_t>(pages - page, 512);
+    const auto position = (reinterpret_cast<std::uint64_t>(at) / kPageSize + page) * sizeof(std::uint64_t);
+    if (::pread(fd, entries, count * sizeof(std::uint64_t), static_cast<off_t>(position)) !=
+        static_cast<ssize_t>(count * sizeof(std::uint64_t))) {
+      return false;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const bool resident = (entries[i] & (kEntryPresent | kEntrySwapped)) != 0;
+      // Written pages that were swapped out carry no file bit either.
+      if (!resident || (entries[i] & kEntryFile) != 0) continue;
+      if (!visit(at + (page + i) * kPageSize, kPageSize)) return true;
+    }
+    page += count;
+  }
+  return true;
+}
+
+template <typename Visit>
+bool for_each_written(std::byte* at, std::size_t size, Visit visit) {
+  const PageScan method = best_method.load();
+  if (method == PageScan::kScan) {
+    if (scan(at, size, visit)) return true;
+    if (errno == ENOTTY || errno == EINVAL) limit_page_scan(PageScan::kPagemap);
+  }
+  return method != PageScan::kNone && read_pagemap(at, size, visit);
+}
+
+}  // namespace
+
+bool any_page_written(std::byte* at, std::size_t size) {
+  bool found = false;
+  const bool known = for_each_written(at, size, [&](std::byte*, std::size_t) {
+    found = true;
+    return false;
+  });
+  return !known || found;
+}
+
+int drop_written_pages(std::byte* at, std::size_t size, std::size_t& dropped) {
+  dropped = 0;
+  int error = 0;
+  const bool known = for_each_written(at, size, [&](std::byte* start, std::size_t bytes) {
+    error = drop_pages(start, bytes);
+    dropped += bytes;
+    return error == 0;
+  });
+  if (known) return error;
+  dropped = size;
+  return drop_pages(at, size);
+}
+
+PageScan page_scan_method() {
+  alignas(kPageSize) static std::byte probe[kPageSize];
+  if (for_each_written(probe, kPageSize, [](std::byte*, std::size_t) { return true; })) return best_method.load();
+  return PageScan::kNone;
+}
+
+void limit_page_scan(PageScan method) { best_method.store(method); }
+
+}  // namespace beeline::os
