@@ -1,6 +1,6 @@
-"""Runs the cases of one group on one engine, in one process, and reports each outcome as a line of JSON.
+"""Runs cases on one engine, in one process, and reports each outcome as a line of JSON.
 
-    python child.py ENGINE GROUP CASE...        (reports into the file COMPAT_REPORT)
+python child.py ENGINE GROUP.CASE...        (reports into the file COMPAT_REPORT)
 """
 
 import faulthandler
@@ -9,18 +9,19 @@ import importlib
 import json
 import os
 import sys
+import time
 import traceback
 
 CASE_TIMEOUT_S = 60
-INIT = dict(
-    num_cpus=4,
-    num_gpus=2,
-    resources={"slot": 2},
-    object_store_memory=512 << 20,
-    include_dashboard=False,
-    logging_level="ERROR",
-    namespace="compat",
-)
+INIT = {
+    "num_cpus": 4,
+    "num_gpus": 2,
+    "resources": {"slot": 2},
+    "object_store_memory": 512 << 20,
+    "include_dashboard": False,
+    "logging_level": "ERROR",
+    "namespace": "compat",
+}
 
 
 def plain(value):
@@ -29,25 +30,25 @@ def plain(value):
 
 
 def main():
-    engine_name, group_name, *case_names = sys.argv[1:]
+    engine_name, *names = sys.argv[1:]
     report = open(os.environ.pop("COMPAT_REPORT"), "a", buffering=1)
     ray = importlib.import_module(engine_name)
-    group = importlib.import_module(f"cases.{group_name}")
-    shared_session = getattr(group, "SHARED_SESSION", True)
-    if shared_session:
-        ray.init(**INIT)
-    for name in case_names:
+    for name in names:
+        group_name, case_name = name.split(".")
+        group = importlib.import_module(f"cases.{group_name}")
+        if getattr(group, "SHARED_SESSION", True) and not ray.is_initialized():
+            ray.init(**INIT)
         report.write(json.dumps({"case": name, "started": True}) + "\n")
         faulthandler.dump_traceback_later(CASE_TIMEOUT_S, exit=True)
+        began = time.monotonic()
         try:
-            line = {"case": name, "outcome": plain(getattr(group, f"case_{name}")(ray))}
+            line = {"outcome": plain(getattr(group, f"case_{case_name}")(ray))}
         except BaseException:
-            line = {"case": name, "broke": traceback.format_exc()}
+            line = {"broke": traceback.format_exc()}
         faulthandler.cancel_dump_traceback_later()
-        report.write(json.dumps(line) + "\n")
+        report.write(json.dumps({"case": name, "seconds": time.monotonic() - began, **line}) + "\n")
         gc.collect()
-    if shared_session:
-        ray.shutdown()
+    ray.shutdown()
 
 
 if __name__ == "__main__":

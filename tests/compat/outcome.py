@@ -41,8 +41,9 @@ def describe(ray, error, *facts):
     """The names that catch `error`, and for each text in `facts` whether its message mentions it (ignoring case)."""
     names = [name for name in RAY_ERRORS if isinstance(error, getattr(ray.exceptions, name, ()))]
     names += [kind.__name__ for kind in PYTHON_ERRORS if isinstance(error, kind)]
-    message = str(error).lower()
-    return {"caught_as": names, "mentions": {fact: fact.lower() in message for fact in facts}}
+    message = str(error)
+    mentions = {fact: fact.lower() in message.lower() for fact in facts}
+    return {"caught_as": names, "mentions": mentions, "message": message[:500]}
 
 
 def raised(ray, call, *facts):

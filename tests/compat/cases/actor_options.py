@@ -204,23 +204,6 @@ def case_max_task_retries(ray):
         return ray.get(a.f.remote(folder))
 
 
-def case_max_task_retries_on_a_method(ray):
-    import tempfile
-
-    @ray.remote(max_restarts=-1)
-    class A:
-        @ray.method(max_task_retries=1)
-        def f(self, folder):
-            attempts = len(os.listdir(folder))
-            open(os.path.join(folder, str(attempts)), "w").close()
-            if attempts < 1:
-                os._exit(1)
-            return attempts
-
-    with tempfile.TemporaryDirectory() as folder:
-        return ray.get(A.remote().f.remote(folder))
-
-
 def case_retry_exceptions_on_a_method(ray):
     @ray.remote(max_task_retries=3)
     class A:

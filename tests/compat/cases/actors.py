@@ -412,15 +412,6 @@ def case_representation_and_type(ray):
     return [text.startswith("Actor("), "Counter" in text, counter._actor_id.hex() in text, type(counter).__name__]
 
 
-def case_method_generator_streams(ray):
-    @ray.remote
-    class A:
-        def count(self, n):
-            yield from range(n)
-
-    return [ray.get(ref) for ref in A.remote().count.remote(3)]
-
-
 def case_repr_of_the_instance_in_tracebacks(ray):
     @ray.remote
     class Named:

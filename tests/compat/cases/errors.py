@@ -5,7 +5,7 @@ import sys
 from outcome import raised
 
 
-class _Custom(Exception):
+class _PartError(Exception):
     """Needs more than its message to be built again."""
 
     def __init__(self, code, detail):
@@ -18,7 +18,8 @@ def case_error_is_also_the_users(ray):
     def divide_badly(x):
         return x / 0
 
-    return raised(ray, lambda: ray.get(divide_badly.remote(1)), "divide_badly", "ZeroDivisionError", "x / 0", "errors.py")
+    ref = divide_badly.remote(1)
+    return raised(ray, lambda: ray.get(ref), "divide_badly", "ZeroDivisionError", "x / 0", "errors.py")
 
 
 def case_error_of_an_actor(ray):
@@ -42,30 +43,30 @@ def case_cause(ray):
 
 
 def case_custom_exception(ray):
-    class Mine(Exception):
+    class MineError(Exception):
         def __init__(self, message):
             super().__init__(message)
             self.extra = "kept"
 
     @ray.remote
     def fail():
-        raise Mine("told")
+        raise MineError("told")
 
     try:
         ray.get(fail.remote())
-    except Mine as error:
+    except MineError as error:
         return [isinstance(error, ray.exceptions.RayTaskError), "told" in str(error), error.extra, error.cause.extra]
 
 
 def case_exception_that_needs_arguments(ray):
     @ray.remote
     def fail():
-        raise _Custom(5, "broken part")
+        raise _PartError(5, "broken part")
 
     try:
         ray.get(fail.remote())
-    except ray.exceptions.RayTaskError as error:
-        return ["broken part" in str(error), "_Custom" in str(error)]
+    except ray.exceptions.RayError as error:
+        return ["broken part" in str(error), "_PartError" in str(error)]
 
 
 def case_unpicklable_exception(ray):
@@ -137,7 +138,7 @@ def case_constructor_argument_failed(ray):
         def f(self):
             return 1
 
-    return raised(ray, lambda: ray.get(A.remote(fail.remote()).f.remote()))
+    return raised(ray, lambda: ray.get(A.remote(fail.remote()).f.remote()), "no argument")
 
 
 def case_one_error_in_a_list(ray):

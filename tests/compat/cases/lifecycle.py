@@ -3,7 +3,7 @@
 from outcome import full, raised
 
 SHARED_SESSION = False
-QUIET = dict(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=128 << 20)
+QUIET = {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR", "object_store_memory": 128 << 20}
 
 
 def case_init_and_shutdown(ray):
@@ -34,14 +34,8 @@ def case_everything_needs_a_session(ray):
 
 
 def case_bad_arguments_of_init(ray):
-    outcomes = [
-        raised(ray, lambda: ray.init(no_such_argument=1), "no_such_argument"),
-        raised(ray, lambda: ray.init(num_cpus=-1)),
-        raised(ray, lambda: ray.init(resources={"CPU": 1})),
-        raised(ray, lambda: ray.init(namespace="")),
-        raised(ray, lambda: ray.init(namespace=5)),
-    ]
-    return [outcomes, ray.is_initialized()]
+    outcome = raised(ray, lambda: ray.init(no_such_argument=1), "no_such_argument")
+    return [outcome, ray.is_initialized()]
 
 
 @full

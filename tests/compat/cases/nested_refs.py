@@ -174,12 +174,13 @@ def case_owner_dies(ray):
     @ray.remote
     class Owner:
         def make(self):
-            return [ray.put("mine")]
+            return [ray.put(np.ones(1 << 20))]
 
     owner = Owner.remote()
     (ref,) = ray.get(owner.make.remote())
     ray.kill(owner)
-    time.sleep(0.5)
+    raised(ray, lambda: ray.get(owner.make.remote()))  # returns once the owner is known to be dead
+    time.sleep(1)
     return raised(ray, lambda: ray.get(ref, timeout=20))
 
 

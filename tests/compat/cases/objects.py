@@ -18,7 +18,7 @@ def case_put_and_get(ray):
 def case_types_survive(ray):
     values = [(1,), {1, 2}, frozenset([1]), b"x", bytearray(b"y"), 1j, range(3), slice(1, 2), Ellipsis, np.float32(1.5)]
     back = [ray.get(ray.put(value)) for value in values]
-    return [[type(b).__name__, b == v] for b, v in zip(back, values, strict=True)]
+    return [[type(b).__name__, bool(b == v)] for b, v in zip(back, values, strict=True)]
 
 
 def case_get_a_list(ray):
@@ -179,7 +179,8 @@ def case_array_outlives_its_ref(ray):
 def case_torch_tensor(ray):
     import torch
 
-    tensors = [torch.arange(6.0).reshape(2, 3), torch.ones(300000), torch.tensor(2), torch.ones(3, dtype=torch.bfloat16)]
+    tensors = [torch.arange(6.0).reshape(2, 3), torch.ones(300000), torch.tensor(2)]
+    tensors.append(torch.ones(3, dtype=torch.bfloat16))
     back = ray.get(ray.put(tensors))
     return [[str(b.dtype), list(b.shape), bool((a == b).all())] for a, b in zip(tensors, back, strict=True)]
 
@@ -296,7 +297,7 @@ def case_get_from_many_threads(ray):
         return 2 * x
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda x: ray.get(double.remote(x)), range(40)))
+        return sum(pool.map(lambda x: ray.get(double.remote(x)), range(40)))
 
 
 def case_same_ref_from_many_threads(ray):

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from outcome import full, raised
+from outcome import raised
 
 
 def case_positional_keyword_and_default_arguments(ray):
@@ -368,43 +368,6 @@ def case_generator_as_an_argument(ray):
         return sum(items)
 
     return raised(ray, lambda: total.remote(i for i in range(3)), "generator")
-
-
-def case_generator_task_streams(ray):
-    @ray.remote
-    def count(n):
-        for i in range(n):
-            yield i
-
-    return [ray.get(ref) for ref in count.remote(4)]
-
-
-def case_generator_task_that_fails_midway(ray):
-    @ray.remote
-    def count():
-        yield 1
-        raise ValueError("midway")
-
-    stream = iter(count.remote())
-    return [ray.get(next(stream)), raised(ray, lambda: ray.get(next(stream)), "midway"), raised_stop(stream)]
-
-
-def raised_stop(stream):
-    try:
-        next(stream)
-    except StopIteration:
-        return "stop"
-    return "more"
-
-
-@full
-def case_generator_with_dynamic_returns(ray):
-    @ray.remote(num_returns="dynamic")
-    def count(n):
-        for i in range(n):
-            yield i
-
-    return [ray.get(ref) for ref in ray.get(count.remote(3))]
 
 
 def case_crashed_worker_is_retried(ray):
