@@ -24,18 +24,21 @@ Who may write to a tensor that was handed over?
     wait      (Ray, and Beeline) the Learner calls `wait_tensor_freed` on what it published before the
               optimizer writes. Forward and backward pass, which only read, run meanwhile, so this seldom waits.
 
-    The object store copies by value and needs neither.
+    The object store copies by value and needs neither; nor do rollouts, whose tensors nobody writes to again.
+    (With --sync blocking the driver's own wait would do too, as in the source document. But that is a promise
+    kept by a line far away from the optimizer; a guard holds whatever the driver does.)
 """
 
-import argparse
 import contextlib
 import importlib
 import sys
 import time
+from argparse import Namespace
 from collections import deque
 
 import torch
 from grpo.algorithm import INPUTS, Settings, build_policy, draw, group_advantages, grpo_loss
+from grpo.command_line import parse
 from grpo.report import Report, compare, save_json, save_png
 
 FREED_TIMEOUT_S = 60
@@ -177,7 +180,7 @@ class Learner:
 # --- The driver ------------------------------------------------------------------------------------------------
 
 
-def train(ray, args: argparse.Namespace, settings: Settings, report: Report) -> None:
+def train(ray, args: Namespace, settings: Settings, report: Report) -> None:
     """The training loop with actors. `ray` is Beeline or Ray: the loop does not care which."""
     task = INPUTS[settings.input]()
     rng = torch.Generator().manual_seed(settings.seed)
@@ -194,9 +197,8 @@ def train(ray, args: argparse.Namespace, settings: Settings, report: Report) -> 
         """`method`, with the tensors of its result handed over by the chosen transport."""
         return method.options(tensor_transport=args.transport, **isolation) if annotated else method
 
-    learner = actor(
-        Learner, settings, ray.experimental.wait_tensor_freed if args.guard == "wait" else None, gpus=args.gpus
-    )
+    wait_freed = ray.experimental.wait_tensor_freed if args.guard == "wait" else None
+    learner = actor(Learner, settings, wait_freed, gpus=args.gpus)
     generator = actor(Generator, settings, gpus=args.gpus)
     scorer = actor(Scorer, settings)
     buffer = actor(ReplayBuffer, settings)
@@ -205,7 +207,7 @@ def train(ray, args: argparse.Namespace, settings: Settings, report: Report) -> 
 
         create_collective_group([learner, generator, scorer, buffer], backend=args.transport)
 
-    # As a decorator in the class this is @ray.method(tensor_transport="auto", isolation="snapshot").
+    # In the class, these options would be the decorator @ray.method(tensor_transport="auto", isolation="snapshot").
     get_weights = direct(learner.get_weights, **({"isolation": "snapshot"} if args.guard == "snapshot" else {}))
     rollout_methods = generator.generate, scorer.score, buffer.sample
     generate, score, sample = map(direct, rollout_methods) if args.direct == "all" else rollout_methods
@@ -240,7 +242,7 @@ def train(ray, args: argparse.Namespace, settings: Settings, report: Report) -> 
     ray.get(stored)
 
 
-def train_plain(args: argparse.Namespace, settings: Settings, report: Report) -> None:
+def train_plain(args: Namespace, settings: Settings, report: Report) -> None:
     """The same training in this process, call after call: what actors and transports have to compete with."""
     task = INPUTS[settings.input]()
     rng = torch.Generator().manual_seed(settings.seed)
@@ -262,120 +264,8 @@ def train_plain(args: argparse.Namespace, settings: Settings, report: Report) ->
         report.add(learned, updated, *([generator.evaluate(task.held_out)] if evaluate else []))
 
 
-# --- The command line --------------------------------------------------------------------------------------------
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    lines = __doc__.splitlines()
-    parser = argparse.ArgumentParser(
-        description=lines[0], epilog="\n".join(lines[1:]), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    what = parser.add_argument_group("what is trained")
-    what.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="digits",
-        help="compass: 2-D vectors to eight directions; digits: 8x8 handwritten digits (default)",
-    )
-    what.add_argument("--steps", type=int, help="training steps (default: compass 200, digits 300)")
-    what.add_argument(
-        "--width",
-        type=int,
-        help="hidden units; parameters grow about as 1,000 x width for digits (default 1024; 97000 gives 100 million), as width^2 for compass (default 64; 10000 gives 100 million)",
-    )
-    what.add_argument("--batch", type=int, default=64, help="questions per step (default %(default)s)")
-    what.add_argument("--group", type=int, default=8, help="answers drawn for each question (default %(default)s)")
-    what.add_argument(
-        "--replay",
-        type=int,
-        default=1,
-        help="rollouts that the replay buffer keeps; 1 (default) is strictly one step off policy",
-    )
-    what.add_argument("--lr", type=float, help="Adam's step size (default: compass 3e-3, digits 1e-3)")
-    what.add_argument(
-        "--clip", type=float, default=0.2, help="how far the probability ratio counts (default %(default)s)"
-    )
-    what.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="the same seed gives the same figures, with actors and without (default %(default)s)",
-    )
-    what.add_argument(
-        "--eval-every", type=int, default=25, help="steps between looks at the held-out set (default %(default)s)"
-    )
-    how = parser.add_argument_group("how it runs")
-    how.add_argument("--engine", choices=("beeline", "ray"), default="beeline", help="whose actors (default beeline)")
-    how.add_argument("--plain", action="store_true", help="no actors at all: the same training in one process")
-    how.add_argument(
-        "--transport",
-        help="how tensors travel. beeline: auto (default), shm, object_store; ray: object_store (default: no annotation), gloo, nixl, nccl",
-    )
-    how.add_argument(
-        "--direct",
-        choices=("weights", "all"),
-        default="weights",
-        help="what takes --transport: the weights (default), or the rollouts as well",
-    )
-    how.add_argument(
-        "--sync",
-        choices=("blocking", "nonblocking"),
-        default="nonblocking",
-        help="whether the driver waits for each step's weights to arrive, or runs one step ahead (default)",
-    )
-    how.add_argument(
-        "--guard",
-        choices=("auto", "snapshot", "wait"),
-        default="auto",
-        help="what keeps the optimizer from writing to weights that are still being read (see below); auto: snapshot on beeline, wait on ray, none where values are copied",
-    )
-    how.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="where Learner and Generator compute; only cuda asks for GPUs",
-    )
-    how.add_argument(
-        "--gpus",
-        type=float,
-        default=0.5,
-        help="with --device cuda: GPUs for each of the two (default %(default)s: they share one)",
-    )
-    how.add_argument("--threads", type=int, default=1, help="torch threads per process (default %(default)s)")
-    how.add_argument(
-        "--compare",
-        action="store_true",
-        help="run the same steps three times, each in a fresh process: by --transport, by the object store, and --plain; then print them side by side",
-    )
-    out = parser.add_argument_group("what is left behind")
-    out.add_argument("--json", metavar="FILE", help="every figure of the run")
-    out.add_argument("--png", metavar="FILE", help="reward curve and time per phase")
-    out.add_argument("--quiet", action="store_true", help="no progress display")
-    args = parser.parse_args(argv)
-
-    known = {"beeline": ("auto", "shm", "object_store"), "ray": ("object_store", "gloo", "nixl", "nccl")}[args.engine]
-    args.transport = (args.transport or known[0]).lower()
-    if args.transport not in known:
-        parser.error(f"--transport {args.transport}: on {args.engine} choose from {', '.join(known)}")
-    if args.guard == "snapshot" and args.engine == "ray":
-        parser.error("--guard snapshot: Ray has no isolation; choose wait")
-    if args.plain or args.transport == "object_store":
-        args.guard = "none"
-    elif args.guard == "auto":
-        args.guard = "snapshot" if args.engine == "beeline" else "wait"
-    if args.device == "cpu":
-        args.gpus = 0
-    for name in ("steps", "width", "lr"):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(INPUTS[args.input], name))
-    for name in ("steps", "width", "batch", "group", "replay", "eval_every", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return args
-
-
 def main() -> None:
-    args = parse()
+    args = parse(__doc__)
     if args.compare:
         return compare(args, sys.argv)
     names = Settings.__dataclass_fields__

@@ -1,1 +1,1 @@
-"""The parts of `examples/grpo.py` that know nothing about actors: the algorithm and the report."""
+"""The parts of `examples/grpo.py` that know nothing about actors: algorithm, flags and report."""

@@ -66,7 +66,7 @@ class Compass:
 class Digits:
     """Which digit is this? 1,797 handwritten 8x8 images that ship inside scikit-learn; one in five is held out."""
 
-    width, lr, steps = 1024, 1e-3, 300
+    width, lr, steps = 1024, 2e-3, 400
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits

@@ -81,7 +81,8 @@ class Report:
     def result(self) -> dict:
         """Every figure of the run, ready for JSON."""
         steps, args = self._steps, self._args
-        keep = "input engine plain transport direct sync guard device seed width batch group replay lr threads".split()
+        keep = ["input", "engine", "plain", "transport", "direct", "sync", "guard", "device", "seed", "width"]
+        keep += ["batch", "group", "replay", "lr", "threads"]
         step_ms = [step["step_ms"] for step in steps]
         return {
             **{name: getattr(args, name) for name in keep},
@@ -183,10 +184,10 @@ def compare(args: argparse.Namespace, argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, flags in variants.items():
             file = Path(folder, f"{name}.json")
-            keep_picture = ["--png", args.png] if args.png and not flags else []
             print(f"\n--- {name}", flush=True)
             command = [sys.executable, argv[0], *own, *flags, "--json", str(file)]
-            command += ["--png", args.png if keep_picture else str(Path(folder, "unused.png"))] if args.png else []
+            if args.png and flags:
+                command += ["--png", str(Path(folder, "unused.png"))]
             status = subprocess.run(command).returncode
             if status:
                 raise SystemExit(status)
