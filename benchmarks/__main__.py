@@ -67,18 +67,25 @@ def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) 
     machine, commit = runner.describe_machine(), runner.commit()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=runner.children(rows, chosen, rounds))
+        total = runner.children(rows, chosen, rounds)
+        task = progress.add_task("starting", total=total)
         started = []
 
         def step(job: runner.Job) -> None:
-            progress.update(task, description=f"{job.probe} on {job.contender.name}", completed=len(started))
+            what = f"{job.probe} on {job.contender.name}"
+            progress.update(task, description=what, completed=len(started))
             started.append(job)
+            if not console.is_terminal:
+                console.print(f"{len(started)}/{total} {what}")
 
-        results = runner.run(rows, chosen, rounds, quick, step)
+        def save(results: list[dict]) -> None:
+            """Also what an interrupted run has measured is kept."""
+            if json_path:
+                report.write(json_path, report.document(machine, commit, results))
+
+        results = runner.run(rows, chosen, rounds, quick, step, save)
         progress.update(task, description="done", completed=len(started))
-    content = report.document(machine, commit, results)
-    if json_path:
-        report.write(json_path, content)
+    save(results)
     title = f"{name} on {machine['cpu']}, {machine['cores']} cores, commit {commit}"
     wide = Console() if sys.stdout.isatty() else Console(width=180)
     wide.print(report.table(title, results))

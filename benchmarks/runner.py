@@ -152,9 +152,10 @@ def run(
     rounds: int,
     quick: bool,
     step: Callable[[Job], None] = lambda job: None,
+    finished: Callable[[list[dict]], None] = lambda rows: None,
 ) -> list[dict]:
-    """Measures the rows; `step` is told each child before it starts."""
-    results = {}
+    """Measures the rows; `step` is told each child before it starts, `finished` all rows there are after each group."""
+    results: dict[str, dict] = {}
     for group in groups(rows):
         needed = {row.key: jobs_of(row, engines) for row in group}
         jobs = list(dict.fromkeys(job for by_name in needed.values() for job in by_name.values()))
@@ -165,6 +166,7 @@ def run(
                 pick = row.limit.pick if name == "limit" and row.limit else row.pick
                 figures[name] = measured(outcomes[job], pick, row.unit)
             results[row.key] = result(row, figures)
+        finished(list(results.values()))
     return [results[row.key] for row in rows]
 
 

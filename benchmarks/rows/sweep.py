@@ -16,11 +16,11 @@ OTHERS = tuple(Contender(f"beeline {name}", "beeline", name) for name in ("shm",
 
 @probe
 def sweep(ctx: Context) -> Samples:
-    """One session per size, so that no more than one large tensor exists at a time."""
+    """All sizes in one session; a pair of actors for each, so that only one large tensor exists at a time."""
+    ctx.init(num_cpus=4, store_mib=STORE_MIB)
     ray = ctx.ray
     samples: Samples = {}
     for name, size in SIZES.items():
-        ctx.init(num_cpus=4, store_mib=STORE_MIB)
         producer, consumer = pair(ctx, size)
 
         def once(producer=producer, consumer=consumer):
@@ -29,7 +29,8 @@ def sweep(ctx: Context) -> Samples:
 
         calls = 20 if size <= 2**20 else 1
         samples[name] = per_call(once, calls, ctx.reps(5, 3), 3)
-        ray.shutdown()
+        for actor in (producer, consumer):
+            ray.kill(actor)
     return samples
 
 

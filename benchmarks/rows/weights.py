@@ -49,6 +49,10 @@ def trainer_class(ctx: Context) -> type:
         def get_weights(self):
             return self.weights
 
+        def put_weights(self):
+            """A nested reference; Ray allows one only to what its owner has put."""
+            return [ctx.ray.put(list(self.weights.values()), _tensor_transport=ctx.variant)]
+
         def ready(self):
             return True
 
@@ -89,8 +93,10 @@ def _sync(ctx: Context, in_place: bool) -> Samples:
     ctx.link([trainer, engine])
 
     def once():
-        ref = trainer.get_weights.remote()
-        done = engine.update_in_place.remote([ref]) if in_place else engine.update.remote(ref)
+        if in_place:
+            done = engine.update_in_place.remote(trainer.put_weights.remote())
+        else:
+            done = engine.update.remote(trainer.get_weights.remote())
         if ray.get(done) != 1.0:
             raise AssertionError("wrong weights arrived")
 
