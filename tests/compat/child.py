@@ -36,8 +36,11 @@ def main():
     for name in names:
         group_name, case_name = name.split(".")
         group = importlib.import_module(f"cases.{group_name}")
-        if getattr(group, "SHARED_SESSION", True) and not ray.is_initialized():
+        shares = getattr(group, "SHARED_SESSION", True)
+        if shares and not ray.is_initialized():
             ray.init(**INIT)
+        elif not shares and ray.is_initialized():
+            ray.shutdown()
         report.write(json.dumps({"case": name, "started": True}) + "\n")
         faulthandler.dump_traceback_later(CASE_TIMEOUT_S, exit=True)
         began = time.monotonic()

@@ -1,7 +1,9 @@
 """Fixtures of the fault tests: drivers in processes of their own, ended with everything they started."""
 
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -10,8 +12,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import processes
 
 
+@pytest.fixture(autouse=True)
+def session_folder(monkeypatch):
+    """A folder of the test's own for sessions, so that what it stops or finds stale is its own; short, for sockets."""
+    folder = tempfile.mkdtemp(prefix="bl-", dir="/tmp")
+    monkeypatch.setenv("BEELINE_TMPDIR", folder)
+    yield pathlib.Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def start_driver(tmp_path):
+def start_driver(tmp_path, session_folder):
     """`start_driver(script)` runs a script (see processes.Driver); whatever is left of it is killed at the end."""
     drivers = []
 

@@ -189,7 +189,7 @@ IMPORT_INTERRUPTED_AT = """
 """
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 10, 15])
+@pytest.mark.parametrize("number", [1, 2, 4, 8, 12])
 def test_during_import(start_driver, number):
     driver = start_driver(f"    NUMBER = {number}\n" + IMPORT_INTERRUPTED_AT, imports=False)
     driver.expect("interrupted")

@@ -105,7 +105,7 @@ BUSY_SESSION = (
 )
 
 
-def test_killed_driver_leaves_nothing(start_driver):
+def test_killed_driver_leaves_nothing(start_driver, session_folder):
     driver = start_driver(BUSY_SESSION)
     driver.expect("ready")
     servants, files = driver.servants(), processes.files_of(driver.processes())
@@ -114,6 +114,7 @@ def test_killed_driver_leaves_nothing(start_driver):
     assert processes.still_alive(servants) == []
     assert processes.still_there(files) == []
     assert driver.processes() == []
+    assert [str(path) for path in session_folder.rglob("*") if not path.is_dir()] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -37,7 +37,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
-def test_nothing_is_left_after(start_driver, ending):
+def test_nothing_is_left_after(start_driver, session_folder, ending):
     driver = start_driver(
         WORK
         + f"""
@@ -57,6 +57,7 @@ def test_nothing_is_left_after(start_driver, ending):
     assert processes.still_alive(servants) == []
     assert processes.still_there(files) == []
     assert driver.processes() == []
+    assert [str(path) for path in session_folder.rglob("*") if not path.is_dir()] == []
 
 
 def test_driver_returns_its_descriptors_and_threads(start_driver):

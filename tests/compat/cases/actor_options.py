@@ -140,6 +140,7 @@ def case_max_restarts(ray):
     return [before, first_crash, after, second_crash, raised(ray, lambda: ray.get(a.add.remote()))]
 
 
+@full
 def case_restart_is_a_new_process(ray):
     a = _crashing(ray, max_restarts=-1)
     first = ray.get(a.pid.remote())

@@ -48,6 +48,7 @@ def case_an_actor_holds_no_cpu_by_default(ray):
     return _settles_at(ray, "CPU", 4)
 
 
+@full
 def case_more_default_actors_than_cpus(ray):
     @ray.remote
     class A:
