@@ -218,3 +218,30 @@ def exit_actor() -> None:
 def actor_info() -> dict[str, Any] | None: ...
 def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
     """Async actors: called in the loop's thread by next_calls() when a running call is to be cancelled."""
+
+# ----- proposals of the Python surface (owner of the core: take or answer here) -------------------------------------
+#
+# 1. ActorCall.set_signature(least: int, most: int, check: Callable[[tuple, dict], None]) and the same on FunctionCall.
+#    remote() calls check(args, kwargs), which raises TypeError, only if keywords were given or the number of positional
+#    arguments is outside [least, most]. Ray checks arguments on the caller's side; so no Python on the fast path.
+#    Until it is there, the Python side wraps remote() (api/signature.py looks for the attribute at import).
+# 2. hooks.published(ref_binary: bytes) (set_hooks): called on the thread that called dumps() with mode 1 or 2, right
+#    after the object got its id, if buffers were not empty. It ties the tensors that dumps() saw to the object, for
+#    before_call/after_call. `put` from Python calls it too. Not called: no mutation check for task results.
+# 3. start_options["zygote_env"]: set on top of the daemon's environment, for the zygote alone (LD_PRELOAD ...).
+# 4. next_calls(limit): limit 0 is allowed (the actor is at max_concurrency): delivers cancellations, takes no call. It
+#    clears the eventfd; the fd becomes readable again when a new call or cancellation comes. Calls beyond `limit` stay
+#    queued without keeping the fd readable: Python asks again when a running call has ended.
+#    It returns None once the process is to exit; start_async then returns.
+# 5. ActorCall: retry_exceptions: bool | Sequence[type] as FunctionCall has (Ray: @method(retry_exceptions=[...])).
+# 6. Task.is_cancelled() -> bool, for get_runtime_context().is_canceled() in plain and threaded actors.
+# 7. create_actor's info and actor_info() have the same keys. A SystemExit that leaves user code ends the actor on
+#    purpose (as exit_actor) when exit_actor() was called before; a worker of tasks takes it as a crash, as Ray does.
+# 8. FunctionCall is not subclassed: RemoteFunction keeps the bound `call.remote` as its attribute `remote`.
+#    ActorCall is subclassed by ActorMethod, which has attributes of its own (a __dict__ or __slots__).
+# 9. The blob of create_actor holds what hooks.create_actor needs (class and handle_meta); opaque to the core.
+# 10. For the command line, without joining as a driver (runtime/launch.h has the first two; the others register as a
+#     tool): live_sessions() -> list[str]; remove_stale_sessions() -> dict[str, int] {directories, processes};
+#     session_state(session_dir: str) -> dict[str, Any], as node_state();
+#     stop_session(session_dir: str, timeout_s: float) -> bool: kShutdown, then waits for the daemon's end.
+#     They raise what make_error makes (ERROR_SESSION_LOST ...).

@@ -1,0 +1,53 @@
+"""Beeline: direct tensor transport between processes, and the actors on both ends.
+
+`import beeline as ray` runs a Ray Core program on one machine. Importing starts nothing.
+"""
+
+from beeline import _core, actor, exceptions, experimental, remote_function, runtime_context
+from beeline.actor import method
+from beeline.api import hooks as _hooks
+from beeline.api import object_ref as _object_ref
+from beeline.api.cluster import available_resources, cluster_resources, get_gpu_ids, nodes
+from beeline.api.object_ref import ObjectRef
+from beeline.api.objects import cancel, get, get_actor, kill, put, wait
+from beeline.api.remote import remote
+from beeline.api.session import init, is_initialized, shutdown
+from beeline.runtime_context import get_runtime_context
+
+_object_ref.install()
+_hooks.install()
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("beeline")
+    raise AttributeError(f"module 'beeline' has no attribute '{name}'")
+
+
+__all__ = [
+    "ObjectRef",
+    "__version__",
+    "actor",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "exceptions",
+    "experimental",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "remote_function",
+    "runtime_context",
+    "shutdown",
+    "wait",
+]

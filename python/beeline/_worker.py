@@ -1,0 +1,123 @@
+"""A worker process after its fork: joins the session, runs what it is told, exits.
+
+The zygote calls `main` in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+from typing import Any, NoReturn
+
+from beeline import _core
+from beeline.api import actor_meta, session
+from beeline.api.this_worker import state, use_gpus
+from beeline.tensors import mutation
+
+
+class WorkerHooks:
+    """What `_core.run_worker` calls; see there."""
+
+    # Of an async actor, from its constructor on.
+    async_executor: Any = None
+
+    @staticmethod
+    def load_function(blob: bytes) -> Any:
+        """The function of a task, ready to be called."""
+        return pickle.loads(blob)
+
+    @staticmethod
+    def create_actor(blob: bytes, args: list[Any], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
+        """Makes the actor's instance; what its constructor raises leaves this function."""
+        class_blob, state.meta_bytes = pickle.loads(blob)
+        state.actor_id = info["actor_id"]
+        session.current.namespace = info["namespace"] or session.current.namespace
+        cls = pickle.loads(class_blob)
+        _add_standard_methods(cls)
+        if info["is_async"]:
+            from beeline.api.async_executor import AsyncExecutor
+
+            WorkerHooks.async_executor = AsyncExecutor()
+            state.instance = WorkerHooks.async_executor.construct(lambda: cls(*args, **kwargs))
+        else:
+            state.instance = cls(*args, **kwargs)
+        return state.instance
+
+    @staticmethod
+    def assign_accelerators(accelerators: dict[str, list[int]]) -> None:
+        """Limits CUDA to the devices that the actor or task was given."""
+        use_gpus(accelerators.get("GPU", []))
+
+    @staticmethod
+    def start_async(instance: Any, max_concurrency: int) -> None:
+        """Runs the event loop of an async actor until the process is to exit."""
+        WorkerHooks.async_executor.run(instance, max_concurrency)
+
+    before_call = staticmethod(mutation.check)
+    after_call = staticmethod(mutation.check)
+
+
+def _add_standard_methods(cls: type) -> None:
+    def ready(self: Any) -> bool:
+        return True
+
+    def call(self: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        return fn(self, *args, **kwargs)
+
+    def terminate(self: Any) -> None:
+        _core.exit_actor()
+
+    for name, function in ((actor_meta.READY, ready), (actor_meta.CALL, call), (actor_meta.TERMINATE, terminate)):
+        setattr(cls, name, function)
+
+
+def main(session_dir: str, fork_token: int) -> NoReturn:
+    """The life of a worker. Called in a fresh fork with one thread; ends the process."""
+    status = 0
+    try:
+        info = _core.join_session(session_dir, fork_token)
+        _apply(info)
+        _core.run_worker(WorkerHooks)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        logging.getLogger("beeline").exception("The worker failed")
+        status = 1
+    finally:
+        _exit(status)
+    raise AssertionError("unreachable")
+
+
+def _apply(info: dict[str, Any]) -> None:
+    """Makes this process see the modules, folder and names of its driver."""
+    config = pickle.loads(info["config"])
+    session.current.is_worker = True
+    session.current.info = info
+    session.current.namespace = config["namespace"]
+    session.current.env = config["env"]
+    sys.path[:] = config["sys_path"]
+    try:
+        os.chdir(config["cwd"])
+    except OSError as error:
+        logging.getLogger("beeline").warning("The driver's folder cannot be entered: %s", error)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(filename)s:%(lineno)d -- %(message)s")
+    logging.getLogger("beeline").setLevel(config["log_level"])
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends the process without finalizers of other threads; what atexit would do and the streams is done."""
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        _core.stop()
+    finally:
+        os._exit(status)

@@ -1,0 +1,89 @@
+"""What a handle must know of an actor's class to call it: plain data, pickled with the handle."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from beeline.api import options as option_table
+from beeline.api import signature
+
+# Where @method keeps its options on the function.
+METHOD_OPTIONS_ATTRIBUTE = "__beeline_method_options__"
+# Methods that every actor has; the worker adds them to the class.
+READY, CALL, TERMINATE = "__ray_ready__", "__ray_call__", "__ray_terminate__"
+
+
+class MethodMeta(NamedTuple):
+    """One method, as the caller sees it."""
+
+    parameters: signature.Parameters | None
+    num_returns: int
+    mode: int  # -1: as the class
+    max_task_retries: int | None  # None: as the actor
+    retry_exceptions: Any
+    concurrency_group: str
+    is_generator: bool
+
+
+class ActorMeta(NamedTuple):
+    """A class and the options of one actor that its callers need."""
+
+    class_name: str
+    module: str
+    methods: dict[str, MethodMeta]
+    is_async: bool
+    max_task_retries: int
+    max_pending_calls: int
+    doc: str | None
+
+    def dumps(self) -> bytes:
+        """Bytes for `load`. A listed exception class must be importable or picklable by cloudpickle."""
+        import cloudpickle
+
+        return cloudpickle.dumps(tuple(self), protocol=5)
+
+
+@functools.lru_cache(maxsize=256)
+def load(data: bytes) -> ActorMeta:
+    """The ActorMeta of `dumps`."""
+    return ActorMeta._make(pickle.loads(data))
+
+
+def describe(cls: type, options: Mapping[str, Any]) -> ActorMeta:
+    """The meta of `cls` with the actor's options."""
+    methods = {}
+    is_async = False
+    for name, function in inspect.getmembers(cls, callable):
+        if isinstance(function, type) or (name.startswith("__") and getattr(object, name, None) is function):
+            continue
+        static = inspect.getattr_static(cls, name)
+        bound = isinstance(static, classmethod | staticmethod)
+        is_async |= inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        if name in ("__new__", "__init_subclass__", "__subclasshook__", "__class_getitem__"):
+            continue
+        methods[name] = _method(function, skip_first=not bound)
+    any_arguments = (("args", 2, False), ("kwargs", 4, False))
+    for name, parameters in ((READY, ()), (TERMINATE, ()), (CALL, (("fn", 0, False), *any_arguments))):
+        methods[name] = MethodMeta(parameters, 1, -1, None, None, "", False)
+    retries, pending = options.get("max_task_retries"), options.get("max_pending_calls")
+    return ActorMeta(
+        cls.__name__, cls.__module__, methods, is_async, retries or 0, -1 if pending is None else pending, cls.__doc__
+    )
+
+
+def _method(function: Any, skip_first: bool) -> MethodMeta:
+    options = getattr(function, METHOD_OPTIONS_ATTRIBUTE, {})
+    num_returns, mode = options.get("num_returns"), option_table.mode(options)
+    return MethodMeta(
+        parameters=signature.parameters_of(function, skip_first),
+        num_returns=1 if num_returns is None else num_returns,
+        mode=-1 if mode is None else mode,
+        max_task_retries=options.get("max_task_retries"),
+        retry_exceptions=options.get("retry_exceptions"),
+        concurrency_group=options.get("concurrency_group") or "",
+        is_generator=inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
+    )

@@ -1,0 +1,99 @@
+"""Runs the calls of an async actor: an event loop in the worker's main thread, fed by the core.
+
+Calls start in the order they came. At most `max_concurrency` run at once; the core keeps the others. Plain methods of
+an async actor run in the loop as well, as in Ray. Everything here runs in the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from types import CoroutineType
+from typing import Any
+
+from beeline import _core
+from beeline.api import objects
+from beeline.api.runtime_context import async_task
+from beeline.exceptions import AsyncioActorExit, TaskCancelledError
+
+
+class AsyncExecutor:
+    """One per worker of an async actor."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._limit = 1
+        self._instance: Any = None
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    def construct(self, make: Callable[[], Any]) -> Any:
+        """Runs the actor's constructor in the loop, so that it may create tasks; returns the instance."""
+
+        async def call() -> Any:
+            return make()
+
+        return self._loop.run_until_complete(call())
+
+    def run(self, instance: Any, max_concurrency: int) -> None:
+        """Executes calls until the core says that the process is to exit."""
+        self._instance, self._limit = instance, max_concurrency
+        objects._Warnings.in_event_loop = True
+        _core.set_cancelled_callback(self._cancel)
+        self._loop.add_reader(_core.calls_fileno(), self._take_calls)
+        self._loop.call_soon(self._take_calls)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.remove_reader(_core.calls_fileno())
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+
+    def _take_calls(self) -> None:
+        calls = _core.next_calls(self._limit - len(self._running))
+        if calls is None:
+            self._loop.stop()
+            return
+        create_task, running = self._loop.create_task, self._running
+        for task, method, args, kwargs in calls:
+            running[task.task_id()] = create_task(self._execute(task, method, args, kwargs))
+
+    async def _execute(self, task: Any, method: str, args: Any, kwargs: Any) -> None:
+        async_task.set(task)
+        try:
+            function = self._methods.get(method)
+            if function is None:
+                function = self._methods[method] = getattr(self._instance, method)
+            value = function(*args, **kwargs)
+            if type(value) is CoroutineType or isinstance(value, Awaitable):
+                value = await value
+        except (AsyncioActorExit, SystemExit):
+            pass  # the core ends the process, which answers the caller
+        except asyncio.CancelledError:
+            _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
+        except BaseException as error:
+            _core.reply_error(task, error)
+        else:
+            _core.reply(task, value)
+        self._end(task.task_id())
+
+    def _end(self, task_id: bytes) -> None:
+        was_full = len(self._running) >= self._limit
+        self._running.pop(task_id, None)
+        if was_full:
+            self._take_calls()
+
+    def _cancel(self, task: Any) -> None:
+        """Called by next_calls. A coroutine that has not started yet would never run its own handler."""
+        task_id = task.task_id()
+        running = self._running.get(task_id)
+        if running is None:
+            return
+        never_ran = inspect.getcoroutinestate(running.get_coro()) == inspect.CORO_CREATED  # type: ignore[arg-type]
+        running.cancel()
+        if never_ran:
+            _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
+            self._end(task_id)

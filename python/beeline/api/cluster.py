@@ -1,0 +1,51 @@
+"""What the machine offers and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from beeline import _core
+from beeline.api import session, this_worker
+
+
+def cluster_resources() -> dict[str, float]:
+    """Amounts of all resources of the session, by name."""
+    session.ensure()
+    return dict(_core.node_state()["total"])
+
+
+def available_resources() -> dict[str, float]:
+    """Amounts that no task or actor holds now, by name; what is used up is left out."""
+    session.ensure()
+    return {name: amount for name, amount in _core.node_state()["available"].items() if amount > 0}
+
+
+def nodes() -> list[dict[str, Any]]:
+    """One description of this machine, with Ray's keys."""
+    session.ensure()
+    return [
+        {
+            "NodeID": session.node_id(),
+            "Alive": True,
+            "alive": True,
+            "NodeManagerAddress": "127.0.0.1",
+            "NodeManagerHostname": socket.gethostname(),
+            "NodeName": "127.0.0.1",
+            "Resources": cluster_resources(),
+            "Labels": {},
+        }
+    ]
+
+
+def get_gpu_ids() -> list[Any]:
+    """Ids of the GPUs that this worker may use; as in CUDA_VISIBLE_DEVICES. Empty in the driver.
+
+    Numbers, or strings where CUDA_VISIBLE_DEVICES names devices otherwise.
+    """
+    ids = list(this_worker.state.gpus)
+    if not ids and not session.current.is_worker:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        ids = [name for name in visible.split(",") if name not in ("", "-1")]
+    return [int(name) if name.isdigit() else name for name in ids]

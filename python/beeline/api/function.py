@@ -1,0 +1,138 @@
+"""Remote functions: what `@remote` makes of a function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+
+from beeline.api import call_check, session, signature
+from beeline.api import options as option_table
+from beeline.tensors import transports
+
+
+class RemoteFunction:
+    """A function whose calls run as tasks in other processes: `f.remote(...)` returns a reference at once.
+
+    The function is pickled at the first call, with what it refers to as it is then.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], options: Mapping[str, Any], shared: _Pickled | None = None
+    ) -> None:
+        self._function = function
+        self._options = dict(options)
+        self._pickled = shared or _Pickled(function)
+        self._function_name = self._pickled.name
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises TypeError: a remote function is called by `.remote(...)`."""
+        name = self._pickled.name
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'."
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submits a task and returns one ObjectRef, a list of them, or None, by `num_returns`. Never blocks.
+
+        Raises TypeError for arguments that do not fit the function or cannot be pickled; nothing was submitted then.
+        """
+        # From the second call on, the core's own `remote` is found on the instance instead of this method.
+        session.ensure()
+        call = self._call()
+        call_check.install(call, self._pickled.parameters, self._pickled.name)
+        remote = self.__dict__["remote"] = call.remote
+        session.current.dependents.add(self)
+        return remote(*args, **kwargs)
+
+    def _call(self) -> Any:
+        options = self._options
+        blob = self._pickled.blob()
+        num_returns = options.get("num_returns")
+        max_retries = options.get("max_retries")
+        mode = option_table.mode(options)
+        return call_check.FunctionCall(
+            blob,
+            options.get("name") or self._pickled.name,
+            1 if num_returns is None else num_returns,
+            option_table.resources(options, default_cpus=1),
+            transports.OBJECT_STORE if mode is None else mode,
+            option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
+            options.get("retry_exceptions", False),
+            b"torch" in blob,
+            option_table.environment(options, session.current.env),
+        )
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options (those of `@remote`); this one is unchanged.
+
+        Raises ValueError or TypeError for options that tasks do not have.
+        """
+        option_table.validate_task(options)
+        if "max_calls" in options:
+            raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
+        return RemoteFunction(self._function, {**self._options, **options}, self._pickled)
+
+    def session_ended(self) -> None:
+        """The next call starts from scratch."""
+        self.__dict__.pop("remote", None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by function and options; a worker makes calls of its own."""
+        return RemoteFunction, (self._function, self._options)
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"RemoteFunction({self._pickled.name})"
+
+
+class _Pickled:
+    """A function's pickle and signature, shared by all its `.options()` variants."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.parameters = signature.parameters_of(function, skip_first=False)
+        self._blob: bytes | None = None
+        self._lock = threading.Lock()
+
+    def blob(self) -> bytes:
+        """The cloudpickled function. Raises TypeError that names the function where that is impossible."""
+        with self._lock:
+            if self._blob is None:
+                self._blob = pickled(self.function, f"the remote function {self.name}")
+            return self._blob
+
+
+def pickled(value: Any, what: str) -> bytes:
+    """cloudpickle's bytes of `value`; TypeError that names `what` where it cannot be pickled."""
+    try:
+        return cloudpickle.dumps(value, protocol=5)
+    except Exception as error:
+        raise TypeError(
+            f"Could not serialize {what}: {error}. Something that it refers to (a global, a closure or a default "
+            "value) cannot be pickled; create it inside, or pass it as an argument."
+        ) from error
+
+
+def make_remote_function(function: Callable[..., Any], options: Mapping[str, Any]) -> RemoteFunction:
+    """What the decorator returns for a function. Raises ValueError or TypeError for bad options, ValueError for a
+    coroutine function or a generator.
+    """
+    option_table.validate_task(options)
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(
+            "'async def' should not be used for remote tasks. You can wrap the async function with "
+            "`asyncio.run(f())`, or use an async actor."
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(
+            f"{getattr(function, '__name__', function)} is a generator: streams of results are not in this version. "
+            "Return a list, or use num_returns=N."
+        )
+    return RemoteFunction(function, options)

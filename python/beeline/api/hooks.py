@@ -1,0 +1,32 @@
+"""What the core calls in every process: values to bytes and back, errors to exceptions. See `_core.set_hooks`."""
+
+from __future__ import annotations
+
+from beeline import _core
+from beeline.api import this_worker
+from beeline.api.errors import make_error
+from beeline.exceptions import dump_task_error
+from beeline.tensors.mutation import published
+from beeline.tensors.values import dumps, dumps_call, loads
+
+
+class Hooks:
+    """The functions by the names that the core knows them by."""
+
+    dumps = staticmethod(dumps)
+    dumps_call = staticmethod(dumps_call)
+    loads = staticmethod(loads)
+    make_error = staticmethod(make_error)
+    published = staticmethod(published)
+
+    @staticmethod
+    def dumps_error(error: BaseException, function_name: str) -> bytes:
+        """What user code raised, as bytes, with the actor it was raised in."""
+        info = _core.actor_info()
+        actor_id = f"{info['actor_id']:032x}" if info else ""
+        return dump_task_error(error, function_name, actor_id, this_worker.actor_repr())
+
+
+def install() -> None:
+    """Gives the core its hooks; once, at import."""
+    _core.set_hooks(Hooks)

@@ -1,0 +1,226 @@
+"""Options of tasks, actors and methods: one table of types, values and defaults, and what they mean to the core.
+
+Names, defaults and the kind of error are those of Ray's `@ray.remote(...)`, `@ray.method(...)` and `.options(...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from beeline.tensors import transports
+
+# Smallest amount of a resource, as in Ray.
+RESOURCE_PRECISION = 0.0001
+DEFAULT_MAX_RETRIES = 3
+DEFAULT_ASYNC_CONCURRENCY = 1000
+
+
+class Option(NamedTuple):
+    """What an option may be: types, and a check of the value that returns what is wrong with it."""
+
+    types: tuple[type, ...]
+    check: Callable[[Any], str | None] | None = None
+
+
+_NONE = type(None)
+
+
+def _count(name: str, infinite: bool = True) -> Option:
+    least = -1 if infinite else 0
+    allowed = "None, 0, -1 (no bound) or a positive integer" if infinite else "None, 0 or a positive integer"
+    return Option(
+        (int, _NONE),
+        lambda value: None if value is None or value >= least else f"The keyword '{name}' only accepts {allowed}.",
+    )
+
+
+def _quantity_error(name: str, amount: float) -> str | None:
+    if isinstance(amount, bool) or not isinstance(amount, int | float):
+        return f"The quantity of resource {name} must be a number, got {type(amount).__name__}"
+    if amount < 0:
+        return f"The quantity of resource {name} cannot be negative"
+    if 0 < amount < RESOURCE_PRECISION:
+        return f"The precision of the fractional quantity of resource {name} cannot go beyond {RESOURCE_PRECISION}"
+    if name in ("num_gpus", "GPU") and amount > 1 and amount != int(amount):
+        return f"{name} = {amount}: more than one GPU must be a whole number"
+    return None
+
+
+def _quantity(name: str) -> Option:
+    return Option((float, int, _NONE), lambda value: None if value is None else _quantity_error(name, value))
+
+
+def _resources_error(resources: dict[str, float] | None) -> str | None:
+    if resources is None:
+        return None
+    if "CPU" in resources or "GPU" in resources:
+        return "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword"
+    for name, amount in resources.items():
+        if not isinstance(name, str):
+            return f"Names in 'resources' must be strings, got {name!r}"
+        if error := _quantity_error(name, amount):
+            return error
+    return None
+
+
+def _num_returns_error(value: Any) -> str | None:
+    if value is None or (isinstance(value, int) and value >= 0):
+        return None
+    if value in ("streaming", "dynamic"):
+        return f"num_returns='{value}': generators are not in this version; return a list, or use num_returns=N"
+    return f"The keyword 'num_returns' only accepts None or a non-negative integer, got {value!r}"
+
+
+def _retry_exceptions_error(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return None
+    if all(isinstance(kind, type) and issubclass(kind, Exception) for kind in value):
+        return None
+    return "retry_exceptions must be either a boolean or a list of exceptions"
+
+
+def _runtime_env_error(value: Mapping[str, Any] | None) -> str | None:
+    for key in value or ():
+        if key != "env_vars":
+            return f"runtime_env: '{key}' is not in this version; 'env_vars' is"
+    variables = (value or {}).get("env_vars") or {}
+    if not isinstance(variables, Mapping):
+        return f"runtime_env: env_vars must be a dict of strings, got {type(variables).__name__}"
+    for key, text in variables.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            return f"runtime_env: env_vars must map strings to strings, got {key!r}: {text!r}"
+    return None
+
+
+def _strategy_error(value: Any) -> str | None:
+    if value in (None, "DEFAULT", "SPREAD"):
+        return None
+    return f"scheduling_strategy must be 'DEFAULT' or 'SPREAD' in this version, got {value!r}"
+
+
+def _choice(name: str, *choices: Any) -> Callable[[Any], str | None]:
+    allowed = ", ".join(repr(choice) for choice in choices)
+    return lambda value: None if value in choices else f"`{name}` must be one of {allowed}; got {value!r}"
+
+
+def _groups_error(value: Any) -> str | None:
+    for group, limit in (value or {}).items():
+        if not isinstance(group, str) or not isinstance(limit, int) or limit < 1:
+            return f"concurrency_groups must map names to positive integers, got {group!r}: {limit!r}"
+    return None
+
+
+_COMMON: dict[str, Option] = {
+    "num_cpus": _quantity("num_cpus"),
+    "num_gpus": _quantity("num_gpus"),
+    "memory": _quantity("memory"),
+    "resources": Option((dict, _NONE), _resources_error),
+    "accelerator_type": Option((str, _NONE)),
+    "name": Option((str, _NONE)),
+    "runtime_env": Option((dict, _NONE), _runtime_env_error),
+    "scheduling_strategy": Option((str, _NONE), _strategy_error),
+    "tensor_transport": Option((str, _NONE)),
+    "isolation": Option((str, _NONE)),
+    "enable_task_events": Option((bool,)),
+    "_labels": Option((dict, _NONE)),
+    "label_selector": Option((dict, _NONE)),
+}
+TASK_OPTIONS: dict[str, Option] = {
+    **_COMMON,
+    "num_returns": Option((int, str, _NONE), _num_returns_error),
+    "max_calls": _count("max_calls", infinite=False),
+    "max_retries": _count("max_retries"),
+    "retry_exceptions": Option((bool, list, tuple), _retry_exceptions_error),
+    "_metadata": Option((dict, _NONE)),
+}
+ACTOR_OPTIONS: dict[str, Option] = {
+    **_COMMON,
+    "concurrency_groups": Option((dict, _NONE), _groups_error),
+    "enable_tensor_transport": Option((bool, _NONE)),
+    "lifetime": Option((str, _NONE), _choice("lifetime", None, "detached", "non_detached")),
+    "max_concurrency": _count("max_concurrency", infinite=False),
+    "max_restarts": _count("max_restarts"),
+    "max_task_retries": _count("max_task_retries"),
+    "max_pending_calls": _count("max_pending_calls"),
+    "object_store_memory": _count("object_store_memory", infinite=False),
+    "namespace": Option((str, _NONE)),
+    "get_if_exists": Option((bool,)),
+    "allow_out_of_order_execution": Option((bool, _NONE)),
+}
+METHOD_OPTIONS: dict[str, Option] = {
+    "num_returns": TASK_OPTIONS["num_returns"],
+    "max_task_retries": ACTOR_OPTIONS["max_task_retries"],
+    "retry_exceptions": TASK_OPTIONS["retry_exceptions"],
+    "concurrency_group": Option((str, _NONE)),
+    "enable_task_events": Option((bool,)),
+    "tensor_transport": Option((str, _NONE)),
+    "isolation": Option((str, _NONE)),
+}
+# For one call or a few: `handle.method.options(...)`.
+CALL_OPTIONS: dict[str, Option] = {**METHOD_OPTIONS, "name": Option((str, _NONE)), "_labels": Option((dict, _NONE))}
+
+
+def validate(options: Mapping[str, Any], table: Mapping[str, Option], what: str) -> None:
+    """Raises ValueError for an option that is not in `table` or has a bad value, TypeError for a wrong type.
+
+    `what` ("actors") goes into the message.
+    """
+    for name, value in options.items():
+        option = table.get(name)
+        if option is None:
+            raise ValueError(f"Invalid option keyword {name} for {what}. Valid ones are {list(table)}.")
+        if not isinstance(value, option.types) or (isinstance(value, bool) and bool not in option.types):
+            expected = " or ".join("None" if kind is _NONE else kind.__name__ for kind in option.types)
+            raise TypeError(f"The type of keyword '{name}' must be {expected}, but received type {type(value)}")
+        if option.check and (error := option.check(value)):
+            raise ValueError(error)
+    if "tensor_transport" in options or "isolation" in options:
+        mode(options)
+
+
+def validate_task(options: Mapping[str, Any]) -> None:
+    """Validates the options of a remote function; ValueError or TypeError."""
+    validate(options, TASK_OPTIONS, "remote functions")
+
+
+def validate_actor(options: Mapping[str, Any], in_options: bool) -> None:
+    """Validates the options of an actor class; `in_options`: they come from `.options()`. ValueError or TypeError."""
+    validate(options, ACTOR_OPTIONS, "actors")
+    if in_options and "concurrency_groups" in options:
+        raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")
+    if options.get("get_if_exists") and not options.get("name"):
+        raise ValueError("The actor name must be specified to use `get_if_exists`.")
+    if options.get("name") == "":
+        raise ValueError("Actor name cannot be an empty string.")
+    if options.get("namespace") == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+
+
+def mode(options: Mapping[str, Any]) -> int | None:
+    """The mode that `tensor_transport` and `isolation` ask for, None where neither is given.
+
+    An isolation alone asks for a direct transport.
+    """
+    transport, isolation = options.get("tensor_transport"), options.get("isolation")
+    if transport is None and isolation is None:
+        return None
+    return transports.mode_for("auto" if transport is None else transport, isolation)
+
+
+def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
+    """What the daemon accounts for: amounts by resource name, zero amounts left out."""
+    amounts = {name: float(amount) for name, amount in (options.get("resources") or {}).items()}
+    cpus = options.get("num_cpus")
+    amounts["CPU"] = float(default_cpus if cpus is None else cpus)
+    amounts["GPU"] = float(options.get("num_gpus") or 0)
+    amounts["memory"] = float(options.get("memory") or 0)
+    if kind := options.get("accelerator_type"):
+        amounts[f"accelerator_type:{kind}"] = 0.001
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def environment(options: Mapping[str, Any], session_env: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of the worker, on top of the driver's: the session's, then the option's own."""
+    own = (options.get("runtime_env") or {}).get("env_vars") or {}
+    return {**session_env, **own}

@@ -1,0 +1,264 @@
+"""init and shutdown: one session per process, started on first use."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pickle
+import sys
+import threading
+import uuid
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from beeline import _core
+from beeline.api import options as option_table
+from beeline.engines import embedded
+from beeline.exceptions import CoreError, SessionLostError
+
+_log = logging.getLogger("beeline")
+_lock = threading.RLock()
+
+
+class _Session:
+    """What Python knows of the session that this process is in; empty outside of one."""
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {}
+        self.namespace = ""
+        self.env: dict[str, str] = {}
+        self.is_worker = False
+        # Things with state that ends with the session; each has `session_ended()`.
+        self.dependents: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+current = _Session()
+
+
+class Context(Mapping[str, Any]):
+    """What `init` returns: facts about the session; a context manager that ends it."""
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self.address_info = {
+            "node_ip_address": "127.0.0.1",
+            "node_id": node_id(),
+            "session_dir": info["session_dir"],
+            "session_name": info["session_name"],
+            "address": "local",
+        }
+        self.dashboard_url: str | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        """One of the facts in `address_info`."""
+        return self.address_info[key]
+
+    def __iter__(self) -> Any:
+        """Over the names of the facts."""
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        """How many facts there are."""
+        return len(self.address_info)
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"Context(session={self.address_info['session_name']!r})"
+
+    def __enter__(self) -> Context:
+        """Nothing more to start."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Ends the session."""
+        shutdown()
+
+    def disconnect(self) -> None:
+        """Ends the session."""
+        shutdown()
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: int | str = logging.INFO,
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
+) -> Context:
+    """Starts a session on this machine with this process as its driver.
+
+    Args:
+        address: None or "local". Clusters are not in this version.
+        num_cpus: How many CPUs tasks and actors may hold; None: those this process may use.
+        num_gpus: How many GPUs; None: those in CUDA_VISIBLE_DEVICES or /dev.
+        resources: Amounts of custom resources by name.
+        labels: Accepted; one node needs none.
+        object_store_memory: Bytes that published objects may take at most (the arena quota).
+        local_mode: Not in this version.
+        ignore_reinit_error: Return the running session's context instead of raising.
+        include_dashboard: Accepted; there is no dashboard. So are dashboard_host and dashboard_port.
+        dashboard_host: See include_dashboard.
+        dashboard_port: See include_dashboard.
+        job_config: Not in this version.
+        configure_logging: Whether logging_level is applied to the logger "beeline".
+        logging_level: Level of the logger "beeline", here and in the workers.
+        logging_format: Accepted; configure the logger "beeline" itself.
+        logging_config: Accepted, as logging_format.
+        log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
+        namespace: Where names of actors are looked up; None: one of this session's own.
+        runtime_env: {"env_vars": {...}}: environment variables of all workers.
+
+    Returns: facts about the session.
+
+    Raises:
+        RuntimeError: a session is running already (state unchanged).
+        ValueError, TypeError: an argument that this version does not support (nothing started).
+        CoreError: the daemon did not come up (nothing left running).
+    """
+    _check_arguments(address, local_mode, job_config, resources, object_store_memory, namespace, runtime_env)
+    for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
+        if amount is not None and amount < 0:
+            raise ValueError(f"{name} must not be negative, got {amount}.")
+    with _lock:
+        if is_initialized():
+            if ignore_reinit_error or current.is_worker:
+                return Context(current.info)
+            raise RuntimeError(
+                "Maybe you called beeline.init twice by accident? This error can be suppressed by passing in "
+                "'ignore_reinit_error=True' or by calling 'beeline.shutdown()' prior to 'beeline.init()'."
+            )
+        if current.info:  # the last session ended under us
+            shutdown()
+        if configure_logging:
+            _log.setLevel(logging_level)
+        env = dict((runtime_env or {}).get("env_vars") or {})
+        own_namespace = namespace or str(uuid.uuid4())
+        config = {
+            "cwd": _cwd(),
+            "sys_path": list(sys.path),
+            "namespace": own_namespace,
+            "env": env,
+            "log_level": _log.level,
+            "driver_pid": os.getpid(),
+        }
+        current.info = embedded.start(
+            embedded.detected_resources(num_cpus, num_gpus, resources or {}),
+            pickle.dumps(config),
+            object_store_memory,
+            True if log_to_driver is None else log_to_driver,
+            os.path.basename(sys.argv[0]) if sys.argv else "",
+        )
+        current.namespace, current.env = own_namespace, env
+        return Context(current.info)
+
+
+def _check_arguments(
+    address: str | None,
+    local_mode: bool,
+    job_config: Any,
+    resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    namespace: str | None,
+    runtime_env: Mapping[str, Any] | None,
+) -> None:
+    if address not in (None, "local"):
+        raise ValueError(
+            f"address={address!r}: this version starts a session on this machine; pass None or 'local'. "
+            "Joining a running session or a cluster is not supported."
+        )
+    if local_mode:
+        raise ValueError("local_mode=True is not in this version; a session starts in milliseconds.")
+    if job_config is not None:
+        raise ValueError("job_config is not in this version; pass runtime_env={'env_vars': {...}} or namespace.")
+    table = {
+        "resources": option_table.ACTOR_OPTIONS["resources"],
+        "object_store_memory": option_table.ACTOR_OPTIONS["object_store_memory"],
+        "namespace": option_table.ACTOR_OPTIONS["namespace"],
+        "runtime_env": option_table.ACTOR_OPTIONS["runtime_env"],
+    }
+    given = {
+        "resources": resources,
+        "object_store_memory": object_store_memory,
+        "namespace": namespace,
+        "runtime_env": runtime_env,
+    }
+    option_table.validate({name: value for name, value in given.items() if value is not None}, table, "init")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # the folder was removed
+        return "/"
+
+
+def shutdown(_exiting_interpreter: bool = False) -> None:
+    """Ends the session: actors, tasks, objects. Within two seconds; without a session it does nothing.
+
+    References and handles of the session are of no use afterwards; `init` may be called again.
+    """
+    with _lock:
+        if current.is_worker and not _exiting_interpreter:
+            raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
+        was_running = bool(current.info)
+        current.info, current.namespace, current.env = {}, "", {}
+        if was_running:
+            _core.stop()
+        for dependent in list(current.dependents):
+            dependent.session_ended()
+
+
+def is_initialized() -> bool:
+    """Whether this process is in a session."""
+    return bool(current.info) and _core.is_running()
+
+
+def ensure() -> None:
+    """Starts a session with default arguments where there is none, as the first use of Ray's API does.
+
+    Raises SessionLostError where the session ended under the program: a new one would not know its actors and objects.
+    """
+    if _core.is_running():
+        return
+    with _lock:
+        if current.info and not _core.is_running():
+            reason = _core.session_error() or "the session has ended"
+            raise SessionLostError(f"{reason}. Call beeline.shutdown() and beeline.init() to start anew.")
+        if current.is_worker:
+            raise CoreError("This worker has left its session.")
+        if not current.info:
+            init()
+
+
+def require() -> None:
+    """Raises where no session is running, for what makes no sense in a new one."""
+    if not _core.is_running():
+        if current.info:
+            ensure()
+        raise CoreError("No session is running. Call beeline.init() first.")
+
+
+def node_id() -> str:
+    """The node's id in hexadecimal, as Ray's (28 bytes); one machine is one node."""
+    return uuid.uuid5(uuid.NAMESPACE_DNS, "node").hex + "0" * 24
+
+
+atexit.register(lambda: shutdown(True))

@@ -1,0 +1,80 @@
+"""Arguments are checked where the call is made, as in Ray: a wrong call raises TypeError at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+# One parameter: (name, kind, has a default). Plain data, so that it travels with a handle.
+Parameters = tuple[tuple[str, int, bool], ...]
+
+
+def parameters_of(function: Callable[..., Any], skip_first: bool) -> Parameters | None:
+    """The parameters of `function`, without `self` if `skip_first`; None where it has no signature (some builtins)."""
+    try:
+        found = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):
+        return None
+    if skip_first and found and found[0].kind in (0, 1):
+        found = found[1:]
+    return tuple((p.name, int(p.kind), p.default is not inspect.Parameter.empty) for p in found)
+
+
+def arity(parameters: Parameters | None) -> tuple[int, int]:
+    """The least and the most positional arguments of a call without keywords that surely fits."""
+    if parameters is None:
+        return 0, 1 << 30
+    least = most = 0
+    for _, kind, has_default in parameters:
+        if kind in (0, 1):  # positional only, positional or keyword
+            most += 1
+            least += not has_default
+        elif kind == 2:  # *args
+            most = 1 << 30
+        elif kind == 3 and not has_default:  # a required keyword: no such call fits
+            return 1, 0
+    return least, most
+
+
+def checker(parameters: Parameters | None, function_name: str) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
+    """A function (args, kwargs) -> None that raises TypeError where the arguments do not fit."""
+    if parameters is None:
+        return lambda args, kwargs: None
+    signature: inspect.Signature | None = None
+
+    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal signature
+        if signature is None:
+            signature = _signature(parameters)
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{error}. The function `{function_name}` has a signature `{signature}`, but was given "
+                f"{len(args)} positional arguments and the keywords {list(kwargs)}."
+            ) from None
+
+    return check
+
+
+def _signature(parameters: Parameters) -> inspect.Signature:
+    kinds = list(inspect._ParameterKind)
+    empty = inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(name, kinds[kind], default=_DEFAULT if has_default else empty)
+            for name, kind, has_default in parameters
+        ]
+    )
+
+
+class _Default:
+    """Stands for a default value, which stays with the function."""
+
+    def __repr__(self) -> str:
+        """As in documentation."""
+        return "..."
+
+
+_DEFAULT = _Default()

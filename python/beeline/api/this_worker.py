@@ -1,0 +1,54 @@
+"""What this process is when it is a worker; in the driver everything here is empty. `_worker` fills it in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from beeline.api import actor
+
+
+class State:
+    """The actor that runs here, if any, and the accelerators it may use."""
+
+    def __init__(self) -> None:
+        self.instance: Any = None
+        self.actor_id = 0
+        self.meta_bytes = b""
+        self.gpus: list[str] = []
+        # As the process was started; restored when a task without GPUs follows one with.
+        self.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+state = State()
+
+
+def use_gpus(indexes: list[int]) -> None:
+    """Limits CUDA to the given devices; without any, the process sees what the driver saw."""
+    inherited = state.visible_devices
+    named = inherited.split(",") if inherited else []
+    state.gpus = [named[index] if index < len(named) else str(index) for index in indexes]
+    if indexes:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(state.gpus)
+    elif inherited is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = inherited
+
+
+def own_handle() -> actor.ActorHandle | None:
+    """A handle to the actor of this process, None if there is none. It does not keep the actor alive."""
+    if not state.meta_bytes:
+        return None
+    return actor.restore_handle(state.actor_id, None, state.meta_bytes)
+
+
+def actor_repr() -> str:
+    """What the actor's own `__repr__` says, "" where it has none; for tracebacks."""
+    instance = state.instance
+    if instance is None or type(instance).__repr__ is object.__repr__:
+        return ""
+    try:
+        return repr(instance)
+    except Exception as error:
+        return f"<its __repr__ raised {type(error).__name__}>"

@@ -1,0 +1,5 @@
+"""`python -m beeline.cli`."""
+
+from beeline.cli.commands import main
+
+main()

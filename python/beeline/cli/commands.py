@@ -1,0 +1,100 @@
+"""What the `beeline` command does. The core is imported by the commands that talk to a session, not by `run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from importlib import metadata
+from typing import Any
+
+import click
+from rich.console import Console
+
+from beeline.cli import doctor as checks
+from beeline.cli import tables
+
+STOP_TIMEOUT_S = 5.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(metadata.version("beeline"), prog_name="beeline")
+def main() -> None:
+    """Direct tensor transport between processes, and the actors on both ends."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list, an object per session.")
+def status(as_json: bool) -> None:
+    """Show actors, processes, resources and counters of your running sessions."""
+    from beeline import _core
+
+    states: list[dict[str, Any]] = []
+    for session_dir in _core.live_sessions():
+        try:
+            states.append({"session_dir": session_dir, **_core.session_state(session_dir)})
+        except Exception as error:  # it may have ended meanwhile; the others are still shown
+            states.append({"session_dir": session_dir, "error": str(error)})
+    if as_json:
+        click.echo(json.dumps(states, indent=2, default=str))
+        return
+    if not states:
+        click.echo("No session is running.")
+    console = Console()
+    for state in states:
+        tables.show_session(console, state)
+
+
+@main.command()
+def stop() -> None:
+    """End all your sessions, detached actors included, and remove what dead ones have left."""
+    from beeline import _core
+
+    stuck = []
+    sessions = _core.live_sessions()
+    for session_dir in sessions:
+        if not _core.stop_session(session_dir, STOP_TIMEOUT_S):
+            stuck.append(session_dir)
+    stale = _core.remove_stale_sessions()
+    click.echo(
+        f"Stopped {len(sessions) - len(stuck)} session(s); removed {stale['directories']} stale folder(s) and "
+        f"{stale['processes']} process(es)."
+    )
+    if stuck:
+        raise click.ClickException(f"Still running after {STOP_TIMEOUT_S:g} s: {', '.join(stuck)}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Check the machine: kernel, memory, limits, and which transports can be used. Exits with 1 on errors."""
+    found = checks.run_all()
+    failed = [check for check in found if check.level == "error"]
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "checks": [check._asdict() for check in found]}, indent=2))
+    else:
+        tables.show_checks(Console(), found)
+    sys.exit(1 if failed else 0)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("program")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(program: str, args: tuple[str, ...]) -> None:
+    """Run PROGRAM with its large allocations in arenas, so that what it publishes needs no copy.
+
+    A Python file runs under this interpreter; anything else is looked up in PATH.
+    """
+    from beeline.engines import preload
+
+    environment = {**os.environ, **preload.environment()}
+    if program.endswith(".py"):
+        command = [sys.executable, program, *args]
+    else:
+        path = shutil.which(program)
+        if path is None:
+            raise click.ClickException(f"{program}: no such program")
+        command = [path, *args]
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)

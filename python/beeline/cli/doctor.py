@@ -1,0 +1,137 @@
+"""What Beeline needs of a machine, and what makes it faster. Reads only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from beeline.engines import preload
+from beeline.tensors import transports
+
+MINIMUM_KERNEL = (5, 14)
+PAGEMAP_SCAN_KERNEL = (6, 7)
+OPEN_FILES = 4096
+MAP_COUNT = 65530
+
+
+class Check(NamedTuple):
+    """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could."""
+
+    name: str
+    level: Literal["ok", "warning", "error"]
+    found: str
+    advice: str = ""
+
+
+def run_all() -> list[Check]:
+    """Every check, in the order in which they are shown."""
+    return [
+        _kernel(),
+        _huge_pages(),
+        _memory(),
+        _overcommit(),
+        _address_space(),
+        _open_files(),
+        _map_count(),
+        _ptrace(),
+        _preload(),
+        *_transports(),
+    ]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(6, 12) of "6.12.8-amd64"; (0, 0) where it has no such form."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    version = kernel_version(release)
+    if version < MINIMUM_KERNEL:
+        return Check("kernel", "error", release, "Linux 5.14 or later is needed")
+    if version < PAGEMAP_SCAN_KERNEL:
+        return Check("kernel", "ok", release, "from 6.7 on, written pages are found faster")
+    return Check("kernel", "ok", release)
+
+
+def _huge_pages() -> Check:
+    text = _read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    chosen = re.search(r"\[(\w+)\]", text)
+    mode = chosen[1] if chosen else "unknown"
+    if mode in ("always", "advise", "within_size", "force"):
+        return Check("huge pages of shared memory", "ok", mode)
+    return Check("huge pages of shared memory", "ok", mode, "'advise' makes the first touch of an arena faster")
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _read("/sys/fs/cgroup/memory.max")
+    found = f"{total / 2**30:.1f} GiB"
+    if limit.isdigit() and int(limit) < total:
+        found += f", cgroup limit {int(limit) / 2**30:.1f} GiB"
+    return Check("memory", "ok", found)
+
+
+def _overcommit() -> Check:
+    mode = _read("/proc/sys/vm/overcommit_memory")
+    if mode == "2":
+        return Check("overcommit", "error", "strict", "sysctl vm.overcommit_memory=0: arenas are sparse mappings")
+    return Check("overcommit", "ok", {"0": "heuristic", "1": "always"}.get(mode, mode or "unknown"))
+
+
+def _limit(which: int) -> str:
+    soft, _ = resource.getrlimit(which)
+    return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
+
+
+def _address_space() -> Check:
+    limit = _limit(resource.RLIMIT_AS)
+    if limit != "unlimited":
+        return Check("address space (ulimit -v)", "warning", limit, "ulimit -v unlimited: arenas reserve addresses")
+    return Check("address space (ulimit -v)", "ok", limit)
+
+
+def _open_files() -> Check:
+    limit = _limit(resource.RLIMIT_NOFILE)
+    if limit.isdigit() and int(limit) < OPEN_FILES:
+        return Check("open files (ulimit -n)", "warning", limit, f"ulimit -n {OPEN_FILES}, for hundreds of actors")
+    return Check("open files (ulimit -n)", "ok", limit)
+
+
+def _map_count() -> Check:
+    count = _read("/proc/sys/vm/max_map_count")
+    if count.isdigit() and int(count) < MAP_COUNT:
+        return Check("max_map_count", "warning", count, f"sysctl vm.max_map_count={MAP_COUNT}")
+    return Check("max_map_count", "ok", count or "unknown")
+
+
+def _ptrace() -> Check:
+    scope = _read("/proc/sys/kernel/yama/ptrace_scope") or "0"
+    return Check("ptrace scope", "ok", scope)
+
+
+def _preload() -> Check:
+    name = "preload library"
+    if not preload.LIBRARY.exists():
+        return Check(name, "error", "missing", "reinstall beeline: the wheel was built without it")
+    if os.environ.get("BEELINE_PRELOAD") == "0":
+        return Check(name, "warning", "off (BEELINE_PRELOAD=0)", "unset it: publishing costs a copy so")
+    return Check(name, "ok", str(preload.LIBRARY))
+
+
+def _transports() -> list[Check]:
+    usable = [Check(f"transport {name}", "ok", text) for name, text in transports.USABLE.items()]
+    missing = [Check(f"transport {name}", "ok", f"not usable: {text}") for name, text in transports.UNUSABLE.items()]
+    return usable + missing

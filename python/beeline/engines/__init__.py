@@ -1,0 +1,1 @@
+"""Engines run actors: `embedded`, on this machine."""

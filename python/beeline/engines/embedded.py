@@ -1,0 +1,86 @@
+"""Starts the embedded engine: the node daemon and the warm interpreter come out of the package's own files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from beeline import _core
+from beeline.engines import preload
+
+PACKAGE = Path(__file__).resolve().parent.parent
+DAEMON = PACKAGE / "bin" / "beelined"
+ZYGOTE_COMMAND = (sys.executable, "-P", "-m", "beeline._zygote")
+# Of the memory there is: what published objects may take by default, and the "memory" that tasks may ask for.
+QUOTA_SHARE = 0.6
+MEMORY_SHARE = 0.7
+
+
+def start(
+    resources: Mapping[str, float], config: bytes, quota_bytes: int | None, log_to_driver: bool, job_name: str
+) -> dict[str, Any]:
+    """Starts a session with this process as its driver; returns what `_core.start_session` returns.
+
+    quota_bytes: how much published objects may take, None for a share of the machine's memory.
+    Raises CoreError or OSError where the daemon does not come up; nothing is left running then.
+    """
+    memory = memory_bytes()
+    return _core.start_session(
+        {
+            "beelined": str(DAEMON),
+            "zygote_command": list(ZYGOTE_COMMAND),
+            "zygote_env": preload.environment(),
+            "resources": dict(resources),
+            "config": config,
+            "arena_capacity_bytes": memory,
+            "arena_quota_bytes": int(memory * QUOTA_SHARE) if quota_bytes is None else quota_bytes,
+            "prestart": 1,
+            "log_to_driver": log_to_driver,
+            "job_name": job_name,
+        }
+    )
+
+
+def detected_resources(num_cpus: float | None, num_gpus: float | None, custom: Mapping[str, float]) -> dict[str, float]:
+    """What this machine offers; a given number overrides what is found."""
+    found = {
+        "CPU": float(_cpu_count() if num_cpus is None else num_cpus),
+        "GPU": float(_gpu_count() if num_gpus is None else num_gpus),
+        "memory": float(int(memory_bytes() * MEMORY_SHARE)),
+        "node:127.0.0.1": 1.0,
+        **{name: float(amount) for name, amount in custom.items()},
+    }
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def memory_bytes() -> int:
+    """Memory of the machine or of its cgroup, whichever is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _read("/sys/fs/cgroup/memory.max") or _read("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _cpu_count() -> int:
+    count = len(os.sched_getaffinity(0))
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+def _gpu_count() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,351 @@
+"""Every error that Beeline raises, under one base; Ray's names are aliases: `except` clauses of Ray programs hold.
+
+Nothing here needs the core. An exception survives pickling; one that user code raised arrives as an instance of both
+`TaskError` and its own class (`TaskError.as_instanceof_cause`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pickle
+import traceback
+from typing import Any
+
+_log = logging.getLogger("beeline")
+_PACKAGE_FOLDER = os.path.dirname(__file__) + os.sep
+
+
+class BeelineError(Exception):
+    """Base of all errors of Beeline."""
+
+
+class TaskError(BeelineError):
+    """User code raised in a task, an actor's method or an actor's constructor.
+
+    `cause` is the exception itself, `traceback_str` the remote traceback as text, `function_name` what ran.
+    """
+
+    def __init__(
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException,
+        pid: int = 0,
+        actor_id: str = "",
+        actor_repr: str = "",
+    ) -> None:
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.pid = pid
+        self.actor_id = actor_id
+        self.actor_repr = actor_repr
+        self.args = (function_name, traceback_str, cause, pid, actor_id, actor_repr)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (self.function_name, self.traceback_str, self.cause, self.pid, self.actor_id, self.actor_repr)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the fields; a dual instance is derived again on the other side."""
+        return TaskError, self._fields()
+
+    def as_instanceof_cause(self) -> TaskError:
+        """Returns an exception that `except TaskError` and `except type(cause)` both catch.
+
+        A cause whose class cannot be subclassed leaves this TaskError as it is, with a warning.
+        """
+        cause_class = type(self.cause)
+        if issubclass(TaskError, cause_class):
+            return self
+        try:
+            dual = _dual_class(cause_class)  # type: ignore[arg-type]
+            error = dual.__new__(dual, *_group_arguments(self.cause))
+            TaskError.__init__(error, *self._fields())
+        except Exception as reason:
+            _log.warning("%s is raised as TaskError alone: %s. Its `cause` is the original.", cause_class, reason)
+            return self
+        error.__cause__ = self.cause
+        return error
+
+    def __str__(self) -> str:
+        """The remote traceback, its first line replaced by what ran where."""
+        where = f"pid={self.pid}"
+        if self.actor_id:
+            where += f", actor_id={self.actor_id}"
+        if self.actor_repr:
+            where += f", repr={self.actor_repr}"
+        header = f"beeline::{self.function_name}() ({where})"
+        first = "Traceback (most recent call last):\n"
+        text = self.traceback_str.rstrip("\n")
+        if first in text:
+            return text.replace(first, header + "\n")
+        return f"{header}\n{text}"
+
+
+def _group_arguments(cause: BaseException) -> tuple[Any, ...]:
+    return (cause.message, cause.exceptions) if isinstance(cause, BaseExceptionGroup) else ()
+
+
+@functools.cache
+def _dual_class(cause_class: type[BaseException]) -> type[TaskError]:
+    """A class that is both; its attributes other than TaskError's own come from the cause."""
+
+    def getattr_of_cause(self: TaskError, name: str) -> Any:
+        if name == "cause":  # not yet initialized
+            raise AttributeError(name)
+        return getattr(self.cause, name)
+
+    members = {
+        "__module__": __name__,
+        "__init__": TaskError.__init__,
+        "__reduce__": lambda self: (_dual, self._fields()),
+        "__reduce_ex__": lambda self, protocol: (_dual, self._fields()),
+        "__getattr__": getattr_of_cause,
+        "__str__": TaskError.__str__,
+        # A class attribute: `args` of the cause's class may be a read-only property.
+        "args": None,
+    }
+    return type(f"TaskError({cause_class.__name__})", (TaskError, cause_class), members)
+
+
+def _dual(*fields: Any) -> TaskError:
+    return TaskError(*fields).as_instanceof_cause()
+
+
+class CrossLanguageError(BeelineError):
+    """Kept for programs that name it; Beeline runs Python only."""
+
+
+class TaskCancelledError(BeelineError):
+    """The task was cancelled before it finished."""
+
+    def __init__(self, task_id: str | None = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        """What was cancelled, in a sentence."""
+        return self.error_message or (
+            f"Task {self.task_id} was cancelled." if self.task_id else "The task was cancelled."
+        )
+
+
+class WorkerCrashedError(BeelineError):
+    """The process that ran the task ended before it had a result."""
+
+
+class ActorError(BeelineError):
+    """An actor died or cannot be reached; see the subclasses.
+
+    `actor_id` is its id in hexadecimal, `actor_init_failed` whether its constructor raised, `preempted` always False.
+    """
+
+    def __init__(
+        self,
+        actor_id: str | None = None,
+        error_msg: str = "The actor experienced an error before finishing this task.",
+        actor_init_failed: bool = False,
+    ) -> None:
+        super().__init__(actor_id, error_msg, actor_init_failed)
+        self.actor_id = actor_id
+        self.error_msg = error_msg
+        self.actor_init_failed = actor_init_failed
+        self.preempted = False
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return self.error_msg
+
+
+class ActorDiedError(ActorError):
+    """The actor is dead for good: its process ended, it was killed, or its constructor raised."""
+
+    def __init__(
+        self,
+        actor_id: str | None = None,
+        error_msg: str = "The actor died unexpectedly before finishing this task.",
+        actor_init_failed: bool = False,
+    ) -> None:
+        super().__init__(actor_id, error_msg, actor_init_failed)
+
+
+class ActorUnavailableError(ActorError):
+    """The actor's process ended and it is being restarted; the call may or may not have run."""
+
+
+class CoreError(BeelineError):
+    """The runtime itself failed."""
+
+
+class SessionLostError(CoreError):
+    """The session ended under the program: the node daemon died. `init()` starts a new one."""
+
+
+class AuthenticationError(BeelineError):
+    """A peer could not show that it belongs to the session."""
+
+
+class UserCodeException(BeelineError):  # noqa: N818 - Ray's name
+    """Wraps an exception of user code that a library runs."""
+
+
+class ObjectStoreFullError(BeelineError):
+    """The arena quota (`object_store_memory`) is exhausted by objects that are still referenced."""
+
+
+class OutOfDiskError(BeelineError):
+    """No disk space is left for spilled objects."""
+
+
+class OutOfMemoryError(BeelineError):
+    """The machine or its cgroup has no memory left."""
+
+
+class NodeDiedError(BeelineError):
+    """The node is dead or cannot be reached."""
+
+
+class ObjectLostError(BeelineError):
+    """The object's bytes are gone, with the process that held them."""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """Fetching the object took longer than its deadline."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """The object was deleted while a reference to it existed."""
+
+
+class ObjectFreedError(ObjectLostError):
+    """The object was freed by the program."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that created the reference has ended."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The object is lost and its task cannot run again."""
+
+
+class GetTimeoutError(BeelineError, TimeoutError):
+    """A wait took longer than its timeout; what was waited for goes on."""
+
+
+class PlasmaObjectNotAvailable(BeelineError):  # noqa: N818 - Ray's name
+    """The object was not there within the given time."""
+
+
+class AsyncioActorExit(BeelineError):  # noqa: N818 - Ray's name
+    """Leaves a coroutine after `exit_actor()`."""
+
+
+class RuntimeEnvSetupError(BeelineError):
+    """The environment asked for by `runtime_env` could not be made."""
+
+
+class TaskPlacementGroupRemoved(BeelineError):  # noqa: N818 - Ray's name
+    """The task's placement group was removed."""
+
+
+class ActorPlacementGroupRemoved(BeelineError):  # noqa: N818 - Ray's name
+    """The actor's placement group was removed."""
+
+
+class PendingCallsLimitExceeded(BeelineError):  # noqa: N818 - Ray's name
+    """More calls than `max_pending_calls` wait for the actor; this one was not sent."""
+
+
+class TaskUnschedulableError(BeelineError):
+    """The task asks for resources that this machine can never give."""
+
+
+class ActorUnschedulableError(BeelineError):
+    """The actor asks for resources that this machine can never give."""
+
+
+class ObjectRefStreamEndOfStreamError(BeelineError):
+    """A stream of results has ended."""
+
+
+class DirectTransportError(CoreError):
+    """A direct transfer failed; the processes on both ends go on."""
+
+
+class TransportUnavailableError(DirectTransportError, ValueError):
+    """The transport asked for cannot be used; the message lists which can, and why the others cannot."""
+
+
+class TensorMutatedError(DirectTransportError):
+    """A tensor published with isolation="live" was written before its consumers were done."""
+
+
+class TargetMismatchError(DirectTransportError, ValueError):
+    """The tensors given to `set_target_for_ref` do not fit the object's; nothing was written."""
+
+
+class UnserializableException(BeelineError):  # noqa: N818 - Ray's name
+    """Stands for an exception that could not be pickled or unpickled; the message holds its text."""
+
+
+class ActorAlreadyExistsError(ValueError, BeelineError):
+    """The name is taken by a living actor."""
+
+
+class ActorHandleNotFoundError(ValueError, BeelineError):
+    """The handle belongs to another session."""
+
+
+RayError = BeelineError
+RayTaskError = TaskError
+RayActorError = ActorError
+RaySystemError = CoreError
+RayDirectTransportError = DirectTransportError
+LocalRayletDiedError = SessionLostError
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback of `error` as text, without Beeline's own frames at its outer end."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE_FOLDER):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def dump_task_error(error: BaseException, function_name: str, actor_id: str = "", actor_repr: str = "") -> bytes:
+    """Pickles what user code raised; never raises. A cause that cannot be pickled is replaced by its description."""
+    try:
+        text = traceback_text(error)
+    except Exception:  # an exception whose __str__ raises
+        text = f"{type(error).__name__} (its traceback could not be formatted)"
+    cause = error.cause if isinstance(error, TaskError) else error
+    about = (function_name, text, os.getpid(), actor_id, actor_repr)
+    return pickle.dumps((about, _dump_cause(cause, text)), protocol=5)
+
+
+def _dump_cause(cause: BaseException, text: str) -> bytes:
+    import cloudpickle
+
+    try:
+        blob = cloudpickle.dumps(cause, protocol=5)
+        pickle.loads(blob)  # many exceptions pickle but do not come back (a constructor with other arguments)
+        return blob
+    except Exception as reason:
+        name = f"{type(cause).__module__}.{type(cause).__qualname__}"
+        return pickle.dumps(
+            UnserializableException(f"{name} cannot be pickled ({reason}). It was:\n{text}"), protocol=5
+        )
+
+
+def load_task_error(payload: bytes) -> TaskError:
+    """The TaskError that `dump_task_error` described; a cause that does not unpickle here is replaced by its text."""
+    (function_name, text, pid, actor_id, actor_repr), blob = pickle.loads(payload)
+    try:
+        cause = pickle.loads(blob)
+    except Exception as reason:
+        cause = UnserializableException(f"The exception cannot be unpickled here ({reason}). It was:\n{text}")
+    return TaskError(function_name, text, cause, pid, actor_id, actor_repr)

@@ -1,0 +1,65 @@
+"""Control of direct objects: when a published tensor may be written again, and where a fetched one goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from beeline import _core
+from beeline.exceptions import GetTimeoutError
+
+
+def wait_tensor_freed(tensor: Any, timeout: float | None = None) -> None:
+    """Waits until no published object refers to the tensor's memory; then it may be written.
+
+    Args:
+        tensor: A CPU torch.Tensor or numpy array of this process; one that was never published is free.
+        timeout: Seconds to wait at most; None: without bound.
+
+    Raises GetTimeoutError (also a TimeoutError) where it is still published after that time; nothing has changed.
+    """
+    address, nbytes = _span(tensor)
+    if not nbytes:
+        return
+    began = time.monotonic()
+    if not _core.wait_unpublished(address, nbytes, timeout):
+        holders = _core.holds_overlapping(address, nbytes)
+        raise GetTimeoutError(
+            f"The tensor of shape {list(tensor.shape)} is still published by {holders} object(s) after "
+            f"{time.monotonic() - began:.3f} s. Drop their references, or wait longer."
+        )
+
+
+def _span(tensor: Any) -> tuple[int, int]:
+    """(address, bytes) of the range that the elements span."""
+    if hasattr(tensor, "data_ptr"):
+        if tensor.device.type != "cpu":
+            raise ValueError(f"wait_tensor_freed serves CPU tensors in this version, got one on {tensor.device}.")
+        extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        return tensor.data_ptr(), extent * tensor.element_size() if tensor.numel() else 0
+    if hasattr(tensor, "__array_interface__"):
+        import numpy
+
+        low, high = numpy.lib.array_utils.byte_bounds(tensor)
+        return low, high - low
+    raise TypeError(f"wait_tensor_freed takes a tensor or an array, got {type(tensor).__name__}.")
+
+
+def set_target_for_ref(ref: Any, targets: Sequence[Any]) -> None:
+    """The object's tensors are written into `targets` when this process fetches it, and the value holds those.
+
+    Args:
+        ref: An ObjectRef whose value has as many tensors as there are targets.
+        targets: CPU torch tensors, in the order in which the value holds its tensors, of their shapes and dtypes.
+
+    Raises TypeError for anything else. `get` raises TargetMismatchError where number, shape or dtype differ, and
+    writes nothing then.
+    """
+    if not isinstance(ref, _core.ObjectRef):
+        raise TypeError(f"set_target_for_ref takes an ObjectRef, got {type(ref).__name__}.")
+    found = list(targets)
+    for index, target in enumerate(found):
+        if not hasattr(target, "copy_"):
+            raise TypeError(f"Target {index} must be a torch.Tensor, got {type(target).__name__}.")
+    _core.set_target(ref, found)

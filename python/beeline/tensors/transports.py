@@ -1,0 +1,48 @@
+"""Names of tensor transports, and what each means on one machine. Names are honoured strictly, in any case."""
+
+from __future__ import annotations
+
+from beeline.exceptions import TransportUnavailableError
+
+# Modes of _core.put and hooks.dumps.
+OBJECT_STORE = 0
+DIRECT_LIVE = 1
+DIRECT_SNAPSHOT = 2
+
+ISOLATIONS = ("live", "snapshot")
+USABLE = {
+    "auto": "the best path for each pair of processes; on one machine: shm",
+    "shm": "direct, through shared arenas of the producer",
+    "object_store": "a copy in the object store; arrays come back read-only",
+}
+UNUSABLE = {
+    "cuda_ipc": "not in this version",
+    "gloo": "not in this version; shm serves CPU tensors on one machine",
+    "nccl": "not in this version",
+    "nixl": "not in this version; shm serves CPU tensors on one machine",
+}
+
+
+def mode_for(transport: str | None, isolation: str | None = None) -> int:
+    """The mode that a transport's name and an isolation stand for; no transport means the object store.
+
+    Raises TypeError for names that are no strings, TransportUnavailableError (a ValueError) for an unknown or
+    unusable transport, ValueError for an unknown isolation or one without a direct transport.
+    """
+    if transport is not None and not isinstance(transport, str):
+        raise TypeError(f"tensor_transport must be a string, got {type(transport).__name__}.")
+    name = "object_store" if transport is None else transport.lower()
+    if name not in USABLE:
+        reason = UNUSABLE.get(name, "unknown")
+        usable = "; ".join(f'"{key}": {text}' for key, text in USABLE.items())
+        others = "; ".join(f'"{key}": {text}' for key, text in UNUSABLE.items())
+        raise TransportUnavailableError(
+            f"The tensor transport '{transport}' cannot be used ({reason}). Usable: {usable}. Not usable: {others}."
+        )
+    if isolation is not None and isolation not in ISOLATIONS:
+        raise ValueError(f"isolation must be one of {', '.join(ISOLATIONS)}; got {isolation!r}.")
+    if name == "object_store":
+        if isolation == "live":
+            raise ValueError('isolation="live" needs a direct transport: tensor_transport="auto" or "shm".')
+        return OBJECT_STORE
+    return DIRECT_SNAPSHOT if isolation == "snapshot" else DIRECT_LIVE

@@ -1,0 +1,129 @@
+"""Serialization of values: cloudpickle, with tensors and arrays as buffers and references collected on the way.
+
+The hooks of `_core` (dumps, dumps_call, loads) are here. torch is looked at only where the program has imported it.
+Any thread; nothing here is shared between calls but `mutation`'s record of the last dumps of this thread.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from typing import Any
+
+import cloudpickle
+
+from beeline import _core
+from beeline.tensors import mutation, transports
+
+# Arrays that are not contiguous and larger than this travel as a contiguous copy out of band.
+STRIDED_ARRAY_BYTES = 64 << 10
+
+Dumped = tuple[bytes, list[Any], bytes, list[Any]]
+
+
+class Sink:
+    """Collects what leaves the skeleton during one dumps."""
+
+    __slots__ = ("buffers", "flags", "mode", "next_is_writable", "refs", "spans", "tensors")
+
+    def __init__(self, mode: int) -> None:
+        self.mode = mode
+        self.buffers: list[Any] = []
+        self.flags = bytearray()
+        self.refs: list[Any] = []
+        # Of torch_values: byte ranges already sent by storage, and the tensors that were sent without a copy.
+        self.spans: dict[int, list[Any]] = {}
+        self.tensors: list[Any] = []
+        self.next_is_writable = False
+
+    def take(self, buffer: pickle.PickleBuffer) -> None:
+        """The pickler's buffer_callback: every buffer leaves the skeleton."""
+        self.buffers.append(buffer.raw())
+        self.flags.append(1 if self.next_is_writable or self.mode != transports.OBJECT_STORE else 0)
+        self.next_is_writable = False
+
+
+class ValuePickler(cloudpickle.Pickler):
+    """cloudpickle that knows references, handles, tensors and strided arrays."""
+
+    def __init__(self, file: io.BytesIO, sink: Sink) -> None:
+        super().__init__(file, protocol=5, buffer_callback=sink.take)
+        self._sink = sink
+
+    def reducer_override(self, value: Any) -> Any:
+        """Asked by pickle for every object that it has no built-in way for."""
+        kind = type(value)
+        if kind is _core.ObjectRef:
+            self._sink.refs.append(value)
+            return _core.restore_ref, (value.binary(),)
+        name = kind.__module__
+        if name == "torch":
+            torch = sys.modules.get("torch")
+            if kind is getattr(torch, "Tensor", None):
+                from beeline.tensors import torch_values
+
+                return torch_values.reduce(value, self._sink)
+        elif name == "numpy":
+            if kind is sys.modules["numpy"].ndarray:
+                return _reduce_array(value, self._sink)
+        elif name == "beeline.tensors.torch_values":
+            return value.reduce_into(self._sink)
+        return super().reducer_override(value)
+
+
+def _reduce_array(array: Any, sink: Sink) -> Any:
+    flags = array.flags
+    if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject or array.nbytes < STRIDED_ARRAY_BYTES:
+        return NotImplemented
+    sink.next_is_writable = True  # as numpy's own pickling of such an array gives
+    return array.copy(order="C").__reduce_ex__(5)
+
+
+def dumps(value: Any, mode: int) -> Dumped:
+    """(skeleton, buffers, flags, refs) of a value; see `_core.set_hooks`.
+
+    Raises what pickling the value raises (a TypeError that names what cannot be pickled), and
+    TransportUnavailableError for a tensor that a direct transport does not serve.
+    """
+    sink = Sink(mode)
+    file = io.BytesIO()
+    try:
+        ValuePickler(file, sink).dump(value)
+    except RecursionError as error:
+        raise pickle.PicklingError(f"The {type(value).__name__} is nested too deeply to be pickled.") from error
+    if mode == transports.DIRECT_LIVE:
+        mutation.remember(sink.tensors)
+    return file.getvalue(), sink.buffers, bytes(sink.flags), sink.refs
+
+
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any], bytes, list[Any], list[Any]]:
+    """(skeleton, buffers, flags, refs, dependencies) of a call's arguments; see `_core.set_hooks`."""
+    dependencies: list[Any] = []
+    slots: list[int | str] = []
+    reference = _core.ObjectRef
+    positional = list(args)
+    for index, value in enumerate(args):
+        if type(value) is reference:
+            dependencies.append(value)
+            slots.append(index)
+            positional[index] = None
+    named = kwargs
+    for name, value in kwargs.items():
+        if type(value) is reference:
+            dependencies.append(value)
+            slots.append(name)
+            named = {**named, name: None}
+    return (*dumps((positional, named, tuple(slots)), transports.OBJECT_STORE), dependencies)
+
+
+def loads(skeleton: Any, buffers: list[Any], targets: Any) -> Any:
+    """The value of (skeleton, buffers); with `targets`, its tensors are written into those, see `torch_values`.
+
+    Raises TargetMismatchError where the targets do not fit; nothing was written then.
+    """
+    if targets is None:
+        return pickle.loads(skeleton, buffers=buffers)
+    from beeline.tensors import torch_values
+
+    return torch_values.loads_into(skeleton, buffers, targets)
