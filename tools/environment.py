@@ -30,7 +30,7 @@ def setup() -> None:
     if _stamp_holds(SETUP_STAMP, wanted) and not missing_packages():
         return
     say("set-up")
-    _install_packages()
+    install_packages()
     _make_venv()
     pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input"]
     step("install torch", [*pip, "-r", REQUIREMENTS / "torch.txt"], timeout_s=1800)
@@ -92,7 +92,8 @@ def missing_packages() -> list[str]:
     return [name for name in names if name not in installed]
 
 
-def _install_packages() -> None:
+def install_packages() -> None:
+    """Installs what is missing when root; otherwise says what to install and raises StepError."""
     missing = missing_packages()
     if not missing:
         return

@@ -252,6 +252,16 @@ def test_a_suite_that_proves_nothing_fails_the_run(outcome, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(" passed, 0 failed")
 
 
+def test_without_root_the_missing_packages_are_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "APT_LIST", write(tmp_path, "apt.txt", "# why\nno-such-package-a\nlibc6\n"))
+    monkeypatch.setattr(environment.os, "geteuid", lambda: 1000)
+    if not environment.shutil.which("dpkg-query"):
+        pytest.skip("no Debian")
+    with pytest.raises(steps.StepError):
+        environment.install_packages()
+    assert "apt-get install no-such-package-a\n" in capsys.readouterr().out
+
+
 def test_every_pinned_requirement_is_exact():
     for page in (ROOT / "requirements").glob("*.txt"):
         for line in page.read_text().splitlines():
