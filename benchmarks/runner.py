@@ -39,6 +39,7 @@ class Outcome:
 
     samples: dict[str, list[float]]
     error: str | None = None
+    left: int = 0  # processes that outlived their child, most of any round
 
 
 def jobs_of(row: Row, engines: tuple[str, ...]) -> dict[str, Job]:
@@ -124,8 +125,7 @@ def run_group(jobs: list[Job], rounds: int, quick: bool, step: Callable[[Job], N
                 continue
             for pick, samples in answer["samples"].items():
                 outcome.samples.setdefault(pick, []).extend(samples)
-            if answer.get("left"):
-                outcome.samples.setdefault("left_processes", []).append(answer["left"])
+            outcome.left = max(outcome.left, answer.get("left", 0))
     return outcomes
 
 
@@ -135,7 +135,8 @@ def measured(outcome: Outcome, pick: str, unit: str) -> Measured:
         return Measured(error=outcome.error)
     if pick not in outcome.samples:
         return Measured(error=f"the probe gave no {pick!r}, only {', '.join(sorted(outcome.samples))}")
-    return Measured([sample * SCALE[unit] for sample in outcome.samples[pick]])
+    left = f"left {outcome.left} processes running after its end" if outcome.left else None
+    return Measured([sample * SCALE[unit] for sample in outcome.samples[pick]], left)
 
 
 def groups(rows: list[Row]) -> list[list[Row]]:

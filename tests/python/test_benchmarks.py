@@ -228,6 +228,15 @@ def test_a_failure_in_a_later_round_is_not_hidden_by_earlier_figures(monkeypatch
     assert runner.measured(outcome, "x", "us").error == "second round"
 
 
+def test_processes_left_running_are_reported_beside_the_figures(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "run_child", lambda job, quick: {"samples": {"x": [1.0]}, "left": 2})
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    outcome = runner.run_group([job()], 2, True, lambda job: None)[job()]
+    figure = runner.measured(outcome, "x", "s")
+    assert figure.value == 1.0
+    assert "left 2 processes" in figure.error
+
+
 def test_rounds_interleave_the_contenders(monkeypatch, tmp_path):
     order = []
     monkeypatch.setattr(runner, "run_child", lambda job, quick: order.append(job.probe) or {"samples": {}})
@@ -236,10 +245,11 @@ def test_rounds_interleave_the_contenders(monkeypatch, tmp_path):
     assert order == list("abcbcacab")
 
 
-def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured():
-    none = Contender("beeline", "none")
+def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")  # figures do not matter here; do not wait for a benchmark
+    none, python = Contender("beeline", "none"), Limit("start_python", "seconds")
     rows = [
-        Row(key, key, unit, "g", "futex", "round_trip", Bound("<=", 1e9, "limit"), none, (), Limit("memcpy", "1MiB"))
+        Row(key, key, unit, "g", "futex", "round_trip", Bound("<=", 1e9, "limit"), none, (), python)
         for key, unit in (("a", "us"), ("b", "ms"))
     ]
     assert runner.children(rows, ("beeline",), rounds=2) == 4
