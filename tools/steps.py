@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import time
@@ -13,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 LOGS = BUILD / "logs"
 VENV = ROOT / ".venv"
-TAIL_LINES = 60
+TAIL_LINES = 40
+FIRST_ERRORS = 12
+ERROR_LINE = re.compile(r"\berror: |^FAILED")
 HEARTBEAT_S = 60.0
 
 
@@ -91,6 +94,10 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 def _print_tail(title: str, problem: str, log: Path) -> None:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    # A compiler's first errors can be far above the end, where other jobs went on.
+    errors = [line for line in lines[:-TAIL_LINES] if ERROR_LINE.search(line)]
+    for line in errors[:FIRST_ERRORS]:
+        print(f"  > {line}")
     for line in lines[-TAIL_LINES:]:
         print(f"  | {line}")
     say(f"  {title}: FAILED, {problem}. All of it: {log.relative_to(ROOT)}")

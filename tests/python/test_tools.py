@@ -159,11 +159,12 @@ def test_a_step_keeps_all_output_in_its_log(checkout, capsys):
 
 
 def test_a_failed_step_prints_the_end_of_its_log(checkout, capsys):
-    script = "[print('line', i) for i in range(1000)]; raise SystemExit(3)"
+    script = "print('a.cc:1: error: no'); [print('line', i) for i in range(1000)]; raise SystemExit(3)"
     with pytest.raises(steps.StepError, match="count"):
         steps.step("count", [sys.executable, "-c", script], timeout_s=60)
     printed = capsys.readouterr().out
     assert "| line 999" in printed
+    assert "> a.cc:1: error: no" in printed
     assert "| line 5\n" not in printed
     assert "exit status 3" in printed
 
