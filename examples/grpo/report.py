@@ -14,7 +14,7 @@ PHASES = {
     "learn": "Learner: forward, backward, optimizer",
     "guard": "Learner: wait for readers of the weights",
     "update": "Generator: copy weights into the policy",
-    "overhead": "everything else: calls and transfers",
+    "overhead": "the rest of the step: calls, transfers, waits",
 }
 REFRESH_S = 0.25
 
@@ -60,9 +60,7 @@ class Report:
         ms = {**dict.fromkeys(PHASES, 0.0), **learned["ms"], **updated["ms"]}
         step_ms = (now - self._last) * 1e3
         self._last = now
-        # What the step would take if calls and transfers took no time: Learner and Generator work side by side.
-        both = max if not self._args.plain else lambda *parts: sum(parts)
-        ms["overhead"] = step_ms - both(ms["learn"], ms["generate"]) - ms["update"]
+        ms["overhead"] = step_ms - self._computation_ms(**ms)
         self._generator_version = updated["version"]
         self._steps.append({**learned, "ms": ms, "step_ms": step_ms})
         if accuracy is not None:
@@ -102,6 +100,14 @@ class Report:
             "startup_s": self._startup_s,
             "wall_s": self._last - self._started,
         }
+
+    def _computation_ms(self, learn: float, generate: float, update: float, **_: float) -> float:
+        """What a step would take if calls and transfers took no time."""
+        if self._args.plain:
+            return learn + generate + update
+        if self._args.sync == "blocking":  # the two work side by side, then the weights arrive
+            return max(learn, generate) + update
+        return max(learn, generate + update)  # the Learner goes on while the weights arrive
 
     def _median(self, name: str) -> float:
         return statistics.median(step[name] for step in self._steps[-50:])
