@@ -63,12 +63,12 @@ PRELUDE = """
 
 
 @pytest.mark.parametrize("size", [100, 1 << 20])
-@pytest.mark.parametrize("transport", [None, "auto"])
+@pytest.mark.parametrize("transport", ["object_store", "auto"])
 def test_finished_results_reach_consumers(start_driver, size, transport):
     driver = start_driver(
         PRELUDE
         + f"""
-    make = holder.make if {transport!r} is None else holder.make.options(tensor_transport={transport!r})
+    make = holder.make.options(tensor_transport="{transport}")
     refs = [make.remote({size}) for _ in range(3)]
     ray.wait(refs, num_returns=3)
     held = start_holding()

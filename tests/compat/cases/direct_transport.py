@@ -1,14 +1,18 @@
 """Tensors from actor to actor without the object store: NIXL on Ray, the automatic choice on Beeline."""
 
-from outcome import raised
+import functools
+
+from outcome import full, raised
 
 
 def _transport(ray):
     return "nixl" if ray.__name__ == "ray" else "auto"
 
 
+@functools.cache
 def _pair(ray):
-    """A producer whose methods send directly, and a consumer declared as Ray needs it."""
+    """A producer whose methods send directly, and a consumer declared as Ray needs it; one pair serves all cases,
+    because NIXL takes seconds to start in each process."""
     import torch
 
     transport = _transport(ray)
@@ -95,6 +99,7 @@ def case_driver_puts(ray):
     return ray.get(consumer.total.remote(ref))
 
 
+@full
 def case_actor_puts(ray):
     producer, consumer, _ = _pair(ray)
     return ray.get(consumer.of_box.remote(ray.get(producer.put.remote(100))))
@@ -111,20 +116,12 @@ def case_back_to_the_producer_is_the_same_object(ray):
     return ray.get(producer.is_mine.remote(producer.remember.remote(100)))
 
 
-def case_error_of_the_producer(ray):
-    producer, consumer, _ = _pair(ray)
-    ref = producer.fail.remote()
-    return [
-        raised(ray, lambda: ray.get(consumer.total.remote(ref)), "no tensor today"),
-        ray.get(consumer.total.remote(producer.make.remote(3))),
-    ]
-
-
 def case_ref_in_a_container(ray):
     producer, consumer, _ = _pair(ray)
     return ray.get(consumer.of_box.remote([producer.make.remote(100)]))
 
 
+@full
 def case_large_tensor(ray):
     producer, consumer, _ = _pair(ray)
     n = 4 << 20
@@ -142,6 +139,7 @@ def case_unknown_transport(ray):
     ]
 
 
+@full
 def case_set_target(ray):
     from importlib import import_module
 
@@ -155,6 +153,7 @@ def case_set_target(ray):
     return [float(target.sum()), got.data_ptr() == target.data_ptr()]
 
 
+@full
 def case_wait_tensor_freed(ray):
     producer, consumer, _ = _pair(ray)
     experimental = f"{ray.__name__}.experimental"
@@ -178,3 +177,12 @@ def case_wait_tensor_freed(ray):
     held = ray.get(producer.__ray_call__.remote(wait_in_vain))
     del ref
     return [total, held, ray.get(producer.__ray_call__.remote(wait_freed))]
+
+
+def case_error_of_the_producer(ray):
+    producer, consumer, _ = _pair(ray)
+    ref = producer.fail.remote()
+    return [
+        raised(ray, lambda: ray.get(consumer.total.remote(ref)), "no tensor today"),
+        ray.get(consumer.total.remote(producer.make.remote(3))),
+    ]
