@@ -6,11 +6,13 @@ Nothing here needs the core. An exception survives pickling; one that user code 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import pickle
 import traceback
+import types
 from typing import Any
 
 _log = logging.getLogger("beeline")
@@ -63,6 +65,7 @@ class TaskError(BeelineError):
             dual = _dual_class(cause_class)  # type: ignore[arg-type]
             error = dual.__new__(dual, *_group_arguments(self.cause))
             TaskError.__init__(error, *self._fields())
+            _copy_slots(self.cause, error)
         except Exception as reason:
             _log.warning("%s is raised as TaskError alone: %s. Its `cause` is the original.", cause_class, reason)
             return self
@@ -82,6 +85,18 @@ class TaskError(BeelineError):
         if first in text:
             return text.replace(first, header + "\n")
         return f"{header}\n{text}"
+
+
+def _copy_slots(cause: BaseException, error: TaskError) -> None:
+    """Copies what the cause's class keeps outside of `__dict__`, such as OSError.errno."""
+    for kind in type(cause).__mro__:
+        if kind in (BaseException, Exception, object):
+            break
+        for name, member in vars(kind).items():
+            if isinstance(member, types.MemberDescriptorType):
+                # A group's own are read-only; they were given to its constructor.
+                with contextlib.suppress(AttributeError, TypeError):
+                    setattr(error, name, getattr(cause, name))
 
 
 def _group_arguments(cause: BaseException) -> tuple[Any, ...]:

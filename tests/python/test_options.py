@@ -1,0 +1,251 @@
+"""Options, signatures and the decorators: what is refused, and what the core is told. Nothing is started."""
+
+import pytest
+
+import beeline as ray
+from beeline.api import actor_meta, options, signature
+from beeline.exceptions import TransportUnavailableError
+from beeline.tensors import transports
+
+
+def function():
+    pass
+
+
+class Plain:
+    def method(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"num_cpus": "two"}, TypeError),
+        ({"num_cpus": -1}, ValueError),
+        ({"num_cpus": 0.00001}, ValueError),
+        ({"num_gpus": 1.5}, ValueError),
+        ({"num_returns": -1}, ValueError),
+        ({"num_returns": "streaming"}, ValueError),
+        ({"num_returns": 1.0}, TypeError),
+        ({"max_retries": -2}, ValueError),
+        ({"max_restarts": 1}, ValueError),
+        ({"resources": {"GPU": 1}}, ValueError),
+        ({"resources": {"GPU": 0.5, "slot": 1}}, ValueError),
+        ({"resources": ["slot"]}, TypeError),
+        ({"retry_exceptions": [3]}, ValueError),
+        ({"runtime_env": {"pip": ["x"]}}, ValueError),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, ValueError),
+        ({"scheduling_strategy": "NEAR"}, ValueError),
+        ({"no_such_option": 1}, ValueError),
+    ],
+    ids=str,
+)
+def test_bad_options_of_a_function(given, error):
+    name = next(iter(given))
+    with pytest.raises(error, match=name.removeprefix("num_") if name == "num_gpus" else name):
+        ray.remote(**given)(function)
+    with pytest.raises(error):
+        ray.remote(function).options(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"max_restarts": -2}, ValueError),
+        ({"max_concurrency": "x"}, TypeError),
+        ({"max_concurrency": -1}, ValueError),
+        ({"lifetime": "forever"}, ValueError),
+        ({"max_retries": 1}, ValueError),
+        ({"num_returns": 2}, ValueError),
+        ({"get_if_exists": True}, ValueError),
+        ({"name": ""}, ValueError),
+        ({"name": 5}, TypeError),
+        ({"namespace": ""}, ValueError),
+        ({"concurrency_groups": {"io": 0}}, ValueError),
+        ({"tensor_transport": "pigeon"}, ValueError),
+    ],
+    ids=str,
+)
+def test_bad_options_of_a_class(given, error):
+    with pytest.raises(error):
+        ray.remote(**given)(Plain)
+
+
+def test_concurrency_groups_belong_to_the_class():
+    with pytest.raises(ValueError, match="concurrency_groups"):
+        ray.remote(Plain).options(concurrency_groups={"io": 1})
+
+
+def test_what_the_decorator_takes():
+    with pytest.raises(TypeError, match="function or a class"):
+        ray.remote(len)
+    for wrong in (lambda: ray.remote(5), lambda: ray.remote(1, 2), lambda: ray.remote()):
+        with pytest.raises(AssertionError, match="@remote"):
+            wrong()
+    with pytest.raises(AssertionError, match="no_such_option"):
+        ray.method(no_such_option=1)
+    with pytest.raises(ValueError, match="generator"):
+        ray.remote(lambda: (yield))
+
+    async def coroutine():
+        pass
+
+    with pytest.raises(ValueError, match="async"):
+        ray.remote(coroutine)
+
+
+def test_direct_use_is_a_type_error():
+    with pytest.raises(TypeError, match=r"function\.remote\(\)"):
+        ray.remote(function)()
+    with pytest.raises(TypeError, match=r"Plain\.remote\(\)"):
+        ray.remote(Plain)()
+    with pytest.raises(TypeError, match="Inheriting"):
+
+        class Derived(ray.remote(Plain)):
+            pass
+
+
+def test_importing_and_decorating_starts_nothing():
+    assert not ray.is_initialized()
+
+
+def test_resources():
+    assert options.resources({}, default_cpus=1) == {"CPU": 1.0}
+    assert options.resources({"num_cpus": 0}, default_cpus=1) == {}
+    given = {"num_gpus": 0.25, "memory": 100, "resources": {"slot": 2, "none": 0}}
+    assert options.resources(given, default_cpus=0) == {"GPU": 0.25, "memory": 100.0, "slot": 2.0}
+
+
+def test_environment_of_a_task_is_on_top_of_the_sessions():
+    given = {"runtime_env": {"env_vars": {"A": "own"}}}
+    assert options.environment(given, {"A": "session", "B": "b"}) == {"A": "own", "B": "b"}
+
+
+@pytest.mark.parametrize(
+    ("transport", "isolation", "mode"),
+    [
+        (None, None, transports.OBJECT_STORE),
+        ("object_store", None, transports.OBJECT_STORE),
+        ("Object_Store", "snapshot", transports.OBJECT_STORE),
+        ("AUTO", None, transports.DIRECT_LIVE),
+        ("shm", "live", transports.DIRECT_LIVE),
+        ("Shm", "snapshot", transports.DIRECT_SNAPSHOT),
+    ],
+)
+def test_transport_names(transport, isolation, mode):
+    assert transports.mode_for(transport, isolation) == mode
+
+
+@pytest.mark.parametrize("name", ["nixl", "NCCL", "gloo", "cuda_ipc", "pigeon", ""])
+def test_an_unusable_transport_says_what_can_be_used(name):
+    with pytest.raises(TransportUnavailableError) as caught:
+        transports.mode_for(name)
+    for mentioned in ("auto", "shm", "object_store", "not in this version"):
+        assert mentioned in str(caught.value)
+    with pytest.raises(ValueError):
+        ray.method(tensor_transport=name)
+
+
+def test_bad_isolation():
+    with pytest.raises(ValueError, match="isolation"):
+        transports.mode_for("shm", "frozen")
+    with pytest.raises(ValueError, match="direct transport"):
+        transports.mode_for("object_store", "live")
+    with pytest.raises(TypeError):
+        transports.mode_for(5)
+
+
+def test_isolation_alone_asks_for_direct_transport():
+    assert options.mode({"isolation": "snapshot"}) == transports.DIRECT_SNAPSHOT
+    assert options.mode({}) is None
+
+
+CALLS = [((), {}), ((1,), {}), ((1, 2), {}), ((1, 2, 3), {}), ((), {"a": 1}), ((1,), {"b": 2}), ((1,), {"z": 2})]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda: None,
+        lambda a: None,
+        lambda a, b=1: None,
+        lambda a, *rest: None,
+        lambda *, a: None,
+        lambda a=1, *, b=2: None,
+        lambda **others: None,
+        lambda a, /, b=1: None,
+    ],
+    ids=range(8),
+)
+def test_arguments_are_checked_as_python_does(target):
+    parameters = signature.parameters_of(target, skip_first=False)
+    least, most = signature.arity(parameters)
+    check = signature.checker(parameters, "target")
+    for args, kwargs in CALLS:
+        try:
+            target(*args, **kwargs)
+            fits = True
+        except TypeError:
+            fits = False
+        if not kwargs and least <= len(args) <= most:
+            assert fits, "the fast path let a wrong call through"
+        if fits:
+            check(args, kwargs)
+        else:
+            with pytest.raises(TypeError, match="`target`"):
+                check(args, kwargs)
+
+
+def test_a_builtin_without_signature_is_not_checked():
+    signature.checker(None, "x")((1, 2, 3), {"a": 1})
+    assert signature.arity(None)[0] == 0
+
+
+def test_a_handle_knows_methods_and_their_options():
+    class Base:
+        @ray.method(num_returns=2, tensor_transport="shm", isolation="snapshot")
+        def pair(self, x):
+            return x, x
+
+    class Actor(Base):
+        limit = 5
+
+        async def work(self, a, b=1):
+            pass
+
+        @staticmethod
+        def double(x):
+            return 2 * x
+
+        def __len__(self):
+            return 1
+
+    meta = actor_meta.load(actor_meta.describe(Actor, {"max_task_retries": 4}).dumps())
+    assert meta.is_async and meta.max_task_retries == 4
+    assert meta.methods["pair"].num_returns == 2 and meta.methods["pair"].mode == transports.DIRECT_SNAPSHOT
+    assert meta.methods["work"].mode == -1
+    assert signature.arity(meta.methods["work"].parameters) == (1, 2)
+    assert signature.arity(meta.methods["double"].parameters) == (1, 1)
+    assert {"__len__", "__ray_ready__", "__ray_call__", "__ray_terminate__"} <= set(meta.methods)
+    assert "limit" not in meta.methods and "__init_subclass__" not in meta.methods
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"address": "ray://host:1"}, ValueError),
+        ({"num_cpus": -1}, ValueError),
+        ({"local_mode": True}, ValueError),
+        ({"resources": {"CPU": 1}}, ValueError),
+        ({"namespace": ""}, ValueError),
+        ({"namespace": 5}, TypeError),
+        ({"runtime_env": {"working_dir": "."}}, ValueError),
+        ({"object_store_memory": "lots"}, TypeError),
+        ({"no_such_argument": 1}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_init_start_nothing(arguments, error):
+    with pytest.raises(error):
+        ray.init(**arguments)
+    assert not ray.is_initialized()
