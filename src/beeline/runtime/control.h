@@ -55,6 +55,7 @@ enum class Type : std::uint16_t {
   kExit = 42,           // to a worker: finish and exit
   kRecallLeases = 43,   // to a lessee: others wait for resources; give idle leases back
   kNamedActors = 44,
+  kRetire = 45,         // to an idle worker: exit, unless it holds what others still need; no answer
   // daemon -> zygote and back
   kFork = 64,           //                       kForked; two descriptors: stdout, stderr
   kForkZygote = 65,     // become two: the copy imports the named modules; one descriptor: its socket

@@ -1,0 +1,367 @@
+"""The zygote: a Python process that has its imports done and waits to be forked into workers.
+
+Started by beelined as `python -m beeline._zygote`, its connection to beelined as descriptor 3; with `--worker TOKEN` it
+is one worker in an interpreter of its own instead. It has exactly one thread, always: fork() copies no other. Frames
+are those of os/unix_socket.cc (u32 size, u32 number of descriptors, then a u16 type and a msgpack array).
+"""
+
+import array
+import contextlib
+import errno
+import gc
+import importlib
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any, NoReturn
+
+_CONTROL_FD = 3
+_HEADER = struct.Struct("<II")
+_TYPE = struct.Struct("<H")
+_EXIT, _FORK, _FORK_ZYGOTE, _FORKED, _CHILD_EXITED, _READY = 42, 64, 65, 66, 67, 68
+_MAX_FDS = 16
+# Read by OpenBLAS, OpenMP and MKL when they are loaded: with 1 they start no thread that fork() would lose.
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# When the daemon is gone, how long workers may take to leave by themselves.
+_ORPHANS_WAIT_S = 0.5
+
+
+class _Connection:
+    """Frames and descriptors over a stream socket; blocking, one thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        from msgspec import msgpack
+
+        self.sock = sock
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._encode = msgpack.Encoder().encode
+        self._decode = msgpack.Decoder().decode
+
+    def send(self, kind: int, *fields: Any) -> None:
+        body = _TYPE.pack(kind) + self._encode(fields)
+        self.sock.sendall(_HEADER.pack(len(body), 0) + body)
+
+    def fill(self) -> bool:
+        """Reads what is there, waiting for the first byte; False at the end of the stream."""
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return False
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                self._fds.extend(fds)
+        self._buffer += data
+        return bool(data)
+
+    def next_frame(self) -> tuple[int, list[Any], list[int]] | None:
+        """The next whole frame of what was read: (type, fields, descriptors)."""
+        if len(self._buffer) < _HEADER.size:
+            return None
+        size, fd_count = _HEADER.unpack_from(self._buffer)
+        end = _HEADER.size + size
+        if len(self._buffer) < end or len(self._fds) < fd_count:
+            return None
+        (kind,) = _TYPE.unpack_from(self._buffer, _HEADER.size)
+        fields = self._decode(bytes(self._buffer[_HEADER.size + _TYPE.size : end]))
+        fds, self._fds = self._fds[:fd_count], self._fds[fd_count:]
+        del self._buffer[:end]
+        return kind, fields, fds
+
+    def close(self) -> None:
+        self.sock.close()
+        for fd in self._fds:
+            os.close(fd)
+
+
+class _Zygote:
+    def __init__(self, sock: socket.socket, session_dir: str, user_threads: dict[str, str | None]) -> None:
+        self._session_dir = session_dir
+        self._user_threads = user_threads
+        self._children: set[int] = set()
+        self._attach(sock)
+
+    def _attach(self, sock: socket.socket) -> None:
+        self._daemon = _Connection(sock)
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        self._wake = (wake_read, wake_write)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _detach(self) -> None:
+        """In a child: lets go of what is the parent's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._daemon.close()
+        for end in self._wake:
+            end.close()
+        self._children.clear()
+
+    def run(self) -> None:
+        """Serves the daemon until it says so or is gone."""
+        self._daemon.send(_READY, 0)
+        poll = self._new_poll()
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake[0].fileno() in ready:
+                self._reap()
+            if self._daemon.sock.fileno() not in ready:
+                continue
+            if not self._daemon.fill():
+                return self._end_orphans()
+            while (frame := self._daemon.next_frame()) is not None:
+                kind, fields, fds = frame
+                if kind == _EXIT:
+                    return None
+                if kind == _FORK:
+                    self._fork_worker(fields[0], fields[1], fds)
+                elif kind == _FORK_ZYGOTE and self._fork_zygote(fields[0], fds):
+                    poll = self._new_poll()
+                    self._daemon.send(_READY, 0)
+                    break
+
+    def _new_poll(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._daemon.sock, select.POLLIN)
+        poll.register(self._wake[0], select.POLLIN)
+        return poll
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake[0].recv(4096):
+                pass
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._children.discard(pid)
+            self._daemon.send(_CHILD_EXITED, pid, status)
+
+    def _fork(self) -> int:
+        threads = len(os.listdir("/proc/self/task"))
+        if threads != 1:
+            raise RuntimeError(f"the zygote has {threads} threads: a fork would lose all but one of them")
+        return os.fork()
+
+    def _fork_worker(self, token: int, env: dict[str, str], fds: list[int]) -> None:
+        try:
+            pid = self._fork()
+        except (OSError, RuntimeError) as error:
+            print(f"fork failed: {error}", file=sys.stderr, flush=True)
+            pid = -1
+        if pid == 0:
+            self._become_worker(token, env, fds)
+        for fd in fds:
+            os.close(fd)
+        if pid > 0:
+            self._children.add(pid)
+        self._daemon.send(_FORKED, token, pid)
+
+    def _become_worker(self, token: int, env: dict[str, str], fds: list[int]) -> NoReturn:
+        status = 1
+        try:
+            self._detach()
+            for target, fd in zip((1, 2), fds, strict=True):
+                os.dup2(fd, target)
+                os.close(fd)
+            for name, value in self._user_threads.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            os.environ.update(env)
+            _run_worker(self._session_dir, token)
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _flush_and_exit(status)
+
+    def _fork_zygote(self, modules: list[str], fds: list[int]) -> bool:
+        """True in the new zygote, which has imported the modules."""
+        pid = self._fork()
+        if pid == 0:
+            self._detach()
+            self._attach(socket.socket(fileno=fds[0]))
+            _set_name("beeline-zyg-pt")
+            gc.unfreeze()
+            for name in modules:
+                # A worker that needs it imports it again and sees the error where it can be understood.
+                try:
+                    importlib.import_module(name)
+                except Exception as error:
+                    print(f"import {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            _freeze()
+            return True
+        for fd in fds:
+            os.close(fd)
+        self._children.add(pid)
+        self._daemon.send(_FORKED, 0, pid)
+        return False
+
+    def _end_orphans(self) -> None:
+        """The daemon is gone without a word: nothing of its session is left behind."""
+        deadline = time.monotonic() + _ORPHANS_WAIT_S
+        while self._children and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                self._children.discard(pid)
+                if pid != 0:
+                    continue
+            time.sleep(0.01)
+        _kill_session(self._session_dir)
+        shutil.rmtree(self._session_dir, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self._session_dir))
+
+
+def _kill_session(session_dir: str) -> None:
+    """Kills every other process that was started in the session (workers, and what those started)."""
+    mark = b"BEELINE_SESSION=" + os.fsencode(session_dir)
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{name}/environ", "rb") as file:
+                marked = mark in file.read().split(b"\0")
+            if marked:
+                os.kill(int(name), signal.SIGKILL)
+
+
+def _run_worker(session_dir: str, token: int) -> None:
+    """What is the same in a forked worker and in one with an interpreter of its own."""
+    # Its own group: what it starts can be ended with it.
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    # Until the worker takes it up: an interrupt cancels tasks, it does not end processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    _set_name("beeline-worker")
+    _reseed()
+    _restore_threads()
+    worker = importlib.import_module("beeline._worker")
+    worker.main(session_dir, token)
+
+
+def _reseed() -> None:
+    if (random := sys.modules.get("random")) is not None:
+        random.seed()
+    if (np := sys.modules.get("numpy")) is not None:
+        np.random.seed()
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "seed"):
+        torch.seed()
+
+
+def _restore_threads() -> None:
+    """Libraries that were loaded with one thread get as many as they would have had."""
+    cpus = len(os.sched_getaffinity(0))
+    openmp = _positive(os.environ.get("OMP_NUM_THREADS"), cpus)
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(openmp)
+    if "numpy" in sys.modules:
+        _set_openblas_threads(_positive(os.environ.get("OPENBLAS_NUM_THREADS"), openmp))
+
+
+def _positive(text: str | None, default: int) -> int:
+    value = (text or "").split(",")[0]
+    return int(value) if value.isdigit() and int(value) > 0 else default
+
+
+def _set_openblas_threads(count: int) -> None:
+    if count == 1:
+        return
+    import ctypes
+
+    with open("/proc/self/maps") as maps:
+        paths = {line.rsplit(None, 1)[-1] for line in maps if "openblas" in line}
+    for path in paths:
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
+            if (set_threads := getattr(library, name, None)) is not None:
+                set_threads(ctypes.c_int(count))
+                break
+
+
+def _set_name(name: str) -> None:
+    """What ps and top show as the command."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
+def _freeze() -> None:
+    """Objects of now are left alone by the collector, so that children share their pages."""
+    gc.collect()
+    gc.freeze()
+
+
+def _flush_and_exit(status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def _import_for_workers() -> dict[str, str | None]:
+    """Imports what workers need; returns the thread variables as the user has them."""
+    user_threads = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = "1"
+    for name in ("cloudpickle", "msgspec", "beeline._worker"):
+        importlib.import_module(name)
+    return user_threads
+
+
+def _session_of_parent() -> str:
+    session_dir = os.environ.get("BEELINE_SESSION")
+    if not session_dir:
+        sys.exit("beeline._zygote is started by beelined (BEELINE_SESSION is not set)")
+    return session_dir
+
+
+def main() -> None:
+    """The entry point of both forms."""
+    session_dir = _session_of_parent()
+    if len(sys.argv) == 3 and sys.argv[1] == "--worker":
+        status = 0
+        try:
+            _run_worker(session_dir, int(sys.argv[2]))
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            status = 1
+        _flush_and_exit(status)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sock = socket.socket(fileno=_CONTROL_FD)
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            sys.exit("beeline._zygote is started by beelined (descriptor 3 is no socket)")
+        raise
+    os.set_inheritable(_CONTROL_FD, False)
+    _set_name("beeline-zygote")
+    user_threads = _import_for_workers()
+    _freeze()
+    _Zygote(sock, session_dir, user_threads).run()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

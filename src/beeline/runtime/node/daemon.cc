@@ -1,0 +1,373 @@
+#include "beeline/runtime/node/daemon.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "beeline/os/process.h"
+
+namespace beeline::runtime::node {
+namespace {
+
+using control::Type;
+
+// Log lines that wait for a driver which does not read them; the files have them all the same.
+constexpr std::size_t kMaxHeldLogBytes = 8u << 20;
+// Frames of one process per turn, so that none keeps the others waiting.
+constexpr int kFramesPerTurn = 256;
+
+}  // namespace
+
+Daemon::Daemon(LaunchOptions options, os::EventLoop loop, Scheduler scheduler, os::Fd lock)
+    : options_(std::move(options)),
+      loop_(std::move(loop)),
+      lock_(std::move(lock)),
+      session_name_(std::filesystem::path(options_.session_dir).filename().string()),
+      scheduler_(std::move(scheduler)),
+      logs_(loop_, options_.session_dir + "/logs", options_.max_log_bytes,
+            [this](std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines) {
+              send_logs(pid, who, is_stderr, lines);
+            }),
+      pool_(loop_, options_, logs_, *this) {}
+
+Daemon::~Daemon() = default;
+
+Result<std::unique_ptr<Daemon>> Daemon::make(LaunchOptions options, os::FrameSocket driver, os::Fd lock) {
+  BEELINE_ASSIGN(auto loop, os::EventLoop::make());
+  BEELINE_ASSIGN(auto scheduler, Scheduler::make(options.resources));
+  std::unique_ptr<Daemon> daemon(new Daemon(std::move(options), std::move(loop), std::move(scheduler), std::move(lock)));
+  BEELINE_RETURN_IF_ERROR(daemon->start(std::move(driver)));
+  return daemon;
+}
+
+Status Daemon::start(os::FrameSocket driver) {
+  BEELINE_RETURN_IF_ERROR(os::become_subreaper());
+  BEELINE_RETURN_IF_ERROR(watch_signals());
+  BEELINE_ASSIGN(listener_, os::listen_unix(options_.session_dir + "/daemon.sock"));
+  BEELINE_RETURN_IF_ERROR(loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_all(); }));
+  BEELINE_ASSIGN(const auto peer, os::peer_credentials(driver.fd()));
+  auto& connection = adopt(std::move(driver), peer.pid);
+  connection.kind = control::ProcessKind::kDriver;
+  read_frames(connection);  // its registration may have been read together with the options
+  return pool_.start();
+}
+
+Status Daemon::watch_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGCHLD);
+  ::sigaddset(&signals, SIGTERM);
+  if (::sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) return Status::from_errno("block signals", errno);
+  signals_ = os::Fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_.is_open()) return Status::from_errno("signalfd", errno);
+  return loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+      if (info.ssi_signo == SIGTERM) end();
+    }
+    reap_children();
+  });
+}
+
+void Daemon::reap_children() {
+  for (;;) {
+    int status = 0;
+    const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    // Nobody is left below us: zygotes, workers and what they started have all ended.
+    if (pid < 0 && errno == ECHILD && ending_) ended_ = true;
+    if (pid <= 0) return;
+    pool_.child_ended(pid, status);
+  }
+}
+
+Status Daemon::run() {
+  while (!ended_) {
+    BEELINE_RETURN_IF_ERROR(loop_.run_once(Deadline::never()));
+    turn();
+  }
+  for (const auto& [index, connection] : processes_) {
+    if (connection->kind == control::ProcessKind::kDriver && !connection->closing) {
+      (void)connection->socket.flush_all(Deadline::after(std::chrono::milliseconds(100)));
+    }
+  }
+  remove_session_dir();
+  return Status::ok();
+}
+
+// What follows from the events of this turn, until nothing more follows.
+void Daemon::turn() {
+  do {
+    sweep();
+    place_demands();
+    pool_.run();
+    // Workers that ended have released what they held.
+    place_demands();
+  } while (!closing_.empty());
+  recall_leases();
+  end_if_unused();
+}
+
+// ----- connections
+
+Daemon::Connection* Daemon::find(ProcessIndex process) {
+  const auto found = processes_.find(process);
+  return found == processes_.end() || found->second->closing ? nullptr : found->second;
+}
+
+Daemon::Connection& Daemon::adopt(os::FrameSocket socket, pid_t pid) {
+  const std::uint64_t id = next_connection_++;
+  auto& connection = *(connections_[id] = std::make_unique<Connection>());
+  connection.id = id;
+  connection.socket = std::move(socket);
+  connection.pid = pid;
+  const auto status = loop_.watch(connection.socket.fd(), EPOLLIN, [this, &connection](std::uint32_t events) {
+    if ((events & EPOLLOUT) != 0) write_more(connection);
+    if ((events & ~EPOLLOUT) != 0) read_frames(connection);
+  });
+  if (!status.is_ok()) close_later(connection);
+  return connection;
+}
+
+void Daemon::accept_all() {
+  for (;;) {
+    auto accepted = os::accept_unix(listener_.get());
+    if (!accepted.is_ok()) {
+      std::fprintf(stderr, "beelined: %s\n", accepted.status().message().c_str());
+      return;  // level-triggered: those that are left are offered again
+    }
+    if (!accepted.value().is_open()) return;
+    const auto peer = os::peer_credentials(accepted.value().get());
+    if (peer.is_ok()) adopt(os::FrameSocket(std::move(accepted).value()), peer.value().pid);
+  }
+}
+
+void Daemon::read_frames(Connection& connection) {
+  os::Frame frame;
+  for (int i = 0; i < kFramesPerTurn && !connection.closing; ++i) {
+    auto received = connection.socket.receive(frame);
+    if (received.is_ok() && *received == os::FrameSocket::Receive::kNothing) return;
+    if (!received.is_ok() || *received == os::FrameSocket::Receive::kClosed) return close_later(connection);
+    const auto type = control::type_of(frame.bytes);
+    const auto status = type.is_ok() ? handle(connection, type.value(), frame.bytes) : type.status();
+    if (status.is_ok()) continue;
+    ++counters_["bad_frames"];
+    std::fprintf(stderr, "beelined: process %u (pid %d) is disconnected: %s\n", connection.index, connection.pid,
+                 status.message().c_str());
+    return close_later(connection);
+  }
+  // The rest may be in the socket's buffer here, which epoll does not see.
+  const std::uint64_t id = connection.id;
+  if (!connection.closing) {
+    loop_.after(Nanos::zero(), [this, id] {
+      if (const auto found = connections_.find(id); found != connections_.end()) read_frames(*found->second);
+    });
+  }
+}
+
+void Daemon::send(Connection& connection, const Bytes& frame) {
+  if (connection.closing) return;
+  if (!connection.socket.send(frame).is_ok()) return close_later(connection);
+  if (connection.socket.wants_write()) (void)loop_.change(connection.socket.fd(), EPOLLIN | EPOLLOUT);
+}
+
+void Daemon::write_more(Connection& connection) {
+  if (connection.closing) return;
+  if (!connection.socket.flush().is_ok()) return close_later(connection);
+  while (!connection.socket.wants_write() && !connection.held_logs.empty()) {
+    connection.held_log_bytes -= connection.held_logs.front().size();
+    const Bytes frame = std::move(connection.held_logs.front());
+    connection.held_logs.pop_front();
+    if (!connection.socket.send(frame).is_ok()) return close_later(connection);
+  }
+  if (!connection.socket.wants_write()) (void)loop_.change(connection.socket.fd(), EPOLLIN);
+}
+
+void Daemon::close_later(Connection& connection) {
+  if (connection.closing) return;
+  connection.closing = true;
+  closing_.push_back(connection.id);
+}
+
+void Daemon::sweep() {
+  while (!closing_.empty()) {
+    const auto closing = std::exchange(closing_, {});
+    for (const std::uint64_t id : closing) {
+      const auto node = connections_.extract(id);
+      auto& connection = *node.mapped();
+      loop_.forget(connection.socket.fd());
+      if (connection.pidfd.is_open()) loop_.forget(connection.pidfd.get());
+      connection.socket.close();
+      if (connection.index == 0) continue;
+      processes_.erase(connection.index);
+      // A worker without a connection is of no use: its end is reported when its process is gone.
+      if (connection.worker != 0) {
+        pool_.kill(connection.worker);
+      }
+      process_gone(connection.index);
+    }
+  }
+}
+
+void Daemon::process_gone(ProcessIndex process) {
+  for (const auto& [actor, watchers] : actors_.take_unborn_of(process)) {
+    control::ActorUpdate update;
+    update.actor = actor;
+    update.state = static_cast<std::uint8_t>(control::ActorState::kDead);
+    update.cause = static_cast<std::uint8_t>(control::DeathCause::kOwnerDied);
+    update.message = "its creator ended before it had created it";
+    for (const ProcessIndex watcher : watchers) send(watcher, Type::kActorUpdate, update);
+  }
+  for (const ActorId actor : actors_.forget_process(process)) {
+    end_actor(actor, control::DeathCause::kOwnerDied, "the process that created it has ended");
+  }
+  std::vector<DemandId> leases;
+  for (auto lease = demand_of_lease_.lower_bound({process, 0});
+       lease != demand_of_lease_.end() && lease->first.first == process; ++lease) {
+    leases.push_back(lease->second);
+  }
+  for (const DemandId lease : leases) {
+    // A worker may be in the middle of the lessee's task, which nobody waits for any more.
+    if (const WorkerToken worker = demands_.at(lease).worker; worker != 0) {
+      pool_.kill(worker);
+    } else {
+      withdraw(lease);
+    }
+  }
+}
+
+// ----- messages
+
+Status Daemon::register_process(Connection& from, const control::Register& message) {
+  if (from.index != 0) return {Code::kCorrupt, "it registers twice"};
+  if (message.kind > static_cast<std::uint8_t>(control::ProcessKind::kTool)) {
+    return {Code::kCorrupt, "it registers as an unknown kind of process"};
+  }
+  const auto kind = static_cast<control::ProcessKind>(message.kind);
+  const ProcessIndex index = next_index_++;
+  if (kind == control::ProcessKind::kWorker) {
+    const Worker* worker = pool_.register_worker(message.fork_token, from.pid, index);
+    if (worker == nullptr) return {Code::kInvalidArgument, "it registers as a worker that was not asked for"};
+    from.worker = worker->token;
+  } else if (kind == control::ProcessKind::kDriver) {
+    if (auto pidfd = os::open_pidfd(from.pid); pidfd.is_ok()) {
+      from.pidfd = std::move(pidfd).value();
+      BEELINE_RETURN_IF_ERROR(
+          loop_.watch(from.pidfd.get(), EPOLLIN, [this, &from](std::uint32_t) { close_later(from); }));
+    }
+  }
+  from.kind = kind;
+  from.index = index;
+  processes_[index] = &from;
+  send(from, control::encode(Type::kRegistered,
+                             control::Registered{index, session_name_, options_.session_dir, options_.config}));
+  return Status::ok();
+}
+
+Status Daemon::handle(Connection& from, Type type, BytesView frame) {
+  if (from.index == 0 && type != Type::kRegister) return {Code::kCorrupt, "it does not register first"};
+// Decodes the message or returns what is wrong with it.
+#define BEELINE_MESSAGE(Message) BEELINE_ASSIGN(auto message, control::decode<control::Message>(frame))
+  switch (type) {
+    case Type::kRegister: {
+      BEELINE_MESSAGE(Register);
+      return register_process(from, message);
+    }
+    case Type::kCreateActor: {
+      BEELINE_MESSAGE(CreateActor);
+      create_actor(from, std::move(message));
+      return Status::ok();
+    }
+    case Type::kWatchActor: {
+      BEELINE_MESSAGE(WatchActor);
+      watch_actor(from.index, message.actor);
+      return Status::ok();
+    }
+    case Type::kLookupActor: {
+      BEELINE_MESSAGE(LookupActor);
+      control::ActorInfo info{message.request, 0, {}};
+      if (const auto* record = actors_.find(message.name_space, message.name)) {
+        info.actor = record->create.actor;
+        info.handle_meta = record->create.handle_meta;
+      }
+      send(from.index, Type::kActorInfo, info);
+      return Status::ok();
+    }
+    case Type::kListActors: {
+      BEELINE_MESSAGE(ListActors);
+      send(from.index, Type::kNamedActors,
+           control::NamedActors{message.request, actors_.names(message.name_space, message.all_namespaces)});
+      return Status::ok();
+    }
+    case Type::kKillActor: {
+      BEELINE_MESSAGE(KillActor);
+      kill_actor(message);
+      return Status::ok();
+    }
+    case Type::kActorReady: {
+      BEELINE_MESSAGE(ActorReady);
+      actor_ready(from, message);
+      return Status::ok();
+    }
+    case Type::kActorExited: {
+      BEELINE_MESSAGE(ActorExited);
+      actor_exited(from, message);
+      return Status::ok();
+    }
+    case Type::kRequestLease: {
+      BEELINE_MESSAGE(RequestLease);
+      request_lease(from, std::move(message));
+      return Status::ok();
+    }
+    case Type::kReturnLease: {
+      BEELINE_MESSAGE(ReturnLease);
+      return_lease(from, message);
+      return Status::ok();
+    }
+    case Type::kBlocked:
+    case Type::kUnblocked:
+      set_blocked(from, type == Type::kBlocked);
+      return Status::ok();
+    case Type::kGetState: {
+      BEELINE_MESSAGE(GetState);
+      send(from.index, Type::kState, state(message.request));
+      return Status::ok();
+    }
+    case Type::kShutdown:
+      // A driver leaves; the session ends with the last one. A tool (`beeline stop`) ends it for all.
+      if (from.kind == control::ProcessKind::kTool) {
+        end();
+      } else if (from.kind == control::ProcessKind::kDriver) {
+        leave(from);
+      }
+      return Status::ok();
+    default:
+      return {Code::kCorrupt, "a frame of type " + std::to_string(static_cast<unsigned>(type)) +
+                                  " that processes do not send"};
+  }
+#undef BEELINE_MESSAGE
+}
+
+void Daemon::send_logs(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines) {
+  if (!options_.log_to_driver) return;
+  Bytes frame;
+  for (const auto& [index, connection] : processes_) {
+    if (connection->kind != control::ProcessKind::kDriver || connection->closing) continue;
+    if (frame.empty()) frame = control::encode(Type::kLogLines, control::LogLines{pid, who, is_stderr, lines});
+    if (!connection->socket.wants_write() && connection->held_logs.empty()) {
+      send(*connection, frame);
+    } else if (connection->held_log_bytes + frame.size() > kMaxHeldLogBytes) {
+      ++counters_["log_frames_dropped"];
+    } else {
+      connection->held_log_bytes += frame.size();
+      connection->held_logs.push_back(frame);
+    }
+  }
+}
+
+}  // namespace beeline::runtime::node

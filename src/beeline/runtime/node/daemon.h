@@ -1,0 +1,168 @@
+// The node daemon: what must be known once per machine. One thread, one event loop; every message is handled at once
+// and to its end. The parts that decide (Scheduler, ActorTable) do no I/O; this class carries out what they decide.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "beeline/os/epoll.h"
+#include "beeline/os/unix_socket.h"
+#include "beeline/runtime/launch.h"
+#include "beeline/runtime/node/actor_table.h"
+#include "beeline/runtime/node/log_pump.h"
+#include "beeline/runtime/node/scheduler.h"
+#include "beeline/runtime/node/worker_pool.h"
+
+namespace beeline::runtime::node {
+
+class Daemon final : private PoolEvents {
+ public:
+  // `driver` is the driver's connection, its first frame (the options) read; `lock` is held until the end.
+  static Result<std::unique_ptr<Daemon>> make(LaunchOptions options, os::FrameSocket driver, os::Fd lock);
+  ~Daemon() override;
+
+  // Runs the session to its end and removes its directory.
+  Status run();
+
+ private:
+  struct Connection {
+    std::uint64_t id = 0;
+    os::FrameSocket socket;
+    pid_t pid = 0;
+    ProcessIndex index = 0;  // 0: not registered
+    control::ProcessKind kind = control::ProcessKind::kTool;
+    WorkerToken worker = 0;
+    os::Fd pidfd;  // of drivers: their children may hold the socket beyond their death
+    bool closing = false;
+    std::deque<Bytes> held_logs;  // for a driver that does not keep up
+    std::size_t held_log_bytes = 0;
+  };
+  // A lessee's request: its process and the number it chose.
+  using LeaseKey = std::pair<ProcessIndex, std::uint64_t>;
+  using DemandId = std::uint64_t;  // the scheduler's ticket and the pool's want
+  // An actor's or a lease's way to a worker: waits for resources, then for a worker, then has both.
+  struct Demand {
+    DemandId id = 0;
+    ActorId actor = 0;  // 0: a lease
+    LeaseKey lease;
+    control::RequestLease request;  // of a lease
+    std::optional<Allocation> allocation;
+    WorkerToken worker = 0;
+    int blocked = 0;  // threads of the worker that wait
+
+    [[nodiscard]] Flavour flavour(const ActorRecord* record) const;
+  };
+
+  Daemon(LaunchOptions options, os::EventLoop loop, Scheduler scheduler, os::Fd lock);
+  Status start(os::FrameSocket driver);
+
+  // daemon.cc: connections
+  Status watch_signals();
+  Connection& adopt(os::FrameSocket socket, pid_t pid);
+  void accept_all();
+  void read_frames(Connection& connection);
+  void write_more(Connection& connection);
+  void close_later(Connection& connection);
+  void sweep();
+  void process_gone(ProcessIndex process);
+  void send(Connection& connection, const Bytes& frame);
+  template <typename Message>
+  void send(ProcessIndex process, control::Type type, const Message& message);
+  Connection* find(ProcessIndex process);
+  Status handle(Connection& from, control::Type type, BytesView frame);
+  Status register_process(Connection& from, const control::Register& message);
+  void send_logs(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines);
+  void reap_children();
+  void turn();
+
+  // daemon_actors.cc
+  void create_actor(Connection& from, control::CreateActor message);
+  void watch_actor(ProcessIndex from, ActorId actor);
+  void kill_actor(const control::KillActor& message);
+  void actor_ready(Connection& from, const control::ActorReady& message);
+  void actor_exited(Connection& from, const control::ActorExited& message);
+  void actor_worker_ended(const Demand& demand, const std::string& how);
+  void place_actor(ActorId actor);
+  void assign_actor(Demand& demand, Worker& worker);
+  // Dead at once; its worker, if any, is killed.
+  void end_actor(ActorId actor, control::DeathCause cause, const std::string& message);
+  void announce(ActorId actor);
+  // Waits for what its creator has sent already: the news of an actor may overtake its creation.
+  ActorRecord* find_actor(ActorId actor);
+  void dismiss(WorkerToken worker);
+
+  // daemon_demands.cc
+  Demand& add_demand();
+  void request_lease(Connection& from, control::RequestLease message);
+  void return_lease(Connection& from, const control::ReturnLease& message);
+  void assign_lease(Demand& demand, Worker& worker);
+  void withdraw(DemandId demand);
+  void set_blocked(Connection& from, bool blocked);
+  Demand* demand_of_worker(WorkerToken worker);
+  void place_demands();
+  void recall_leases();
+  void worker_ready(WantId want, Worker& worker) override;
+  void worker_failed(WantId want, const std::string& why) override;
+  void worker_ended(const Worker& worker, const std::string& how) override;
+  void retire(Worker& worker) override;
+
+  // daemon_state.cc
+  control::State state(std::uint64_t request);
+
+  // daemon_end.cc
+  // A driver ends its part: the session as well, unless somebody needs it.
+  void leave(Connection& driver);
+  [[nodiscard]] bool is_used_beside(const Connection* driver) const;
+  void end_if_unused();
+  void end();
+  void kill_rest();
+  void remove_session_dir();
+
+  LaunchOptions options_;
+  os::EventLoop loop_;
+  os::Fd lock_;
+  os::Fd listener_;
+  os::Fd signals_;
+  Clock::time_point started_ = Clock::now();
+  std::string session_name_;
+
+  std::uint64_t next_connection_ = 1;
+  ProcessIndex next_index_ = 1;
+  std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
+  std::map<ProcessIndex, Connection*> processes_;
+  std::vector<std::uint64_t> closing_;
+  bool draining_ = false;
+
+  Scheduler scheduler_;
+  ActorTable actors_;
+  LogPump logs_;
+  WorkerPool pool_;
+  DemandId next_demand_ = 1;
+  std::map<DemandId, Demand> demands_;
+  std::map<ActorId, DemandId> demand_of_actor_;
+  std::map<LeaseKey, DemandId> demand_of_lease_;
+  std::map<WorkerToken, DemandId> demand_of_worker_;
+  os::EventLoop::TimerId recall_timer_ = 0;
+  Nanos recall_delay_{};
+  std::map<std::string, std::uint64_t> counters_;
+
+  bool ending_ = false;
+  bool ended_ = false;
+  Clock::time_point ending_since_;
+};
+
+template <typename Message>
+void Daemon::send(ProcessIndex process, control::Type type, const Message& message) {
+  if (Connection* connection = find(process)) send(*connection, control::encode(type, message));
+}
+
+}  // namespace beeline::runtime::node

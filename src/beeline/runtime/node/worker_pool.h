@@ -1,0 +1,167 @@
+// The processes that run user code, and the zygotes they are forked from: starts them when they are wanted, keeps some
+// idle, sees them end. What a worker is used for is the daemon's business.
+#pragma once
+
+#include <sys/types.h>
+
+#include <compare>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "beeline/os/epoll.h"
+#include "beeline/os/unix_socket.h"
+#include "beeline/runtime/launch.h"
+#include "beeline/runtime/node/log_pump.h"
+#include "beeline/runtime/node/zygote.h"
+
+namespace beeline::runtime::node {
+
+// What a worker must be like before anybody can use it.
+struct Flavour {
+  bool torch = false;
+  std::map<std::string, std::string> env;
+  auto operator<=>(const Flavour&) const = default;
+};
+
+// Given by the pool when a fork is asked for; proves at registration that the process is the one forked.
+using WorkerToken = std::uint64_t;
+using WantId = std::uint64_t;  // the caller's; unique among the waiting
+
+struct Worker {
+  enum class State : std::uint8_t {
+    kForking,   // asked for; no pid yet
+    kStarting,  // not registered yet
+    kIdle,
+    kBusy,      // handed out
+    kRetiring,  // idle for long, asked whether it can go; back to idle if it stays
+  };
+  WorkerToken token = 0;
+  Flavour flavour;
+  State state = State::kForking;
+  pid_t pid = 0;
+  ProcessIndex index = 0;  // once registered
+  bool fresh = false;      // an interpreter of its own: our child, not a zygote's
+  Clock::time_point since;  // in this state
+  std::optional<int> exit_status;
+  bool ended = false;
+  os::Fd pidfd;
+  os::EventLoop::TimerId timer = 0;  // registration time-out, then the wait for the exit status
+};
+
+// What the pool tells its owner: from within run() only, where the owner may call back into the pool.
+class PoolEvents {
+ public:
+  virtual ~PoolEvents() = default;
+  virtual void worker_ready(WantId want, Worker& worker) = 0;
+  // No worker can be had for it; the want is gone.
+  virtual void worker_failed(WantId want, const std::string& why) = 0;
+  // A registered worker has ended, which the pool forgets after this; `how` as in "exit code 1".
+  virtual void worker_ended(const Worker& worker, const std::string& how) = 0;
+  // Ask it to exit unless it holds what others still need.
+  virtual void retire(Worker& worker) = 0;
+};
+
+class WorkerPool {
+ public:
+  struct Counters {
+    std::uint64_t workers_started = 0;
+    std::uint64_t worker_start_failures = 0;
+    std::uint64_t zygote_restarts = 0;
+  };
+
+  WorkerPool(os::EventLoop& loop, const LaunchOptions& options, LogPump& logs, PoolEvents& events);
+  ~WorkerPool();
+
+  // Starts the base zygote.
+  Status start();
+
+  void want(WantId want, Flavour flavour);
+  void cancel(WantId want);
+  // The worker is idle again.
+  void give_back(WorkerToken token);
+  // SIGKILL, to the worker and the processes of its group.
+  void kill(WorkerToken token);
+
+  // A process says that it is the worker of this token; null when it is not one that we are waiting for.
+  Worker* register_worker(WorkerToken token, pid_t pid, ProcessIndex index);
+  Worker* find(WorkerToken token);
+  // A child of the daemon's own has ended (waitpid has been called).
+  void child_ended(pid_t pid, int status);
+
+  // Matches wants with workers and starts what is missing. To be called once per turn of the loop.
+  void run();
+
+  [[nodiscard]] const std::map<WorkerToken, Worker>& workers() const { return workers_; }
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+  // (pid, name) of the zygotes.
+  [[nodiscard]] std::vector<std::pair<pid_t, std::string>> zygotes() const;
+  // Ends the zygotes and starts nothing any more.
+  void stop();
+
+ private:
+  struct Want {
+    WantId id;
+    Flavour flavour;
+  };
+  // Failures in a row, by flavour.
+  static constexpr int kMaxStartFailures = 3;
+
+  // Null while there is none that is ready.
+  Zygote* zygote_for(const Flavour& flavour);
+  std::optional<Zygote>& zygote(ZygoteRole role) { return role == ZygoteRole::kBase ? base_ : torch_; }
+  void spawn_base();
+  void ask_for_torch_zygote();
+  void zygote_frame(ZygoteRole role, BytesView frame);
+  void zygote_ended(ZygoteRole role);
+  Status watch_zygote(ZygoteRole role);
+
+  Status fork_from(Zygote& zygote, Worker& worker);
+  Status spawn_fresh(Worker& worker);
+  void start_worker(const Flavour& flavour);
+  void has_pid(Worker& worker, pid_t pid);
+  void note_status(pid_t pid, int status);
+  // Its process is gone: reports it once the exit status is known or has not come for a while.
+  void gone(WorkerToken token);
+  void finish(WorkerToken token);
+  void start_failed(const Flavour& flavour, const std::string& why);
+  void fail_wants(const Flavour* flavour, const std::string& why);
+  bool report_ended();
+  void serve_wants();
+  Worker* idle_worker(const Flavour& flavour);
+  void start_missing();
+  void trim_idle();
+  void set_state(Worker& worker, Worker::State state);
+
+  os::EventLoop& loop_;
+  const LaunchOptions& options_;
+  LogPump& logs_;
+  PoolEvents& events_;
+  Counters counters_;
+  bool stopped_ = false;
+
+  std::optional<Zygote> base_;
+  std::optional<Zygote> torch_;
+  bool torch_wanted_ = false;
+  int base_failures_ = 0;   // in a row, before it was ready
+  int torch_failures_ = 0;
+  os::EventLoop::TimerId respawn_ = 0;
+
+  WorkerToken next_token_ = 1;
+  std::map<WorkerToken, Worker> workers_;
+  std::map<pid_t, WorkerToken> by_pid_;
+  std::deque<Want> wants_;
+  std::map<Flavour, int> failures_;
+  std::vector<WorkerToken> finished_;               // ended, to be reported by run()
+  std::vector<std::pair<WantId, std::string>> failed_;  // to be reported by run()
+  os::EventLoop::TimerId trim_ = 0;
+  std::size_t idle_cap_ = 1;
+  bool prestarted_ = false;
+};
+
+}  // namespace beeline::runtime::node
