@@ -75,7 +75,7 @@ void Heap::close() {
 }
 
 std::byte* Heap::allocate(std::size_t size, std::size_t alignment) {
-  if (!is_active() || size == 0 || size > capacity_ || alignment > capacity_) return nullptr;
+  if (!is_active() || size == 0 || size > capacity_ || alignment > kLargePage) return nullptr;
   if (size >= kLargePage) alignment = std::max(alignment, kLargePage);
   const auto pages = class_ceil(static_cast<std::uint32_t>(os::page_ceil(size) / os::kPageSize));
   const auto align = static_cast<std::uint32_t>(std::max<std::size_t>(alignment / os::kPageSize, 1));

@@ -46,8 +46,8 @@ class Heap {
            static_cast<const std::byte*>(data) < base + capacity_;
   }
 
-  // A block of at least `size` bytes (> 0), aligned to `alignment` (a power of two, page size or more) and to
-  // 2 MiB from 2 MiB up. Null when quota or address space is exhausted. The content is undefined.
+  // A block of at least `size` bytes (> 0), aligned to `alignment` (a power of two, at most 2 MiB), at least to
+  // the page, and to 2 MiB from 2 MiB up. Null when quota or address space is exhausted. The content is undefined.
   std::byte* allocate(std::size_t size, std::size_t alignment = os::kPageSize);
   // Ends the caller's hold on the block that starts at `data`; false when none does. The memory is reused
   // once no pin and no forked child needs it. In a forked child nothing happens.
