@@ -30,11 +30,13 @@ class Fd {
   [[nodiscard]] bool is_open() const { return fd_ >= 0; }
   [[nodiscard]] int release() { return std::exchange(fd_, -1); }
   void reset();
-  [[nodiscard]] Result<Fd> duplicate() const;
 
  private:
   int fd_ = -1;
 };
+
+// Another descriptor of the same open file, close-on-exec.
+Result<Fd> duplicate(int fd);
 
 // An anonymous shared file of `size` bytes (sparse), close-on-exec, sealed against shrinking and growing.
 Result<Fd> make_memfd(const std::string& name, std::uint64_t size);

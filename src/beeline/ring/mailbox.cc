@@ -64,16 +64,20 @@ Result<Mailbox> Mailbox::create() {
 
 void Mailbox::mark(std::uint32_t channel) { set_bit(*page_, channel); }
 
-os::FutexWait Mailbox::sleep(Sleeper who, Deadline deadline) {
-  auto& word = word_of(*page_, who);
-  const auto seen = word.load(std::memory_order_seq_cst);
-  if (entrust(who)) {
+std::uint32_t Mailbox::ticket(Sleeper who) const { return word_of(*page_, who).load(std::memory_order_seq_cst); }
+
+os::FutexWait Mailbox::sleep_draining(std::uint32_t ticket, Deadline deadline) {
+  if (entrust(Sleeper::kWaiter)) {
     take_back();
     return os::FutexWait::kWoken;
   }
-  const auto outcome = os::futex_wait(word, seen, deadline);
-  if (who == Sleeper::kWaiter) take_back();
+  const auto outcome = os::futex_wait(page_->waiter_word, ticket, deadline);
+  take_back();
   return outcome;
+}
+
+void Mailbox::sleep_helping(std::uint32_t ticket) {
+  os::futex_wait(page_->helper_word, ticket, Deadline::never());
 }
 
 bool Mailbox::entrust(Sleeper who) {

@@ -77,15 +77,19 @@ class Mailbox {
   // Marks a channel for the next collect(): its ring holds more than was taken.
   void mark(std::uint32_t channel);
 
-  // Sleeps as `who` until mail comes, the deadline passes, a signal interrupts, or wake_sleeper() is called.
-  // Returns at once when there is mail.
-  os::FutexWait sleep(Sleeper who, Deadline deadline);
+  // The number of wakes of `who` so far. Take it while what you wait for cannot change unseen, then sleep on it.
+  [[nodiscard]] std::uint32_t ticket(Sleeper who) const;
+  // Sleeps as the draining thread until mail comes, wake() is called after the ticket was taken, the deadline passes
+  // or a signal interrupts. Returns at once when there is mail.
+  os::FutexWait sleep_draining(std::uint32_t ticket, Deadline deadline);
+  // Sleeps as the helper until a sender or wake() wakes it; entrust() decides whether senders do.
+  void sleep_helping(std::uint32_t ticket);
   // Leaves the waking of `who` to senders without sleeping in it: from now on they wake that one.
   // True if mail is waiting already.
   bool entrust(Sleeper who);
   // Takes the mailbox back: senders need not wake anyone.
   void take_back() { page_->sleeper.store(static_cast<std::uint32_t>(Sleeper::kNobody), std::memory_order_seq_cst); }
-  // Ends a sleep() of `who` from within the process.
+  // Ends a sleep of `who` from within the process.
   void wake(Sleeper who);
 
  private:

@@ -1,0 +1,563 @@
+#include "beeline/runtime/caller.h"
+
+#include <algorithm>
+
+#include "beeline/runtime/process.h"
+
+namespace beeline::runtime {
+namespace {
+
+using store::Entry;
+using store::ErrorKind;
+using store::make_failure;
+using store::PayloadPtr;
+
+// An idle lease is kept this long for the next call of its shape; others that wait get it at once (kRecallLeases).
+constexpr auto kLeaseIdle = std::chrono::milliseconds(20);
+// Calls worth this much execution time are sent ahead to a worker.
+constexpr double kAheadNs = 1e6;
+constexpr std::size_t kMaxAhead = 256;
+constexpr std::size_t kMaxLeases = 64;  // of one shape, asked for at once
+
+template <typename T>
+BytesView view_of(const T& value) {
+  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
+}
+
+}  // namespace
+
+OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std::vector<Entry*>& dependencies,
+                                std::vector<Entry*>& returns) {
+  auto& objects = process_.objects();
+  auto* call = new OutgoingCall;
+  call->retries_left = options.retries;
+  call->options = std::move(options);
+  call->args = std::move(args);
+  for (const auto& ref : call->args->refs) objects.hold(ref, true);
+  for (Entry* dependency : dependencies) objects.add_hold(*dependency);
+  call->dependencies = dependencies;
+  // A call without returns still has an object, which tells of its end.
+  const std::uint32_t count = std::max<std::uint32_t>(1, call->options.return_count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    Entry& entry = objects.create(store::ObjectKind::kValue, call->options.name);
+    entry.producer = call;
+    call->returns.push_back(&entry);
+    if (i < call->options.return_count) {
+      objects.add_hold(entry);
+      returns.push_back(&entry);
+    }
+  }
+  call->task = call->returns.front()->id.serial;
+  return call;
+}
+
+std::vector<Entry*> Caller::call_actor(ActorTarget& actor, CallOptions options, PayloadPtr args,
+                                       const std::vector<Entry*>& dependencies) {
+  std::vector<Entry*> returns;
+  OutgoingCall* call = make_call(std::move(options), std::move(args), dependencies, returns);
+  call->actor = &actor;
+  actor.queued.push_back(call);
+  const auto state = static_cast<control::ActorState>(actor.latest.state);
+  if (actor.known && state == control::ActorState::kDead) {
+    pump(actor);
+  } else if (actor.known && state == control::ActorState::kRestarting && call->retries_left == 0) {
+    // At most once: a call to an actor that is not there now is not kept for later (as Ray).
+    actor.queued.pop_back();
+    fail(*call, make_failure(ErrorKind::kActorUnavailable,
+                             "the actor is restarting (" + actor.latest.message +
+                                 "); call again, or set max_task_retries to have calls kept",
+                             actor.id, actor.latest.class_name));
+  } else {
+    pump(actor);
+  }
+  return returns;
+}
+
+std::vector<Entry*> Caller::call_function(Shape& shape, CallOptions options, PayloadPtr args,
+                                          const std::vector<Entry*>& dependencies) {
+  std::vector<Entry*> returns;
+  OutgoingCall* call = make_call(std::move(options), std::move(args), dependencies, returns);
+  call->shape = &shape;
+  shape.queued.push_back(call);
+  pump(shape);
+  return returns;
+}
+
+ActorTarget& Caller::actor(ActorId id) {
+  auto& slot = actors_[id];
+  if (!slot) {
+    slot = std::make_unique<ActorTarget>();
+    slot->id = id;
+    process_.tell_daemon(control::Type::kWatchActor, control::WatchActor{id});
+  }
+  return *slot;
+}
+
+ActorTarget* Caller::find_actor(ActorId id) {
+  const auto it = actors_.find(id);
+  return it == actors_.end() ? nullptr : it->second.get();
+}
+
+Shape& Caller::shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
+                     const std::string& name) {
+  for (auto& shape : shapes_) {
+    if (shape->resources == resources && shape->wants_torch == wants_torch && shape->env == env) return *shape;
+  }
+  auto shape = std::make_unique<Shape>();
+  shape->resources = resources;
+  shape->wants_torch = wants_torch;
+  shape->env = env;
+  shape->name = name;
+  shapes_.push_back(std::move(shape));
+  return *shapes_.back();
+}
+
+const std::string* Caller::function(std::uint64_t key) const {
+  const auto it = functions_.find(key);
+  return it == functions_.end() ? nullptr : &it->second;
+}
+
+// ----- sending
+
+void Caller::send(OutgoingCall& call, ProcessIndex to) {
+  auto& peers = process_.peers();
+  call.sent_to = to;
+  call.forwards.clear();
+  CallHeader header;
+  header.task = call.task;
+  header.actor = call.actor != nullptr ? call.actor->id : 0;
+  header.function = call.options.function;
+  header.attempt = call.attempt;
+  header.return_count = static_cast<std::uint16_t>(call.options.return_count);
+  header.dependency_count = static_cast<std::uint16_t>(call.dependencies.size());
+  header.mode = call.options.mode;
+  header.flags = call.options.flags;
+  const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
+  header.name_size = static_cast<std::uint16_t>(name.size());
+
+  scratch_.clear();
+  Writer writer(scratch_);
+  writer.write(header);
+  writer.append(as_bytes(name));
+  for (Entry* dependency : call.dependencies) {
+    DependencyHeader record;
+    record.id = dependency->id;
+    auto* producer = static_cast<OutgoingCall*>(dependency->producer);
+    if (dependency->ready()) {
+      record.state = DependencyHeader::kAttached;
+    } else if (producer == nullptr) {
+      // Somebody else's object: the receiver asks its owner. Our own hold keeps it alive meanwhile.
+      record.state = DependencyHeader::kSubscribe;
+    } else {
+      record.state = DependencyHeader::kWillCome;
+      if (producer->sent_to != 0) {
+        const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
+        const auto index = static_cast<std::uint32_t>(at - producer->returns.begin());
+        producer->forwards.push_back({index, to});
+        ForwardRecord forward;
+        forward.task = producer->task;
+        forward.id = dependency->id;
+        forward.return_index = index;
+        forward.consumer = to;
+        forward.attempt = producer->attempt;
+        peers.send(producer->sent_to, Message::kForward, view_of(forward));
+      } else {
+        dependency->subscribers.push_back(to);
+      }
+    }
+    writer.write(record);
+    if (record.state == DependencyHeader::kAttached) store::encode_payload(*dependency->payload, writer);
+  }
+  store::encode_payload(*call.args, writer);
+  // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call.
+  peers.send(to, Message::kCall, scratch_);
+}
+
+void Caller::pump(ActorTarget& actor) {
+  if (!actor.known) return;
+  switch (static_cast<control::ActorState>(actor.latest.state)) {
+    case control::ActorState::kPending:
+    case control::ActorState::kRestarting:
+      return;
+    case control::ActorState::kStarting:
+    case control::ActorState::kAlive:
+      while (!actor.queued.empty()) {
+        OutgoingCall* call = actor.queued.front();
+        actor.queued.pop_front();
+        call->position = actor.in_flight.insert(actor.in_flight.end(), call);
+        send(*call, actor.latest.process);
+      }
+      return;
+    case control::ActorState::kDead: {
+      auto doomed = std::move(actor.queued);
+      actor.queued.clear();
+      for (OutgoingCall* call : doomed) fail(*call, death_of(actor, *call->options.name));
+      return;
+    }
+  }
+}
+
+PayloadPtr Caller::death_of(const ActorTarget& actor, const std::string& call_name) const {
+  const auto& update = actor.latest;
+  const auto cause = static_cast<control::DeathCause>(update.cause);
+  if (cause == control::DeathCause::kInitFailed) {
+    auto payload = std::make_shared<store::Payload>();
+    payload->skeleton = std::string(as_text(update.error));
+    payload->failure = std::make_unique<store::Failure>(
+        store::Failure{ErrorKind::kActorInitFailed, update.message, actor.id, update.class_name});
+    return payload;
+  }
+  const auto kind = cause == control::DeathCause::kUnschedulable ? ErrorKind::kInfeasible : ErrorKind::kActorDied;
+  return make_failure(kind, call_name + ": " + update.message, actor.id, update.class_name);
+}
+
+void Caller::pump(Shape& shape) {
+  const auto ahead =
+      static_cast<std::size_t>(std::clamp(kAheadNs / std::max(shape.mean_ns, 1.0), 1.0, double{kMaxAhead}));
+  while (!shape.queued.empty()) {
+    Lease* best = nullptr;
+    for (auto& [id, lease] : shape.leases) {
+      if (best == nullptr || lease.in_flight.size() < best->in_flight.size()) best = &lease;
+    }
+    if (best == nullptr || best->in_flight.size() >= ahead) break;
+    OutgoingCall* call = shape.queued.front();
+    shape.queued.pop_front();
+    call->lease = best->id;
+    call->position = best->in_flight.insert(best->in_flight.end(), call);
+    send(*call, best->process);
+  }
+  const std::size_t wanted = std::min(shape.queued.size(), kMaxLeases);
+  while (shape.requested.size() < wanted) request_lease(shape);
+  if (shape.queued.empty()) schedule_idle_check(shape);
+}
+
+void Caller::request_lease(Shape& shape) {
+  const std::uint64_t id = next_lease_++;
+  shape.requested.insert(id);
+  shape_of_lease_[id] = &shape;
+  process_.tell_daemon(control::Type::kRequestLease,
+                       control::RequestLease{id, shape.resources, shape.wants_torch, shape.env, shape.name});
+}
+
+void Caller::schedule_idle_check(Shape& shape) {
+  ++shape.round;
+  bool any_idle = !shape.requested.empty();
+  for (auto& [id, lease] : shape.leases) {
+    if (lease.in_flight.empty() && lease.idle_round == 0) lease.idle_round = shape.round;
+    any_idle |= lease.in_flight.empty();
+  }
+  if (!any_idle || shape.idle_timer) return;
+  shape.idle_timer = true;
+  process_.control().after(kLeaseIdle, [this, &shape, seen = shape.round] {
+    shape.idle_timer = false;
+    // Used meanwhile: look again later.
+    if (shape.round != seen) return schedule_idle_check(shape);
+    return_idle(shape, true);
+  });
+}
+
+// Gives back leases without work, and requests that nothing waits for.
+void Caller::return_idle(Shape& shape, bool requests_too) {
+  std::vector<std::uint64_t> idle;
+  for (auto& [id, lease] : shape.leases) {
+    if (lease.in_flight.empty() && shape.queued.empty()) idle.push_back(id);
+  }
+  for (const auto id : idle) return_lease(shape, id, false);
+  if (!requests_too || !shape.queued.empty()) return;
+  const auto requested = std::move(shape.requested);
+  shape.requested.clear();
+  for (const auto id : requested) {
+    shape_of_lease_.erase(id);
+    process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{id, false});
+  }
+}
+
+void Caller::return_lease(Shape& shape, std::uint64_t lease, bool unusable) {
+  shape.leases.erase(lease);
+  shape_of_lease_.erase(lease);
+  process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{lease, unusable});
+}
+
+void Caller::on_recall_leases() {
+  for (auto& shape : shapes_) return_idle(*shape, true);
+}
+
+void Caller::on_lease_granted(const control::LeaseGranted& granted) {
+  const auto it = shape_of_lease_.find(granted.lease);
+  if (it == shape_of_lease_.end()) {
+    // Given back while the grant was on its way: the daemon has our kReturnLease.
+    return;
+  }
+  Shape& shape = *it->second;
+  shape.requested.erase(granted.lease);
+  Lease lease;
+  lease.id = granted.lease;
+  lease.process = granted.process;
+  lease.pid = granted.pid;
+  shape.leases.emplace(granted.lease, std::move(lease));
+  pump(shape);
+}
+
+void Caller::on_lease_failed(const control::LeaseFailed& failed) {
+  const auto it = shape_of_lease_.find(failed.lease);
+  if (it == shape_of_lease_.end()) return;
+  Shape& shape = *it->second;
+  shape_of_lease_.erase(it);
+  shape.requested.erase(failed.lease);
+  const auto kind = static_cast<Code>(failed.code) == Code::kResourceExhausted ? ErrorKind::kInfeasible
+                                                                               : ErrorKind::kWorkerCrashed;
+  auto doomed = std::move(shape.queued);
+  shape.queued.clear();
+  for (OutgoingCall* call : doomed) fail(*call, make_failure(kind, *call->options.name + ": " + failed.message));
+}
+
+// ----- endings
+
+Status Caller::on_result(ProcessIndex from, Reader& reader) {
+  const auto header = reader.read<ResultHeader>();
+  std::vector<PayloadPtr> values;
+  for (std::uint32_t i = 0; i < header.return_count; ++i) {
+    BEELINE_ASSIGN(auto value, store::decode_payload(reader));
+    values.push_back(std::move(value));
+  }
+  if (!reader.ok()) return {Code::kCorrupt, "a result that ends early"};
+  Entry* entry = process_.objects().find({process_.self(), store::ObjectKind::kValue, header.task});
+  auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
+  if (call == nullptr || call->attempt != header.attempt || call->sent_to != from) {
+    // Of an attempt that was given up: what it published is freed, nothing else.
+    ++stale_results_;
+    for (const auto& value : values) {
+      if (value->placement) process_.free_placement_now(*value->placement);
+    }
+    if (header.refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(header.refs_token));
+    return Status::ok();
+  }
+  if (call->shape != nullptr) {
+    auto& mean = call->shape->mean_ns;
+    const auto took = static_cast<double>(header.execution_ns);
+    // Slow calls count at once, so that nothing queues behind them; quick ones bring the mean down gradually.
+    mean = took > mean ? took : mean * 0.7 + took * 0.3;
+  }
+  const bool failed = !values.empty() && values.front()->is_error();
+  if (failed && header.retryable != 0 && !call->cancelled && retry(*call)) return Status::ok();
+  const auto forwards = std::move(call->forwards);
+  std::vector<Entry*> returns = call->returns;
+  complete(*call, std::move(values));
+  for (std::size_t i = header.forwarded; i < forwards.size(); ++i) {
+    Entry* late = returns[forwards[i].return_index];
+    process_.send_object_to(forwards[i].consumer, *late);
+  }
+  for (Entry* held : returns) process_.objects().drop_hold(*held);
+  if (header.refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(header.refs_token));
+  return Status::ok();
+}
+
+// Takes the call out of its target's list.
+void Caller::unlink(OutgoingCall& call) {
+  if (call.sent_to == 0) return;
+  if (call.actor != nullptr) {
+    call.actor->in_flight.erase(call.position);
+  } else if (const auto it = call.shape->leases.find(call.lease); it != call.shape->leases.end()) {
+    it->second.in_flight.erase(call.position);
+  }
+  call.sent_to = 0;
+}
+
+// On return the holds on call.returns are the caller's to drop.
+void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
+  auto& objects = process_.objects();
+  unlink(call);
+  for (Entry* entry : call.returns) entry->producer = nullptr;
+  for (std::size_t i = 0; i < call.returns.size(); ++i) {
+    if (i < values.size()) {
+      objects.set_ready(*call.returns[i], values[i]);
+    } else {
+      objects.set_ready(*call.returns[i], values.empty() ? std::make_shared<store::Payload>() : values.front());
+    }
+  }
+  for (Entry* dependency : call.dependencies) objects.drop_hold(*dependency);
+  process_.release_args(call.args);
+  Shape* shape = call.shape;
+  delete &call;
+  if (shape != nullptr) pump(*shape);
+}
+
+void Caller::fail(OutgoingCall& call, const PayloadPtr& failure) {
+  const auto returns = call.returns;
+  const auto forwards = std::move(call.forwards);
+  complete(call, {failure});
+  for (const auto& forward : forwards) process_.send_object_to(forward.consumer, *returns[forward.return_index]);
+  for (Entry* held : returns) process_.objects().drop_hold(*held);
+}
+
+// Submits the call again if it may be; the next attempt's consumers are told by us.
+bool Caller::retry(OutgoingCall& call) {
+  if (call.retries_left == 0) return false;
+  if (call.retries_left > 0) --call.retries_left;
+  unlink(call);
+  ++call.attempt;
+  for (const auto& forward : call.forwards) {
+    call.returns[forward.return_index]->subscribers.push_back(forward.consumer);
+  }
+  call.forwards.clear();
+  if (call.actor != nullptr) {
+    call.actor->queued.push_back(&call);
+    pump(*call.actor);
+  } else {
+    call.shape->queued.push_back(&call);
+    pump(*call.shape);
+  }
+  return true;
+}
+
+void Caller::on_rejected(ProcessIndex from, std::uint64_t task) {
+  Entry* entry = process_.objects().find({process_.self(), store::ObjectKind::kValue, task});
+  auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
+  if (call == nullptr || call->sent_to != from || call->shape == nullptr) return;
+  unlink(*call);
+  ++call->attempt;
+  for (const auto& forward : call->forwards) {
+    call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
+  }
+  call->forwards.clear();
+  // The worker waits in a call of its own: nothing goes there until that one returns.
+  call->shape->mean_ns = 1e9;
+  call->shape->queued.push_back(call);
+  pump(*call->shape);
+}
+
+void Caller::on_actor_update(const control::ActorUpdate& update) {
+  ActorTarget* actor = find_actor(update.actor);
+  if (actor == nullptr) return;
+  const auto before = actor->known ? actor->latest : control::ActorUpdate{};
+  const bool was_known = actor->known;
+  actor->known = true;
+  actor->latest = update;
+  const auto state = static_cast<control::ActorState>(update.state);
+  const bool lost_process = was_known && before.process != 0 &&
+                            (update.process != before.process || update.incarnation != before.incarnation ||
+                             state == control::ActorState::kDead || state == control::ActorState::kRestarting);
+  if (lost_process || state == control::ActorState::kDead) {
+    // Results that arrived before the end count; what is left was not finished.
+    auto unfinished = std::move(actor->in_flight);
+    actor->in_flight.clear();
+    std::deque<OutgoingCall*> again;
+    for (OutgoingCall* call : unfinished) {
+      call->sent_to = 0;
+      const bool may_retry = state != control::ActorState::kDead && call->retries_left != 0 && !call->cancelled;
+      if (!may_retry) {
+        if (state == control::ActorState::kDead) {
+          fail(*call, death_of(*actor, *call->options.name));
+        } else {
+          fail(*call, make_failure(ErrorKind::kActorUnavailable,
+                                   *call->options.name + ": the actor died while it ran the call (" + update.message +
+                                       ") and is being restarted; whether the call took effect is unknown. Call "
+                                       "again, or set max_task_retries",
+                                   actor->id, update.class_name));
+        }
+        continue;
+      }
+      if (call->retries_left > 0) --call->retries_left;
+      ++call->attempt;
+      for (const auto& forward : call->forwards) {
+        call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
+      }
+      call->forwards.clear();
+      again.push_back(call);
+    }
+    // Before those that were not sent yet: the order of submission holds.
+    actor->queued.insert(actor->queued.begin(), again.begin(), again.end());
+  }
+  if (state == control::ActorState::kDead && actor->creation_args) {
+    process_.release_args(std::exchange(actor->creation_args, nullptr));
+    for (Entry* held : actor->creation_holds) process_.objects().drop_hold(*held);
+    actor->creation_holds.clear();
+  }
+  pump(*actor);
+}
+
+void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
+  for (auto& shape : shapes_) {
+    std::vector<std::uint64_t> lost;
+    for (auto& [id, lease] : shape->leases) {
+      if (lease.process == process) lost.push_back(id);
+    }
+    for (const auto id : lost) {
+      auto node = shape->leases.extract(id);
+      shape_of_lease_.erase(id);
+      process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{id, true});
+      bool first = true;
+      std::deque<OutgoingCall*> again;
+      for (OutgoingCall* call : node.mapped().in_flight) {
+        call->sent_to = 0;
+        // Only the first had started; the others lost nothing.
+        const bool started = std::exchange(first, false);
+        if (started && (call->retries_left == 0 || call->cancelled)) {
+          if (call->cancelled) {
+            fail(*call, make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled"));
+          } else {
+            fail(*call, make_failure(ErrorKind::kWorkerCrashed,
+                                     *call->options.name + ": the worker that ran it (pid " +
+                                         std::to_string(node.mapped().pid) + ") died: " + reason +
+                                         ". Look at its log in the session's directory; set max_retries to have it "
+                                         "run again"));
+          }
+          continue;
+        }
+        if (started && call->retries_left > 0) --call->retries_left;
+        ++call->attempt;
+        for (const auto& forward : call->forwards) {
+          call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
+        }
+        call->forwards.clear();
+        again.push_back(call);
+      }
+      shape->queued.insert(shape->queued.begin(), again.begin(), again.end());
+    }
+    if (!lost.empty()) pump(*shape);
+  }
+}
+
+bool Caller::cancel(Entry& entry, bool force, bool recursive) {
+  auto* call = static_cast<OutgoingCall*>(entry.producer);
+  if (call == nullptr || entry.ready()) return false;
+  call->cancelled = true;
+  if (call->sent_to == 0) {
+    auto& queue = call->actor != nullptr ? call->actor->queued : call->shape->queued;
+    std::erase(queue, call);
+    fail(*call, make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled before it started"));
+    return true;
+  }
+  CancelRecord record;
+  record.task = call->task;
+  record.force = force ? 1 : 0;
+  record.recursive = recursive ? 1 : 0;
+  process_.peers().send(call->sent_to, Message::kCancel, view_of(record));
+  return true;
+}
+
+void Caller::fail_everything(const PayloadPtr& failure) {
+  std::vector<OutgoingCall*> all;
+  for (auto& [id, actor] : actors_) {
+    all.insert(all.end(), actor->queued.begin(), actor->queued.end());
+    all.insert(all.end(), actor->in_flight.begin(), actor->in_flight.end());
+    actor->queued.clear();
+    actor->in_flight.clear();
+  }
+  for (auto& shape : shapes_) {
+    all.insert(all.end(), shape->queued.begin(), shape->queued.end());
+    for (auto& [id, lease] : shape->leases) {
+      all.insert(all.end(), lease.in_flight.begin(), lease.in_flight.end());
+    }
+    shape->queued.clear();
+    shape->leases.clear();
+    shape->requested.clear();
+  }
+  shape_of_lease_.clear();
+  for (OutgoingCall* call : all) {
+    call->sent_to = 0;
+    fail(*call, failure);
+  }
+}
+
+}  // namespace beeline::runtime

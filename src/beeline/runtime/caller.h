@@ -1,0 +1,150 @@
+// The calls that this process has made and not yet seen the end of: to actors, in order, and of functions, on workers
+// leased from the daemon.
+//
+// Not thread-safe: the process's state lock is held in every call.
+#pragma once
+
+#include <deque>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "beeline/runtime/control.h"
+#include "beeline/runtime/messages.h"
+#include "beeline/store/object_table.h"
+
+namespace beeline::runtime {
+
+class Process;
+struct Shape;
+struct ActorTarget;
+
+struct CallOptions {
+  const std::string* name = nullptr;  // "Counter.incr", for people; interned
+  std::string method;                 // of an actor; empty for functions
+  std::uint64_t function = 0;         // key of the blob
+  std::uint32_t return_count = 1;
+  std::int8_t mode = 0;
+  std::uint8_t flags = 0;             // CallFlag
+  std::int32_t retries = 0;           // -1: without bound
+};
+
+struct OutgoingCall {
+  struct Forward {
+    std::uint32_t return_index;
+    ProcessIndex consumer;
+  };
+  CallOptions options;
+  std::uint64_t task = 0;
+  std::vector<store::Entry*> returns;       // each held until the end
+  std::vector<store::Entry*> dependencies;  // each held until the end
+  store::PayloadPtr args;                   // its placement is ours; its references are held until the end
+  std::uint32_t attempt = 0;
+  std::int32_t retries_left = 0;
+  ProcessIndex sent_to = 0;                 // 0: queued here
+  bool cancelled = false;
+  std::vector<Forward> forwards;            // consumers that its worker was asked to tell, in order
+  ActorTarget* actor = nullptr;
+  Shape* shape = nullptr;
+  std::uint64_t lease = 0;
+  std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
+};
+
+// An actor as its callers see it.
+struct ActorTarget {
+  ActorId id = 0;
+  control::ActorUpdate latest;
+  bool known = false;        // an update came
+  std::deque<OutgoingCall*> queued;
+  std::list<OutgoingCall*> in_flight;   // in order of submission
+  std::uint64_t pending_count() const { return queued.size() + in_flight.size(); }
+  store::PayloadPtr creation_args;      // kept until the actor is dead: replayed at restarts
+  std::vector<store::Entry*> creation_holds;
+};
+
+struct Lease {
+  std::uint64_t id = 0;
+  ProcessIndex process = 0;
+  std::int32_t pid = 0;
+  std::list<OutgoingCall*> in_flight;
+  std::uint64_t idle_round = 0;  // of the shape's idle timer
+};
+
+// Functions with the same demands share workers.
+struct Shape {
+  Resources resources;
+  bool wants_torch = false;
+  std::map<std::string, std::string> env;
+  std::string name;
+  std::deque<OutgoingCall*> queued;
+  std::map<std::uint64_t, Lease> leases;
+  std::unordered_set<std::uint64_t> requested;
+  double mean_ns = 1e9;  // of executions, decaying: decides how many calls are sent ahead
+  bool idle_timer = false;
+  std::uint64_t round = 0;
+};
+
+class Caller {
+ public:
+  explicit Caller(Process& process) : process_(process) {}
+
+  // Both return the entries of the returns, each held once for the caller. `dependencies` and the references of
+  // `args` are held by the call from here on.
+  std::vector<store::Entry*> call_actor(ActorTarget& actor, CallOptions options, store::PayloadPtr args,
+                                        const std::vector<store::Entry*>& dependencies);
+  std::vector<store::Entry*> call_function(Shape& shape, CallOptions options, store::PayloadPtr args,
+                                           const std::vector<store::Entry*>& dependencies);
+
+  ActorTarget& actor(ActorId id);
+  ActorTarget* find_actor(ActorId id);
+  Shape& shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
+               const std::string& name);
+  void define_function(std::uint64_t key, std::string blob) { functions_.try_emplace(key, std::move(blob)); }
+  [[nodiscard]] const std::string* function(std::uint64_t key) const;
+
+  // Cancels the call that makes `entry`. False if there is none, or it is over.
+  bool cancel(store::Entry& entry, bool force, bool recursive);
+
+  Status on_result(ProcessIndex from, Reader& reader);
+  void on_rejected(ProcessIndex from, std::uint64_t task);
+  void on_actor_update(const control::ActorUpdate& update);
+  void on_lease_granted(const control::LeaseGranted& granted);
+  void on_lease_failed(const control::LeaseFailed& failed);
+  void on_recall_leases();
+  void on_process_lost(ProcessIndex process, const std::string& reason);
+  void fail_everything(const store::PayloadPtr& failure);
+
+  [[nodiscard]] std::uint64_t stale_results() const { return stale_results_; }
+
+ private:
+  OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
+                          std::vector<store::Entry*>& returns);
+  void send(OutgoingCall& call, ProcessIndex to);
+  void pump(ActorTarget& actor);
+  void pump(Shape& shape);
+  void request_lease(Shape& shape);
+  void schedule_idle_check(Shape& shape);
+  void return_idle(Shape& shape, bool all);
+  void return_lease(Shape& shape, std::uint64_t lease, bool unusable);
+  // The end: values or one failure for all returns.
+  void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
+  void fail(OutgoingCall& call, const store::PayloadPtr& failure);
+  bool retry(OutgoingCall& call);
+  void unlink(OutgoingCall& call);
+  [[nodiscard]] store::PayloadPtr death_of(const ActorTarget& actor, const std::string& call_name) const;
+
+  Process& process_;
+  std::unordered_map<ActorId, std::unique_ptr<ActorTarget>> actors_;
+  std::vector<std::unique_ptr<Shape>> shapes_;
+  std::unordered_map<std::uint64_t, Shape*> shape_of_lease_;
+  std::unordered_map<std::uint64_t, std::string> functions_;
+  std::uint64_t next_lease_ = 1;
+  std::uint64_t stale_results_ = 0;
+  Bytes scratch_;
+};
+
+}  // namespace beeline::runtime

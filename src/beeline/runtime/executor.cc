@@ -1,0 +1,238 @@
+#include "beeline/runtime/executor.h"
+
+#include <algorithm>
+
+#include "beeline/runtime/process.h"
+
+namespace beeline::runtime {
+namespace {
+
+using store::Entry;
+using store::ErrorKind;
+using store::PayloadPtr;
+
+template <typename T>
+BytesView view_of(const T& value) {
+  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
+}
+
+}  // namespace
+
+void IncomingCall::on_ready(Entry& entry) {
+  (void)entry;
+  if (--unresolved == 0) executor->resolved(*this);
+}
+
+Status Executor::on_call(ProcessIndex from, Reader& reader) {
+  auto& objects = process_.objects();
+  auto owned = std::make_unique<IncomingCall>();
+  IncomingCall& call = *owned;
+  call.executor = this;
+  call.caller = from;
+  call.header = reader.read<CallHeader>();
+  call.name = std::string(as_text(reader.read_bytes(call.header.name_size)));
+  for (std::uint32_t i = 0; i < call.header.dependency_count; ++i) {
+    const auto record = reader.read<DependencyHeader>();
+    if (!reader.ok()) break;
+    std::shared_ptr<store::Payload> attached;
+    if (record.state == DependencyHeader::kAttached) {
+      BEELINE_ASSIGN(attached, store::decode_payload(reader));
+    }
+    // The caller holds it until we answer, so the owner need not know of us.
+    Entry* entry = objects.hold(record.id, false);
+    if (entry == nullptr) return {Code::kCorrupt, "an argument names an object of this process that is gone"};
+    call.dependencies.push_back(entry);
+    if (entry->ready()) continue;
+    if (attached) {
+      objects.set_ready(*entry, std::move(attached));
+      continue;
+    }
+    ++call.unresolved;
+    objects.watch(*entry, call);
+    if (record.state == DependencyHeader::kSubscribe) process_.subscribe(*entry);
+  }
+  BEELINE_ASSIGN(call.args, store::decode_payload(reader));
+  if (!reader.ok()) return {Code::kCorrupt, "a call that ends early"};
+  for (const auto& ref : call.args->refs) {
+    if (Entry* entry = objects.hold(ref, true)) call.held.push_back(entry);
+  }
+  const Key key{from, call.header.task};
+  if (call.header.function != 0 && !functions_.contains(call.header.function)) {
+    ++call.unresolved;
+    auto& waiting = awaiting_function_[call.header.function];
+    waiting.push_back(key);
+    if (waiting.size() == 1) process_.peers().send(from, Message::kFunctionRequest, view_of(call.header.function));
+  }
+  calls_[key] = std::move(owned);
+  if (ordered_ && call.header.actor != 0) {
+    lanes_[from].push_back(&call);
+    if (call.unresolved == 0) advance(from);
+  } else if (call.unresolved == 0) {
+    make_runnable(call);
+  }
+  return Status::ok();
+}
+
+void Executor::resolved(IncomingCall& call) {
+  if (ordered_ && call.header.actor != 0) {
+    advance(call.caller);
+  } else {
+    make_runnable(call);
+  }
+}
+
+// Calls at the head of a caller's lane that have all their arguments may run.
+void Executor::advance(ProcessIndex caller) {
+  const auto it = lanes_.find(caller);
+  if (it == lanes_.end()) return;
+  auto& lane = it->second;
+  while (!lane.empty() && lane.front()->unresolved == 0) {
+    IncomingCall* call = lane.front();
+    lane.pop_front();
+    make_runnable(*call);
+  }
+  if (lane.empty()) lanes_.erase(it);
+}
+
+void Executor::make_runnable(IncomingCall& call) {
+  call.queued = true;
+  runnable_.push_back(&call);
+  if (on_runnable) on_runnable();
+}
+
+IncomingCall* Executor::take() {
+  if (runnable_.empty()) return nullptr;
+  IncomingCall* call = runnable_.front();
+  runnable_.pop_front();
+  call->queued = false;
+  call->started = true;
+  call->started_at = Clock::now();
+  ++running_;
+  return call;
+}
+
+void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
+  auto& peers = process_.peers();
+  ResultHeader header;
+  header.task = call.header.task;
+  header.attempt = call.header.attempt;
+  header.forwarded = static_cast<std::uint32_t>(call.forwards.size());
+  header.return_count = static_cast<std::uint16_t>(results.size());
+  header.retryable = retryable ? 1 : 0;
+  if (call.started) header.execution_ns = static_cast<std::uint64_t>((Clock::now() - call.started_at).count());
+  std::vector<store::ObjectId> refs;
+  for (const auto& result : results) refs.insert(refs.end(), result->refs.begin(), result->refs.end());
+  if (!refs.empty()) header.refs_token = process_.pin_for(call.caller, refs);
+
+  Bytes message;
+  Writer writer(message);
+  writer.write(header);
+  for (const auto& result : results) store::encode_payload(*result, writer);
+  // Consumers first: they wait for it, the owner only records it. A retried failure is told to nobody but the owner.
+  if (!retryable) {
+    for (const auto& forward : call.forwards) {
+      const auto& result = results.size() > forward.return_index ? results[forward.return_index] : results.front();
+      Bytes object;
+      Writer object_writer(object);
+      object_writer.write(forward.id);
+      store::encode_payload(*result, object_writer);
+      if (forward.consumer == process_.self()) {
+        if (Entry* entry = process_.objects().find(forward.id)) process_.objects().set_ready(*entry, result);
+      } else {
+        peers.send(forward.consumer, Message::kObject, object);
+      }
+    }
+  } else {
+    header.forwarded = 0;
+    std::memcpy(message.data(), &header, sizeof header);
+  }
+  const bool delivered = peers.send(call.caller, Message::kResult, message);
+  if (!delivered) {
+    // The owner is gone: nobody will ever free what was published for it.
+    for (const auto& result : results) {
+      if (result->placement) process_.free_placement_now(*result->placement);
+    }
+  }
+  if (call.started) --running_;
+  release(call);
+}
+
+void Executor::release(IncomingCall& call) {
+  auto& objects = process_.objects();
+  for (Entry* dependency : call.dependencies) {
+    if (call.unresolved > 0) objects.unwatch(*dependency, call);
+    objects.drop_hold(*dependency);
+  }
+  for (Entry* held : call.held) objects.drop_hold(*held);
+  calls_.erase(Key{call.caller, call.header.task});
+}
+
+void Executor::bounce_queued() {
+  std::vector<IncomingCall*> bounced;
+  for (auto& [key, call] : calls_) {
+    if (!call->started && call->header.actor == 0) bounced.push_back(call.get());
+  }
+  for (IncomingCall* call : bounced) {
+    std::erase(runnable_, call);
+    process_.peers().send(call->caller, Message::kRejected, view_of(call->header.task));
+    release(*call);
+  }
+}
+
+void Executor::on_forward(const ForwardRecord& record) {
+  // Whoever asks is the call's owner; a call that is over is told by the owner itself.
+  const auto it = calls_.find(Key{record.id.owner, record.task});
+  if (it == calls_.end() || it->second->header.attempt != record.attempt) return;
+  it->second->forwards.push_back(record);
+  process_.peers().connect(record.consumer);
+}
+
+void Executor::on_cancel_message(ProcessIndex from, const CancelRecord& record) {
+  const auto it = calls_.find(Key{from, record.task});
+  if (it == calls_.end()) return;
+  IncomingCall& call = *it->second;
+  call.cancelled.store(true);
+  if (call.started) {
+    if (on_cancel) on_cancel(call, record.force != 0);
+    return;
+  }
+  std::erase(runnable_, &call);
+  if (const auto lane = lanes_.find(from); lane != lanes_.end()) std::erase(lane->second, &call);
+  const auto failure = store::make_failure(ErrorKind::kCancelled, call.name + " was cancelled before it started",
+                                           call.header.actor);
+  finish(call, {failure}, false);
+  advance(from);
+}
+
+void Executor::on_function(std::uint64_t key, std::string blob) {
+  functions_[key] = std::make_shared<const std::string>(std::move(blob));
+  const auto it = awaiting_function_.find(key);
+  if (it == awaiting_function_.end()) return;
+  const auto waiting = std::move(it->second);
+  awaiting_function_.erase(it);
+  for (const auto& call_key : waiting) {
+    const auto call = calls_.find(call_key);
+    if (call != calls_.end() && --call->second->unresolved == 0) resolved(*call->second);
+  }
+}
+
+std::shared_ptr<const std::string> Executor::function(std::uint64_t key) const {
+  const auto it = functions_.find(key);
+  return it == functions_.end() ? nullptr : it->second;
+}
+
+void Executor::on_process_lost(ProcessIndex process) {
+  std::vector<IncomingCall*> orphans;
+  for (auto& [key, call] : calls_) {
+    if (key.caller != process) continue;
+    call->caller_gone.store(true);
+    if (!call->started) orphans.push_back(call.get());
+  }
+  for (IncomingCall* call : orphans) {
+    std::erase(runnable_, call);
+    release(*call);
+  }
+  lanes_.erase(process);
+}
+
+}  // namespace beeline::runtime

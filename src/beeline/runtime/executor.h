@@ -1,0 +1,101 @@
+// The calls that this process was asked to execute: their arguments being awaited, their order, their results.
+//
+// Not thread-safe: the process's state lock is held in every call.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "beeline/base/clock.h"
+#include "beeline/runtime/control.h"
+#include "beeline/runtime/messages.h"
+#include "beeline/store/object_table.h"
+
+namespace beeline::runtime {
+
+class Process;
+class Executor;
+
+struct IncomingCall final : store::Watcher {
+  void on_ready(store::Entry& entry) override;
+
+  Executor* executor = nullptr;
+  ProcessIndex caller = 0;
+  CallHeader header;
+  std::string name;                          // of the method or function
+  store::PayloadPtr args;
+  std::vector<store::Entry*> dependencies;   // each held
+  std::vector<store::Entry*> held;           // references inside the arguments
+  std::vector<ForwardRecord> forwards;
+  std::uint32_t unresolved = 0;
+  bool queued = false;                       // in runnable_
+  bool started = false;
+  std::atomic<bool> cancelled{false};
+  std::atomic<bool> caller_gone{false};
+  Clock::time_point started_at{};
+};
+
+class Executor {
+ public:
+  explicit Executor(Process& process) : process_(process) {}
+
+  struct Key {
+    ProcessIndex caller;
+    std::uint64_t task;
+    bool operator==(const Key&) const = default;
+  };
+  struct KeyHash {
+    std::size_t operator()(const Key& key) const { return key.task * 0x9e3779b97f4a7c15ull ^ key.caller; }
+  };
+
+  // Called when a running call is to be interrupted (force: the process must end). Any thread, state lock held.
+  std::function<void(IncomingCall&, bool force)> on_cancel;
+  // Called when a call became runnable and nobody waits in the process for it (event loops).
+  std::function<void()> on_runnable;
+
+  [[nodiscard]] bool has_runnable() const { return !runnable_.empty(); }
+  // The next call to run, nullptr if there is none; the taker must finish() it.
+  IncomingCall* take();
+  // Sends the results (as many as the call's return_count) or one failure to the caller and ends the call.
+  void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
+
+  // Calls of one caller start in the order in which they were made; an argument that is awaited holds back later
+  // ones. Without order (functions, some actors) each starts when it can.
+  void set_ordered(bool ordered) { ordered_ = ordered; }
+  // Gives function calls that have not started back to their callers: this worker is going to wait.
+  void bounce_queued();
+  [[nodiscard]] std::size_t running() const { return running_; }
+  [[nodiscard]] bool idle() const { return calls_.empty(); }
+  [[nodiscard]] bool terminating() const { return terminating_; }
+  void set_terminating() { terminating_ = true; }
+  std::shared_ptr<const std::string> function(std::uint64_t key) const;
+
+  Status on_call(ProcessIndex from, Reader& reader);
+  void on_forward(const ForwardRecord& record);
+  void on_cancel_message(ProcessIndex from, const CancelRecord& record);
+  void on_function(std::uint64_t key, std::string blob);
+  void on_process_lost(ProcessIndex process);
+  void resolved(IncomingCall& call);
+
+ private:
+  void make_runnable(IncomingCall& call);
+  void advance(ProcessIndex caller);
+  void release(IncomingCall& call);
+
+  Process& process_;
+  std::unordered_map<Key, std::unique_ptr<IncomingCall>, KeyHash> calls_;
+  std::unordered_map<ProcessIndex, std::deque<IncomingCall*>> lanes_;  // ordered calls that are not runnable yet
+  std::deque<IncomingCall*> runnable_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
+  std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
+  std::size_t running_ = 0;
+  bool ordered_ = true;
+  bool terminating_ = false;
+};
+
+}  // namespace beeline::runtime

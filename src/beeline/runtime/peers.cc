@@ -1,0 +1,374 @@
+#include "beeline/runtime/peers.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+namespace beeline::runtime {
+namespace {
+
+constexpr std::size_t kRingFootprint = ring::ring_footprint(Peers::kRingCapacity);
+
+// Precedes the bytes of each fragment.
+struct FragmentHeader {
+  std::uint64_t total;
+  std::uint16_t type;  // of the whole message
+  std::uint16_t reserved[3];
+};
+static_assert(sizeof(FragmentHeader) == 16);
+constexpr std::uint64_t kMaxMessage = std::uint64_t{1} << 32;
+
+template <typename T>
+BytesView view_of(const T& value) {
+  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
+}
+
+std::string process_name(ProcessIndex process) { return "process " + std::to_string(process); }
+
+}  // namespace
+
+Status Peers::listen(const std::string& session_dir, ProcessIndex self) {
+  session_dir_ = session_dir;
+  self_ = self;
+  BEELINE_ASSIGN(listener_, os::listen_unix(session_dir + "/p" + std::to_string(self)));
+  events_.watch_socket(listener_.get(), false, [this](std::uint32_t) { accept_all(); });
+  return Status::ok();
+}
+
+Result<Peers::Link*> Peers::new_link() {
+  std::uint32_t channel = 0;
+  if (!free_channels_.empty()) {
+    channel = free_channels_.back();
+    free_channels_.pop_back();
+  } else if (links_.size() < ring::kMaxChannels) {
+    channel = static_cast<std::uint32_t>(links_.size());
+    links_.emplace_back();
+  } else {
+    return Status(Code::kResourceExhausted,
+                  "this process is linked to " + std::to_string(ring::kMaxChannels) +
+                      " others, the most there can be: route calls through fewer processes");
+  }
+  links_[channel] = std::make_unique<Link>();
+  links_[channel]->channel = channel;
+  ++stats_.links;
+  return links_[channel].get();
+}
+
+Status Peers::greet(Link& link, int ring_memory) {
+  BEELINE_ASSIGN(const auto credentials, os::peer_credentials(link.socket.fd()));
+  BEELINE_ASSIGN(link.holder, arena_.add_holder(credentials.pid));
+  Hello hello;
+  hello.process = self_;
+  hello.channel = link.channel;
+  hello.holder = link.holder;
+  hello.pid = ::getpid();
+  std::vector<int> fds = {mailbox_.fd(), arena_.data_fd(), arena_.control_fd()};
+  if (ring_memory >= 0) fds.push_back(ring_memory);
+  return link.socket.send(view_of(hello), fds);
+}
+
+Status Peers::start_connect(ProcessIndex to) {
+  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir_ + "/p" + std::to_string(to)));
+  BEELINE_ASSIGN(auto memory, os::make_memfd("beeline-rings", 2 * kRingFootprint));
+  BEELINE_ASSIGN(auto mapping, os::Mapping::map(memory.get(), 0, 2 * kRingFootprint, os::Access::kReadWrite,
+                                                os::Sharing::kShared));
+  BEELINE_ASSIGN(Link * link, new_link());
+  link->connecting_side = true;
+  link->peer = to;
+  link->socket = os::FrameSocket(std::move(socket));
+  link->rings = std::move(mapping);
+  link->out = ring::Producer::create(link->rings.data(), kRingCapacity);
+  ring::Producer::create(link->rings.data() + kRingFootprint, kRingCapacity);
+  BEELINE_ASSIGN(link->in, ring::Consumer::attach(link->rings.data() + kRingFootprint, kRingFootprint));
+  auto& peer = peers_[to];
+  peer.out = link;
+  peer.links.push_back(link);
+  BEELINE_RETURN_IF_ERROR(greet(*link, memory.get()));
+  watch(*link);
+  return Status::ok();
+}
+
+void Peers::watch(Link& link) {
+  events_.watch_socket(link.socket.fd(), link.socket.wants_write(),
+                       [this, &link](std::uint32_t events) { on_socket(link, events); });
+}
+
+void Peers::accept_all() {
+  for (;;) {
+    auto accepted = os::accept_unix(listener_.get());
+    if (!accepted) {
+      ++stats_.corrupt;
+      continue;  // a peer that was refused; the listener itself does not fail
+    }
+    if (!accepted->is_open()) return;
+    auto link = new_link();
+    if (!link) return;
+    (*link)->socket = os::FrameSocket(std::move(*accepted));
+    watch(**link);
+  }
+}
+
+void Peers::on_socket(Link& link, std::uint32_t events) {
+  if (link.closed) return;
+  if ((events & EPOLLOUT) != 0) {
+    if (const auto status = link.socket.flush(); !status) return cut(link, status.message());
+    if (!link.socket.wants_write()) watch(link);
+  }
+  for (;;) {
+    os::Frame frame;
+    auto outcome = link.socket.receive(frame);
+    if (!outcome) return cut(link, outcome.status().message());
+    if (*outcome == os::FrameSocket::Receive::kNothing) return;
+    if (*outcome == os::FrameSocket::Receive::kClosed) return cut(link, "its connection closed");
+    if (const auto status = on_hello(link, frame); !status) {
+      ++stats_.corrupt;
+      return cut(link, status.message());
+    }
+  }
+}
+
+Status Peers::on_hello(Link& link, os::Frame& frame) {
+  Reader reader(frame.bytes);
+  const auto hello = reader.read<Hello>();
+  const std::size_t expected_fds = link.connecting_side ? 3 : 4;
+  if (!reader.ok() || hello.magic != Hello::kMagic || frame.fds.size() != expected_fds || link.open ||
+      (link.connecting_side && hello.process != link.peer)) {
+    return {Code::kCorrupt, "a greeting that is none"};
+  }
+  BEELINE_ASSIGN(link.bell, ring::Doorbell::attach(frame.fds[0], hello.channel));
+  link.peer = hello.process;
+  auto& peer = peers_[hello.process];
+  if (!link.connecting_side) {
+    BEELINE_ASSIGN(link.rings, os::Mapping::map(frame.fds[3].get(), 0, 2 * kRingFootprint, os::Access::kReadWrite,
+                                                os::Sharing::kShared));
+    BEELINE_ASSIGN(link.in, ring::Consumer::attach(link.rings.data(), kRingFootprint));
+    BEELINE_ASSIGN(link.out, ring::Producer::attach(link.rings.data() + kRingFootprint, kRingFootprint));
+    peer.links.push_back(&link);
+    if (peer.out == nullptr) peer.out = &link;
+    BEELINE_RETURN_IF_ERROR(greet(link, -1));
+  }
+  if (!peer.arena_data.is_open()) {
+    peer.arena_data = std::move(frame.fds[1]);
+    peer.arena_control = std::move(frame.fds[2]);
+    peer.arena_holder = hello.holder;
+  }
+  link.open = true;
+  flush_overflow(link);
+  mailbox_.mark(link.channel);  // what the peer wrote before it knew our doorbell
+  return Status::ok();
+}
+
+bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) {
+  auto& peer = peers_[to];
+  if (peer.gone) return false;
+  if (peer.out == nullptr) {
+    if (const auto status = start_connect(to); !status) {
+      peer.gone = true;
+      events_.on_peer_lost(to, status.message());
+      return false;
+    }
+  }
+  ++stats_.messages_out;
+  return push(*peer.out, type, head, body);
+}
+
+void Peers::connect(ProcessIndex process) {
+  auto& peer = peers_[process];
+  if (peer.gone || peer.out != nullptr) return;
+  if (const auto status = start_connect(process); !status) {
+    peer.gone = true;
+    events_.on_peer_lost(process, status.message());
+  }
+}
+
+bool Peers::push(Link& link, Message type, BytesView head, BytesView body) {
+  const std::size_t size = head.size() + body.size();
+  if (size <= kFragment) return push_record(link, type, head, body);
+  Bytes whole;
+  whole.reserve(size);
+  Writer writer(whole);
+  writer.append(head);
+  writer.append(body);
+  for (std::size_t at = 0; at < size; at += kFragment) {
+    const FragmentHeader fragment{size, static_cast<std::uint16_t>(type), {}};
+    push_record(link, Message::kFragment, view_of(fragment),
+                BytesView(whole).subspan(at, std::min(kFragment, size - at)));
+  }
+  return true;
+}
+
+bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body) {
+  const std::size_t size = head.size() + body.size();
+  if (link.overflow.empty()) {
+    if (std::byte* room = link.out.claim(size)) {
+      std::copy(head.begin(), head.end(), room);
+      std::copy(body.begin(), body.end(), room + head.size());
+      link.out.commit(static_cast<std::uint16_t>(type), 0);
+      if (link.open) link.bell.ring();
+      return true;
+    }
+  }
+  ++stats_.overflowed;
+  Outgoing outgoing{type, {}};
+  outgoing.bytes.reserve(size);
+  Writer writer(outgoing.bytes);
+  writer.append(head);
+  writer.append(body);
+  link.overflow.push_back(std::move(outgoing));
+  if (link.overflow.size() == 1) flush_overflow(link);
+  return true;
+}
+
+void Peers::flush_overflow(Link& link) {
+  bool sent = false;
+  while (!link.overflow.empty()) {
+    auto& next = link.overflow.front();
+    std::byte* room = link.out.claim(next.bytes.size());
+    if (room == nullptr) {
+      if (link.out.request_space(next.bytes.size())) break;
+      continue;
+    }
+    std::copy(next.bytes.begin(), next.bytes.end(), room);
+    link.out.commit(static_cast<std::uint16_t>(next.type), 0);
+    link.overflow.pop_front();
+    sent = true;
+  }
+  if (link.open && (sent || !link.overflow.empty())) link.bell.ring();
+}
+
+bool Peers::drain(std::size_t budget) {
+  bool any = false;
+  mailbox_.collect([&](std::uint32_t channel) {
+    if (channel >= links_.size() || !links_[channel]) return;
+    any = true;
+    Link& link = *links_[channel];
+    if (link.closed || !link.open) return;
+    if (!link.overflow.empty()) flush_overflow(link);
+    drain_link(link, budget);
+  });
+  return any;
+}
+
+void Peers::drain_link(Link& link, std::size_t& budget) {
+  ring::Record record{};
+  bool popped = false;
+  for (;;) {
+    const auto peek = link.in.peek(record);
+    if (peek == ring::Consumer::Peek::kEmpty) break;
+    if (peek == ring::Consumer::Peek::kCorrupt) {
+      ++stats_.corrupt;
+      return cut(link, "its ring holds nonsense");
+    }
+    if (budget == 0) {
+      mailbox_.mark(link.channel);
+      break;
+    }
+    --budget;
+    ++stats_.messages_in;
+    const auto status = handle(link, record);
+    if (link.closed) return;
+    if (!status) {
+      ++stats_.corrupt;
+      return cut(link, status.message());
+    }
+    link.in.pop();
+    popped = true;
+  }
+  if (popped && link.in.release()) link.bell.ring();
+}
+
+Status Peers::handle(Link& link, const ring::Record& record) {
+  const auto type = static_cast<Message>(record.type);
+  if (type != Message::kFragment) return events_.on_message(link.peer, type, record.payload);
+  Reader reader(record.payload);
+  const auto fragment = reader.read<FragmentHeader>();
+  const auto part = reader.read_bytes(reader.left());
+  if (!reader.ok() || fragment.total > kMaxMessage || link.assembly.size() + part.size() > fragment.total) {
+    return {Code::kCorrupt, "a fragment that fits no message"};
+  }
+  if (link.assembly.empty()) link.assembly.reserve(fragment.total);
+  link.assembly.insert(link.assembly.end(), part.begin(), part.end());
+  if (link.assembly.size() < fragment.total) return Status::ok();
+  const Bytes whole = std::move(link.assembly);
+  link.assembly = {};
+  return events_.on_message(link.peer, static_cast<Message>(fragment.type), whole);
+}
+
+void Peers::cut(Link& link, const std::string& reason) {
+  if (link.closed) return;
+  if (link.open) {
+    // What the peer sent before its end still counts.
+    std::size_t budget = SIZE_MAX;
+    ring::Record record{};
+    while (budget-- > 0 && link.in.peek(record) == ring::Consumer::Peek::kRecord) {
+      if (!handle(link, record)) break;
+      link.in.pop();
+    }
+  }
+  link.closed = true;
+  events_.forget_socket(link.socket.fd());
+  link.socket.close();
+  arena_.drop_holder(link.holder);
+  const ProcessIndex process = link.peer;
+  if (process != 0) {
+    auto& peer = peers_[process];
+    std::erase(peer.links, &link);
+    if (peer.out == &link) peer.out = nullptr;
+    if (!peer.gone && peer.links.empty()) {
+      peer.gone = true;
+      events_.on_peer_lost(process, process_name(process) + ": " + reason);
+    } else if (!peer.gone && peer.out == nullptr) {
+      peer.out = peer.links.front();
+    }
+  }
+  const std::uint32_t channel = link.channel;
+  links_[channel].reset();
+  free_channels_.push_back(channel);
+}
+
+Result<std::shared_ptr<memory::PeerArena>> Peers::arena_of(ProcessIndex process) {
+  auto& peer = peers_[process];
+  if (peer.arena) return peer.arena;
+  if (!peer.arena_data.is_open()) {
+    return Status(Code::kNotFound, "no link to " + process_name(process) + " yet");
+  }
+  BEELINE_ASSIGN(peer.arena, memory::PeerArena::attach(std::move(peer.arena_data), std::move(peer.arena_control),
+                                                       peer.arena_holder));
+  return peer.arena;
+}
+
+bool Peers::has_link(ProcessIndex process) const {
+  const auto it = peers_.find(process);
+  return it != peers_.end() && it->second.out != nullptr && it->second.out->open;
+}
+
+bool Peers::is_gone(ProcessIndex process) const {
+  const auto it = peers_.find(process);
+  return it != peers_.end() && it->second.gone;
+}
+
+std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> Peers::arenas() const {
+  std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> mapped;
+  for (const auto& [process, peer] : peers_) {
+    if (peer.arena) mapped.emplace_back(process, peer.arena);
+  }
+  return mapped;
+}
+
+void Peers::close() {
+  if (listener_.is_open()) {
+    events_.forget_socket(listener_.get());
+    listener_.reset();
+    ::unlink((session_dir_ + "/p" + std::to_string(self_)).c_str());
+  }
+  for (auto& link : links_) {
+    if (!link || link->closed) continue;
+    link->closed = true;
+    events_.forget_socket(link->socket.fd());
+    link->socket.close();
+  }
+}
+
+}  // namespace beeline::runtime

@@ -1,0 +1,129 @@
+// This process's links to other processes of the session: two rings and two doorbells each, made over a unix socket
+// that stays open and tells of the peer's death.
+//
+// Not thread-safe: the process's state lock is held in every call but those marked otherwise.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "beeline/memory/arena.h"
+#include "beeline/memory/peer_arena.h"
+#include "beeline/os/epoll.h"
+#include "beeline/os/unix_socket.h"
+#include "beeline/ring/mailbox.h"
+#include "beeline/ring/ring.h"
+#include "beeline/runtime/messages.h"
+
+namespace beeline::runtime {
+
+class PeerEvents {
+ public:
+  // One whole message. A bad one is the sender's fault: return a failure, and the link is cut.
+  virtual Status on_message(ProcessIndex from, Message type, BytesView body) = 0;
+  // The process is gone, or was never there; nothing more comes from it.
+  virtual void on_peer_lost(ProcessIndex process, const std::string& reason) = 0;
+  // Sockets are watched by the control thread, which takes the state lock before it calls the handler.
+  virtual void watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) = 0;
+  virtual void forget_socket(int fd) = 0;
+
+ protected:
+  ~PeerEvents() = default;
+};
+
+class Peers {
+ public:
+  static constexpr std::size_t kRingCapacity = 128 * 1024;
+  static constexpr std::size_t kFragment = 32 * 1024;
+
+  Peers(PeerEvents& events, ring::Mailbox& mailbox, memory::Arena& arena)
+      : events_(events), mailbox_(mailbox), arena_(arena) {}
+
+  // Listens at <session_dir>/p<self>.
+  Status listen(const std::string& session_dir, ProcessIndex self);
+
+  // Queues a message, connecting first if need be. False if the process is known to be gone: the message is dropped
+  // and on_peer_lost has been (or is being) reported.
+  bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {});
+
+  // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
+  bool drain(std::size_t budget);
+
+  // The mapped arena of a process that is or was linked to this one.
+  Result<std::shared_ptr<memory::PeerArena>> arena_of(ProcessIndex process);
+  // Whether the handshake with it is done.
+  [[nodiscard]] bool has_link(ProcessIndex process) const;
+  [[nodiscard]] bool is_gone(ProcessIndex process) const;
+  // Connects ahead of use.
+  void connect(ProcessIndex process);
+
+  // The mapped arenas of other processes.
+  [[nodiscard]] std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> arenas() const;
+  // Whatever keeps arenas mapped besides us may go on; sockets close.
+  void close();
+
+  struct Stats {
+    std::uint64_t links = 0, messages_in = 0, messages_out = 0, overflowed = 0, corrupt = 0;
+  };
+  [[nodiscard]] const Stats& stats() const { return stats_; }
+
+ private:
+  struct Outgoing {
+    Message type;
+    Bytes bytes;
+  };
+  struct Link {
+    os::FrameSocket socket;
+    os::Mapping rings;
+    ring::Producer out;
+    ring::Consumer in;
+    ring::Doorbell bell;
+    std::uint32_t channel = 0;  // our bit for it
+    std::uint32_t holder = 0;   // its index in our lease table
+    ProcessIndex peer = 0;      // 0 until its hello came
+    bool connecting_side = false;
+    bool open = false;          // handshake done
+    bool closed = false;
+    Bytes assembly;             // fragments so far
+    std::deque<Outgoing> overflow;
+  };
+  struct Peer {
+    Link* out = nullptr;  // the one this side sends on, for order
+    std::vector<Link*> links;
+    std::shared_ptr<memory::PeerArena> arena;
+    os::Fd arena_data, arena_control;
+    std::uint32_t arena_holder = 0;
+    bool gone = false;
+  };
+
+  Result<Link*> new_link();
+  Status start_connect(ProcessIndex to);
+  void accept_all();
+  void on_socket(Link& link, std::uint32_t events);
+  Status on_hello(Link& link, os::Frame& frame);
+  Status greet(Link& link, int ring_memory);
+  bool push(Link& link, Message type, BytesView head, BytesView body);
+  bool push_record(Link& link, Message type, BytesView head, BytesView body);
+  void flush_overflow(Link& link);
+  // Messages until the ring is empty or the budget is used up.
+  void drain_link(Link& link, std::size_t& budget);
+  Status handle(Link& link, const ring::Record& record);
+  void cut(Link& link, const std::string& reason);
+  void watch(Link& link);
+
+  PeerEvents& events_;
+  ring::Mailbox& mailbox_;
+  memory::Arena& arena_;
+  std::string session_dir_;
+  ProcessIndex self_ = 0;
+  os::Fd listener_;
+  std::unordered_map<ProcessIndex, Peer> peers_;
+  std::vector<std::unique_ptr<Link>> links_;  // by channel
+  std::vector<std::uint32_t> free_channels_;
+  Stats stats_;
+};
+
+}  // namespace beeline::runtime

@@ -1,0 +1,253 @@
+// One process of a session: what its Python (or C++) side talks to. Owns the links, the objects, the calls, and the
+// two threads that keep them going (control_loop.h, progress.h).
+//
+// Thread-safe: public functions take the state lock themselves unless they say otherwise.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "beeline/runtime/caller.h"
+#include "beeline/runtime/control_loop.h"
+#include "beeline/runtime/executor.h"
+#include "beeline/runtime/launch.h"
+#include "beeline/runtime/peers.h"
+#include "beeline/runtime/progress.h"
+#include "beeline/runtime/state_lock.h"
+
+namespace beeline::runtime {
+
+// How the tensors and arrays of a value travel.
+enum class Mode : std::int8_t {
+  kStored = 0,    // copied when the object is made; arrays come back read-only
+  kLive = 1,      // in place: the producer must not write while others read
+  kSnapshot = 2,  // as they were when published
+};
+
+// A piece of the caller's memory that belongs to a value.
+struct SourceBuffer {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+  bool writable = false;
+};
+
+// A large value, opened: the bytes of each buffer, valid while `lease` lives.
+struct Opened {
+  std::shared_ptr<memory::Lease> lease;
+  std::vector<std::span<std::byte>> buffers;
+};
+
+// Counters that any thread may read.
+struct TransferStats {
+  std::uint64_t inline_objects = 0, inline_bytes = 0;    // inside messages
+  std::uint64_t mapped_objects = 0, mapped_bytes = 0;    // published in place, or fetched by mapping
+  std::uint64_t copied_objects = 0, copied_bytes = 0;    // copied into the arena at publication
+  std::uint64_t fetched_objects = 0, fetched_bytes = 0;
+  std::uint64_t rehomed_objects = 0;
+};
+
+class Process final : public PeerEvents, public store::TableEvents {
+ public:
+  using Entry = store::Entry;
+
+  static Result<std::unique_ptr<Process>> launch(LaunchOptions options, memory::Arena::Options arena);
+  static Result<std::unique_ptr<Process>> join_as_worker(const std::string& session_dir, std::uint64_t fork_token,
+                                                         const std::function<memory::Arena::Options(BytesView config)>& arena);
+  ~Process();
+  // Ends this process's part; a driver ends the session. Bounded by 2 s.
+  void stop();
+
+  [[nodiscard]] ProcessIndex self() const { return self_; }
+  [[nodiscard]] const control::Registered& registered() const { return registered_; }
+  [[nodiscard]] bool is_driver() const { return is_driver_; }
+  [[nodiscard]] pid_t daemon_pid() const { return daemon_pid_; }
+  // Why the session ended under us.
+  std::optional<std::string> session_error();
+
+  // ----- objects; entries are held by their users: one hold per reference
+  Entry* put(store::PayloadPtr payload, const std::string* name);
+  void add_hold(Entry& entry);
+  void drop_hold(Entry& entry);
+  // The entry of a reference that came inside a value; nullptr if the object is gone.
+  Entry* restore(const store::ObjectId& id);
+  bool ready(Entry& entry);
+  store::PayloadPtr payload(Entry& entry);
+  // Waits until `count` of the entries are ready.
+  WaitOutcome wait(std::span<Entry* const> entries, std::size_t count, Deadline deadline);
+  // Tells `watcher` (state lock held) when the entry is ready; at once if it is.
+  void watch(Entry& entry, store::Watcher& watcher);
+  void unwatch(Entry& entry, store::Watcher& watcher);
+  void mark_mutated(const store::ObjectId& id, const std::string& message);
+
+  // ----- large values
+  Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode);
+  Result<Opened> open(const store::Placement& placement, Deadline deadline);
+  // A lease ended: its pages are cleaned and given back by the helper, off this thread's path.
+  void lease_ended();
+  void free_placement_now(const store::Placement& placement);
+  // How many live publications of this process were made from memory that overlaps the range.
+  std::size_t publications_of(const void* data, std::size_t size);
+  // Waits until none is left.
+  WaitOutcome wait_unpublished(const void* data, std::size_t size, Deadline deadline);
+  // Called with the state lock held, from any thread, when a publication of this process was retired: short.
+  std::function<void(memory::PublicationId)> on_retired;
+  memory::Arena& arena() { return *arena_; }
+  TransferStats transfer_stats();
+
+  // ----- calls
+  std::vector<Entry*> call_actor(ActorTarget& actor, CallOptions options, store::PayloadPtr args,
+                                 const std::vector<Entry*>& dependencies);
+  std::vector<Entry*> call_function(Shape& shape, CallOptions options, store::PayloadPtr args,
+                                    const std::vector<Entry*>& dependencies);
+  ActorTarget& actor(ActorId id);
+  Shape& shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
+               const std::string& name);
+  void define_function(std::uint64_t key, std::string blob);
+  std::uint64_t pending_calls(ActorTarget& actor);
+  bool cancel(Entry& entry, bool force, bool recursive);
+  const std::string* intern(std::string_view name);
+
+  // ----- actors
+  // A new actor: its id and the entry that keeps it alive, held once.
+  struct NewActor {
+    ActorId id = 0;
+    Entry* life = nullptr;
+  };
+  Result<NewActor> create_actor(control::CreateActor request, store::PayloadPtr args,
+                                const std::vector<Entry*>& dependencies, std::string_view blob, BytesView options,
+                                bool wait_for_name);
+  Result<control::ActorInfo> lookup_actor(const std::string& name, const std::string& name_space);
+  Result<control::NamedActors> list_actors(const std::string& name_space, bool all);
+  void kill_actor(ActorId id, bool no_restart);
+  control::ActorUpdate actor_state(ActorId id);
+  Result<control::State> node_state();
+
+  // ----- the worker's side
+  struct Assignment {
+    std::optional<control::AssignActor> actor;
+    std::optional<control::AssignLease> lease;
+    std::uint64_t version = 0;  // grows with each change
+  };
+  // Waits for a call to run, a new assignment (version differs from `seen`), or the end.
+  enum class Next { kCall, kAssigned, kExit, kInterrupted };
+  Next next_call(std::uint64_t seen, IncomingCall*& call, Deadline deadline);
+  IncomingCall* try_take();
+  Assignment assignment();
+  void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
+  void actor_ready(bool failed, const std::string& message, BytesView error);
+  void actor_exited(control::DeathCause cause);
+  // Parts of what create_actor encoded.
+  struct ActorSpec {
+    std::string blob;
+    Bytes options;
+    store::PayloadPtr args;
+    std::vector<Entry*> dependencies;
+  };
+  Result<ActorSpec> open_spec(BytesView spec);
+  void release_spec(ActorSpec& spec);
+  // This thread executes a function (or constructs an actor): while it waits, its CPU goes back to the daemon.
+  void set_executing_task(bool executing);
+  Executor& executor() { return executor_; }
+  bool exiting();
+
+  // ----- for the parts of this process; the state lock is held
+  StateLock& lock() { return lock_; }
+  store::ObjectTable& objects() { return objects_; }
+  Peers& peers() { return *peers_; }
+  ControlLoop& control() { return control_; }
+  Progress& progress() { return progress_; }
+  void subscribe(Entry& entry);
+  template <typename Body>
+  void tell_daemon(control::Type type, const Body& body) {
+    send_control(control::encode(type, body));
+  }
+  void send_object_to(ProcessIndex to, const Entry& entry) { send_object(to, entry); }
+  void release_args(const store::PayloadPtr& args);
+  // Pins entries until the receiver of a message says that it borrowed them; the token to send along.
+  std::uint64_t pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs);
+
+ private:
+  struct Publication {
+    std::vector<SourceBuffer> sources;
+    memory::PublicationId id;
+    bool retired = false;  // kept until no consumer reads it any more
+  };
+
+  Process();
+  Status start(os::FrameSocket socket, control::Registered registered);
+
+  // PeerEvents
+  Status on_message(ProcessIndex from, Message type, BytesView body) override;
+  void on_peer_lost(ProcessIndex process, const std::string& reason) override;
+  void watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) override;
+  void forget_socket(int fd) override;
+  // TableEvents
+  void send_borrow(const store::ObjectId& id) override;
+  void send_release(const store::ObjectId& id) override;
+  void send_object(ProcessIndex to, const Entry& entry) override;
+  void free_placement(const store::Placement& placement) override;
+  void actor_unreferenced(const store::ObjectId& id) override;
+
+  Status handle_message(ProcessIndex from, Message type, Reader& reader, BytesView body);
+  void on_subscribe(ProcessIndex from, const store::ObjectId& id);
+  void on_daemon_socket(std::uint32_t events);
+  Status on_daemon_frame(BytesView frame);
+  void daemon_lost(const std::string& reason);
+  void send_control(const Bytes& frame);
+  template <typename Answer>
+  Result<Answer> await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what);
+  const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
+  void print_log_lines(const control::LogLines& lines);
+  bool drain();
+  void on_idle();
+  void clean_leases();
+  void rehome(ProcessIndex holder, const std::string& reason);
+  void retire(memory::PublicationId id);
+  void settle_publications();
+  bool publication_overlaps(const Publication& publication, const std::byte* data, std::size_t size) const;
+  store::PayloadPtr session_failure() const;
+
+  StateLock lock_;
+  ProcessIndex self_ = 0;
+  bool is_driver_ = false;
+  bool is_worker_ = false;
+  bool stopped_ = false;
+  pid_t daemon_pid_ = 0;
+  control::Registered registered_;
+  std::unique_ptr<memory::Arena> arena_;
+  ring::Mailbox mailbox_;
+  ControlLoop control_;
+  Progress progress_;
+  std::unique_ptr<Peers> peers_;
+  store::ObjectTable objects_;
+  Caller caller_;
+  Executor executor_;
+
+  os::FrameSocket daemon_;
+  std::string session_error_;
+  std::uint64_t next_request_ = 1;
+  std::unordered_map<std::uint64_t, Bytes> replies_;
+  std::set<std::string> names_;
+
+  std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; live ones of this process
+  std::shared_ptr<memory::PeerArena> own_view_;
+  std::unordered_map<std::uint64_t, std::pair<ProcessIndex, std::vector<Entry*>>> pins_;
+  std::uint64_t next_pin_ = 1;
+  TransferStats transfers_;
+  std::atomic<bool> leases_to_clean_{false};
+
+  Assignment assignment_;
+  bool exiting_ = false;
+  std::uint32_t next_actor_ = 1;
+  std::unordered_map<std::uint64_t, ActorId> actor_of_life_;  // by serial of the entry that keeps it alive
+  std::unordered_map<ActorId, Entry*> life_of_actor_;
+  std::set<ActorId> terminate_when_sent_;  // unreferenced, with calls that wait for its process
+};
+
+}  // namespace beeline::runtime

@@ -1,0 +1,233 @@
+#include "beeline/runtime/progress.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <csignal>
+
+namespace beeline::runtime {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(20);
+// A yield that takes longer than this ran somebody else: the core is wanted.
+constexpr auto kYieldCheap = std::chrono::microseconds(3);
+constexpr std::uint32_t kMaxSpinCredit = 16;
+// The helper naps this long between looks while messages keep coming, so that senders need not wake it each time.
+constexpr auto kNap = std::chrono::microseconds(100);
+constexpr int kNapsBeforeSleep = 8;
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+Status Progress::start(Work work) {
+  work_ = std::move(work);
+  mailbox_.entrust(ring::Sleeper::kHelper);
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  helper_ = std::thread([this] { run_helper(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return Status::ok();
+}
+
+void Progress::stop() {
+  {
+    const Locked locked(lock_);
+    stopping_ = true;
+    for (Waiter* waiter : waiters_) {
+      waiter->word.fetch_add(1, std::memory_order_seq_cst);
+      os::futex_wake(waiter->word, 1);
+    }
+  }
+  mailbox_.wake(ring::Sleeper::kHelper);
+  mailbox_.wake(ring::Sleeper::kWaiter);
+  if (helper_.joinable()) helper_.join();
+}
+
+bool Progress::drain(Locked& locked) {
+  bool any = false;
+  while (work_.drain()) {
+    any = true;
+    wake_done_waiters();
+    locked.unlock();
+    locked.lock();
+  }
+  return any;
+}
+
+void Progress::wake_done_waiters() {
+  for (Waiter* waiter : waiters_) {
+    if (waiter->woken || !(*waiter->done)()) continue;
+    waiter->woken = true;
+    waiter->word.fetch_add(1, std::memory_order_seq_cst);
+    os::futex_wake(waiter->word, 1);
+  }
+}
+
+void Progress::notify() {
+  wake_done_waiters();
+  if (role_ == Role::kWaiter) {
+    changed_ = true;
+    mailbox_.wake(ring::Sleeper::kWaiter);
+  }
+}
+
+void Progress::poke(Locked& locked) {
+  if (role_ != Role::kEntrusted || !mailbox_.has_mail()) return;
+  role_ = Role::kWaiter;
+  mailbox_.take_back();
+  drain(locked);
+  work_.idle();
+  leave(locked);
+}
+
+// Gives the role away: to a thread that waits, else to the helper.
+void Progress::leave(Locked& locked) {
+  for (Waiter* waiter : waiters_) {
+    if (waiter->woken) continue;
+    role_ = Role::kEntrusted;  // free: the woken thread takes it
+    waiter->woken = true;
+    waiter->word.fetch_add(1, std::memory_order_seq_cst);
+    os::futex_wake(waiter->word, 1);
+    // Until it runs, senders wake the helper.
+    break;
+  }
+  role_ = Role::kEntrusted;
+  if (mailbox_.entrust(ring::Sleeper::kHelper)) {
+    // Mail came meanwhile, and its sender may not have seen the helper on the page.
+    mailbox_.wake(ring::Sleeper::kHelper);
+  }
+  (void)locked;
+}
+
+// Watches the mailbox for a few microseconds, unless the core is wanted by others; true if mail came.
+bool Progress::spin() {
+  if (spin_credit_ == 0) {
+    // Now and then try again: the other side may have become quick.
+    if ((++spins_skipped_ & 15) != 0) return false;
+  }
+  const auto begin = Clock::now();
+  for (;;) {
+    for (int i = 0; i < 64; ++i) {
+      if (mailbox_.has_mail()) {
+        spin_credit_ = std::min(spin_credit_ + 2, kMaxSpinCredit);
+        ++stats_.spins_won;
+        return true;
+      }
+      relax();
+    }
+    const auto before = Clock::now();
+    if (before - begin >= kSpin) break;
+    ::sched_yield();
+    if (Clock::now() - before > kYieldCheap) break;
+  }
+  if (spin_credit_ > 0) --spin_credit_;
+  return mailbox_.has_mail();
+}
+
+WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
+                           const std::function<void()>& before_sleep) {
+  bool announced = false;
+  const auto announce = [&] {
+    if (!announced && before_sleep) before_sleep();
+    announced = true;
+  };
+  for (;;) {
+    if (done()) return WaitOutcome::kDone;
+    if (stopping_) return WaitOutcome::kDone;
+    if (role_ != Role::kEntrusted) {
+      // Somebody drains: sleep until our condition holds or the role is ours.
+      Waiter self;
+      self.done = &done;
+      waiters_.push_back(&self);
+      announce();
+      const auto seen = self.word.load(std::memory_order_seq_cst);
+      auto slept = os::FutexWait::kWoken;
+      if (!self.woken) {
+        locked.unlock();
+        slept = os::futex_wait(self.word, seen, deadline);
+        locked.lock();
+      }
+      std::erase(waiters_, &self);
+      if (done()) return WaitOutcome::kDone;
+      if (slept == os::FutexWait::kWoken) continue;
+      // A wake that we do not use goes on to the next in line.
+      if (self.woken && role_ == Role::kEntrusted) leave(locked);
+      return slept == os::FutexWait::kTimedOut ? WaitOutcome::kTimedOut : WaitOutcome::kInterrupted;
+    }
+    role_ = Role::kWaiter;
+    mailbox_.take_back();
+    auto outcome = WaitOutcome::kDone;
+    for (;;) {
+      drain(locked);
+      work_.idle();
+      if (done() || stopping_) break;
+      if (deadline.passed()) {
+        outcome = WaitOutcome::kTimedOut;
+        break;
+      }
+      changed_ = false;
+      locked.unlock();
+      const bool mail = spin();
+      locked.lock();
+      if (mail || changed_ || done()) continue;
+      announce();
+      if (done()) break;
+      const auto ticket = mailbox_.ticket(ring::Sleeper::kWaiter);
+      ++stats_.sleeps;
+      locked.unlock();
+      const auto slept = mailbox_.sleep_draining(ticket, deadline);
+      locked.lock();
+      if (slept == os::FutexWait::kInterrupted) {
+        drain(locked);
+        outcome = done() ? WaitOutcome::kDone : WaitOutcome::kInterrupted;
+        break;
+      }
+    }
+    leave(locked);
+    return outcome;
+  }
+}
+
+void Progress::run_helper() {
+  ::pthread_setname_np(::pthread_self(), "bee-helper");
+  int naps = 0;
+  std::uint32_t ticket = mailbox_.ticket(ring::Sleeper::kHelper);
+  for (;;) {
+    if (naps > 0) {
+      // Nobody needs to wake us while we nap: mail is looked for at its end.
+      timespec pause{0, std::chrono::duration_cast<Nanos>(kNap).count()};
+      ::nanosleep(&pause, nullptr);
+    } else {
+      mailbox_.sleep_helping(ticket);
+    }
+    ticket = mailbox_.ticket(ring::Sleeper::kHelper);
+    work_.chores();
+    Locked locked(lock_);
+    if (stopping_) return;
+    ++stats_.helper_rounds;
+    if (role_ != Role::kEntrusted) {
+      naps = 0;
+      continue;
+    }
+    role_ = Role::kHelper;
+    mailbox_.take_back();
+    const bool any = drain(locked);
+    work_.idle();
+    naps = any ? kNapsBeforeSleep : std::max(0, naps - 1);
+    if (naps > 0 && waiters_.empty() && !mailbox_.has_mail()) {
+      role_ = Role::kEntrusted;
+      continue;
+    }
+    leave(locked);
+  }
+}
+
+}  // namespace beeline::runtime

@@ -1,0 +1,82 @@
+// Who drains this process's mailbox, and how threads wait.
+//
+// Exactly one thread holds the drain role. A thread that waits takes it: it drains, spins briefly, sleeps. Others that
+// wait meanwhile sleep on words of their own and get the role when its holder leaves. When no thread waits, the helper
+// thread is entrusted: it never takes the GIL and blocks all signals.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "beeline/base/clock.h"
+#include "beeline/ring/mailbox.h"
+#include "beeline/runtime/state_lock.h"
+
+namespace beeline::runtime {
+
+enum class WaitOutcome { kDone, kTimedOut, kInterrupted };
+
+class Progress {
+ public:
+  struct Work {
+    // Handles what arrived, with the state lock held; true if there was anything.
+    std::function<bool()> drain;
+    // Chores off the critical path, with the state lock held, after the mailbox was seen empty.
+    std::function<void()> idle;
+    // Slow chores, without the lock, on the helper thread whenever it is woken.
+    std::function<void()> chores;
+  };
+
+  Progress(StateLock& lock, ring::Mailbox& mailbox) : lock_(lock), mailbox_(mailbox) {}
+
+  Status start(Work work);
+  void stop();
+
+  // Waits until done() holds; it is asked with the state lock held, which `locked` must hold on entry and holds on
+  // return. kInterrupted after a signal: the caller runs its handlers and comes back. `before_sleep` is called once,
+  // locked, before the thread really sleeps.
+  WaitOutcome wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
+                   const std::function<void()>& before_sleep = nullptr);
+  // Drains now if nobody else is at it. The lock is held.
+  void poke(Locked& locked);
+  // Has the helper run its chores soon. Any thread, no lock needed.
+  void request_chores() { mailbox_.wake(ring::Sleeper::kHelper); }
+  // Something changed by other means than a message (the control thread): waiters look again. The lock is held.
+  void notify();
+
+  struct Stats {
+    std::uint64_t sleeps = 0, spins_won = 0, helper_rounds = 0;
+  };
+  [[nodiscard]] const Stats& stats() const { return stats_; }
+
+ private:
+  enum class Role { kEntrusted, kHelper, kWaiter };  // kEntrusted: the helper sleeps and is woken by senders
+  struct Waiter {
+    const std::function<bool()>* done = nullptr;
+    std::atomic<std::uint32_t> word{0};
+    bool woken = false;
+  };
+
+  void run_helper();
+  // Drains until the mailbox is empty. The lock is released now and then for others.
+  bool drain(Locked& locked);
+  void wake_done_waiters();
+  void leave(Locked& locked);
+  bool spin();
+
+  StateLock& lock_;
+  ring::Mailbox& mailbox_;
+  Work work_;
+  Role role_ = Role::kEntrusted;
+  std::vector<Waiter*> waiters_;  // asleep on words of their own
+  bool changed_ = false;          // notify() while a waiter holds the role
+  std::uint32_t spin_credit_ = 8; // falls with each spin in vain
+  std::uint32_t spins_skipped_ = 0;
+  bool stopping_ = false;
+  Stats stats_;
+  std::thread helper_;
+};
+
+}  // namespace beeline::runtime

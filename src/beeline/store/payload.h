@@ -1,0 +1,90 @@
+// What an object holds: the skeleton of a pickled value, the tensors and arrays beside it as ranges of an arena,
+// the references inside it; or an error. One encoding for arguments, results and stored objects.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "beeline/base/bytes.h"
+#include "beeline/base/status.h"
+#include "beeline/memory/arena.h"
+#include "beeline/store/ids.h"
+
+namespace beeline::store {
+
+// Values up to this size travel inside messages and live in the owner's heap.
+inline constexpr std::size_t kInlineLimit = 100 * 1024;
+
+// Stable numbers: python/beeline/api/errors.py maps them to exceptions.
+enum class ErrorKind : std::uint8_t {
+  kNone = 0,
+  kTask = 1,
+  kActorDied = 2,
+  kActorUnavailable = 3,
+  kWorkerCrashed = 4,
+  kObjectLost = 5,
+  kOwnerDied = 6,
+  kCancelled = 7,
+  kInfeasible = 8,
+  kSessionLost = 9,
+  kTransport = 10,
+  kMutated = 11,
+  kPendingCalls = 12,
+  kActorInitFailed = 13,
+  kOutOfMemory = 14,
+  kTimeout = 15,
+  kInvalid = 16,
+};
+
+struct Buffer {
+  memory::Range range;
+  bool writable = false;  // the consumer's view, copy-on-write
+
+  friend bool operator==(const Buffer& a, const Buffer& b) {
+    return a.range.offset == b.range.offset && a.range.length == b.range.length && a.writable == b.writable;
+  }
+};
+
+struct InlineBuffer {
+  std::string bytes;
+  bool writable = false;
+};
+
+// Where the bytes of a large value lie: a publication of one process's arena.
+struct Placement {
+  ProcessIndex holder = 0;
+  memory::PublicationId publication{};
+  std::vector<Buffer> buffers;
+  bool direct = false;  // published in place of the producer's tensors, or a snapshot of them
+};
+
+struct Failure {
+  ErrorKind kind = ErrorKind::kNone;
+  std::string message;
+  std::uint64_t actor = 0;
+  std::string name;
+};
+
+// Immutable once an object is ready; shared by the table and readers.
+struct Payload {
+  std::string skeleton;  // pickle; of an error: what dumps_error made
+  bool skeleton_in_buffer = false;  // the last buffer of the placement is the skeleton
+  std::vector<InlineBuffer> inline_buffers;  // small arrays that travel along; no placement then
+  std::unique_ptr<Placement> placement;
+  std::unique_ptr<Failure> failure;
+  std::vector<ObjectId> refs;  // references inside the value
+
+  [[nodiscard]] bool is_error() const { return failure != nullptr; }
+  [[nodiscard]] std::uint64_t size_bytes() const;
+};
+using PayloadPtr = std::shared_ptr<const Payload>;
+
+PayloadPtr make_failure(ErrorKind kind, std::string message, std::uint64_t actor = 0, std::string name = {});
+
+void encode_payload(const Payload& payload, Writer& out);
+// kCorrupt when the bytes are no payload: they come from another process.
+Result<std::shared_ptr<Payload>> decode_payload(Reader& in);
+
+}  // namespace beeline::store
