@@ -27,8 +27,11 @@ _MARK = "BEELINE_TEST_SESSION"
 PRELUDE = f"""\
 import json, os, signal, sys, threading, time
 
+_events = open(int(os.environ.pop("BEELINE_TEST_EVENTS")), "w", buffering=1)
+os.set_inheritable(_events.fileno(), False)
+
 def say(event, value=None):
-    print(">" + json.dumps([event, value]), flush=True)
+    _events.write(json.dumps([event, value]) + "\\n")
 
 def hear():
     return sys.stdin.readline().strip()
@@ -83,29 +86,30 @@ class Driver:
         self.path = path
         path.write_text(PRELUDE + (IMPORT if imports else "") + textwrap.dedent(script))
         self.mark = uuid.uuid4().hex
-        self._stderr = path.with_suffix(".stderr").open("w")
-        self._popen = subprocess.Popen(
-            [sys.executable, "-u", str(path)],
-            env={**os.environ, _MARK: self.mark, "RAY_USAGE_STATS_ENABLED": "0", **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            start_new_session=True,
-        )
+        read_fd, write_fd = os.pipe()
+        settings = {_MARK: self.mark, "BEELINE_TEST_EVENTS": str(write_fd), "RAY_USAGE_STATS_ENABLED": "0"}
+        with path.with_suffix(".output").open("w") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-u", str(path)],
+                env={**os.environ, **settings, **(environment or {})},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[write_fd],
+                text=True,
+                start_new_session=True,
+            )
+        os.close(write_fd)
         self.pid = self._popen.pid
         self._events = queue.Queue()
-        self._printed = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read, args=[read_fd], daemon=True)
         self._reader.start()
 
-    def _read(self):
-        for line in self._popen.stdout:
-            if line.startswith(">["):
-                self._events.put(tuple(json.loads(line[1:])))
-            else:
-                self._printed.append(line)
-        self._events.put(("end of output", None))
+    def _read(self, events_fd):
+        with open(events_fd) as events:
+            for line in events:
+                self._events.put(tuple(json.loads(line)))
+        self._events.put(("end of the script", None))
 
     def expect(self, event, timeout_s=PATIENCE_S):
         """The value of the next event, which must have this name."""
@@ -121,8 +125,8 @@ class Driver:
         self._popen.stdin.flush()
 
     def output(self):
-        """What the script printed besides its events: stdout, then stderr."""
-        return "".join(self._printed) + self.path.with_suffix(".stderr").read_text(errors="replace")
+        """What the script has printed so far, to stdout and stderr."""
+        return self.path.with_suffix(".output").read_text(errors="replace")
 
     def interrupt(self):
         """What a terminal does at Ctrl-C: SIGINT to the whole foreground process group."""
@@ -164,9 +168,8 @@ class Driver:
         self._popen.kill()
         self._popen.wait()
         self._reader.join(5)
-        self._popen.stdin.close()
-        self._popen.stdout.close()
-        self._stderr.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.close()
 
 
 def _pids():

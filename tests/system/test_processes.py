@@ -86,7 +86,7 @@ def test_unexpected_events_are_told_with_the_output(start_driver):
     try:
         driver.expect("ready", 20)
     except AssertionError as error:
-        assert "end of output" in str(error)
+        assert "end of the script" in str(error)
         assert "last words" in str(error)
     else:
         raise AssertionError("a script that ended was taken for ready")
