@@ -10,9 +10,9 @@
                      ^                                     |
                      +---------- weights (direct) ---------+
 
-The driver never touches a tensor of this loop: it passes references. What it decides is the *order* of the
-calls, and an actor runs the calls of one caller in the order in which they were made. The whole algorithm
-("one step off policy") follows from that order; see `train`.
+The driver asks the questions and touches no other tensor: it passes references. What it decides is the *order*
+of the calls, and an actor runs the calls of one caller in the order in which they were made. The whole
+algorithm ("one step off policy") follows from that order; see `train`.
 
 Who may write to a tensor that was handed over?
     A direct transport does not copy what `Learner.get_weights` returns: the Generator reads the Learner's own
