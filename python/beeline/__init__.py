@@ -3,7 +3,7 @@
 `import beeline as ray` runs a Ray Core program on one machine. Importing starts nothing.
 """
 
-from beeline import _core, actor, exceptions, experimental, remote_function, runtime_context
+from beeline import _core, actor, exceptions, experimental, remote_function, runtime_context, util
 from beeline.actor import method
 from beeline.api import hooks as _hooks
 from beeline.api import object_ref as _object_ref
@@ -49,5 +49,6 @@ __all__ = [
     "remote_function",
     "runtime_context",
     "shutdown",
+    "util",
     "wait",
 ]

@@ -15,7 +15,7 @@ from beeline.api.function import pickled
 from beeline.exceptions import ActorAlreadyExistsError, AsyncioActorExit
 
 
-class ActorId(int):
+class ActorID(int):
     """An actor's id; `hex()` and `binary()` as Ray's ids have them."""
 
     def hex(self) -> str:
@@ -104,8 +104,8 @@ class ActorHandle:
         return method
 
     @property
-    def _actor_id(self) -> ActorId:
-        return ActorId(self._beeline_actor.id())
+    def _actor_id(self) -> ActorID:
+        return ActorID(self._beeline_actor.id())
 
     _ray_actor_id = _actor_id
 

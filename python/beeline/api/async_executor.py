@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
 
@@ -68,7 +68,7 @@ class AsyncExecutor:
             if function is None:
                 function = self._methods[method] = getattr(self._instance, method)
             value = function(*args, **kwargs)
-            if type(value) is CoroutineType or isinstance(value, Awaitable):
+            if type(value) is CoroutineType:
                 value = await value
         except (AsyncioActorExit, SystemExit):
             pass  # the core ends the process, which answers the caller

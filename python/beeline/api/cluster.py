@@ -11,20 +11,23 @@ from beeline.api import session, this_worker
 
 
 def cluster_resources() -> dict[str, float]:
-    """Amounts of all resources of the session, by name."""
-    session.ensure()
+    """Amounts of all resources of the session, by name. Raises CoreError where none was started."""
+    session.require()
     return dict(_core.node_state()["total"])
 
 
 def available_resources() -> dict[str, float]:
-    """Amounts that no task or actor holds now, by name; what is used up is left out."""
-    session.ensure()
+    """Amounts that no task or actor holds now, by name; what is used up is left out.
+
+    Raises CoreError where no session was started.
+    """
+    session.require()
     return {name: amount for name, amount in _core.node_state()["available"].items() if amount > 0}
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One description of this machine, with Ray's keys."""
-    session.ensure()
+    """One description of this machine, with Ray's keys. Raises CoreError where no session was started."""
+    session.require()
     return [
         {
             "NodeID": session.node_id(),

@@ -89,9 +89,21 @@ def _future(ref: Any) -> concurrent.futures.Future[Any]:
     return future
 
 
-def _task_id(ref: Any) -> str:
-    """The hexadecimal id of the task that made the object."""
-    return ref.binary()[:24].hex()
+class TaskID(bytes):
+    """A task's id: 24 bytes; `hex()` as Ray's."""
+
+    def binary(self) -> bytes:
+        """The bytes themselves."""
+        return bytes(self)
+
+    def __repr__(self) -> str:
+        """For people."""
+        return f"TaskID({self.hex()})"
+
+
+def _task_id(ref: Any) -> TaskID:
+    """The id of the task that made the object."""
+    return TaskID(ref.binary()[:24])
 
 
 def _call_site(ref: Any) -> str:

@@ -75,13 +75,13 @@ class RuntimeContext:
     def get_actor_id(self) -> str | None:
         """The actor's id in hexadecimal; None outside of actors."""
         info = _core.actor_info()
-        return actor.ActorId(info["actor_id"]).hex() if info else None
+        return actor.ActorID(info["actor_id"]).hex() if info else None
 
     @property
     def actor_id(self) -> Any:
         """The actor's id; None outside of actors."""
         info = _core.actor_info()
-        return actor.ActorId(info["actor_id"]) if info else None
+        return actor.ActorID(info["actor_id"]) if info else None
 
     def get_actor_name(self) -> str | None:
         """The actor's name, "" if it has none; None outside of actors."""
@@ -95,9 +95,11 @@ class RuntimeContext:
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether this actor has been restarted."""
+        """Whether this actor has been restarted. Raises AssertionError outside of actors, as Ray."""
         info = _core.actor_info()
-        return bool(info) and info["incarnation"] > 0  # type: ignore[index]
+        if info is None:
+            raise AssertionError("This is only available in an actor.")
+        return info["incarnation"] > 0
 
     @property
     def current_actor(self) -> actor.ActorHandle:

@@ -253,7 +253,7 @@ def require() -> None:
     if not _core.is_running():
         if current.info:
             ensure()
-        raise CoreError("No session is running. Call beeline.init() first.")
+        raise CoreError("No session has been started. Call beeline.init() (ray.init(), imported as ray) first.")
 
 
 def node_id() -> str:

@@ -1,0 +1,206 @@
+"""The event loop of an async actor, with a core that only queues calls."""
+
+import asyncio
+import collections
+import os
+import random
+
+import pytest
+
+from beeline.api import async_executor
+from beeline.exceptions import AsyncioActorExit, TaskCancelledError
+
+
+class FakeTask:
+    def __init__(self, number):
+        self.number = number
+
+    def task_id(self):
+        return self.number.to_bytes(24, "big")
+
+    def function_name(self):
+        return "A.f"
+
+
+class FakeCore:
+    """Queues calls; records replies; ends the loop once as many have come as were asked for."""
+
+    def __init__(self):
+        self.readable, self.writable = os.pipe2(os.O_NONBLOCK)
+        self.queue = collections.deque()
+        self.cancels = []
+        self.replies = {}
+        self.expected = 0
+        self.cancelled = None
+
+    def set_cancelled_callback(self, callback):
+        self.cancelled = callback
+
+    def calls_fileno(self):
+        return self.readable
+
+    def current_task(self):
+        return None
+
+    def wake(self):
+        os.write(self.writable, b"x")
+
+    def next_calls(self, limit):
+        assert limit >= 0
+        try:
+            os.read(self.readable, 4096)
+        except BlockingIOError:
+            pass
+        if len(self.replies) >= self.expected:
+            return None
+        cancels, self.cancels = self.cancels, []
+        for number in cancels:
+            self.cancelled(FakeTask(number))
+        return [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
+
+    def submit(self, method, *args):
+        self.expected += 1
+        self.queue.append((FakeTask(self.expected), method, args, {}))
+
+    def _replied(self, task, outcome):
+        assert task.number not in self.replies, "answered twice"
+        self.replies[task.number] = outcome
+        self.wake()
+
+    def reply(self, task, value):
+        self._replied(task, value)
+
+    def reply_error(self, task, error):
+        self._replied(task, error)
+
+
+@pytest.fixture
+def core(monkeypatch):
+    fake = FakeCore()
+    monkeypatch.setattr(async_executor, "_core", fake)
+    monkeypatch.setattr(async_executor.objects._Warnings, "in_event_loop", False)
+    yield fake
+    os.close(fake.readable)
+    os.close(fake.writable)
+    asyncio.set_event_loop(None)
+
+
+def execute(make, max_concurrency=1000):
+    executor = async_executor.AsyncExecutor()
+    executor.run(executor.construct(make), max_concurrency)
+
+
+class Actor:
+    def __init__(self):
+        self.background = asyncio.get_running_loop().create_task(asyncio.sleep(0))
+        self.seen, self.running, self.most = [], 0, 0
+
+    async def mark(self, i):
+        self.seen.append(i)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        return i
+
+    def plain(self):
+        asyncio.get_running_loop()
+        return list(self.seen)
+
+    async def fail(self):
+        raise KeyError("inside")
+
+    async def sleep(self):
+        await asyncio.sleep(1000)
+
+    async def leave(self):
+        raise AsyncioActorExit
+
+    async def own_number(self):
+        before = async_executor.async_task.get().number
+        await asyncio.sleep(0)
+        assert before == async_executor.async_task.get().number
+        return before
+
+
+def test_calls_start_in_order_and_are_answered(core):
+    for i in range(50):
+        core.submit("mark", i)
+    core.submit("plain")
+    execute(Actor)
+    assert [core.replies[n] for n in range(1, 51)] == list(range(50))
+    assert core.replies[51] == list(range(50))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_max_concurrency_bounds_what_runs(core, limit):
+    actors = []
+
+    def make():
+        actors.append(Actor())
+        return actors[0]
+
+    for i in range(30):
+        core.submit("mark", i)
+    execute(make, limit)
+    assert actors[0].most == limit and actors[0].seen == list(range(30))
+
+
+def test_errors_are_answers(core):
+    core.submit("fail")
+    core.submit("no_such_method")
+    core.submit("mark", 1)
+    execute(Actor)
+    assert isinstance(core.replies[1], KeyError) and isinstance(core.replies[2], AttributeError)
+    assert core.replies[3] == 1
+
+
+def test_a_running_coroutine_can_be_cancelled(core):
+    class Cancelling(Actor):
+        async def cancel(self, *numbers):
+            core.cancels.extend(numbers)
+            core.wake()
+
+    core.submit("sleep")
+    core.submit("cancel", 1)
+    execute(Cancelling)
+    assert isinstance(core.replies[1], TaskCancelledError) and core.replies[2] is None
+
+
+def test_a_coroutine_that_never_ran_is_answered_when_cancelled(core):
+    executor = async_executor.AsyncExecutor()
+    executor._instance = executor.construct(Actor)
+    executor._limit = 10
+    core.set_cancelled_callback(executor._cancel)
+    core.submit("sleep")
+    executor._take_calls()
+    core.cancels = [1]
+    executor._take_calls()  # the loop has not run in between
+    assert isinstance(core.replies[1], TaskCancelledError) and not executor._running
+    executor._loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_each_call_has_a_context_of_its_own(core):
+    for _ in range(20):
+        core.submit("own_number")
+    execute(Actor)
+    assert core.replies == {n: n for n in range(1, 21)}
+
+
+def test_leaving_answers_nothing(core):
+    core.submit("leave")
+    core.submit("mark", 5)
+    core.expected = 1  # the process is told to exit after the other's answer
+    execute(Actor)
+    assert core.replies == {2: 5}
+
+
+def test_random_programs_answer_every_call_once(core):
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = random.Random(seed)
+    for i in range(500):
+        method = rng.choice(["mark", "plain", "fail", "own_number"])
+        core.submit(method, *([i] if method == "mark" else []))
+    execute(Actor, rng.randrange(1, 20))
+    assert len(core.replies) == 500

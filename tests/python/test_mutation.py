@@ -1,0 +1,108 @@
+"""Writes to published tensors are found by torch's version counters; who reads is the core's knowledge."""
+
+import gc
+import logging
+
+import pytest
+import torch
+
+from beeline.tensors import mutation, values
+from beeline.tensors.transports import DIRECT_LIVE, DIRECT_SNAPSHOT
+
+REF = b"r" * 28
+
+
+class FakeCore:
+    def __init__(self):
+        self.readers = 1
+        self.marked = {}
+
+    def publication_readers(self, ref_binary):
+        return self.readers
+
+    def mark_mutated(self, ref_binary, message):
+        self.marked[ref_binary] = message
+
+    def current_task(self):
+        return None
+
+
+@pytest.fixture
+def core(monkeypatch):
+    fake = FakeCore()
+    monkeypatch.setattr(mutation, "_core", fake)
+    monkeypatch.setattr(mutation, "_live", {})
+    return fake
+
+
+def publish(value, mode=DIRECT_LIVE, where="Learner.weights"):
+    """The buffers, which the core keeps as long as the object lives."""
+    _, buffers, _, _ = values.dumps(value, mode)
+    mutation.published(REF, where)
+    return buffers
+
+
+def test_a_write_under_a_reader_is_reported_once(core, caplog):
+    tensor = torch.ones(5000)
+    buffers = publish({"w": [tensor]})
+    mutation.check()
+    assert core.marked == {}
+    tensor.add_(1)
+    with caplog.at_level(logging.WARNING, "beeline"):
+        mutation.check()
+    assert "Learner.weights" in core.marked[REF] and "float32 [5000]" in core.marked[REF]
+    assert "1 consumer" in caplog.text
+    core.marked.clear()
+    mutation.check()
+    assert core.marked == {}
+    del buffers
+
+
+def test_a_write_through_a_view_is_seen(core):
+    parameter = torch.nn.Parameter(torch.ones(5000))
+    buffers = publish(parameter.detach())
+    with torch.no_grad():
+        parameter[3] = 7
+    mutation.check()
+    assert REF in core.marked
+    del buffers
+
+
+def test_a_write_without_readers_is_fine(core):
+    tensor = torch.ones(5000)
+    buffers = publish(tensor)
+    core.readers = 0
+    tensor.add_(1)
+    mutation.check()
+    core.readers = 1
+    mutation.check()
+    assert core.marked == {}
+    del buffers
+
+
+def test_snapshots_and_small_tensors_are_not_watched(core):
+    large, small = torch.ones(5000), torch.ones(5)
+    buffers = publish(large, DIRECT_SNAPSHOT), publish(small)
+    large.add_(1)
+    small.add_(1)
+    mutation.check()
+    assert core.marked == {}
+    del buffers
+
+
+def test_what_is_gone_is_forgotten(core):
+    buffers = publish(torch.ones(5000))
+    assert mutation._live
+    del buffers
+    gc.collect()
+    mutation.check()
+    assert not mutation._live
+
+
+def test_inference_tensors_are_left_alone(core):
+    with torch.inference_mode():
+        tensor = torch.ones(5000)
+    buffers = publish(tensor)
+    mutation.check()
+    assert core.marked == {}
+    del buffers
