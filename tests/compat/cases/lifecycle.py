@@ -29,7 +29,6 @@ def case_everything_needs_a_session(ray):
         raised(ray, lambda: ray.available_resources(), "ray.init"),
         raised(ray, lambda: ray.cluster_resources(), "ray.init"),
         raised(ray, lambda: ray.nodes(), "ray.init"),
-        raised(ray, lambda: ray.kill(None)),
     ]
 
 
