@@ -94,6 +94,7 @@ def _apply(info: dict[str, Any]) -> None:
     """Makes this process see the modules, folder and names of its driver."""
     config = pickle.loads(info["config"])
     session.current.is_worker = True
+    session.current.pid = os.getpid()
     session.current.info = info
     session.current.namespace = config["namespace"]
     session.current.env = config["env"]
@@ -102,7 +103,6 @@ def _apply(info: dict[str, Any]) -> None:
         os.chdir(config["cwd"])
     except OSError as error:
         logging.getLogger("beeline").warning("The driver's folder cannot be entered: %s", error)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(filename)s:%(lineno)d -- %(message)s")
     logging.getLogger("beeline").setLevel(config["log_level"])
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -249,3 +249,29 @@ def test_bad_arguments_of_init_start_nothing(arguments, error):
     with pytest.raises(error):
         ray.init(**arguments)
     assert not ray.is_initialized()
+
+
+def test_a_function_that_calls_itself_survives_pickling():
+    import cloudpickle
+
+    @ray.remote
+    def count(n, *, step=1):
+        return n and count.remote(n - step)
+
+    again = cloudpickle.loads(cloudpickle.dumps(count))
+    assert signature.arity(again._pickled.parameters) == (1, 1)
+    again_inside = again._function.__closure__[0].cell_contents
+    signature.checker(again_inside._pickled.parameters, "count")((3,), {})  # step has a default there too
+
+
+def test_a_class_that_refers_to_itself_survives_pickling():
+    import cloudpickle
+
+    @ray.remote
+    class Node:
+        def __init__(self, depth):
+            self.child = Node.remote(depth - 1) if depth else None
+
+    again = cloudpickle.loads(cloudpickle.dumps(Node))
+    inside = again._cls.__init__.__closure__[0].cell_contents
+    assert signature.arity(inside._constructor) == (1, 1)

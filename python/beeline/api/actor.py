@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
 from collections.abc import Callable, Mapping
@@ -146,7 +147,6 @@ class ActorClass:
         self._lock = threading.Lock()
         self._blob: bytes | None = None
         self._meta: ActorMeta | None = None
-        self._constructor = signature.parameters_of(cls.__init__, skip_first=True)  # type: ignore[misc]
         self.__name__ = self.__qualname__ = cls.__name__
         self.__module__ = cls.__module__
         self.__doc__ = cls.__doc__
@@ -186,6 +186,11 @@ class ActorClass:
         merged = {**self._options, **options}
         option_table.validate_actor({k: v for k, v in merged.items() if k != "concurrency_groups"}, in_options=True)
         return _ConfiguredActorClass(self, merged)
+
+    @functools.cached_property
+    def _constructor(self) -> signature.Parameters | None:
+        # Not in __init__: unpickled within a method of its own, the class is not complete there.
+        return signature.parameters_of(self._cls.__init__, skip_first=True)
 
     def _create(self, options: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
         if self._constructor is not None:

@@ -97,9 +97,13 @@ class _Pickled:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
-        self.parameters = signature.parameters_of(function, skip_first=False)
         self._blob: bytes | None = None
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def parameters(self) -> signature.Parameters | None:
+        # Not in __init__: unpickled within its own closure, the function is not complete there.
+        return signature.parameters_of(self.function, skip_first=False)
 
     def blob(self) -> bytes:
         """The cloudpickled function. Raises TypeError that names the function where that is impossible."""

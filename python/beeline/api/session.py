@@ -30,6 +30,7 @@ class _Session:
         self.namespace = ""
         self.env: dict[str, str] = {}
         self.is_worker = False
+        self.pid = 0  # of the process that is in it; a fork of it is not
         # Things with state that ends with the session; each has `session_ended()`.
         self.dependents: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -146,7 +147,7 @@ def init(
         if current.info:  # the last session ended under us
             shutdown()
         if configure_logging:
-            _log.setLevel(logging_level)
+            _log.setLevel(logging_level.upper() if isinstance(logging_level, str) else logging_level)
         env = dict((runtime_env or {}).get("env_vars") or {})
         own_namespace = namespace or str(uuid.uuid4())
         config = {
@@ -157,6 +158,7 @@ def init(
             "log_level": _log.level,
             "driver_pid": os.getpid(),
         }
+        current.pid = os.getpid()
         current.info = embedded.start(
             embedded.detected_resources(num_cpus, num_gpus, resources or {}),
             pickle.dumps(config),
@@ -218,7 +220,7 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
     with _lock:
         if current.is_worker and not _exiting_interpreter:
             raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
-        was_running = bool(current.info)
+        was_running = bool(current.info) and current.pid == os.getpid()
         current.info, current.namespace, current.env = {}, "", {}
         if was_running:
             _core.stop()
