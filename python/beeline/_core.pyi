@@ -245,3 +245,7 @@ def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
 #     session_state(session_dir: str) -> dict[str, Any], as node_state();
 #     stop_session(session_dir: str, timeout_s: float) -> bool: kShutdown, then waits for the daemon's end.
 #     They raise what make_error makes (ERROR_SESSION_LOST ...).
+# 11. join_session(session_dir, fork_token, arena_capacity_bytes, arena_quota_bytes), as python/src/session.cc has it: the
+#     worker gets the quota by the environment (BEELINE_ARENA_QUOTA_BYTES in zygote_env) and passes it on.
+# 12. FunctionCall's `name` is the task's name (`.options(name=...)`); Ray's get_task_function_name() wants the function's
+#     own name beside it. Not needed by anything else.

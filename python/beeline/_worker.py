@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from beeline import _core
 from beeline.api import actor_meta, session
 from beeline.api.this_worker import state, use_gpus
+from beeline.engines.embedded import QUOTA_VARIABLE
 from beeline.tensors import mutation
 
 
@@ -77,7 +78,8 @@ def main(session_dir: str, fork_token: int) -> NoReturn:
     """The life of a worker. Called in a fresh fork with one thread; ends the process."""
     status = 0
     try:
-        info = _core.join_session(session_dir, fork_token)
+        quota_bytes = int(os.environ.pop(QUOTA_VARIABLE, "0"))
+        info = _core.join_session(session_dir, fork_token, 0, quota_bytes)
         _apply(info)
         _core.run_worker(WorkerHooks)
     except SystemExit as error:

@@ -68,6 +68,16 @@ def test_a_write_through_a_view_is_seen(core):
     del buffers
 
 
+def test_a_write_to_a_published_parameter_is_seen(core):
+    module = torch.nn.Linear(100, 100)
+    buffers = publish([module, torch.ones(3)])
+    module.weight.grad = torch.ones(100, 100)
+    torch.optim.SGD(module.parameters(), lr=1.0).step()
+    mutation.check()
+    assert "float32 [100, 100]" in core.marked[REF]
+    del buffers
+
+
 def test_a_write_without_readers_is_fine(core):
     tensor = torch.ones(5000)
     buffers = publish(tensor)

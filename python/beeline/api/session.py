@@ -229,8 +229,8 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
 
 
 def is_initialized() -> bool:
-    """Whether this process is in a session."""
-    return bool(current.info) and _core.is_running()
+    """Whether this process is in a session that lives."""
+    return bool(current.info) and _core.is_running() and _core.session_error() is None
 
 
 def ensure() -> None:

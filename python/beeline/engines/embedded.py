@@ -18,6 +18,8 @@ ZYGOTE_COMMAND = (sys.executable, "-P", "-m", "beeline._zygote")
 # Of the memory there is: what published objects may take by default, and the "memory" that tasks may ask for.
 QUOTA_SHARE = 0.6
 MEMORY_SHARE = 0.7
+# Tells workers the quota before they join, when their arena opens.
+QUOTA_VARIABLE = "BEELINE_ARENA_QUOTA_BYTES"
 
 
 def start(
@@ -28,16 +30,16 @@ def start(
     quota_bytes: how much published objects may take, None for a share of the machine's memory.
     Raises CoreError or OSError where the daemon does not come up; nothing is left running then.
     """
-    memory = memory_bytes()
+    quota = int(memory_bytes() * QUOTA_SHARE) if quota_bytes is None else quota_bytes
     return _core.start_session(
         {
             "beelined": str(DAEMON),
             "zygote_command": list(ZYGOTE_COMMAND),
-            "zygote_env": preload.environment(),
+            "zygote_env": {**preload.environment(), QUOTA_VARIABLE: str(quota)},
             "resources": dict(resources),
             "config": config,
-            "arena_capacity_bytes": memory,
-            "arena_quota_bytes": int(memory * QUOTA_SHARE) if quota_bytes is None else quota_bytes,
+            "arena_capacity_bytes": 0,  # the core's own choice: addresses cost nothing
+            "arena_quota_bytes": quota,
             "prestart": 1,
             "log_to_driver": log_to_driver,
             "job_name": job_name,

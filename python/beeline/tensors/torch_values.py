@@ -74,7 +74,9 @@ def reduce(tensor: torch.Tensor, sink: Sink) -> Any:
         span = _Span(tensor, start, start + extent)
         spans.append(span)
         if sink.mode == DIRECT_LIVE:
-            sink.tensors.append(tensor)
+            parameter, sink.parameter = sink.parameter, None
+            same = parameter is not None and parameter.data_ptr() == start
+            sink.tensors.append(parameter if same else tensor)
     return _restore, (span, (start - span.start) // itemsize, *described)
 
 

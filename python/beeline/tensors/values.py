@@ -25,7 +25,7 @@ Dumped = tuple[bytes, list[Any], bytes, list[Any]]
 class Sink:
     """Collects what leaves the skeleton during one dumps."""
 
-    __slots__ = ("buffers", "flags", "mode", "next_is_writable", "refs", "spans", "tensors")
+    __slots__ = ("buffers", "flags", "mode", "next_is_writable", "parameter", "refs", "spans", "tensors")
 
     def __init__(self, mode: int) -> None:
         self.mode = mode
@@ -35,6 +35,8 @@ class Sink:
         # Of torch_values: byte ranges already sent by storage, and the tensors that were sent without a copy.
         self.spans: dict[int, list[Any]] = {}
         self.tensors: list[Any] = []
+        # The torch.nn.Parameter whose `.data` comes next: it counts the writes, its data does not.
+        self.parameter: Any = None
         self.next_is_writable = False
 
     def take(self, buffer: pickle.PickleBuffer) -> None:
@@ -64,6 +66,8 @@ class ValuePickler(cloudpickle.Pickler):
                 from beeline.tensors import torch_values
 
                 return torch_values.reduce(value, self._sink)
+        elif name == "torch.nn.parameter":
+            self._sink.parameter = value
         elif name == "numpy":
             if kind is sys.modules["numpy"].ndarray:
                 return _reduce_array(value, self._sink)
