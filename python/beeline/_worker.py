@@ -101,6 +101,7 @@ def _apply(info: dict[str, Any]) -> None:
     session.current.namespace = config["namespace"]
     session.current.env = config["env"]
     sys.path[:] = config["sys_path"]
+    state.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         os.chdir(config["cwd"])
     except OSError as error:

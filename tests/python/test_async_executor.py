@@ -78,7 +78,7 @@ class FakeCore:
 def core(monkeypatch):
     fake = FakeCore()
     monkeypatch.setattr(async_executor, "_core", fake)
-    monkeypatch.setattr(async_executor.objects._Warnings, "in_event_loop", False)
+    monkeypatch.setattr(async_executor.objects.BlockingGet, "is_warned_of", False)
     yield fake
     os.close(fake.readable)
     os.close(fake.writable)

@@ -190,7 +190,7 @@ class ActorClass:
     @functools.cached_property
     def _constructor(self) -> signature.Parameters | None:
         # Not in __init__: unpickled within a method of its own, the class is not complete there.
-        return signature.parameters_of(self._cls.__init__, skip_first=True)
+        return signature.parameters_of(self._cls.__init__, skip_first=True)  # type: ignore[misc]
 
     def _create(self, options: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
         if self._constructor is not None:

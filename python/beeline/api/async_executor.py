@@ -40,7 +40,7 @@ class AsyncExecutor:
     def run(self, instance: Any, max_concurrency: int) -> None:
         """Executes calls until the core says that the process is to exit."""
         self._instance, self._limit = instance, max_concurrency
-        objects._Warnings.in_event_loop = True
+        objects.BlockingGet.is_warned_of = True
         _core.set_cancelled_callback(self._cancel)
         self._loop.add_reader(_core.calls_fileno(), self._take_calls)
         self._loop.call_soon(self._take_calls)

@@ -16,14 +16,14 @@ _log = logging.getLogger("beeline")
 ObjectRef = _core.ObjectRef
 
 
-class _Warnings:
-    """What this process is warned of once. `in_event_loop` is set in the worker of an async actor."""
+class BlockingGet:
+    """Whether the next blocking `get` is warned of: set in the worker of an async actor, once."""
 
-    in_event_loop = False
+    is_warned_of = False
 
 
 def _warn_of_blocking_get() -> None:
-    _Warnings.in_event_loop = False
+    BlockingGet.is_warned_of = False
     if os.environ.get("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "1") == "1":
         _log.warning(
             "Using blocking get inside async actor. This blocks the event loop. Please use `await` on object ref "
@@ -49,7 +49,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     """
     if not _core.is_running():
         session.ensure()
-    if _Warnings.in_event_loop:
+    if BlockingGet.is_warned_of:
         _warn_of_blocking_get()
     if type(object_refs) is ObjectRef:
         return _core.get((object_refs,), timeout)[0]

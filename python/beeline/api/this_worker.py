@@ -16,8 +16,8 @@ class State:
         self.actor_id = 0
         self.meta_bytes = b""
         self.gpus: list[str] = []
-        # As the process was started; restored when a task without GPUs follows one with.
-        self.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        # As the worker was started; restored when a task without GPUs follows one with.
+        self.visible_devices: str | None = None
 
 
 state = State()
