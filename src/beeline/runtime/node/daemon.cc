@@ -18,6 +18,7 @@ using control::Type;
 
 // Log lines that wait for a driver which does not read them; the files have them all the same.
 constexpr std::size_t kMaxHeldLogBytes = 8u << 20;
+constexpr auto kExitGrace = std::chrono::milliseconds(100);
 // Frames of one process per turn, so that none keeps the others waiting.
 constexpr int kFramesPerTurn = 256;
 
@@ -104,11 +105,9 @@ Status Daemon::run() {
 void Daemon::turn() {
   do {
     sweep();
-    place_demands();
     pool_.run();
-    // Workers that ended have released what they held.
-    place_demands();
-  } while (!closing_.empty());
+    // Workers that ended have released what they held, and what is placed wants workers.
+  } while (place_demands() || !closing_.empty());
   recall_leases();
   end_if_unused();
 }
@@ -205,9 +204,9 @@ void Daemon::sweep() {
       connection.socket.close();
       if (connection.index == 0) continue;
       processes_.erase(connection.index);
-      // A worker without a connection is of no use: its end is reported when its process is gone.
-      if (connection.worker != 0) {
-        pool_.kill(connection.worker);
+      // A worker without a connection is of no use, but it may be about to exit with a status that says more.
+      if (const WorkerToken worker = connection.worker; worker != 0) {
+        loop_.after(kExitGrace, [this, worker] { pool_.kill(worker); });
       }
       process_gone(connection.index);
     }

@@ -108,7 +108,7 @@ class Daemon final : private PoolEvents {
   void withdraw(DemandId demand);
   void set_blocked(Connection& from, bool blocked);
   Demand* demand_of_worker(WorkerToken worker);
-  void place_demands();
+  bool place_demands();  // whether there was something to place
   void recall_leases();
   void worker_ready(WantId want, Worker& worker) override;
   void worker_failed(WantId want, const std::string& why) override;

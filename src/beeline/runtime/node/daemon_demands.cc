@@ -87,13 +87,15 @@ void Daemon::set_blocked(Connection& from, bool blocked) {
   }
 }
 
-void Daemon::place_demands() {
-  if (ending_) return;
-  for (auto& grant : scheduler_.place()) {
+bool Daemon::place_demands() {
+  if (ending_) return false;
+  auto grants = scheduler_.place();
+  for (auto& grant : grants) {
     auto& demand = demands_.at(grant.ticket);
     demand.allocation = std::move(grant.allocation);
     pool_.want(demand.id, demand.flavour(demand.actor == 0 ? nullptr : actors_.find(demand.actor)));
   }
+  return !grants.empty();
 }
 
 void Daemon::worker_ready(WantId want, Worker& worker) {
