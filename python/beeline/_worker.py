@@ -12,14 +12,16 @@ import sys
 from typing import Any, NoReturn
 
 from beeline import _core
-from beeline.api import actor_meta, session
+from beeline.api import actor, actor_meta, session
+from beeline.api.hooks import Hooks
+from beeline.api.retries import is_retryable
 from beeline.api.this_worker import state, use_gpus
 from beeline.engines.embedded import QUOTA_VARIABLE
 from beeline.tensors import mutation
 
 
-class WorkerHooks:
-    """What `_core.run_worker` calls; see there."""
+class WorkerHooks(Hooks):
+    """What `_core.run_worker` calls, besides what it calls in every process; see there."""
 
     # Of an async actor, from its constructor on.
     async_executor: Any = None
@@ -56,6 +58,8 @@ class WorkerHooks:
         """Runs the event loop of an async actor until the process is to exit."""
         WorkerHooks.async_executor.run(instance, max_concurrency)
 
+    is_retryable = staticmethod(is_retryable)
+    watches_mutation = staticmethod(mutation.watches)
     before_call = staticmethod(mutation.check)
     after_call = staticmethod(mutation.check)
 
@@ -68,7 +72,7 @@ def _add_standard_methods(cls: type) -> None:
         return fn(self, *args, **kwargs)
 
     def terminate(self: Any) -> None:
-        _core.exit_actor()
+        actor.exit_actor()
 
     for name, function in ((actor_meta.READY, ready), (actor_meta.CALL, call), (actor_meta.TERMINATE, terminate)):
         setattr(cls, name, function)

@@ -53,13 +53,11 @@ class AsyncExecutor:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
 
     def _take_calls(self) -> None:
-        calls = _core.next_calls(self._limit - len(self._running))
-        if calls is None:
-            self._loop.stop()
-            return
         create_task, running = self._loop.create_task, self._running
-        for task, method, args, kwargs in calls:
+        for task, method, args, kwargs in _core.next_calls(self._limit - len(running)):
             running[task.task_id()] = create_task(self._execute(task, method, args, kwargs))
+        if _core.should_exit():
+            self._loop.stop()
 
     async def _execute(self, task: Any, method: str, args: Any, kwargs: Any) -> None:
         async_task.set(task)
@@ -71,7 +69,7 @@ class AsyncExecutor:
             if type(value) is CoroutineType:
                 value = await value
         except (AsyncioActorExit, SystemExit):
-            pass  # the core ends the process, which answers the caller
+            _core.reply_error(task, SystemExit(0))  # the core ends the actor, which answers the caller
         except asyncio.CancelledError:
             _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
         except BaseException as error:
@@ -85,6 +83,8 @@ class AsyncExecutor:
         self._running.pop(task_id, None)
         if was_full:
             self._take_calls()
+        elif not self._running and _core.should_exit():
+            self._loop.stop()
 
     def _cancel(self, task: Any) -> None:
         """Called by next_calls. A coroutine that has not started yet would never run its own handler."""
