@@ -229,10 +229,9 @@ def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
 #    after the object got its id, if buffers were not empty. It ties the tensors that dumps() saw to the object, for
 #    before_call/after_call. `put` from Python calls it too. Not called: no mutation check for task results.
 # 3. start_options["zygote_env"]: set on top of the daemon's environment, for the zygote alone (LD_PRELOAD ...).
-# 4. next_calls(limit): limit 0 is asked for when the actor is at max_concurrency: it delivers cancellations and takes no
-#    call. It must leave the eventfd unreadable, also when runnable calls are left over: the loop would spin at the limit
-#    (python/src/worker.cc signals at its end; it should not). Python asks again when a running call has ended. should_exit()
-#    is asked after it and after the last running call; what makes it true signals the eventfd.
+# 4. next_calls(limit): limit 0 is allowed (the actor is at max_concurrency): delivers cancellations, takes no call. It
+#    clears the eventfd; calls beyond `limit` stay queued without keeping the fd readable: Python asks again when a running
+#    call has ended. It returns None once the process is to exit; start_async then returns.
 # 5. ActorCall: retry_exceptions: bool | Sequence[type] as FunctionCall has (Ray: @method(retry_exceptions=[...])).
 # 6. Task.is_cancelled() -> bool, for get_runtime_context().is_canceled() in plain and threaded actors.
 # 7. create_actor's info and actor_info() have the same keys. A SystemExit that leaves user code ends the actor on
@@ -240,7 +239,8 @@ def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
 # 8. FunctionCall is not subclassed: RemoteFunction keeps the bound `call.remote` as its attribute `remote`.
 #    ActorCall is subclassed by ActorMethod, which has attributes of its own (a __dict__ or __slots__).
 # 9. The blob of create_actor holds what hooks.create_actor needs (class and handle_meta); opaque to the core.
-# 10. For the command line: live_sessions, remove_stale_sessions, inspect_session(session_dir), as python/src has them, and
+# 10. For the command line: live_sessions() -> list[str]; remove_stale_sessions() -> dict[str, int];
+#     session_state(session_dir: str) -> dict[str, Any], as node_state();
 #     stop_session(session_dir: str, timeout_s: float) -> bool: kShutdown as a tool, then waits for the daemon's end.
 # 11. join_session(session_dir, fork_token, arena_capacity_bytes, arena_quota_bytes), as python/src/session.cc has it: the
 #     worker gets the quota by the environment (BEELINE_ARENA_QUOTA_BYTES in zygote_env) and passes it on.

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from beeline import _core
 from beeline.api import actor, actor_meta, session
 from beeline.api.hooks import Hooks
-from beeline.api.retries import is_retryable
 from beeline.api.this_worker import state, use_gpus
 from beeline.engines.embedded import QUOTA_VARIABLE
 from beeline.tensors import mutation
@@ -58,8 +57,6 @@ class WorkerHooks(Hooks):
         """Runs the event loop of an async actor until the process is to exit."""
         WorkerHooks.async_executor.run(instance, max_concurrency)
 
-    is_retryable = staticmethod(is_retryable)
-    watches_mutation = staticmethod(mutation.watches)
     before_call = staticmethod(mutation.check)
     after_call = staticmethod(mutation.check)
 

@@ -54,10 +54,12 @@ class AsyncExecutor:
 
     def _take_calls(self) -> None:
         create_task, running = self._loop.create_task, self._running
-        for task, method, args, kwargs in _core.next_calls(self._limit - len(running)):
-            running[task.task_id()] = create_task(self._execute(task, method, args, kwargs))
-        if _core.should_exit():
+        calls = _core.next_calls(self._limit - len(running))
+        if calls is None:
             self._loop.stop()
+            return
+        for task, method, args, kwargs in calls:
+            running[task.task_id()] = create_task(self._execute(task, method, args, kwargs))
 
     async def _execute(self, task: Any, method: str, args: Any, kwargs: Any) -> None:
         async_task.set(task)
@@ -81,10 +83,8 @@ class AsyncExecutor:
     def _end(self, task_id: bytes) -> None:
         was_full = len(self._running) >= self._limit
         self._running.pop(task_id, None)
-        if was_full:
+        if was_full or not self._running:  # the last one may have been what the exit waited for
             self._take_calls()
-        elif not self._running and _core.should_exit():
-            self._loop.stop()
 
     def _cancel(self, task: Any) -> None:
         """Called by next_calls. A coroutine that has not started yet would never run its own handler."""

@@ -12,7 +12,6 @@ import cloudpickle
 
 from beeline.api import call_check, session, signature
 from beeline.api import options as option_table
-from beeline.api.retries import RetriedFunction
 from beeline.tensors import transports
 
 
@@ -53,12 +52,7 @@ class RemoteFunction:
 
     def _call(self) -> Any:
         options = self._options
-        retry_exceptions = options.get("retry_exceptions", False)
-        if isinstance(retry_exceptions, bool):
-            blob = self._pickled.blob()
-        else:
-            retried = RetriedFunction(self._function, retry_exceptions)
-            blob = pickled(retried, f"the remote function {self._pickled.name}")
+        blob = self._pickled.blob()
         num_returns = options.get("num_returns")
         max_retries = options.get("max_retries")
         mode = option_table.mode(options)
@@ -69,7 +63,7 @@ class RemoteFunction:
             option_table.resources(options, default_cpus=1),
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
-            retry_exceptions,
+            options.get("retry_exceptions", False),
             b"torch" in blob,
             option_table.environment(options, session.current.env),
         )

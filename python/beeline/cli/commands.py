@@ -33,7 +33,7 @@ def status(as_json: bool) -> None:
     states: list[dict[str, Any]] = []
     for session_dir in _core.live_sessions():
         try:
-            states.append({"session_dir": session_dir, **_core.inspect_session(session_dir)})
+            states.append({"session_dir": session_dir, **_core.session_state(session_dir)})
         except Exception as error:  # it may have ended meanwhile; the others are still shown
             states.append({"session_dir": session_dir, "error": str(error)})
     if as_json:

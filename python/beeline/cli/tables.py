@@ -20,7 +20,7 @@ def amount(name: str, value: float) -> str:
 
 
 def show_session(console: Console, state: dict[str, Any]) -> None:
-    """Prints what `_core.inspect_session` gave."""
+    """Prints what `_core.session_state` gave."""
     console.print(f"[bold]{state['session_dir']}[/]")
     if "error" in state:
         console.print(f"  {state['error']}")

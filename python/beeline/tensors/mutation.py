@@ -45,11 +45,6 @@ def published(ref_binary: bytes, where: str | None = None) -> None:
         _live[ref_binary] = _Publication(where, counted)
 
 
-def watches() -> bool:
-    """Whether anything is published that `check` would look at."""
-    return bool(_live)
-
-
 def check() -> None:
     """Reports publications whose tensors were written while somebody reads them. A write after the last reader is
     the next version's business and only noted. Publications whose tensors are gone are forgotten.
