@@ -12,7 +12,6 @@ import gc
 import importlib
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -29,22 +28,51 @@ _MAX_FDS = 16
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # When the daemon is gone, how long workers may take to leave by themselves.
 _ORPHANS_WAIT_S = 0.5
+# After as long without a request the zygote imports what takes time.
+_IDLE_MS = 100
+
+
+# The part of msgpack that the daemon's frames to us use. A library would cost a quarter of the start-up time.
+_NUMBERS = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
+_LENGTHS = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I", 0xDC: ">H", 0xDD: ">I", 0xDE: ">H", 0xDF: ">I"}
+
+
+def _unpack(data: bytes, at: int) -> tuple[Any, int]:
+    """The value at `at`, and where the next one begins."""
+    tag = data[at]
+    at += 1
+    if tag < 0x80:
+        return tag, at
+    if tag in _NUMBERS:
+        (value,) = struct.unpack_from(_NUMBERS[tag], data, at)
+        return value, at + struct.calcsize(_NUMBERS[tag])
+    if tag in _LENGTHS:
+        (size,) = struct.unpack_from(_LENGTHS[tag], data, at)
+        at += struct.calcsize(_LENGTHS[tag])
+    else:
+        size = tag & (0x1F if 0xA0 <= tag < 0xC0 else 0x0F)
+    if 0xA0 <= tag < 0xC0 or 0xD9 <= tag <= 0xDB:
+        return data[at : at + size].decode(), at + size
+    is_map = tag < 0x90 or tag >= 0xDE
+    if not is_map and not 0x90 <= tag < 0xA0 and tag not in (0xDC, 0xDD):
+        raise ValueError(f"a frame from beelined holds a value of unknown kind 0x{tag:02x}")
+    items = []
+    for _ in range(2 * size if is_map else size):
+        value, at = _unpack(data, at)
+        items.append(value)
+    return (dict(zip(items[::2], items[1::2], strict=True)) if is_map else items), at
 
 
 class _Connection:
     """Frames and descriptors over a stream socket; blocking, one thread."""
 
     def __init__(self, sock: socket.socket) -> None:
-        from msgspec import msgpack
-
         self.sock = sock
         self._buffer = bytearray()
         self._fds: list[int] = []
-        self._encode = msgpack.Encoder().encode
-        self._decode = msgpack.Decoder().decode
 
-    def send(self, kind: int, *fields: Any) -> None:
-        body = _TYPE.pack(kind) + self._encode(fields)
+    def send(self, kind: int, *fields: int) -> None:
+        body = _TYPE.pack(kind) + bytes([0x90 | len(fields)]) + b"".join(struct.pack(">Bq", 0xD3, n) for n in fields)
         self.sock.sendall(_HEADER.pack(len(body), 0) + body)
 
     def fill(self) -> bool:
@@ -70,7 +98,7 @@ class _Connection:
         if len(self._buffer) < end or len(self._fds) < fd_count:
             return None
         (kind,) = _TYPE.unpack_from(self._buffer, _HEADER.size)
-        fields = self._decode(bytes(self._buffer[_HEADER.size + _TYPE.size : end]))
+        fields, _ = _unpack(bytes(self._buffer[_HEADER.size + _TYPE.size : end]), 0)
         fds, self._fds = self._fds[:fd_count], self._fds[fd_count:]
         del self._buffer[:end]
         return kind, fields, fds
@@ -86,6 +114,7 @@ class _Zygote:
         self._session_dir = session_dir
         self._user_threads = user_threads
         self._children: set[int] = set()
+        self._has_numpy = False  # or cannot have it
         self._attach(sock)
 
     def _attach(self, sock: socket.socket) -> None:
@@ -111,7 +140,11 @@ class _Zygote:
         self._daemon.send(_READY, 0)
         poll = self._new_poll()
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(None if self._has_numpy else _IDLE_MS)}
+            if not ready:
+                # Nobody is in a hurry: the first actor does not wait for this, later ones have it ready.
+                self._import_numpy()
+                continue
             if self._wake[0].fileno() in ready:
                 self._reap()
             if self._daemon.sock.fileno() not in ready:
@@ -134,6 +167,16 @@ class _Zygote:
         poll.register(self._daemon.sock, select.POLLIN)
         poll.register(self._wake[0], select.POLLIN)
         return poll
+
+    def _import_numpy(self) -> None:
+        self._has_numpy = True
+        try:
+            importlib.import_module("numpy")
+        except ImportError as error:
+            print(f"import numpy: {error}", file=sys.stderr, flush=True)
+            return
+        _find_openblas_setters()
+        _freeze()
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -204,6 +247,8 @@ class _Zygote:
                     importlib.import_module(name)
                 except Exception as error:
                     print(f"import {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            if not self._has_numpy:
+                self._import_numpy()
             _freeze()
             return True
         for fd in fds:
@@ -223,6 +268,8 @@ class _Zygote:
                     continue
             time.sleep(0.01)
         _kill_session(self._session_dir)
+        import shutil  # here alone: it would cost the start-up of every session
+
         shutil.rmtree(self._session_dir, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self._session_dir))
@@ -272,8 +319,9 @@ def _restore_threads() -> None:
     openmp = _positive(os.environ.get("OMP_NUM_THREADS"), cpus)
     if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(openmp)
-    if "numpy" in sys.modules:
-        _set_openblas_threads(_positive(os.environ.get("OPENBLAS_NUM_THREADS"), openmp))
+    openblas = _positive(os.environ.get("OPENBLAS_NUM_THREADS"), openmp)
+    for set_threads in _openblas_setters if openblas > 1 else ():
+        set_threads(openblas)
 
 
 def _positive(text: str | None, default: int) -> int:
@@ -281,22 +329,28 @@ def _positive(text: str | None, default: int) -> int:
     return int(value) if value.isdigit() and int(value) > 0 else default
 
 
-def _set_openblas_threads(count: int) -> None:
-    if count == 1:
-        return
+# numpy's setters of OpenBLAS's thread count, found by the zygote.
+_openblas_setters: list[Any] = []
+
+
+def _find_openblas_setters() -> None:
     import ctypes
+
+    _openblas_setters.clear()
 
     with open("/proc/self/maps") as maps:
         paths = {line.rsplit(None, 1)[-1] for line in maps if "openblas" in line}
     for path in paths:
-        try:
+        with contextlib.suppress(OSError):
             library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
-            if (set_threads := getattr(library, name, None)) is not None:
-                set_threads(ctypes.c_int(count))
-                break
+            for name in (
+                "scipy_openblas_set_num_threads64_",
+                "openblas_set_num_threads64_",
+                "openblas_set_num_threads",
+            ):
+                if (setter := getattr(library, name, None)) is not None:
+                    _openblas_setters.append(setter)
+                    break
 
 
 def _set_name(name: str) -> None:
@@ -323,7 +377,7 @@ def _import_for_workers() -> dict[str, str | None]:
     user_threads = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     for name in _THREAD_VARIABLES:
         os.environ[name] = "1"
-    for name in ("cloudpickle", "msgspec", "beeline._worker"):
+    for name in ("cloudpickle", "beeline._worker"):
         importlib.import_module(name)
     return user_threads
 

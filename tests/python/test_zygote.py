@@ -31,6 +31,7 @@ def main(session_dir, token):
     print("open", sorted(int(fd) for fd in os.listdir("/proc/self/fd")))
     print("modules", "colorsys" in sys.modules)
     print("group", os.getpgid(0) == os.getpid())
+    print("numpy", "numpy" in sys.modules, len(os.listdir("/proc/self/task")))
     sys.exit(3)
 """
 
@@ -135,6 +136,17 @@ def test_children_differ_in_random_numbers_and_share_nothing_else(session):
     first, second = (read_all(daemon.fork(token, OMP_NUM_THREADS="3")[1]) for token in (1, 2))
     assert first.split("|")[2] == "3"
     assert first.split("|")[3] != second.split("|")[3]
+
+
+def test_left_alone_it_imports_numpy_for_later_workers(session):
+    pytest.importorskip("numpy")
+    daemon, process, _ = session
+    daemon.receive(READY)
+    assert "numpy False" in read_all(daemon.fork(1)[1])
+    wait_until(lambda: "openblas" in Path(f"/proc/{process.pid}/maps").read_text())
+    assert "numpy True" in read_all(daemon.fork(2)[1])
+    # One BLAS thread in the zygote, or the next fork would have been refused.
+    assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
 
 
 def test_an_exception_of_the_worker_is_its_stderr_and_exit_code(session):
