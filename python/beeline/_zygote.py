@@ -314,19 +314,20 @@ def _reseed() -> None:
 
 
 def _restore_threads() -> None:
-    """Libraries that were loaded with one thread get as many as they would have had."""
-    cpus = len(os.sched_getaffinity(0))
-    openmp = _positive(os.environ.get("OMP_NUM_THREADS"), cpus)
+    """torch, loaded with one thread, gets as many as it would have had. OpenBLAS gets more only when asked by variable:
+    its setter starts the threads at once (10 ms and their memory, in every worker), and on Ray one is the default."""
+    openmp = _positive(os.environ.get("OMP_NUM_THREADS"))
     if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
-        torch.set_num_threads(openmp)
-    openblas = _positive(os.environ.get("OPENBLAS_NUM_THREADS"), openmp)
+        torch.set_num_threads(openmp or len(os.sched_getaffinity(0)))
+    openblas = _positive(os.environ.get("OPENBLAS_NUM_THREADS")) or openmp
     for set_threads in _openblas_setters if openblas > 1 else ():
         set_threads(openblas)
 
 
-def _positive(text: str | None, default: int) -> int:
+def _positive(text: str | None) -> int:
+    """The first number of a thread variable; 0 when there is none."""
     value = (text or "").split(",")[0]
-    return int(value) if value.isdigit() and int(value) > 0 else default
+    return int(value) if value.isdigit() else 0
 
 
 # numpy's setters of OpenBLAS's thread count, found by the zygote.

@@ -46,7 +46,9 @@ std::string read_whole(const std::string& path) {
   }
 }
 
-std::string proc_path(pid_t pid, const char* file) { return "/proc/" + std::to_string(pid) + "/" + file; }
+std::string proc_path(pid_t pid, const char* file) {
+  return "/proc/" + std::to_string(pid) + "/" + file;
+}
 
 // The pid in a directory's name, or 0.
 pid_t pid_of(const char* name) {
@@ -95,8 +97,8 @@ Result<pid_t> spawn_process(const SpawnOptions& options) {
   const auto arguments = pointers_to(options.command);
   const auto environment = pointers_to(options.environment);
   pid_t pid = 0;
-  const int error = ::posix_spawnp(&pid, arguments[0], &spawn.actions, &spawn.attributes, arguments.data(),
-                                   environment.data());
+  const int error =
+      ::posix_spawnp(&pid, arguments[0], &spawn.actions, &spawn.attributes, arguments.data(), environment.data());
   if (error != 0) return Status::from_errno("start " + options.command[0], error);
   return pid;
 }

@@ -16,10 +16,10 @@
 namespace beeline::os {
 
 struct SpawnOptions {
-  std::vector<std::string> command;             // command[0] is looked up in PATH when it has no slash
-  std::vector<std::string> environment;         // complete, as NAME=value
+  std::vector<std::string> command;              // command[0] is looked up in PATH when it has no slash
+  std::vector<std::string> environment;          // complete, as NAME=value
   std::vector<std::pair<int, int>> descriptors;  // (ours, the child's); all else that is close-on-exec is closed
-  bool new_session = false;                     // signals of our terminal do not reach it
+  bool new_session = false;                      // signals of our terminal do not reach it
 };
 
 // Starts a program without fork() of the caller: cheap for large processes, no atfork handlers run. The child

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -40,8 +41,9 @@ Status make_private_dir(const std::filesystem::path& path) {
   struct stat info{};
   if (::lstat(path.c_str(), &info) != 0) return Status::from_errno("stat " + path.string(), errno);
   if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0077) != 0) {
-    return {Code::kInvalidArgument, path.string() + " is not a directory of this user alone (mode 0700): remove it, or "
-                                                    "set BEELINE_TMPDIR to another place"};
+    return {Code::kInvalidArgument, path.string() +
+                                        " is not a directory of this user alone (mode 0700): remove it, or "
+                                        "set BEELINE_TMPDIR to another place"};
   }
   return Status::ok();
 }
@@ -167,7 +169,8 @@ Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
   int exit_status = 0;
   ::waitpid(session.daemon_pid, &exit_status, 0);
   const auto why = os::file_tail(options.session_dir + "/logs/beelined.err", 2048);
-  return std::move(status).with_context("starting " + options.daemon_path + (why.empty() ? "" : " (it says: " + why + ")"));
+  return std::move(status).with_context("starting " + options.daemon_path +
+                                        (why.empty() ? "" : " (it says: " + why + ")"));
 }
 
 }  // namespace
@@ -204,7 +207,7 @@ Status wait_session_end(pid_t daemon_pid, Deadline deadline) {
       const int timeout_ms = deadline.is_never() ? -1 : static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
       const int ready = ::poll(&entry, 1, timeout_ms);
       if (ready > 0) break;
-      if (ready < 0) return Status::from_errno("wait for the node daemon's end", errno);
+      if (ready < 0 && errno != EINTR) return Status::from_errno("wait for the node daemon's end", errno);
       if (deadline.passed()) return {Code::kDeadlineExceeded, "the node daemon has not exited within the deadline"};
     }
   }
@@ -238,6 +241,28 @@ Result<std::vector<std::string>> live_sessions() {
     if (path.filename().string().starts_with("session-") && !is_stale(path)) found.push_back(path.string());
   }
   return found;
+}
+
+Result<control::State> session_state(const std::string& session_dir, Deadline deadline) {
+  BEELINE_ASSIGN(auto session, join_session(session_dir, control::ProcessKind::kTool));
+  BEELINE_RETURN_IF_ERROR(session.socket.send(control::encode(control::Type::kGetState, control::GetState{1})));
+  for (;;) {
+    os::Frame frame;
+    BEELINE_RETURN_IF_ERROR(session.socket.receive_within(frame, deadline));
+    BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
+    if (type == control::Type::kState) return control::decode<control::State>(frame.bytes);
+  }
+}
+
+Status stop_session(const std::string& session_dir, Deadline deadline) {
+  BEELINE_ASSIGN(auto session, join_session(session_dir, control::ProcessKind::kTool));
+  BEELINE_RETURN_IF_ERROR(session.socket.send(control::encode(control::Type::kShutdown, control::Empty{})));
+  for (;;) {
+    os::Frame frame;
+    const auto status = session.socket.receive_within(frame, deadline);
+    if (status.code() == Code::kPeerLost) return Status::ok();
+    if (!status) return status;
+  }
 }
 
 }  // namespace beeline::runtime

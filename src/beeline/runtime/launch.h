@@ -26,26 +26,26 @@ inline constexpr const char* kSessionVariable = "BEELINE_SESSION";
 
 // What a session is started with. The daemon gets all of it as its first frame.
 struct LaunchOptions {
-  std::string daemon_path;                         // of beelined
-  Resources resources;                             // totals; accelerators in whole numbers
-  std::vector<std::string> zygote_command;         // {python, "-m", "beeline._zygote"}
-  std::map<std::string, std::string> zygote_env;   // over the driver's own: LD_PRELOAD, PYTHONPATH ...
-  Bytes config;                                    // opaque; every process gets it with kRegistered
+  std::string daemon_path;                        // of beelined
+  Resources resources;                            // totals; accelerators in whole numbers
+  std::vector<std::string> zygote_command;        // {python, "-m", "beeline._zygote"}
+  std::map<std::string, std::string> zygote_env;  // over the driver's own: LD_PRELOAD, PYTHONPATH ...
+  Bytes config;                                   // opaque; every process gets it with kRegistered
   bool log_to_driver = true;
-  std::uint32_t prestart = 0;                      // idle workers to fork before anybody asks
-  std::uint32_t idle_workers = 0;                  // idle workers to keep; 0: as many as CPUs, at least `prestart`
-  std::uint32_t idle_timeout_ms = 60'000;          // beyond `prestart`, idle workers end after this
-  std::uint64_t max_log_bytes = 64u << 20;         // size at which a worker's log file stops growing
-  std::string session_dir;                         // filled in by launch_session
+  std::uint32_t prestart = 0;               // idle workers to fork before anybody asks
+  std::uint32_t idle_workers = 0;           // idle workers to keep; 0: as many as CPUs, at least `prestart`
+  std::uint32_t idle_timeout_ms = 60'000;   // beyond `prestart`, idle workers end after this
+  std::uint64_t max_log_bytes = 64u << 20;  // size at which a worker's log file stops growing
+  std::string session_dir;                  // filled in by launch_session
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
                        idle_workers, idle_timeout_ms, max_log_bytes, session_dir)
 };
 
 // The driver's end of a session. Closing the socket (or dying) ends the session, detached actors excepted.
 struct Session {
-  os::FrameSocket socket;           // registered already: index 1 is the driver
-  control::Registered registered;   // index, name, directory
-  pid_t daemon_pid = 0;             // our child: see wait_session_end
+  os::FrameSocket socket;          // registered already: index 1 is the driver
+  control::Registered registered;  // index, name, directory
+  pid_t daemon_pid = 0;            // our child: see wait_session_end
 };
 
 // Starts a session and registers the caller as its driver. Removes stale sessions first. The daemon is in a
@@ -54,6 +54,11 @@ Result<Session> launch_session(LaunchOptions options);
 
 // Registers the caller, as another driver or a tool, with the session in `session_dir`.
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind);
+
+// Asks a live session, as a tool, for its state.
+Result<control::State> session_state(const std::string& session_dir, Deadline deadline);
+// Ends a live session, as a tool; kOk once its daemon is gone.
+Status stop_session(const std::string& session_dir, Deadline deadline);
 
 // Waits for the daemon that launch_session started to exit and reaps it. After the deadline kDeadlineExceeded.
 Status wait_session_end(pid_t daemon_pid, Deadline deadline);

@@ -1,8 +1,8 @@
-#include "beeline/runtime/node/actor_table.h"
-
 #include <gtest/gtest.h>
 
 #include <random>
+
+#include "beeline/runtime/node/actor_table.h"
 
 namespace beeline::runtime::node {
 namespace {
@@ -110,11 +110,21 @@ TEST(ActorTableTest, RandomEventsKeepTheInvariants) {
       const auto before = record.state;
       bool changed = false;
       switch (random() % 5) {
-        case 0: changed = table.start(actor, kWorker, 100); break;
-        case 1: changed = table.ready(actor, static_cast<std::uint32_t>(random() % 3)); break;
-        case 2: changed = table.lost(actor, "exit code 1"); break;
-        case 3: changed = random() % 8 == 0 && table.die(actor, DeathCause::kKilled, "killed"); break;
-        default: table.watch(actor, static_cast<ProcessIndex>(random() % 100)); break;
+        case 0:
+          changed = table.start(actor, kWorker, 100);
+          break;
+        case 1:
+          changed = table.ready(actor, static_cast<std::uint32_t>(random() % 3));
+          break;
+        case 2:
+          changed = table.lost(actor, "exit code 1");
+          break;
+        case 3:
+          changed = random() % 8 == 0 && table.die(actor, DeathCause::kKilled, "killed");
+          break;
+        default:
+          table.watch(actor, static_cast<ProcessIndex>(random() % 100));
+          break;
       }
       ASSERT_EQ(changed, record.state != before);
       ASSERT_FALSE(dead && changed);

@@ -186,7 +186,8 @@ TEST_F(NodeTest, ABlockedWorkerLendsItsCpus) {
   options.resources = {{"CPU", 1}};
   auto driver = start(options);
   // The fake worker of this actor says that it waits, as soon as it runs.
-  const ActorId holder = driver.create("ready blocked", [](control::CreateActor& create) { create.resources = {{"CPU", 1}}; });
+  const ActorId holder =
+      driver.create("ready blocked", [](control::CreateActor& create) { create.resources = {{"CPU", 1}}; });
   driver.expect_state(holder, ActorState::kAlive);
   lease(driver, 1, {{"CPU", 1}});
   EXPECT_EQ(driver.state().available.at("CPU"), 0);
@@ -207,7 +208,8 @@ TEST_F(NodeTest, OutputComesByWholeLinesWithItsOrigin) {
   auto driver = start();
   const ActorId actor = driver.create("print:hello error:oops ready");
   const auto alive = driver.expect_state(actor, ActorState::kAlive);
-  const auto out = driver.expect<control::LogLines>(Type::kLogLines, [](const auto& lines) { return !lines.is_stderr; });
+  const auto out =
+      driver.expect<control::LogLines>(Type::kLogLines, [](const auto& lines) { return !lines.is_stderr; });
   EXPECT_EQ(out.text, "hello\n");
   EXPECT_EQ(out.who, "Fake");
   EXPECT_EQ(out.pid, alive.pid);
@@ -262,7 +264,8 @@ TEST_F(NodeTest, TorchWorkersComeFromASecondZygote) {
 
 TEST_F(NodeTest, WorkersThatDoNotStartAreReportedWithWhatTheySay) {
   auto driver = start();
-  const ActorId actor = driver.create("ready", [](control::CreateActor& create) { create.env = {{"FAKE_WORKER", "broken"}}; });
+  const ActorId actor =
+      driver.create("ready", [](control::CreateActor& create) { create.env = {{"FAKE_WORKER", "broken"}}; });
   const auto dead = driver.expect_state(actor, ActorState::kDead);
   EXPECT_NE(dead.message.find("exit code 7"), std::string::npos) << dead.message;
   EXPECT_NE(dead.message.find("the worker is broken"), std::string::npos) << dead.message;
@@ -288,7 +291,8 @@ TEST_F(NodeTest, WorkersAreStartedAheadAndIdleOnesRetire) {
   };
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });
   for (std::uint64_t number = 1; number <= 3; ++number) lease(driver, number, {});
-  for (std::uint64_t number = 1; number <= 3; ++number) driver.send(Type::kReturnLease, control::ReturnLease{number, false});
+  for (std::uint64_t number = 1; number <= 3; ++number)
+    driver.send(Type::kReturnLease, control::ReturnLease{number, false});
   EXPECT_EQ(idle(driver.state()), 3);
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });
 }
@@ -366,7 +370,8 @@ std::string kill_driver_after(const std::function<void(Client&)>& body) {
   ::close(fds[1]);
   std::string dir;
   char buffer[256];
-  for (ssize_t got; (got = ::read(fds[0], buffer, sizeof buffer)) > 0;) dir.append(buffer, static_cast<std::size_t>(got));
+  for (ssize_t got; (got = ::read(fds[0], buffer, sizeof buffer)) > 0;)
+    dir.append(buffer, static_cast<std::size_t>(got));
   ::close(fds[0]);
   ::kill(pid, SIGKILL);
   ::waitpid(pid, nullptr, 0);

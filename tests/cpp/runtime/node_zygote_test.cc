@@ -1,5 +1,5 @@
-// beelined with the real zygote and a worker module of the test's own. The interpreter is $BEELINE_TEST_PYTHON or python3;
-// without cloudpickle and msgspec (the worker's) there is nothing to test.
+// beelined with the real zygote and a worker module of the test's own. The interpreter is $BEELINE_TEST_PYTHON or
+// python3; without cloudpickle and msgspec (the worker's) there is nothing to test.
 #include <gtest/gtest.h>
 
 #include <fstream>

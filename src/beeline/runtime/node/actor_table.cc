@@ -81,8 +81,9 @@ bool ActorTable::lost(ActorId actor, const std::string& why) {
   if (record->restarts_left == 0) {
     const auto restarts = record->incarnation;
     return die(actor, DeathCause::kWorkerDied,
-               why + (restarts == 0 ? "" : ", after " + std::to_string(restarts) + " restarts (max_restarts=" +
-                                               std::to_string(record->create.max_restarts) + ")"));
+               why + (restarts == 0 ? ""
+                                    : ", after " + std::to_string(restarts) + " restarts (max_restarts=" +
+                                          std::to_string(record->create.max_restarts) + ")"));
   }
   if (record->restarts_left > 0) --record->restarts_left;
   ++record->incarnation;

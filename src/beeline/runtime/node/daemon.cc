@@ -41,7 +41,8 @@ Daemon::~Daemon() = default;
 Result<std::unique_ptr<Daemon>> Daemon::make(LaunchOptions options, os::FrameSocket driver, os::Fd lock) {
   BEELINE_ASSIGN(auto loop, os::EventLoop::make());
   BEELINE_ASSIGN(auto scheduler, Scheduler::make(options.resources));
-  std::unique_ptr<Daemon> daemon(new Daemon(std::move(options), std::move(loop), std::move(scheduler), std::move(lock)));
+  std::unique_ptr<Daemon> daemon(
+      new Daemon(std::move(options), std::move(loop), std::move(scheduler), std::move(lock)));
   BEELINE_RETURN_IF_ERROR(daemon->start(std::move(driver)));
   return daemon;
 }
@@ -346,8 +347,8 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
       }
       return Status::ok();
     default:
-      return {Code::kCorrupt, "a frame of type " + std::to_string(static_cast<unsigned>(type)) +
-                                  " that processes do not send"};
+      return {Code::kCorrupt,
+              "a frame of type " + std::to_string(static_cast<unsigned>(type)) + " that processes do not send"};
   }
 #undef BEELINE_MESSAGE
 }

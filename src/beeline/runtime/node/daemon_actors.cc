@@ -131,7 +131,8 @@ void Daemon::kill_actor(const control::KillActor& message) {
     // What has been asked of it is done first.
     actors_.leave(message.actor, cause);
     if (worker == 0) return end_actor(message.actor, cause, "all references to it are gone");
-    if (Connection* connection = find(record->process)) send(*connection, control::encode(Type::kExit, control::Empty{}));
+    if (Connection* connection = find(record->process))
+      send(*connection, control::encode(Type::kExit, control::Empty{}));
     return;
   }
   if (message.no_restart) return end_actor(message.actor, DeathCause::kKilled, "it was killed by kill()");

@@ -141,12 +141,15 @@ void Daemon::worker_ended(const Worker& worker, const std::string& how) {
     actor_worker_ended(demand, how);
   } else if (Connection* lessee = find(demand.lease.first)) {
     // For a lessee that has not met the worker yet; another one knows it from the worker's own socket.
-    send(*lessee, control::encode(Type::kLeaseFailed, control::LeaseFailed{demand.lease.second,
-                                                                           static_cast<std::uint8_t>(Code::kPeerLost), how}));
+    send(*lessee,
+         control::encode(Type::kLeaseFailed,
+                         control::LeaseFailed{demand.lease.second, static_cast<std::uint8_t>(Code::kPeerLost), how}));
   }
 }
 
-void Daemon::retire(Worker& worker) { send(worker.index, Type::kRetire, control::Empty{}); }
+void Daemon::retire(Worker& worker) {
+  send(worker.index, Type::kRetire, control::Empty{});
+}
 
 void Daemon::recall_leases() {
   if (scheduler_.pending() == 0 || demand_of_lease_.empty()) {

@@ -48,7 +48,8 @@ void Daemon::end() {
   loop_.forget(listener_.get());
   listener_.reset();
   for (const auto& [index, connection] : processes_) {
-    if (connection->kind == control::ProcessKind::kWorker) send(*connection, control::encode(Type::kExit, control::Empty{}));
+    if (connection->kind == control::ProcessKind::kWorker)
+      send(*connection, control::encode(Type::kExit, control::Empty{}));
   }
   pool_.stop();
   loop_.after(kExitWait, [this] { kill_rest(); });

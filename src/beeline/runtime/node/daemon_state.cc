@@ -23,9 +23,9 @@ control::State Daemon::state(std::uint64_t request) {
     std::string what = connection->kind == control::ProcessKind::kDriver ? "driver" : "tool";
     if (connection->kind == control::ProcessKind::kWorker) {
       const auto* demand = demand_of_worker(connection->worker);
-      what = demand == nullptr       ? "idle"
-             : demand->actor == 0    ? "task worker"
-                                     : "actor " + actors_.find(demand->actor)->create.class_name;
+      what = demand == nullptr    ? "idle"
+             : demand->actor == 0 ? "task worker"
+                                  : "actor " + actors_.find(demand->actor)->create.class_name;
     }
     state.processes.push_back({index, static_cast<std::int32_t>(connection->pid),
                                static_cast<std::uint8_t>(connection->kind), what, os::pss_bytes(connection->pid)});

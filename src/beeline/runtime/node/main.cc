@@ -43,7 +43,8 @@ Status run() {
   FrameSocket driver{Fd(kDriverFd)};
   Fd lock(kLockFd);
   BEELINE_ASSIGN(auto options, read_options(driver));
-  BEELINE_ASSIGN(auto daemon, beeline::runtime::node::Daemon::make(std::move(options), std::move(driver), std::move(lock)));
+  BEELINE_ASSIGN(auto daemon,
+                 beeline::runtime::node::Daemon::make(std::move(options), std::move(driver), std::move(lock)));
   return daemon->run();
 }
 

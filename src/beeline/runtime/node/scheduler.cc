@@ -34,8 +34,8 @@ Result<Amounts> to_amounts(const Resources& resources) {
       return Status(Code::kInvalidArgument, "resource " + name + " must be a number from 0 to 1e11");
     }
     if (is_accelerator(name) && value > 1 && value != std::floor(value)) {
-      return Status(Code::kInvalidArgument, std::to_string(value) + " of " + name +
-                                                ": more than one accelerator must be a whole number");
+      return Status(Code::kInvalidArgument,
+                    std::to_string(value) + " of " + name + ": more than one accelerator must be a whole number");
     }
     const auto amount = static_cast<Amount>(std::llround(value * kUnit));
     if (amount > 0) amounts[name] = amount;
@@ -73,13 +73,13 @@ Result<Scheduler> Scheduler::make(const Resources& total) {
 Status Scheduler::check_against_total(const Amounts& needed) const {
   for (const auto& [name, amount] : needed) {
     if (amount <= amount_of(total_, name)) continue;
-    return {Code::kResourceExhausted,
-            "a request for " + describe(needed) + " can never be met: this machine has " + format(amount_of(total_, name)) +
-                " of " + name + " (all of it: " + describe(total_) + "). Ask for less, or start with more, e.g. init(" +
-                (name == "CPU"   ? "num_cpus=" + format(amount)
-                 : name == "GPU" ? "num_gpus=" + format(amount)
-                                 : "resources={\"" + name + "\": " + format(amount) + "}") +
-                ")"};
+    return {Code::kResourceExhausted, "a request for " + describe(needed) + " can never be met: this machine has " +
+                                          format(amount_of(total_, name)) + " of " + name + " (all of it: " +
+                                          describe(total_) + "). Ask for less, or start with more, e.g. init(" +
+                                          (name == "CPU"   ? "num_cpus=" + format(amount)
+                                           : name == "GPU" ? "num_gpus=" + format(amount)
+                                                           : "resources={\"" + name + "\": " + format(amount) + "}") +
+                                          ")"};
   }
   return Status::ok();
 }
@@ -120,8 +120,8 @@ bool Scheduler::fits(const Shape& shape) const {
     if (slots == slots_.end()) return false;
     // A fraction needs one slot with as much left, n whole ones need n free slots.
     const Amount each = std::min(amount, kUnit);
-    const auto enough = std::count_if(slots->second.begin(), slots->second.end(),
-                                      [each](Amount left) { return left >= each; });
+    const auto enough =
+        std::count_if(slots->second.begin(), slots->second.end(), [each](Amount left) { return left >= each; });
     if (enough * each < amount) return false;
   }
   return true;

@@ -78,7 +78,7 @@ class Scheduler {
   Allocation take(const Amounts& held);
 
   Amounts total_;
-  Amounts free_;                                    // without accelerators; CPU may be negative
+  Amounts free_;                                      // without accelerators; CPU may be negative
   std::map<std::string, std::vector<Amount>> slots_;  // free part of each accelerator
   std::uint64_t next_order_ = 0;
   std::map<Shape, std::deque<Pending>> queues_;  // none is empty

@@ -32,7 +32,7 @@ bool is_starting(const Worker& worker) {
 WorkerPool::WorkerPool(os::EventLoop& loop, const LaunchOptions& options, LogPump& logs, PoolEvents& events)
     : loop_(loop), options_(options), logs_(logs), events_(events) {
   const auto cpus = options.resources.find("CPU");
-  idle_cap_ = options.idle_workers != 0      ? options.idle_workers
+  idle_cap_ = options.idle_workers != 0         ? options.idle_workers
               : cpus != options.resources.end() ? static_cast<std::size_t>(std::clamp(cpus->second, 1.0, 1024.0))
                                                 : 1;
   idle_cap_ = std::max<std::size_t>(idle_cap_, options.prestart);
@@ -156,8 +156,7 @@ void WorkerPool::zygote_frame(ZygoteRole role, BytesView frame) {
       return;
     }
     default:
-      std::fprintf(stderr, "beelined: a zygote sent a frame of unknown type %u\n",
-                   static_cast<unsigned>(type.value()));
+      std::fprintf(stderr, "beelined: a zygote sent a frame of unknown type %u\n", static_cast<unsigned>(type.value()));
   }
 }
 
@@ -174,9 +173,9 @@ void WorkerPool::zygote_ended(ZygoteRole role) {
   std::fprintf(stderr, "beelined: the %s zygote has ended and is started again\n", name);
   // What it was asked to fork and did not: asked for again, under new tokens.
   for (auto worker = workers_.begin(); worker != workers_.end();) {
-    const bool lost = worker->second.state == Worker::State::kForking && !worker->second.fresh &&
-                      (worker->second.flavour.torch && torch_failures_ < kMaxZygoteFailures) ==
-                          (role == ZygoteRole::kTorch);
+    const bool lost =
+        worker->second.state == Worker::State::kForking && !worker->second.fresh &&
+        (worker->second.flavour.torch && torch_failures_ < kMaxZygoteFailures) == (role == ZygoteRole::kTorch);
     if (lost) logs_.ended(worker->first);
     worker = lost ? workers_.erase(worker) : std::next(worker);
   }
@@ -215,15 +214,15 @@ void WorkerPool::stop() {
 
 Status WorkerPool::fork_from(Zygote& zygote, Worker& worker) {
   BEELINE_ASSIGN(const auto ends, logs_.open(worker.token));
-  BEELINE_RETURN_IF_ERROR(zygote.socket.send(control::encode(Type::kFork, control::Fork{worker.token, worker.flavour.env}),
-                                             {ends.out.get(), ends.err.get()}));
+  BEELINE_RETURN_IF_ERROR(zygote.socket.send(
+      control::encode(Type::kFork, control::Fork{worker.token, worker.flavour.env}), {ends.out.get(), ends.err.get()}));
   return loop_.change(zygote.socket.fd(), EPOLLIN | (zygote.socket.wants_write() ? EPOLLOUT : 0u));
 }
 
 Status WorkerPool::spawn_fresh(Worker& worker) {
   BEELINE_ASSIGN(const auto ends, logs_.open(worker.token));
-  BEELINE_ASSIGN(const pid_t pid, spawn_fresh_worker(options_, worker.token, worker.flavour.env, ends.out.get(),
-                                                     ends.err.get()));
+  BEELINE_ASSIGN(const pid_t pid,
+                 spawn_fresh_worker(options_, worker.token, worker.flavour.env, ends.out.get(), ends.err.get()));
   worker.fresh = true;
   has_pid(worker, pid);
   return Status::ok();
@@ -282,7 +281,8 @@ void WorkerPool::start_failed(const Flavour& flavour, const std::string& why) {
   std::fprintf(stderr, "beelined: a worker did not start: %s\n", why.c_str());
   if (++failures_[flavour] < kMaxStartFailures) return;
   failures_.erase(flavour);
-  fail_wants(&flavour, "its worker did not start, " + std::to_string(kMaxStartFailures) + " times. The last time: " + why);
+  fail_wants(&flavour,
+             "its worker did not start, " + std::to_string(kMaxStartFailures) + " times. The last time: " + why);
 }
 
 void WorkerPool::fail_wants(const Flavour* flavour, const std::string& why) {

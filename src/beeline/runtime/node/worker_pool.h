@@ -45,8 +45,8 @@ struct Worker {
   Flavour flavour;
   State state = State::kForking;
   pid_t pid = 0;
-  ProcessIndex index = 0;  // once registered
-  bool fresh = false;      // an interpreter of its own: our child, not a zygote's
+  ProcessIndex index = 0;   // once registered
+  bool fresh = false;       // an interpreter of its own: our child, not a zygote's
   Clock::time_point since;  // in this state
   std::optional<int> exit_status;
   bool ended = false;
@@ -148,7 +148,7 @@ class WorkerPool {
   std::optional<Zygote> base_;
   std::optional<Zygote> torch_;
   bool torch_wanted_ = false;
-  int base_failures_ = 0;   // in a row, before it was ready
+  int base_failures_ = 0;  // in a row, before it was ready
   int torch_failures_ = 0;
   os::EventLoop::TimerId respawn_ = 0;
 
@@ -157,7 +157,7 @@ class WorkerPool {
   std::map<pid_t, WorkerToken> by_pid_;
   std::deque<Want> wants_;
   std::map<Flavour, int> failures_;
-  std::vector<WorkerToken> finished_;               // ended, to be reported by run()
+  std::vector<WorkerToken> finished_;                   // ended, to be reported by run()
   std::vector<std::pair<WantId, std::string>> failed_;  // to be reported by run()
   os::EventLoop::TimerId trim_ = 0;
   std::size_t idle_cap_ = 1;

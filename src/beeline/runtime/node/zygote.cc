@@ -15,7 +15,9 @@ namespace {
 
 constexpr int kZygoteFd = 3;
 
-std::string zygote_log(const LaunchOptions& options) { return options.session_dir + "/logs/zygote.log"; }
+std::string zygote_log(const LaunchOptions& options) {
+  return options.session_dir + "/logs/zygote.log";
+}
 
 std::vector<std::string> environment_of_session(const LaunchOptions& options,
                                                 const std::map<std::string, std::string>& more) {
@@ -53,14 +55,17 @@ Result<pid_t> spawn_fresh_worker(const LaunchOptions& options, std::uint64_t tok
 
 bool needs_fresh_interpreter(const std::map<std::string, std::string>& env) {
   // Thread counts (OMP_NUM_THREADS ...) are not among them: a forked worker sets those through the libraries.
-  static constexpr std::array<std::string_view, 11> kPrefixes = {
-      "LD_", "PYTHON", "MALLOC_", "GLIBC_", "KMP_", "GOMP_", "OMP_PROC_BIND", "OMP_PLACES", "TORCH_", "ATEN_", "MKL_DEBUG"};
+  static constexpr std::array<std::string_view, 11> kPrefixes = {"LD_",    "PYTHON", "MALLOC_",       "GLIBC_",
+                                                                 "KMP_",   "GOMP_",  "OMP_PROC_BIND", "OMP_PLACES",
+                                                                 "TORCH_", "ATEN_",  "MKL_DEBUG"};
   return std::any_of(env.begin(), env.end(), [](const auto& variable) {
     return std::any_of(kPrefixes.begin(), kPrefixes.end(),
                        [&](std::string_view prefix) { return variable.first.starts_with(prefix); });
   });
 }
 
-std::string zygote_log_tail(const LaunchOptions& options) { return os::file_tail(zygote_log(options), 4096); }
+std::string zygote_log_tail(const LaunchOptions& options) {
+  return os::file_tail(zygote_log(options), 4096);
+}
 
 }  // namespace beeline::runtime::node
