@@ -80,11 +80,14 @@ Status Process::start(os::FrameSocket socket, control::Registered registered) {
   objects_.set_self(self_);
   daemon_ = std::move(socket);
   peers_ = std::make_unique<Peers>(*this, mailbox_, *arena_);
+  started_ = true;
   BEELINE_RETURN_IF_ERROR(progress_.start({[this] { return drain(); }, [this] { on_idle(); }, [this] { clean_leases(); }}));
   BEELINE_RETURN_IF_ERROR(control_.start());
   const Locked locked(lock_);
   BEELINE_RETURN_IF_ERROR(peers_->listen(registered_.session_dir, self_));
   control_.watch(daemon_.fd(), daemon_.wants_write(), [this](std::uint32_t events) { on_daemon_socket(events); });
+  // What came together with the registration's answer is in the buffer already: no event will tell of it.
+  on_daemon_socket(0);
   return Status::ok();
 }
 
@@ -101,12 +104,13 @@ void Process::stop() {
     if (session_error_.empty()) session_error_ = "this process has left the session (shutdown was called)";
     caller_.fail_everything(session_failure());
     objects_.fail_all_pending(session_failure());
-    progress_.notify();
+    if (started_) progress_.notify();
   }
+  if (!started_) return;
   control_.stop();
   progress_.stop();
   const Locked locked(lock_);
-  if (peers_) peers_->close();
+  peers_->close();
   daemon_.close();
 }
 
@@ -993,6 +997,10 @@ Status Process::on_daemon_frame(BytesView frame) {
     }
     case control::Type::kExit:
       exiting_ = true;
+      return Status::ok();
+    case control::Type::kRetire:
+      // Others may still need what this process made or owns: stay then, the daemon asks again.
+      if (publications_.empty() && objects_.stats().own == 0) exiting_ = true;
       return Status::ok();
     default:
       return {Code::kCorrupt, "a control message of unknown type " + std::to_string(static_cast<int>(type))};

@@ -155,6 +155,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void set_executing_task(bool executing);
   Executor& executor() { return executor_; }
   bool exiting();
+  [[nodiscard]] bool exiting_locked() const { return exiting_; }
 
   // ----- for the parts of this process; the state lock is held
   StateLock& lock() { return lock_; }
@@ -217,6 +218,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   ProcessIndex self_ = 0;
   bool is_driver_ = false;
   bool is_worker_ = false;
+  bool started_ = false;
   bool stopped_ = false;
   pid_t daemon_pid_ = 0;
   control::Registered registered_;

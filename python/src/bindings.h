@@ -1,0 +1,13 @@
+// One function per file of bindings; module.cc calls them.
+#pragma once
+
+#include "session.h"
+#include "values.h"
+
+namespace beeline::python {
+
+void bind_objects(nb::module_& m);
+void bind_calls(nb::module_& m);
+void bind_worker(nb::module_& m);
+
+}  // namespace beeline::python

@@ -1,0 +1,291 @@
+// Calling: actors, functions, and what is asked about them.
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings.h"
+#include "hash.h"
+
+namespace beeline::python {
+namespace {
+
+// A process's hold on an actor.
+class ActorRef {
+ public:
+  ActorRef(std::uint64_t id, nb::object life) : id_(id), life_(std::move(life)), target_(&process().actor(id)) {}
+
+  [[nodiscard]] std::uint64_t id() const { return id_; }
+  [[nodiscard]] const nb::object& life() const { return life_; }
+  [[nodiscard]] runtime::ActorTarget& target() const { return *target_; }
+
+ private:
+  std::uint64_t id_;
+  nb::object life_;  // None, or the ObjectRef that keeps the actor alive
+  runtime::ActorTarget* target_;
+};
+
+nb::object returns_of(const std::vector<store::Entry*>& entries) {
+  if (entries.empty()) return nb::none();
+  if (entries.size() == 1) return nb::cast(new Ref(*entries.front()), nb::rv_policy::take_ownership);
+  nb::list refs;
+  for (store::Entry* entry : entries) refs.append(nb::cast(new Ref(*entry), nb::rv_policy::take_ownership));
+  return refs;
+}
+
+class ActorCall {
+ public:
+  ActorCall(nb::object actor, std::string method, const std::string& name, std::uint32_t num_returns, int mode,
+            std::int32_t max_task_retries, const std::string& concurrency_group, std::int64_t max_pending_calls)
+      : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
+    (void)concurrency_group;
+    options_.name = process().intern(name);
+    options_.method = std::move(method);
+    options_.return_count = num_returns;
+    options_.mode = static_cast<std::int8_t>(mode);
+    options_.retries = max_task_retries;
+  }
+
+  nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
+    auto& target = nb::cast<ActorRef&>(actor_).target();
+    auto& running = process();
+    if (max_pending_calls_ > 0 && running.pending_calls(target) >= static_cast<std::uint64_t>(max_pending_calls_)) {
+      raise_error(store::ErrorKind::kPendingCalls,
+                  *options_.name + ": " + std::to_string(max_pending_calls_) +
+                      " calls are pending already (max_pending_calls); wait for some of them");
+    }
+    std::vector<store::Entry*> dependencies;
+    auto payload = to_call_payload(args, kwargs, dependencies);
+    return returns_of(running.call_actor(target, options_, std::move(payload), dependencies));
+  }
+
+ private:
+  nb::object actor_;
+  runtime::CallOptions options_;
+  std::int64_t max_pending_calls_;
+};
+
+class FunctionCall {
+ public:
+  FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
+               const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
+               nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env)
+      : name_(name),
+        resources_(resources),
+        wants_torch_(wants_torch),
+        env_(env) {
+    options_.return_count = num_returns;
+    options_.mode = static_cast<std::int8_t>(mode);
+    options_.retries = max_retries;
+    nb::object filter = nb::isinstance<nb::bool_>(retry_exceptions) ? retry_exceptions
+                                                                    : nb::object(nb::tuple(retry_exceptions));
+    nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(filter);
+    definition_ = join_definition({blob.c_str(), blob.size()},
+                                  {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
+    options_.function = hash_of(definition_);
+    if (PyObject_IsTrue(retry_exceptions.ptr()) == 1) options_.flags |= runtime::kCallRetryExceptions;
+  }
+
+  nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
+    auto& running = process();
+    if (&running != bound_to_) {
+      options_.name = running.intern(name_);
+      running.define_function(options_.function, definition_);
+      shape_ = &running.shape(resources_, wants_torch_, env_, name_);
+      bound_to_ = &running;
+    }
+    std::vector<store::Entry*> dependencies;
+    auto payload = to_call_payload(args, kwargs, dependencies);
+    return returns_of(running.call_function(*shape_, options_, std::move(payload), dependencies));
+  }
+
+ private:
+  std::string definition_;
+  std::string name_;
+  std::map<std::string, double> resources_;
+  bool wants_torch_;
+  std::map<std::string, std::string> env_;
+  runtime::CallOptions options_;
+  runtime::Process* bound_to_ = nullptr;  // the session for which the rest is resolved
+  runtime::Shape* shape_ = nullptr;
+};
+
+template <typename T>
+T option(const nb::dict& options, const char* name, T otherwise) {
+  if (!options.contains(name) || nb::object(options[name]).is_none()) return otherwise;
+  return nb::cast<T>(options[name]);
+}
+
+// What the worker needs of an actor's options: opaque to the daemon, pickled.
+Bytes worker_options(const nb::dict& options, const std::string& class_name) {
+  nb::dict kept;
+  for (const char* name : {"max_concurrency", "is_async", "concurrency_groups", "method_modes", "execute_out_of_order"}) {
+    if (options.contains(name)) kept[name] = options[name];
+  }
+  kept["class_name"] = class_name;
+  nb::object pickled = nb::module_::import_("pickle").attr("dumps")(kept);
+  const auto* data = reinterpret_cast<const std::byte*>(PyBytes_AsString(pickled.ptr()));
+  return {data, data + PyBytes_Size(pickled.ptr())};
+}
+
+ActorRef* create_actor(nb::bytes blob, const std::string& class_name, nb::handle args, nb::handle kwargs,
+                       const nb::dict& options) {
+  auto& running = process();
+  runtime::control::CreateActor request;
+  request.class_name = class_name;
+  request.resources = option(options, "resources", runtime::Resources{});
+  request.creation_resources = option(options, "creation_resources", runtime::Resources{});
+  request.name = option(options, "name", std::string());
+  request.name_space = option(options, "namespace", std::string());
+  request.max_restarts = option(options, "max_restarts", 0);
+  request.detached = option(options, "detached", false);
+  request.wants_torch = option(options, "wants_torch", false);
+  request.env = option(options, "env", std::map<std::string, std::string>{});
+  if (options.contains("handle_meta")) {
+    const auto meta = nb::cast<nb::bytes>(options["handle_meta"]);
+    const auto* data = reinterpret_cast<const std::byte*>(meta.c_str());
+    request.handle_meta.assign(data, data + meta.size());
+  }
+  std::vector<store::Entry*> dependencies;
+  auto payload = to_call_payload(args, kwargs, dependencies);
+  const auto worker_side = worker_options(options, class_name);
+  const bool named = !request.name.empty();
+  const bool detached = request.detached;
+  auto created = [&] {
+    nb::gil_scoped_release released;
+    return running.create_actor(std::move(request), std::move(payload), dependencies, {blob.c_str(), blob.size()},
+                                worker_side, named);
+  }();
+  if (!created) raise_status(created.status(), "create actor " + class_name);
+  nb::object life = nb::cast(new Ref(*created->life), nb::rv_policy::take_ownership);
+  if (detached) {
+    // Nobody's handle keeps a detached actor alive: it lives until it is killed or exits.
+    running.add_hold(*created->life);
+    life = nb::none();
+  }
+  return new ActorRef(created->id, std::move(life));
+}
+
+nb::dict actor_state(const ActorRef& actor) {
+  const auto update = process().actor_state(actor.id());
+  static constexpr const char* kStates[] = {"PENDING", "STARTING", "ALIVE", "RESTARTING", "DEAD"};
+  nb::dict out;
+  out["state"] = kStates[std::min<std::size_t>(update.state, 4)];
+  out["pid"] = update.pid;
+  out["incarnation"] = update.incarnation;
+  out["message"] = update.message;
+  return out;
+}
+
+nb::dict describe(const runtime::control::State& state) {
+  nb::dict out;
+  out["session_name"] = state.session_name;
+  out["uptime_s"] = state.uptime_s;
+  out["total"] = nb::cast(state.total);
+  out["available"] = nb::cast(state.available);
+  nb::list actors;
+  for (const auto& row : state.actors) {
+    nb::dict item;
+    item["actor_id"] = row.actor;
+    item["class_name"] = row.class_name;
+    item["name"] = row.name;
+    item["namespace"] = row.name_space;
+    item["state"] = row.state;
+    item["pid"] = row.pid;
+    item["incarnation"] = row.incarnation;
+    item["resources"] = nb::cast(row.resources);
+    actors.append(item);
+  }
+  out["actors"] = actors;
+  nb::list processes;
+  for (const auto& row : state.processes) {
+    nb::dict item;
+    item["index"] = row.index;
+    item["pid"] = row.pid;
+    item["kind"] = row.kind;
+    item["what"] = row.what;
+    item["pss_bytes"] = row.pss_bytes;
+    processes.append(item);
+  }
+  out["processes"] = processes;
+  out["pending_actors"] = state.pending_actors;
+  out["pending_leases"] = state.pending_leases;
+  out["counters"] = nb::cast(state.counters);
+  return out;
+}
+
+}  // namespace
+
+void bind_calls(nb::module_& m) {
+  nb::class_<ActorRef>(m, "ActorRef", nb::is_weak_referenceable())
+      .def("id", &ActorRef::id)
+      .def("lifetime", [](const ActorRef& actor) { return actor.life(); });
+  m.def("restore_actor", [](std::uint64_t id, nb::object life) { return new ActorRef(id, std::move(life)); },
+        nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
+  nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
+      .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, const std::string&,
+                    std::int64_t>(),
+           nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("num_returns"), nb::arg("mode"),
+           nb::arg("max_task_retries"), nb::arg("concurrency_group"), nb::arg("max_pending_calls"))
+      .def("remote", &ActorCall::remote);
+  nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
+      .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
+                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&>(),
+           nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
+           nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"))
+      .def("remote", &FunctionCall::remote);
+  m.def("create_actor", &create_actor, nb::arg("blob"), nb::arg("class_name"), nb::arg("args"), nb::arg("kwargs"),
+        nb::arg("options"), nb::rv_policy::take_ownership);
+  m.def("lookup_actor", [](const std::string& name, const std::string& name_space) -> nb::object {
+    auto& running = process();
+    auto found = [&] {
+      nb::gil_scoped_release released;
+      return running.lookup_actor(name, name_space);
+    }();
+    if (!found) raise_status(found.status(), "look up actor " + name);
+    if (found->actor == 0) return nb::none();
+    return nb::make_tuple(found->actor, nb::bytes(found->handle_meta.data(), found->handle_meta.size()));
+  });
+  m.def("list_named_actors", [](const std::string& name_space, bool all_namespaces) {
+    auto& running = process();
+    auto found = [&] {
+      nb::gil_scoped_release released;
+      return running.list_actors(name_space, all_namespaces);
+    }();
+    if (!found) raise_status(found.status(), "list named actors");
+    nb::list names;
+    for (const auto& [space, name] : found->names) names.append(nb::make_tuple(space, name));
+    return names;
+  });
+  m.def("kill_actor", [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.id(), no_restart); });
+  m.def("actor_state", &actor_state);
+  m.def("cancel", [](const Ref& ref, bool force, bool recursive) { process().cancel(ref.entry(), force, recursive); });
+  m.def("node_state", [] {
+    auto& running = process();
+    auto state = [&] {
+      nb::gil_scoped_release released;
+      return running.node_state();
+    }();
+    if (!state) raise_status(state.status(), "ask for the node's state");
+    return describe(state.value());
+  });
+  m.def("session_state", [](const std::string& session_dir) {
+    auto state = [&] {
+      nb::gil_scoped_release released;
+      return runtime::session_state(session_dir, Deadline::after(std::chrono::seconds(10)));
+    }();
+    if (!state) raise_status(state.status(), "ask for the state of " + session_dir);
+    return describe(state.value());
+  });
+  m.def("stop_session", [](const std::string& session_dir, double timeout_s) {
+    const auto status = [&] {
+      nb::gil_scoped_release released;
+      return runtime::stop_session(session_dir, Deadline::after_seconds(timeout_s));
+    }();
+    if (status.code() == Code::kDeadlineExceeded) return false;
+    if (!status) raise_status(status, "stop the session in " + session_dir);
+    return true;
+  });
+}
+
+}  // namespace beeline::python

@@ -1,0 +1,182 @@
+// Sessions: starting, joining and leaving one.
+#include "session.h"
+
+#include "values.h"
+
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace beeline::python {
+namespace {
+
+runtime::Process* the_process = nullptr;
+pid_t process_pid = 0;  // of the process that started it: a child of fork() has none
+nb::object the_hooks;
+
+std::vector<std::string> strings(nb::handle list) { return nb::cast<std::vector<std::string>>(list); }
+
+Bytes to_bytes(nb::handle object) {
+  const auto bytes = nb::cast<nb::bytes>(object);
+  const auto* data = reinterpret_cast<const std::byte*>(bytes.c_str());
+  return {data, data + bytes.size()};
+}
+
+nb::dict describe(const runtime::Process& process) {
+  const auto& registered = process.registered();
+  nb::dict out;
+  out["session_name"] = registered.session_name;
+  out["session_dir"] = registered.session_dir;
+  out["process_index"] = registered.index;
+  out["pid"] = process.daemon_pid();
+  out["config"] = nb::bytes(registered.config.data(), registered.config.size());
+  return out;
+}
+
+nb::dict start_session(const nb::dict& options) {
+  if (process_or_null() != nullptr) throw nb::value_error("a session runs already in this process");
+  runtime::LaunchOptions launch;
+  launch.daemon_path = nb::cast<std::string>(options["beelined"]);
+  launch.resources = nb::cast<std::map<std::string, double>>(options["resources"]);
+  launch.zygote_command = strings(options["zygote_command"]);
+  launch.zygote_env = nb::cast<std::map<std::string, std::string>>(options["zygote_env"]);
+  launch.config = to_bytes(options["config"]);
+  launch.log_to_driver = nb::cast<bool>(options["log_to_driver"]);
+  launch.prestart = nb::cast<std::uint32_t>(options["prestart"]);
+  memory::Arena::Options arena;
+  arena.capacity_bytes = nb::cast<std::uint64_t>(options["arena_capacity_bytes"]);
+  arena.quota_bytes = nb::cast<std::uint64_t>(options["arena_quota_bytes"]);
+  auto started = [&] {
+    nb::gil_scoped_release released;
+    return runtime::Process::launch(std::move(launch), arena);
+  }();
+  if (!started) raise_status(started.status(), "init");
+  the_process = std::move(started).value().release();
+  process_pid = ::getpid();
+  watch_publications(*the_process);
+  return describe(*the_process);
+}
+
+nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, std::uint64_t capacity_bytes,
+                      std::uint64_t quota_bytes) {
+  auto joined = [&] {
+    nb::gil_scoped_release released;
+    return runtime::Process::join_as_worker(session_dir, fork_token, [&](BytesView) {
+      return memory::Arena::Options{capacity_bytes, quota_bytes};
+    });
+  }();
+  if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
+  the_process = std::move(joined).value().release();
+  process_pid = ::getpid();
+  return describe(*the_process);
+}
+
+void stop() {
+  runtime::Process* leaving = process_or_null();
+  if (leaving == nullptr) return;
+  {
+    nb::gil_scoped_release released;
+    leaving->stop();
+    if (leaving->is_driver()) {
+      (void)runtime::wait_session_end(leaving->daemon_pid(), Deadline::after(std::chrono::seconds(3)));
+    }
+  }
+  // References that outlive the session still point into it: its memory stays.
+  the_process = nullptr;
+}
+
+}  // namespace
+
+bool on_main_thread() { return ::getpid() == static_cast<pid_t>(::gettid()); }
+
+runtime::Process* process_or_null() { return process_pid == ::getpid() ? the_process : nullptr; }
+
+runtime::Process& process() {
+  runtime::Process* running = process_or_null();
+  if (running == nullptr) {
+    raise_error(store::ErrorKind::kSessionLost,
+                the_process != nullptr && process_pid != ::getpid()
+                    ? "this process was made by fork(): it has no part in its parent's session. Use Beeline in the "
+                      "parent, or start a fresh interpreter (multiprocessing's spawn method)"
+                    : "no session runs: call init() first");
+  }
+  return *running;
+}
+
+void set_hooks(nb::object hooks) { the_hooks = std::move(hooks); }
+
+nb::object hook(const char* name) {
+  if (!the_hooks.is_valid()) throw std::runtime_error("set_hooks() was not called");
+  return nb::object(the_hooks.attr(name));
+}
+
+void raise_error(store::ErrorKind kind, const std::string& message, std::uint64_t actor, const std::string& name,
+                 std::string_view payload) {
+  nb::object exception = hook("make_error")(static_cast<int>(kind), message, nb::bytes(payload.data(), payload.size()),
+                                            actor, name);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+  throw nb::python_error();
+}
+
+nb::object make_exception(const store::Payload& failure) {
+  const auto& what = *failure.failure;
+  return hook("make_error")(static_cast<int>(what.kind), what.message,
+                            nb::bytes(failure.skeleton.data(), failure.skeleton.size()), what.actor, what.name);
+}
+
+void raise_status(const Status& status, const std::string& what) {
+  using store::ErrorKind;
+  const std::string message = what + ": " + status.message();
+  switch (status.code()) {
+    case Code::kInvalidArgument:
+    case Code::kAlreadyExists:
+    case Code::kNotFound:
+      raise_error(ErrorKind::kInvalid, message);
+    case Code::kDeadlineExceeded:
+      raise_error(ErrorKind::kTimeout, message);
+    case Code::kResourceExhausted:
+      raise_error(ErrorKind::kOutOfMemory, message);
+    case Code::kPeerLost:
+    case Code::kStale:
+      raise_error(ErrorKind::kObjectLost, message);
+    case Code::kMutated:
+      raise_error(ErrorKind::kMutated, message);
+    case Code::kShutdown:
+      raise_error(ErrorKind::kSessionLost, message);
+    default:
+      raise_error(ErrorKind::kTransport, message);
+  }
+}
+
+void bind_session(nb::module_& m) {
+  m.def("start_session", &start_session, nb::arg("options"));
+  m.def("join_session", &join_session, nb::arg("session_dir"), nb::arg("fork_token"), nb::arg("arena_capacity_bytes") = 0,
+        nb::arg("arena_quota_bytes") = 0);
+  m.def("stop", &stop);
+  m.def("is_running", [] { return process_or_null() != nullptr; });
+  m.def("session_error", []() -> std::optional<std::string> {
+    runtime::Process* running = process_or_null();
+    return running == nullptr ? std::nullopt : running->session_error();
+  });
+  m.def("set_hooks", [](nb::object hooks) { set_hooks(std::move(hooks)); });
+  m.def("remove_stale_sessions", [] {
+    const auto removed = runtime::remove_stale_sessions();
+    if (!removed) raise_status(removed.status(), "remove stale sessions");
+    nb::dict out;
+    out["directories"] = removed.value().directories;
+    out["processes"] = removed.value().processes;
+    return out;
+  });
+  m.def("live_sessions", [] {
+    const auto sessions = runtime::live_sessions();
+    if (!sessions) raise_status(sessions.status(), "list sessions");
+    return sessions.value();
+  });
+}
+
+}  // namespace beeline::python

@@ -1,0 +1,367 @@
+// Python values to payloads and back: exact builtin scalars here, everything else through beeline.tensors.
+#include "values.h"
+
+#include <nanobind/stl/string.h>
+
+#include <atomic>
+#include <mutex>
+#include <unordered_map>
+
+namespace beeline::python {
+namespace {
+
+using store::Payload;
+using store::PayloadPtr;
+
+constexpr int kPickleProtocol = 5;
+constexpr std::string_view kPickledNone("\x80\x05N.", 4);
+// Up to this size a string is pickled here; beyond it the general path may publish it.
+constexpr Py_ssize_t kPlainLimit = 64 * 1024;
+constexpr int kPlainDepth = 4;
+constexpr Py_ssize_t kPlainItems = 64;
+
+PyObject* pickle_dumps() {
+  static PyObject* function = nb::object(nb::module_::import_("pickle").attr("dumps")).release().ptr();
+  return function;
+}
+PyObject* pickle_loads() {
+  static PyObject* function = nb::object(nb::module_::import_("pickle").attr("loads")).release().ptr();
+  return function;
+}
+
+// Whether plain pickle is exactly right for the value: exact builtin scalars and small containers of them.
+bool is_plain(PyObject* value, int depth) {
+  if (value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value) || PyFloat_CheckExact(value)) return true;
+  if (PyUnicode_CheckExact(value)) return PyUnicode_GET_LENGTH(value) <= kPlainLimit;
+  if (PyBytes_CheckExact(value)) return PyBytes_GET_SIZE(value) <= kPlainLimit;
+  if (depth == 0) return false;
+  if (PyTuple_CheckExact(value) || PyList_CheckExact(value)) {
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(value);
+    if (size > kPlainItems) return false;
+    PyObject** items = PySequence_Fast_ITEMS(value);
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (!is_plain(items[i], depth - 1)) return false;
+    }
+    return true;
+  }
+  if (PyDict_CheckExact(value)) {
+    if (PyDict_GET_SIZE(value) > kPlainItems) return false;
+    PyObject* key = nullptr;
+    PyObject* item = nullptr;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(value, &at, &key, &item)) {
+      if (!is_plain(key, 0) || !is_plain(item, depth - 1)) return false;
+    }
+    return true;
+  }
+  return false;
+}
+
+std::string plain_pickle(PyObject* value) {
+  PyObject* protocol = PyLong_FromLong(kPickleProtocol);
+  PyObject* arguments[] = {value, protocol};
+  nb::object pickled = nb::steal(PyObject_Vectorcall(pickle_dumps(), arguments, 2, nullptr));
+  Py_DECREF(protocol);
+  if (!pickled.is_valid()) throw nb::python_error();
+  return {PyBytes_AS_STRING(pickled.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(pickled.ptr()))};
+}
+
+PayloadPtr none_payload() {
+  static const PayloadPtr payload = [] {
+    auto none = std::make_shared<Payload>();
+    none->skeleton = kPickledNone;
+    return none;
+  }();
+  return payload;
+}
+
+// A Python buffer, released at the end.
+class SourceView {
+ public:
+  explicit SourceView(nb::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_ANY_CONTIGUOUS) != 0) throw nb::python_error();
+  }
+  SourceView(SourceView&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  SourceView(const SourceView&) = delete;
+  ~SourceView() {
+    if (view_.obj != nullptr) PyBuffer_Release(&view_);
+  }
+  [[nodiscard]] const std::byte* data() const { return static_cast<const std::byte*>(view_.buf); }
+  [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+};
+
+// Values that this process published directly: fetched here, they are the same objects.
+struct Kept {
+  std::mutex mutex;  // never held while Python code runs
+  std::unordered_map<std::uint32_t, std::pair<std::uint32_t, PyObject*>> values;  // slot -> generation, value
+  std::vector<PyObject*> retired;
+  std::atomic<bool> any_retired{false};
+};
+Kept& kept() {
+  static Kept* instance = new Kept;
+  return *instance;
+}
+
+int drop_retired_pending(void*) {
+  drop_retired_values();
+  return 0;
+}
+
+void keep(const memory::PublicationId& id, nb::handle value) {
+  const std::lock_guard guard(kept().mutex);
+  kept().values[id.slot] = {id.generation, value.inc_ref().ptr()};
+}
+
+nb::object kept_value(const memory::PublicationId& id) {
+  const std::lock_guard guard(kept().mutex);
+  const auto it = kept().values.find(id.slot);
+  if (it == kept().values.end() || it->second.first != id.generation) return {};
+  return nb::borrow(it->second.second);
+}
+
+// Assembles a payload of what the pickler gave: small values inline, large ones published.
+PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, nb::handle refs, runtime::Mode mode,
+                    nb::handle value) {
+  auto payload = std::make_shared<Payload>();
+  char* text = nullptr;
+  Py_ssize_t text_size = 0;
+  if (PyBytes_AsStringAndSize(skeleton.ptr(), &text, &text_size) != 0) throw nb::python_error();
+  const std::string_view skeleton_view(text, static_cast<std::size_t>(text_size));
+  for (nb::handle ref : refs) payload->refs.push_back(nb::cast<Ref&>(ref).id());
+
+  const auto count = nb::len(buffers);
+  std::vector<SourceView> views;
+  views.reserve(count);
+  std::size_t total = skeleton_view.size();
+  for (nb::handle buffer : buffers) {
+    views.emplace_back(buffer);
+    total += views.back().size();
+  }
+  const auto* writable = reinterpret_cast<const std::uint8_t*>(PyBytes_AsString(flags.ptr()));
+  if (total <= store::kInlineLimit) {
+    payload->skeleton = skeleton_view;
+    for (std::size_t i = 0; i < views.size(); ++i) {
+      payload->inline_buffers.push_back(
+          {std::string(reinterpret_cast<const char*>(views[i].data()), views[i].size()), writable[i] != 0});
+    }
+    return payload;
+  }
+  std::vector<runtime::SourceBuffer> sources;
+  sources.reserve(views.size() + 1);
+  for (std::size_t i = 0; i < views.size(); ++i) sources.push_back({views[i].data(), views[i].size(), writable[i] != 0});
+  if (skeleton_view.size() > store::kInlineLimit) {
+    payload->skeleton_in_buffer = true;
+    sources.push_back({reinterpret_cast<const std::byte*>(skeleton_view.data()), skeleton_view.size(), false});
+  } else {
+    payload->skeleton = skeleton_view;
+  }
+  auto& running = process();
+  auto published = [&] {
+    nb::gil_scoped_release released;
+    return running.publish(sources, mode);
+  }();
+  if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
+  payload->placement = std::move(published).value();
+  if (mode != runtime::Mode::kStored && value.is_valid()) keep(payload->placement->publication, value);
+  return payload;
+}
+
+// The memory of inline buffers: 64-byte aligned, owned by the views.
+nb::object heap_view(const std::string& bytes, bool writable) {
+  auto* view = new View;
+  const std::size_t size = std::max<std::size_t>(64, (bytes.size() + 63) / 64 * 64);
+  auto memory = std::shared_ptr<void>(std::aligned_alloc(64, size), std::free);
+  std::memcpy(memory.get(), bytes.data(), bytes.size());
+  view->data = static_cast<std::byte*>(memory.get());
+  view->size = bytes.size();
+  view->writable = writable;
+  view->keep_alive = std::move(memory);
+  return nb::cast(view, nb::rv_policy::take_ownership);
+}
+
+nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline) {
+  std::string_view skeleton = payload->skeleton;
+  if (!payload->placement && payload->inline_buffers.empty() && !targets.is_valid()) {
+    nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
+    nb::object value = nb::steal(PyObject_CallOneArg(pickle_loads(), bytes.ptr()));
+    if (!value.is_valid()) throw nb::python_error();
+    return value;
+  }
+  nb::list views;
+  runtime::Opened opened;
+  if (payload->placement) {
+    auto& running = process();
+    if (payload->placement->holder == running.self() && payload->placement->direct && !targets.is_valid()) {
+      if (nb::object same = kept_value(payload->placement->publication); same.is_valid()) return same;
+    }
+    for (;;) {
+      auto outcome = [&] {
+        nb::gil_scoped_release released;
+        return running.open(*payload->placement, deadline);
+      }();
+      if (outcome) {
+        opened = std::move(outcome).value();
+        break;
+      }
+      if (outcome.status().code() == Code::kInterrupted) {
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        continue;
+      }
+      raise_status(outcome.status(), "fetch a value of " + std::to_string(payload->size_bytes()) + " bytes");
+    }
+    auto count = opened.buffers.size();
+    if (payload->skeleton_in_buffer) {
+      --count;
+      const auto& last = opened.buffers[count];
+      skeleton = {reinterpret_cast<const char*>(last.data()), last.size()};
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      auto* view = new View{opened.lease, opened.buffers[i].data(), opened.buffers[i].size(),
+                            payload->placement->buffers[i].writable};
+      nb::object holder = nb::cast(view, nb::rv_policy::take_ownership);
+      views.append(nb::steal(PyMemoryView_FromObject(holder.ptr())));
+    }
+  } else {
+    for (const auto& buffer : payload->inline_buffers) {
+      nb::object holder = heap_view(buffer.bytes, buffer.writable);
+      views.append(nb::steal(PyMemoryView_FromObject(holder.ptr())));
+    }
+  }
+  nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
+  return hook("loads")(bytes, views, targets.is_valid() ? nb::object(nb::borrow(targets)) : nb::none());
+}
+
+int view_get_buffer(PyObject* exporter, Py_buffer* out, int flags) {
+  const View* view = nb::inst_ptr<View>(exporter);
+  static std::byte empty{};
+  void* data = view->size > 0 ? static_cast<void*>(view->data) : static_cast<void*>(&empty);
+  return PyBuffer_FillInfo(out, exporter, data, static_cast<Py_ssize_t>(view->size), view->writable ? 0 : 1, flags);
+}
+
+PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_get_buffer)}, {0, nullptr}};
+
+}  // namespace
+
+Ref::~Ref() {
+  if (runtime::Process* running = process_or_null()) running->drop_hold(*entry_);
+}
+
+PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
+  if (value.is_none()) return none_payload();
+  if (is_plain(value.ptr(), kPlainDepth)) {
+    auto payload = std::make_shared<Payload>();
+    payload->skeleton = plain_pickle(value.ptr());
+    if (payload->skeleton.size() <= store::kInlineLimit) return payload;
+  }
+  nb::object dumped = hook("dumps")(value, static_cast<int>(mode));
+  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], mode, value);
+}
+
+PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store::Entry*>& dependencies) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(args.ptr());
+  const bool has_kwargs = kwargs.is_valid() && PyDict_GET_SIZE(kwargs.ptr()) > 0;
+  if (count == 0 && !has_kwargs) {
+    static const PayloadPtr nothing = std::make_shared<Payload>();
+    return nothing;
+  }
+  bool plain = !has_kwargs || is_plain(kwargs.ptr(), kPlainDepth);
+  Py_ssize_t references = 0;
+  for (Py_ssize_t i = 0; plain && i < count; ++i) {
+    PyObject* item = PyTuple_GET_ITEM(args.ptr(), i);
+    if (nb::isinstance<Ref>(item)) {
+      ++references;
+    } else {
+      plain = is_plain(item, kPlainDepth);
+    }
+  }
+  if (plain) {
+    nb::object list = nb::steal(PyList_New(count));
+    nb::object slots = nb::steal(PyTuple_New(references));
+    Py_ssize_t slot = 0;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      PyObject* item = PyTuple_GET_ITEM(args.ptr(), i);
+      if (references > 0 && nb::isinstance<Ref>(item)) {
+        dependencies.push_back(&nb::cast<Ref&>(nb::handle(item)).entry());
+        PyTuple_SET_ITEM(slots.ptr(), slot++, PyLong_FromSsize_t(i));
+        item = Py_None;
+      }
+      PyList_SET_ITEM(list.ptr(), i, Py_NewRef(item));
+    }
+    nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
+    nb::object whole = nb::steal(PyTuple_Pack(3, list.ptr(), keywords.ptr(), slots.ptr()));
+    auto payload = std::make_shared<Payload>();
+    payload->skeleton = plain_pickle(whole.ptr());
+    if (payload->skeleton.size() <= store::kInlineLimit) return payload;
+    dependencies.clear();
+  }
+  nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
+  nb::object dumped = hook("dumps_call")(args, keywords);
+  for (nb::handle ref : dumped[4]) dependencies.push_back(&nb::cast<Ref&>(ref).entry());
+  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], runtime::Mode::kStored, nb::handle());
+}
+
+PayloadPtr to_task_failure(nb::handle exception, const std::string& function, std::uint64_t actor) {
+  auto payload = std::make_shared<Payload>();
+  nb::object dumped = hook("dumps_error")(exception, function);
+  payload->skeleton = std::string(PyBytes_AsString(dumped.ptr()), static_cast<std::size_t>(PyBytes_Size(dumped.ptr())));
+  payload->failure =
+      std::make_unique<store::Failure>(store::Failure{store::ErrorKind::kTask, function, actor, function});
+  return payload;
+}
+
+nb::object from_payload(const PayloadPtr& payload, nb::handle targets, Deadline deadline) {
+  if (payload->is_error()) {
+    nb::object exception = make_exception(*payload);
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+    throw nb::python_error();
+  }
+  if (payload->skeleton == kPickledNone && !targets.is_valid()) return nb::none();
+  return load(payload, targets, deadline);
+}
+
+nb::object from_call_payload(const PayloadPtr& payload, Deadline deadline) {
+  if (payload->skeleton.empty() && !payload->placement) return {};
+  return load(payload, nb::handle(), deadline);
+}
+
+void drop_retired_values() {
+  if (!kept().any_retired.load(std::memory_order_acquire)) return;
+  std::vector<PyObject*> dropped;
+  {
+    const std::lock_guard guard(kept().mutex);
+    dropped.swap(kept().retired);
+    kept().any_retired.store(false, std::memory_order_release);
+  }
+  for (PyObject* value : dropped) Py_DECREF(value);
+}
+
+bool has_kept_values() {
+  const std::lock_guard guard(kept().mutex);
+  return !kept().values.empty();
+}
+
+void watch_publications(runtime::Process& running) {
+  running.on_retired = [](memory::PublicationId id) {
+    bool first = false;
+    {
+      const std::lock_guard guard(kept().mutex);
+      const auto it = kept().values.find(id.slot);
+      if (it == kept().values.end() || it->second.first != id.generation) return;
+      kept().retired.push_back(it->second.second);
+      kept().values.erase(it);
+      first = !kept().any_retired.exchange(true);
+    }
+    // Python drops the value itself when its main thread next runs bytecode; no GIL is taken here.
+    if (first) Py_AddPendingCall(&drop_retired_pending, nullptr);
+  };
+}
+
+void bind_values(nb::module_& m) {
+  nb::class_<View>(m, "View", nb::type_slots(view_slots))
+      .def_prop_ro("nbytes", [](const View& view) { return view.size; });
+}
+
+}  // namespace beeline::python

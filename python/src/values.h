@@ -1,0 +1,55 @@
+// Python values to payloads and back.
+#pragma once
+
+#include "session.h"
+
+namespace beeline::python {
+
+// A reference as Python holds it: one hold on the entry.
+class Ref {
+ public:
+  // Takes over a hold.
+  explicit Ref(store::Entry& entry) : entry_(&entry), id_(entry.id), name_(entry.name) {}
+  Ref(const Ref&) = delete;
+  Ref& operator=(const Ref&) = delete;
+  ~Ref();
+
+  [[nodiscard]] store::Entry& entry() const { return *entry_; }
+  [[nodiscard]] const store::ObjectId& id() const { return id_; }
+  [[nodiscard]] std::string name() const { return name_ != nullptr ? *name_ : std::string(); }
+
+ private:
+  store::Entry* entry_;
+  store::ObjectId id_;
+  const std::string* name_;
+};
+
+// Bytes of a fetched value; exports the buffer protocol and keeps its lease (or its memory) alive.
+struct View {
+  std::shared_ptr<void> keep_alive;
+  std::byte* data = nullptr;
+  std::size_t size = 0;
+  bool writable = false;
+};
+
+// Pickles a value; large arrays are published. Direct modes keep `value` for fetches by this process.
+store::PayloadPtr to_payload(nb::handle value, runtime::Mode mode);
+// The arguments of a call; `dependencies` gets the top-level references.
+store::PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store::Entry*>& dependencies);
+// A failure made of the exception that user code raised.
+store::PayloadPtr to_task_failure(nb::handle exception, const std::string& function, std::uint64_t actor);
+
+// The value; raises if the payload is a failure, or cannot be fetched within the deadline.
+nb::object from_payload(const store::PayloadPtr& payload, nb::handle targets, Deadline deadline);
+// The arguments of a call: (args list, kwargs dict, slots tuple); null object for "no arguments".
+nb::object from_call_payload(const store::PayloadPtr& payload, Deadline deadline);
+
+// Drops Python values of publications that have ended. Needs the GIL; cheap when there is none.
+void drop_retired_values();
+// Whether values are kept that were published directly and have not been retired.
+bool has_kept_values();
+void watch_publications(runtime::Process& process);
+
+void bind_values(nb::module_& m);
+
+}  // namespace beeline::python

@@ -1,0 +1,483 @@
+// The worker's side: taking calls, running Python code, sending results.
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+
+#include "bindings.h"
+#include "hash.h"
+
+namespace beeline::python {
+namespace {
+
+using runtime::IncomingCall;
+using store::PayloadPtr;
+
+// What runs now; outlives the call for whoever keeps it.
+struct Task {
+  std::string name;
+  std::uint64_t serial = 0;
+  std::uint64_t actor = 0;
+  runtime::ProcessIndex caller = 0;
+  std::uint32_t attempt = 0;
+  IncomingCall* call = nullptr;  // null once it was replied to
+};
+
+struct Worker {
+  nb::object hooks;
+  nb::object instance;
+  std::string class_name;
+  std::unordered_map<std::string, nb::object> methods;    // bound, by name
+  struct Function {
+    nb::object callable;
+    nb::object retryable;  // True, or the exception types that let a call be retried
+  };
+  std::unordered_map<std::uint64_t, Function> functions;  // by key
+  std::unordered_map<std::string, int> method_modes;
+  nb::dict info;
+  bool has_info = false;
+  runtime::Resources lease_resources;
+  pthread_t main_thread{};
+  bool exit_requested = false;
+  bool is_async = false;
+  os::Fd runnable_event;
+  std::mutex cancel_mutex;
+  std::deque<IncomingCall*> cancelled;
+  std::unordered_map<IncomingCall*, nb::object> running_tasks;  // async: call -> Task
+  nb::object cancelled_callback;
+};
+Worker* worker = nullptr;
+thread_local nb::object* current_task = nullptr;
+// The call that the main thread executes, for the interrupting signal.
+std::atomic<IncomingCall*> interruptible{nullptr};
+
+nb::object make_task(IncomingCall& call) {
+  auto* task = new Task{call.name, call.header.task, call.header.actor, call.caller, call.header.attempt, &call};
+  if (call.header.actor != 0) task->name = worker->class_name + "." + call.name;
+  return nb::cast(task, nb::rv_policy::take_ownership);
+}
+
+// The error of the first argument that has one, else null.
+PayloadPtr failed_argument(const IncomingCall& call) {
+  for (store::Entry* dependency : call.dependencies) {
+    const auto payload = process().payload(*dependency);
+    if (payload->is_error()) return payload;
+  }
+  return nullptr;
+}
+
+Worker::Function& function_of(const IncomingCall& call) {
+  const auto found = worker->functions.find(call.header.function);
+  if (found != worker->functions.end()) return found->second;
+  std::shared_ptr<const std::string> definition;
+  {
+    const runtime::Locked locked(process().lock());
+    definition = process().executor().function(call.header.function);
+  }
+  const auto [blob, filter] = split_definition(*definition);
+  Worker::Function function;
+  function.callable = worker->hooks.attr("load_function")(nb::bytes(blob.data(), blob.size()));
+  function.retryable = nb::module_::import_("pickle").attr("loads")(nb::bytes(filter.data(), filter.size()));
+  return worker->functions[call.header.function] = std::move(function);
+}
+
+nb::object callable_of(const IncomingCall& call) {
+  if (call.header.function != 0) return function_of(call).callable;
+  const auto found = worker->methods.find(call.name);
+  if (found != worker->methods.end()) return found->second;
+  nb::object method = nb::object(worker->instance.attr(call.name.c_str()));
+  worker->methods[call.name] = method;
+  return method;
+}
+
+bool is_retryable(const IncomingCall& call, nb::handle exception) {
+  if ((call.header.flags & runtime::kCallRetryExceptions) == 0) return false;
+  if (PyErr_GivenExceptionMatches(exception.ptr(), PyExc_Exception) == 0) return false;
+  if (call.header.function == 0) return true;
+  const auto& filter = function_of(call).retryable;
+  return filter.is(nb::bool_(true)) || PyErr_GivenExceptionMatches(exception.ptr(), filter.ptr()) != 0;
+}
+
+// Positional and keyword arguments with the values of references filled in.
+std::pair<nb::object, nb::object> arguments_of(const IncomingCall& call) {
+  nb::object loaded = from_call_payload(call.args, Deadline::never());
+  if (!loaded.is_valid()) return {nb::tuple(), nb::dict()};
+  nb::object positional = loaded[0];
+  nb::object keywords = loaded[1];
+  nb::object slots = loaded[2];
+  std::size_t index = 0;
+  for (nb::handle slot : slots) {
+    store::Entry* dependency = call.dependencies.at(index++);
+    nb::object value = from_payload(process().payload(*dependency), nb::handle(), Deadline::never());
+    if (PyLong_Check(slot.ptr())) {
+      positional[slot] = value;
+    } else {
+      keywords[slot] = value;
+    }
+  }
+  return {nb::steal(PySequence_Tuple(positional.ptr())), keywords};
+}
+
+int mode_of(const IncomingCall& call) {
+  if (call.header.mode >= 0) return call.header.mode;
+  const auto declared = worker->method_modes.find(call.name);
+  return declared == worker->method_modes.end() ? 0 : declared->second;
+}
+
+std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
+  const auto mode = static_cast<runtime::Mode>(mode_of(call));
+  std::vector<PayloadPtr> results;
+  if (call.header.return_count == 1) {
+    results.push_back(to_payload(value, mode));
+  } else if (call.header.return_count > 1) {
+    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
+      throw nb::value_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
+                             " but returned one " + Py_TYPE(value.ptr())->tp_name + ", not a tuple or list")
+                                .c_str());
+    }
+    if (nb::len(value) != call.header.return_count) {
+      throw nb::value_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
+                             " but returned " + std::to_string(nb::len(value)) + " values")
+                                .c_str());
+    }
+    for (nb::handle item : value) results.push_back(to_payload(item, mode));
+  }
+  return results;
+}
+
+// Ends the call with the Python exception that is being handled.
+void finish_with_exception(IncomingCall& call, nb::handle exception) {
+  const std::string name = call.header.actor != 0 ? worker->class_name + "." + call.name : call.name;
+  const bool retryable = !call.cancelled.load() && is_retryable(call, exception);
+  process().finish(call, {to_task_failure(exception, name, call.header.actor)}, retryable);
+}
+
+nb::object fetch_exception(nb::python_error& error) {
+  nb::object value = nb::borrow(error.value());
+  if (error.traceback().is_valid()) PyException_SetTraceback(value.ptr(), error.traceback().ptr());
+  return value;
+}
+
+bool is_exit_request(nb::handle exception) {
+  return PyErr_GivenExceptionMatches(exception.ptr(), PyExc_SystemExit) != 0;
+}
+
+// Compares the version counters of tensors that this process has published in place, while there are any.
+void check_mutation(const char* when) {
+  if (has_kept_values()) worker->hooks.attr(when)();
+}
+
+// Runs one call in this thread. The GIL is held.
+void execute(IncomingCall& call) {
+  auto& running = process();
+  drop_retired_values();
+  if (const auto failed = failed_argument(call)) {
+    return running.finish(call, {failed}, false);
+  }
+  nb::object task = make_task(call);
+  auto* outer_task = std::exchange(current_task, &task);
+  const bool on_main = pthread_equal(pthread_self(), worker->main_thread) != 0;
+  const bool function = call.header.function != 0;
+  running.set_executing_task(function);
+  if (on_main && function) interruptible.store(&call);
+  std::vector<PayloadPtr> results;
+  nb::object raised;
+  try {
+    nb::object target = callable_of(call);
+    auto [positional, keywords] = arguments_of(call);
+    nb::object value = nb::steal(PyObject_Call(target.ptr(), positional.ptr(), keywords.ptr()));
+    if (!value.is_valid()) throw nb::python_error();
+    interruptible.store(nullptr);
+    results = results_of(call, value);
+  } catch (nb::python_error& error) {
+    raised = fetch_exception(error);
+  } catch (const nb::builtin_exception& error) {
+    raised = nb::module_::import_("builtins").attr("ValueError")(error.what());
+  }
+  interruptible.store(nullptr);
+  running.set_executing_task(false);
+  current_task = outer_task;
+  nb::cast<Task&>(task).call = nullptr;
+  if (raised.is_valid() && is_exit_request(raised)) {
+    // The process ends without an answer. exit_actor(): the call fails with the actor's death, which the daemon
+    // announces to all callers; sys.exit() in a function is a crash of its worker (as Ray).
+    worker->exit_requested = true;
+    if (call.header.actor != 0) running.actor_exited(runtime::control::DeathCause::kExited);
+    return;
+  }
+  if (raised.is_valid()) return finish_with_exception(call, raised);
+  running.finish(call, std::move(results), false);
+}
+
+enum class LoopEnd { kExit, kReassigned };
+
+// Takes and runs calls until told otherwise.
+LoopEnd run_calls(std::uint64_t seen) {
+  auto& running = process();
+  for (;;) {
+    IncomingCall* call = nullptr;
+    auto next = runtime::Process::Next::kInterrupted;
+    {
+      nb::gil_scoped_release released;
+      next = running.next_call(seen, call, Deadline::never());
+    }
+    switch (next) {
+      case runtime::Process::Next::kExit:
+        return LoopEnd::kExit;
+      case runtime::Process::Next::kAssigned:
+        return LoopEnd::kReassigned;
+      case runtime::Process::Next::kInterrupted:
+        // A late interrupt of a call that is over.
+        if (PyErr_CheckSignals() != 0) PyErr_Clear();
+        continue;
+      case runtime::Process::Next::kCall:
+        check_mutation("before_call");
+        execute(*call);
+        check_mutation("after_call");
+        if (worker->exit_requested) return LoopEnd::kExit;
+    }
+  }
+}
+
+void construct_actor(const runtime::control::AssignActor& assigned) {
+  auto& running = process();
+  auto spec = running.open_spec(assigned.spec);
+  if (!spec) raise_status(spec.status(), "construct an actor");
+  nb::object options = nb::module_::import_("pickle").attr("loads")(
+      nb::bytes(spec->options.data(), spec->options.size()));
+  worker->class_name = nb::cast<std::string>(options["class_name"]);
+  worker->is_async = nb::cast<bool>(options["is_async"]);
+  if (nb::cast<bool>(options.attr("__contains__")("method_modes"))) {
+    worker->method_modes = {};
+    for (auto [method, mode] : nb::cast<nb::dict>(options["method_modes"])) {
+      worker->method_modes[nb::cast<std::string>(method)] = nb::cast<int>(mode);
+    }
+  }
+  nb::dict info;
+  info["actor_id"] = assigned.actor;
+  info["incarnation"] = assigned.incarnation;
+  info["name"] = assigned.name;
+  info["namespace"] = assigned.name_space;
+  info["accelerators"] = nb::cast(assigned.accelerators);
+  info["resources"] = nb::cast(assigned.resources);
+  info["is_async"] = worker->is_async;
+  info["max_concurrency"] = options["max_concurrency"];
+  info["class_name"] = worker->class_name;
+  worker->info = info;
+  worker->has_info = true;
+  {
+    const runtime::Locked locked(running.lock());
+    const bool in_order = !nb::cast<bool>(options.attr("get")("execute_out_of_order", false));
+    running.executor().set_ordered(in_order);
+  }
+  IncomingCall arguments;
+  arguments.args = spec->args;
+  arguments.dependencies = spec->dependencies;
+  running.set_executing_task(true);
+  (void)wait_with_signals(Deadline::never(), [&](Deadline slice) {
+    return running.wait(arguments.dependencies, arguments.dependencies.size(), slice);
+  });
+  auto [positional, keywords] = arguments_of(arguments);
+  worker->instance = worker->hooks.attr("create_actor")(nb::bytes(spec->blob.data(), spec->blob.size()),
+                                                        nb::list(positional), keywords, info);
+  running.set_executing_task(false);
+  running.release_spec(*spec);
+}
+
+// False if __init__ failed.
+bool become_actor(const runtime::control::AssignActor& assigned) {
+  auto& running = process();
+  try {
+    construct_actor(assigned);
+  } catch (nb::python_error& error) {
+    nb::object exception = fetch_exception(error);
+    const auto failed = to_task_failure(exception, worker->class_name + ".__init__", assigned.actor);
+    running.actor_ready(true, worker->class_name + ".__init__ raised " +
+                                  nb::cast<std::string>(nb::str(exception.type().attr("__name__"))),
+                        as_bytes(failed->skeleton));
+    return false;
+  }
+  running.actor_ready(false, {}, {});
+  return true;
+}
+
+void interrupt_main(IncomingCall& call, bool force) {
+  if (call.header.actor != 0) {
+    if (!worker->is_async) return;  // a running method of a plain actor is not interrupted (as Ray)
+    const std::lock_guard guard(worker->cancel_mutex);
+    worker->cancelled.push_back(&call);
+    os::signal_eventfd(worker->runnable_event.get());
+    return;
+  }
+  if (force) ::_exit(1);  // the caller sees the process end, and knows that it cancelled
+  if (interruptible.load() == &call) pthread_kill(worker->main_thread, SIGINT);
+}
+
+void run_threads(int count) {
+  nb::object threading = nb::module_::import_("threading");
+  nb::object target = nb::module_::import_("beeline._core").attr("_run_calls");
+  for (int i = 1; i < count; ++i) {
+    nb::object thread = threading.attr("Thread")(nb::arg("target") = target, nb::arg("daemon") = true,
+                                                 nb::arg("name") = "beeline-call-" + std::to_string(i));
+    thread.attr("start")();
+  }
+}
+
+void run_worker(nb::object hooks) {
+  auto& running = process();
+  set_hooks(hooks);
+  worker = new Worker;
+  worker->hooks = std::move(hooks);
+  worker->main_thread = pthread_self();
+  auto event = os::make_eventfd();
+  if (!event) raise_status(event.status(), "start a worker");
+  worker->runnable_event = std::move(event).value();
+  {
+    const runtime::Locked locked(running.lock());
+    running.executor().on_cancel = interrupt_main;
+  }
+  watch_publications(running);
+  std::uint64_t seen = 0;
+  for (;;) {
+    const auto assignment = running.assignment();
+    seen = assignment.version;
+    if (assignment.actor && !worker->instance.is_valid()) {
+      worker->hooks.attr("assign_accelerators")(nb::cast(assignment.actor->accelerators));
+      if (!become_actor(*assignment.actor)) return;
+      const int concurrency = nb::cast<int>(worker->info["max_concurrency"]);
+      if (worker->is_async) {
+        {
+          const runtime::Locked locked(running.lock());
+          running.executor().on_runnable = [] { os::signal_eventfd(worker->runnable_event.get()); };
+          if (running.executor().has_runnable()) os::signal_eventfd(worker->runnable_event.get());
+        }
+        worker->hooks.attr("start_async")(worker->instance, concurrency);
+        break;
+      }
+      run_threads(concurrency);
+    } else if (assignment.lease) {
+      worker->hooks.attr("assign_accelerators")(nb::cast(assignment.lease->accelerators));
+      worker->lease_resources = assignment.lease->resources;
+    }
+    if (run_calls(seen) == LoopEnd::kExit) break;
+  }
+  if (worker->has_info && !worker->exit_requested && !running.exiting()) {
+    running.actor_exited(runtime::control::DeathCause::kOutOfScope);
+  }
+}
+
+bool should_exit() {
+  auto& running = process();
+  const runtime::Locked locked(running.lock());
+  return worker->exit_requested || running.exiting_locked() ||
+         (running.executor().terminating() && running.executor().idle());
+}
+
+// For async actors: None when the process is to exit, else up to `limit` calls that may run.
+nb::object next_calls(std::size_t limit) {
+  auto& running = process();
+  os::drain_eventfd(worker->runnable_event.get());
+  drop_retired_values();
+  std::deque<IncomingCall*> cancelled;
+  {
+    const std::lock_guard guard(worker->cancel_mutex);
+    cancelled.swap(worker->cancelled);
+  }
+  for (IncomingCall* call : cancelled) {
+    const auto task = worker->running_tasks.find(call);
+    if (task != worker->running_tasks.end() && worker->cancelled_callback.is_valid()) {
+      worker->cancelled_callback(task->second);
+    }
+  }
+  if (should_exit()) return nb::none();
+  nb::list calls;
+  while (nb::len(calls) < limit) {
+    IncomingCall* call = running.try_take();
+    if (call == nullptr) break;
+    if (const auto failed = failed_argument(*call)) {
+      running.finish(*call, {failed}, false);
+      continue;
+    }
+    try {
+      auto [positional, keywords] = arguments_of(*call);
+      nb::object task = make_task(*call);
+      worker->running_tasks[call] = task;
+      calls.append(nb::make_tuple(task, call->name, positional, keywords));
+    } catch (nb::python_error& error) {
+      finish_with_exception(*call, fetch_exception(error));
+    }
+  }
+  return nb::object(std::move(calls));
+}
+
+IncomingCall* take_call(Task& task) {
+  IncomingCall* call = std::exchange(task.call, nullptr);
+  if (call == nullptr) throw std::runtime_error((task.name + " was replied to already").c_str());
+  worker->running_tasks.erase(call);
+  return call;
+}
+
+void reply_error(Task& task, nb::handle exception) {
+  IncomingCall* call = take_call(task);
+  if (is_exit_request(exception)) {
+    worker->exit_requested = true;
+    process().actor_exited(runtime::control::DeathCause::kExited);
+    return;
+  }
+  finish_with_exception(*call, exception);
+}
+
+void reply(Task& task, nb::handle value) {
+  IncomingCall* call = task.call;
+  if (call == nullptr) throw std::runtime_error((task.name + " was replied to already").c_str());
+  std::vector<PayloadPtr> results;
+  try {
+    results = results_of(*call, value);
+  } catch (nb::python_error& error) {
+    return reply_error(task, fetch_exception(error));
+  } catch (const nb::builtin_exception& error) {
+    return reply_error(task, nb::module_::import_("builtins").attr("ValueError")(error.what()));
+  }
+  process().finish(*take_call(task), std::move(results), false);
+}
+
+}  // namespace
+
+void bind_worker(nb::module_& m) {
+  nb::class_<Task>(m, "Task", nb::dynamic_attr(), nb::is_weak_referenceable())
+      .def("function_name", [](const Task& task) { return task.name; })
+      .def("task_id", [](const Task& task) {
+        std::string id(24, '\0');
+        std::memcpy(id.data(), &task.serial, sizeof task.serial);
+        std::memcpy(id.data() + 8, &task.caller, sizeof task.caller);
+        std::memcpy(id.data() + 12, &task.actor, sizeof task.actor);
+        return nb::bytes(id.data(), id.size());
+      })
+      .def("attempt", [](const Task& task) { return task.attempt; })
+      .def("is_cancelled", [](const Task& task) { return task.call != nullptr && task.call->cancelled.load(); })
+      .def("resources", [](const Task&) {
+        return worker->has_info ? nb::cast<std::map<std::string, double>>(worker->info["resources"])
+                                : worker->lease_resources;
+      });
+  m.def("run_worker", &run_worker);
+  m.def("_run_calls", [] { run_calls(process().assignment().version); });
+  m.def("next_calls", &next_calls, nb::arg("limit"));
+  m.def("calls_fileno", [] { return worker->runnable_event.get(); });
+  m.def("reply", &reply, nb::arg("task"), nb::arg("value").none());
+  m.def("reply_error", &reply_error);
+  m.def("current_task", [] { return current_task == nullptr ? nb::none() : *current_task; });
+  m.def("exit_actor", [] { worker->exit_requested = true; });
+  m.def("actor_info", []() -> nb::object {
+    if (worker == nullptr || !worker->has_info) return nb::none();
+    return worker->info;
+  });
+  m.def("set_cancelled_callback", [](nb::object callback) { worker->cancelled_callback = std::move(callback); });
+}
+
+}  // namespace beeline::python
