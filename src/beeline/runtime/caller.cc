@@ -135,6 +135,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
   header.name_size = static_cast<std::uint16_t>(name.size());
 
+  std::vector<std::pair<ProcessIndex, ForwardRecord>> forwards;
   scratch_.clear();
   Writer writer(scratch_);
   writer.write(header);
@@ -160,7 +161,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
         forward.return_index = index;
         forward.consumer = to;
         forward.attempt = producer->attempt;
-        peers.send(producer->sent_to, Message::kForward, view_of(forward));
+        forwards.emplace_back(producer->sent_to, forward);
       } else {
         dependency->subscribers.push_back(to);
       }
@@ -171,6 +172,8 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   store::encode_payload(*call.args, writer);
   // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call.
   peers.send(to, Message::kCall, scratch_);
+  // After the call: what tells of a producer's end is told to the consumer behind it.
+  for (const auto& [producer, forward] : forwards) peers.send(producer, Message::kForward, view_of(forward));
 }
 
 void Caller::pump(ActorTarget& actor) {

@@ -16,7 +16,6 @@
 
 namespace beeline::runtime {
 
-// A process listens for its peers at <session_dir>/p<index>.
 using store::ProcessIndex;
 // Creator's process index in the upper half, the creator's counter in the lower.
 using ActorId = std::uint64_t;
@@ -73,6 +72,12 @@ struct Register {
   MSGPACK_DEFINE_ARRAY(kind, pid, fork_token)
 };
 
+// Where a process takes links from others. The daemon binds it before anybody is told of the process.
+inline std::string link_socket(const std::string& session_dir, ProcessIndex process) {
+  return session_dir + "/p" + std::to_string(process);
+}
+
+// With it comes the descriptor of that socket, listening; a tool gets none.
 struct Registered {
   ProcessIndex index = 0;
   std::string session_name;

@@ -24,13 +24,35 @@ void IncomingCall::on_ready(Entry& entry) {
 }
 
 Status Executor::on_call(ProcessIndex from, Reader& reader) {
-  auto& objects = process_.objects();
   auto owned = std::make_unique<IncomingCall>();
   IncomingCall& call = *owned;
   call.executor = this;
   call.caller = from;
   call.header = reader.read<CallHeader>();
   call.name = std::string(as_text(reader.read_bytes(call.header.name_size)));
+  const Key key{from, call.header.task};
+  if (!reader.ok() || !calls_.try_emplace(key, std::move(owned)).second) {
+    return {Code::kCorrupt, "a call that ends early or is there already"};
+  }
+  // One more than there are arguments, until all is read: an argument that fails at once must not start the call.
+  call.unresolved = 1;
+  if (const auto status = read_arguments(call, reader); !status) {
+    release(call);
+    return status;
+  }
+  if (call.header.function != 0 && !functions_.contains(call.header.function)) {
+    ++call.unresolved;
+    auto& waiting = awaiting_function_[call.header.function];
+    waiting.push_back(key);
+    if (waiting.size() == 1) process_.peers().send(from, Message::kFunctionRequest, view_of(call.header.function));
+  }
+  if (ordered_ && call.header.actor != 0) lanes_[from].push_back(&call);
+  if (--call.unresolved == 0) resolved(call);
+  return Status::ok();
+}
+
+Status Executor::read_arguments(IncomingCall& call, Reader& reader) {
+  auto& objects = process_.objects();
   for (std::uint32_t i = 0; i < call.header.dependency_count; ++i) {
     const auto record = reader.read<DependencyHeader>();
     if (!reader.ok()) break;
@@ -49,26 +71,13 @@ Status Executor::on_call(ProcessIndex from, Reader& reader) {
     }
     ++call.unresolved;
     objects.watch(*entry, call);
-    if (record.state == DependencyHeader::kSubscribe) process_.subscribe(*entry);
+    const bool was_early = early_.erase(record.id) > 0;
+    if (record.state == DependencyHeader::kSubscribe || was_early) process_.subscribe(*entry);
   }
   BEELINE_ASSIGN(call.args, store::decode_payload(reader));
   if (!reader.ok()) return {Code::kCorrupt, "a call that ends early"};
   for (const auto& ref : call.args->refs) {
     if (Entry* entry = objects.hold(ref, true)) call.held.push_back(entry);
-  }
-  const Key key{from, call.header.task};
-  if (call.header.function != 0 && !functions_.contains(call.header.function)) {
-    ++call.unresolved;
-    auto& waiting = awaiting_function_[call.header.function];
-    waiting.push_back(key);
-    if (waiting.size() == 1) process_.peers().send(from, Message::kFunctionRequest, view_of(call.header.function));
-  }
-  calls_[key] = std::move(owned);
-  if (ordered_ && call.header.actor != 0) {
-    lanes_[from].push_back(&call);
-    if (call.unresolved == 0) advance(from);
-  } else if (call.unresolved == 0) {
-    make_runnable(call);
   }
   return Status::ok();
 }
@@ -233,6 +242,19 @@ void Executor::on_process_lost(ProcessIndex process) {
     release(*call);
   }
   lanes_.erase(process);
+  std::erase_if(early_, [&](const store::ObjectId& id) { return id.owner == process; });
+  // Functions that it was asked for and others wait for as well: the next of them is asked.
+  for (auto it = awaiting_function_.begin(); it != awaiting_function_.end();) {
+    auto& [key, waiting] = *it;
+    const bool was_asked = waiting.front().caller == process;
+    std::erase_if(waiting, [&](const Key& call) { return call.caller == process; });
+    if (waiting.empty()) {
+      it = awaiting_function_.erase(it);
+      continue;
+    }
+    if (was_asked) process_.peers().send(waiting.front().caller, Message::kFunctionRequest, view_of(key));
+    ++it;
+  }
 }
 
 }  // namespace beeline::runtime

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "beeline/base/clock.h"
@@ -81,8 +82,12 @@ class Executor {
   void on_function(std::uint64_t key, std::string blob);
   void on_process_lost(ProcessIndex process);
   void resolved(IncomingCall& call);
+  // A value came for an object that nobody here knows: its producer was quicker than the call that names it, on
+  // another ring. That call asks the owner.
+  void on_early_object(const store::ObjectId& id) { early_.insert(id); }
 
  private:
+  Status read_arguments(IncomingCall& call, Reader& reader);
   void make_runnable(IncomingCall& call);
   void advance(ProcessIndex caller);
   void release(IncomingCall& call);
@@ -92,7 +97,9 @@ class Executor {
   std::unordered_map<ProcessIndex, std::deque<IncomingCall*>> lanes_;  // ordered calls that are not runnable yet
   std::deque<IncomingCall*> runnable_;
   std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
+  // Calls by the function they wait for; the caller of the first was asked for it.
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
+  std::unordered_set<store::ObjectId, store::ObjectIdHash> early_;
   std::size_t running_ = 0;
   bool ordered_ = true;
   bool terminating_ = false;

@@ -122,7 +122,8 @@ std::uint32_t kill_processes_of(const std::vector<std::filesystem::path>& stale)
   return killed;
 }
 
-Result<control::Registered> register_with(os::FrameSocket& socket, control::ProcessKind kind) {
+Status register_with(Session& session, control::ProcessKind kind) {
+  auto& socket = session.socket;
   const control::Register request{static_cast<std::uint8_t>(kind), static_cast<std::int32_t>(::getpid()), 0};
   BEELINE_RETURN_IF_ERROR(socket.send(control::encode(control::Type::kRegister, request)));
   const auto deadline = Deadline::after(kRegisterTimeout);
@@ -130,8 +131,10 @@ Result<control::Registered> register_with(os::FrameSocket& socket, control::Proc
   os::Frame frame;
   BEELINE_RETURN_IF_ERROR(socket.receive_within(frame, deadline));
   BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
-  if (type != control::Type::kRegistered) return Status(Code::kCorrupt, "the daemon's first frame is no registration");
-  return control::decode<control::Registered>(frame.bytes);
+  if (type != control::Type::kRegistered) return {Code::kCorrupt, "the daemon's first frame is no registration"};
+  BEELINE_ASSIGN(session.registered, control::decode<control::Registered>(frame.bytes));
+  if (!frame.fds.empty()) session.listener = std::move(frame.fds.front());
+  return Status::ok();
 }
 
 Result<pid_t> spawn_daemon(const LaunchOptions& options, int driver_end, int lock) {
@@ -158,12 +161,8 @@ Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
   msgpack::pack(packed, options);
   auto status = session.socket.send(as_bytes({packed.data(), packed.size()}));
   if (status.is_ok()) {
-    auto registered = register_with(session.socket, control::ProcessKind::kDriver);
-    if (registered.is_ok()) {
-      session.registered = std::move(registered).value();
-      return session;
-    }
-    status = registered.status();
+    status = register_with(session, control::ProcessKind::kDriver);
+    if (status.is_ok()) return session;
   }
   ::kill(session.daemon_pid, SIGKILL);
   int exit_status = 0;
@@ -194,7 +193,7 @@ Result<Session> join_session(const std::string& session_dir, control::ProcessKin
   Session session;
   BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock"));
   session.socket = os::FrameSocket(std::move(socket));
-  BEELINE_ASSIGN(session.registered, register_with(session.socket, kind));
+  BEELINE_RETURN_IF_ERROR(register_with(session, kind));
   return session;
 }
 

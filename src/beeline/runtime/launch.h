@@ -45,6 +45,7 @@ struct LaunchOptions {
 struct Session {
   os::FrameSocket socket;          // registered already: index 1 is the driver
   control::Registered registered;  // index, name, directory
+  os::Fd listener;                 // where other processes of the session connect to; none for a tool
   pid_t daemon_pid = 0;            // our child: see wait_session_end
 };
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 
+#include "beeline/runtime/control.h"
+
 namespace beeline::runtime {
 namespace {
 
@@ -29,12 +31,11 @@ std::string process_name(ProcessIndex process) { return "process " + std::to_str
 
 }  // namespace
 
-Status Peers::listen(const std::string& session_dir, ProcessIndex self) {
+void Peers::listen(os::Fd listener, const std::string& session_dir, ProcessIndex self) {
   session_dir_ = session_dir;
   self_ = self;
-  BEELINE_ASSIGN(listener_, os::listen_unix(session_dir + "/p" + std::to_string(self)));
+  listener_ = std::move(listener);
   events_.watch_socket(listener_.get(), false, [this](std::uint32_t) { accept_all(); });
-  return Status::ok();
 }
 
 Result<Peers::Link*> Peers::new_link() {
@@ -70,7 +71,7 @@ Status Peers::greet(Link& link, int ring_memory) {
 }
 
 Status Peers::start_connect(ProcessIndex to) {
-  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir_ + "/p" + std::to_string(to)));
+  BEELINE_ASSIGN(auto socket, os::connect_unix(control::link_socket(session_dir_, to)));
   BEELINE_ASSIGN(auto memory, os::make_memfd("beeline-rings", 2 * kRingFootprint));
   BEELINE_ASSIGN(auto mapping, os::Mapping::map(memory.get(), 0, 2 * kRingFootprint, os::Access::kReadWrite,
                                                 os::Sharing::kShared));
@@ -361,7 +362,6 @@ void Peers::close() {
   if (listener_.is_open()) {
     events_.forget_socket(listener_.get());
     listener_.reset();
-    ::unlink((session_dir_ + "/p" + std::to_string(self_)).c_str());
   }
   for (auto& link : links_) {
     if (!link || link->closed) continue;

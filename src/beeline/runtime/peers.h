@@ -42,8 +42,8 @@ class Peers {
   Peers(PeerEvents& events, ring::Mailbox& mailbox, memory::Arena& arena)
       : events_(events), mailbox_(mailbox), arena_(arena) {}
 
-  // Listens at <session_dir>/p<self>.
-  Status listen(const std::string& session_dir, ProcessIndex self);
+  // Takes links from the listener, which is bound to control::link_socket(session_dir, self).
+  void listen(os::Fd listener, const std::string& session_dir, ProcessIndex self);
 
   // Queues a message, connecting first if need be. False if the process is known to be gone: the message is dropped
   // and on_peer_lost has been (or is being) reported.

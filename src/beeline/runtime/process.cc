@@ -46,7 +46,8 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
   BEELINE_ASSIGN(auto session, launch_session(std::move(options)));
   process->is_driver_ = true;
   process->daemon_pid_ = session.daemon_pid;
-  BEELINE_RETURN_IF_ERROR(process->start(std::move(session.socket), std::move(session.registered)));
+  BEELINE_RETURN_IF_ERROR(process->start(std::move(session.socket), std::move(session.registered),
+                                         std::move(session.listener)));
   return process;
 }
 
@@ -65,15 +66,16 @@ Result<std::unique_ptr<Process>> Process::join_as_worker(
   BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
   if (type != control::Type::kRegistered) return Status(Code::kCorrupt, "the daemon did not answer a registration");
   BEELINE_ASSIGN(auto registered, control::decode<control::Registered>(frame.bytes));
+  if (frame.fds.size() != 1) return Status(Code::kCorrupt, "a registration came without a socket to listen on");
   const auto options = arena(registered.config);
   std::unique_ptr<Process> process(new Process);
   process->is_worker_ = true;
   BEELINE_ASSIGN(process->arena_, memory::Arena::open(options));
-  BEELINE_RETURN_IF_ERROR(process->start(std::move(socket), std::move(registered)));
+  BEELINE_RETURN_IF_ERROR(process->start(std::move(socket), std::move(registered), std::move(frame.fds.front())));
   return process;
 }
 
-Status Process::start(os::FrameSocket socket, control::Registered registered) {
+Status Process::start(os::FrameSocket socket, control::Registered registered, os::Fd listener) {
   BEELINE_ASSIGN(mailbox_, ring::Mailbox::create());
   registered_ = std::move(registered);
   self_ = registered_.index;
@@ -84,7 +86,7 @@ Status Process::start(os::FrameSocket socket, control::Registered registered) {
   BEELINE_RETURN_IF_ERROR(progress_.start({[this] { return drain(); }, [this] { on_idle(); }, [this] { clean_leases(); }}));
   BEELINE_RETURN_IF_ERROR(control_.start());
   const Locked locked(lock_);
-  BEELINE_RETURN_IF_ERROR(peers_->listen(registered_.session_dir, self_));
+  peers_->listen(std::move(listener), registered_.session_dir, self_);
   control_.watch(daemon_.fd(), daemon_.wants_write(), [this](std::uint32_t events) { on_daemon_socket(events); });
   // What came together with the registration's answer is in the buffer already: no event will tell of it.
   on_daemon_socket(0);
@@ -734,6 +736,7 @@ bool Process::exiting() {
 }
 
 std::uint64_t Process::pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs) {
+  if (peers_->is_gone(receiver)) return 0;  // nobody would ever answer
   std::vector<Entry*> pinned;
   for (const auto& ref : refs) {
     if (Entry* entry = objects_.hold(ref, true)) pinned.push_back(entry);
@@ -777,7 +780,11 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
     case Message::kObject: {
       const auto id = reader.read<store::ObjectId>();
       BEELINE_ASSIGN(auto payload, store::decode_payload(reader));
-      if (Entry* entry = objects_.find(id)) objects_.set_ready(*entry, std::move(payload));
+      if (Entry* entry = objects_.find(id)) {
+        objects_.set_ready(*entry, std::move(payload));
+      } else if (id.owner != self_) {
+        executor_.on_early_object(id);
+      }
       break;
     }
     case Message::kBorrow: {

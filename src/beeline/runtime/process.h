@@ -181,7 +181,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   };
 
   Process();
-  Status start(os::FrameSocket socket, control::Registered registered);
+  Status start(os::FrameSocket socket, control::Registered registered, os::Fd listener);
 
   // PeerEvents
   Status on_message(ProcessIndex from, Message type, BytesView body) override;

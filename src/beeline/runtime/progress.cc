@@ -177,7 +177,7 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::functio
       locked.unlock();
       const bool mail = spin();
       locked.lock();
-      if (mail || changed_ || done()) continue;
+      if (mail || changed_ || stopping_ || done()) continue;
       announce();
       if (done()) break;
       const auto ticket = mailbox_.ticket(ring::Sleeper::kWaiter);

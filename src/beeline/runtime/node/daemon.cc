@@ -170,9 +170,9 @@ void Daemon::read_frames(Connection& connection) {
   }
 }
 
-void Daemon::send(Connection& connection, const Bytes& frame) {
+void Daemon::send(Connection& connection, const Bytes& frame, const std::vector<int>& fds) {
   if (connection.closing) return;
-  if (!connection.socket.send(frame).is_ok()) return close_later(connection);
+  if (!connection.socket.send(frame, fds).is_ok()) return close_later(connection);
   if (connection.socket.wants_write()) (void)loop_.change(connection.socket.fd(), EPOLLIN | EPOLLOUT);
 }
 
@@ -205,6 +205,7 @@ void Daemon::sweep() {
       connection.socket.close();
       if (connection.index == 0) continue;
       processes_.erase(connection.index);
+      ::unlink(control::link_socket(options_.session_dir, connection.index).c_str());
       // A worker without a connection is of no use, but it may be about to exit with a status that says more.
       if (const WorkerToken worker = connection.worker; worker != 0) {
         loop_.after(kExitGrace, [this, worker] { pool_.kill(worker); });
@@ -264,8 +265,17 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
   from.kind = kind;
   from.index = index;
   processes_[index] = &from;
-  send(from, control::encode(Type::kRegistered,
-                             control::Registered{index, session_name_, options_.session_dir, options_.config}));
+  std::vector<int> listener;
+  os::Fd socket;
+  if (kind != control::ProcessKind::kTool) {
+    // Made here and handed over, so that whoever is told of the process can connect to it at once.
+    BEELINE_ASSIGN(socket, os::listen_unix(control::link_socket(options_.session_dir, index)));
+    listener.push_back(socket.get());
+  }
+  send(from,
+       control::encode(Type::kRegistered,
+                       control::Registered{index, session_name_, options_.session_dir, options_.config}),
+       listener);
   return Status::ok();
 }
 

@@ -74,7 +74,7 @@ class Daemon final : private PoolEvents {
   void close_later(Connection& connection);
   void sweep();
   void process_gone(ProcessIndex process);
-  void send(Connection& connection, const Bytes& frame);
+  void send(Connection& connection, const Bytes& frame, const std::vector<int>& fds = {});
   template <typename Message>
   void send(ProcessIndex process, control::Type type, const Message& message);
   Connection* find(ProcessIndex process);
