@@ -157,7 +157,9 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
   }
   link.open = true;
   flush_overflow(link);
-  mailbox_.mark(link.channel);  // what the peer wrote before it knew our doorbell
+  // What either side wrote into its ring before it knew the other's doorbell.
+  link.bell.ring();
+  mailbox_.mark(link.channel);
   return Status::ok();
 }
 

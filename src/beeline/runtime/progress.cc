@@ -76,6 +76,8 @@ void Progress::notify() {
   if (role_ == Role::kWaiter) {
     changed_ = true;
     mailbox_.wake(ring::Sleeper::kWaiter);
+  } else if (role_ == Role::kEntrusted && mailbox_.has_mail()) {
+    mailbox_.wake(ring::Sleeper::kHelper);
   }
 }
 
