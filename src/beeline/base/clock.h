@@ -13,7 +13,11 @@ using Nanos = std::chrono::nanoseconds;
 class Deadline {
  public:
   static Deadline never() { return Deadline(Clock::time_point::max()); }
-  static Deadline after(Nanos span) { return Deadline(Clock::now() + span); }
+  // A span that the clock cannot hold means never.
+  static Deadline after(Nanos span) {
+    const auto now = Clock::now();
+    return span > Clock::time_point::max() - now ? never() : Deadline(now + span);
+  }
   // Seconds as Python's timeouts give them; no value means never; negative counts as zero.
   static Deadline after_seconds(std::optional<double> seconds);
 

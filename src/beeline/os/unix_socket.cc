@@ -22,6 +22,13 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 8);
 
+bool holds_whole_frame(BytesView bytes) {
+  FrameHeader header{};
+  if (bytes.size() < sizeof header) return false;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  return bytes.size() - sizeof header >= header.size;
+}
+
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -166,6 +173,7 @@ Status FrameSocket::flush_all(Deadline deadline) {
 
 // Reads what is there; false at the end of the stream.
 Result<bool> FrameSocket::fill() {
+  in_.erase(in_.begin(), in_.begin() + static_cast<std::ptrdiff_t>(std::exchange(in_at_, 0)));
   std::array<std::byte, 65536> buffer;
   for (;;) {
     iovec part{buffer.data(), buffer.size()};
@@ -200,32 +208,36 @@ Result<bool> FrameSocket::fill() {
 Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
   if (!is_open()) return Receive::kClosed;
   for (bool filled = false;; filled = true) {
-    if (in_.size() >= sizeof(FrameHeader)) {
+    const BytesView bytes = unread();
+    if (bytes.size() >= sizeof(FrameHeader)) {
       FrameHeader header{};
-      std::memcpy(&header, in_.data(), sizeof header);
+      std::memcpy(&header, bytes.data(), sizeof header);
       if (header.size > kMaxFrame || header.fd_count > kMaxFds) {
         return Status(Code::kCorrupt, "a frame header announces " + std::to_string(header.size) + " bytes and " +
                                           std::to_string(header.fd_count) + " descriptors");
       }
       const std::size_t whole = sizeof header + header.size;
-      if (in_.size() >= whole && in_fds_.size() >= header.fd_count) {
-        frame.bytes.assign(in_.begin() + sizeof header, in_.begin() + static_cast<std::ptrdiff_t>(whole));
-        in_.erase(in_.begin(), in_.begin() + static_cast<std::ptrdiff_t>(whole));
+      if (bytes.size() >= whole) {
+        // Descriptors come with the first byte of their frame: those of a whole frame are here, and others belong
+        // to what follows it.
+        if (in_fds_.size() < header.fd_count || (bytes.size() == whole && in_fds_.size() > header.fd_count)) {
+          return Status(Code::kCorrupt, "a frame that announces " + std::to_string(header.fd_count) +
+                                            " descriptors came with " + std::to_string(in_fds_.size()));
+        }
+        frame.bytes.assign(bytes.begin() + sizeof header, bytes.begin() + static_cast<std::ptrdiff_t>(whole));
+        in_at_ += whole;
         frame.fds.clear();
-        for (std::uint32_t i = 0; i < header.fd_count; ++i) frame.fds.push_back(std::move(in_fds_[i]));
-        in_fds_.erase(in_fds_.begin(), in_fds_.begin() + header.fd_count);
+        for (std::uint32_t i = 0; i < header.fd_count; ++i) {
+          frame.fds.push_back(std::move(in_fds_.front()));
+          in_fds_.pop_front();
+        }
         return Receive::kFrame;
       }
     }
     if (filled) return Receive::kNothing;
     BEELINE_ASSIGN(const bool open, fill());
-    if (!open && in_.size() < sizeof(FrameHeader)) return Receive::kClosed;
-    if (!open) {
-      // The stream ended: a whole frame may still be in the buffer, a part of one never completes.
-      FrameHeader header{};
-      std::memcpy(&header, in_.data(), sizeof header);
-      if (in_.size() < sizeof header + header.size) return Receive::kClosed;
-    }
+    // The stream ended: a whole frame may still be in the buffer, a part of one never completes.
+    if (!open && !holds_whole_frame(unread())) return Receive::kClosed;
   }
 }
 

@@ -69,11 +69,13 @@ class FrameSocket {
     std::vector<Fd> fds;
   };
   Result<bool> fill();
+  [[nodiscard]] BytesView unread() const { return BytesView(in_).subspan(in_at_); }
 
   Fd socket_;
   std::deque<Outgoing> out_;
   Bytes in_;
-  std::vector<Fd> in_fds_;
+  std::size_t in_at_ = 0;  // what lies before was taken as frames
+  std::deque<Fd> in_fds_;
 };
 
 }  // namespace beeline::os

@@ -39,6 +39,11 @@ Result<Producer> Producer::attach(std::byte* memory, std::size_t size) {
   producer.data_ = memory + kRingDataOffset;
   producer.capacity_ = capacity;
   producer.tail_ = control->tail.load(std::memory_order_relaxed);
+  producer.known_head_ = control->head.load(std::memory_order_acquire);
+  if (producer.tail_ - producer.known_head_ > capacity || (producer.tail_ & 7) != 0) {
+    return Status(Code::kCorrupt, "a ring whose positions cannot be: " + std::to_string(producer.known_head_) + " to " +
+                                      std::to_string(producer.tail_) + " of " + std::to_string(capacity) + " bytes");
+  }
   return producer;
 }
 
@@ -89,6 +94,9 @@ Result<Consumer> Consumer::attach(std::byte* memory, std::size_t size) {
   consumer.data_ = memory + kRingDataOffset;
   consumer.capacity_ = capacity;
   consumer.head_ = control->head.load(std::memory_order_relaxed);
+  if ((consumer.head_ & 7) != 0) {
+    return Status(Code::kCorrupt, "a ring read up to byte " + std::to_string(consumer.head_) + ", within a record");
+  }
   consumer.known_tail_ = consumer.head_;
   return consumer;
 }
