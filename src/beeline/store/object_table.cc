@@ -69,22 +69,32 @@ void ObjectTable::add_borrower(const ObjectId& id, ProcessIndex process) {
     return;
   }
   entry->borrowers.push_back(process);
+  ++lent_to_[process];
 }
 
 void ObjectTable::drop_borrower(const ObjectId& id, ProcessIndex process) {
   Entry* entry = find(id);
   if (entry == nullptr) return;
   const auto it = std::find(entry->borrowers.begin(), entry->borrowers.end(), process);
-  if (it != entry->borrowers.end()) entry->borrowers.erase(it);
+  if (it == entry->borrowers.end()) return;
+  entry->borrowers.erase(it);
+  take_back(process, 1);
   if (entry->local == 0) doom(*entry);
 }
 
+void ObjectTable::take_back(ProcessIndex process, std::size_t count) {
+  const auto it = lent_to_.find(process);
+  if ((it->second -= count) == 0) lent_to_.erase(it);
+}
+
 void ObjectTable::drop_process(ProcessIndex process) {
-  for (auto& slot : slots_) {
-    if (!slot.used) continue;
-    auto& entry = slot.entry;
-    if (std::erase(entry.borrowers, process) > 0 && entry.local == 0) doom(entry);
-    std::erase(entry.subscribers, process);
+  // Most processes that end hold nothing of ours, and the search ends with the last thing that this one holds.
+  for (auto slot = slots_.begin(); slot != slots_.end() && lent_to_.contains(process); ++slot) {
+    if (!slot->used) continue;
+    const auto count = std::erase(slot->entry.borrowers, process);
+    if (count == 0) continue;
+    take_back(process, count);
+    if (slot->entry.local == 0) doom(slot->entry);
   }
 }
 
@@ -102,7 +112,9 @@ void ObjectTable::set_ready(Entry& entry, PayloadPtr payload) {
 
 void ObjectTable::replace(Entry& entry, PayloadPtr payload) {
   if (!entry.ready()) return set_ready(entry, std::move(payload));
-  drop_contents(std::exchange(entry.payload, std::move(payload)));
+  const PayloadPtr old = std::exchange(entry.payload, std::move(payload));
+  drop_contents(old);
+  if (entry.id.owner == self_ && old->placement) events_.free_placement(*old->placement);
 }
 
 void ObjectTable::unwatch(Entry& entry, Watcher& watcher) {

@@ -75,12 +75,12 @@ class ObjectTable {
 
   void add_borrower(const ObjectId& id, ProcessIndex process);
   void drop_borrower(const ObjectId& id, ProcessIndex process);
-  // The process is gone: all its holds end.
+  // The process is gone: all its holds end. (What it subscribed to is told to nobody: sending to it does nothing.)
   void drop_process(ProcessIndex process);
 
   // The value is there. Takes a hold on every reference inside it. Ignored if the object is ready or gone.
   void set_ready(Entry& entry, PayloadPtr payload);
-  // Replaces the value of a ready object by an error: later fetches see it.
+  // Replaces the value of a ready object by an error: later fetches see it. Frees the bytes of an own value.
   void replace(Entry& entry, PayloadPtr payload);
   void watch(Entry& entry, Watcher& watcher) { entry.watchers.push_back(&watcher); }
   void unwatch(Entry& entry, Watcher& watcher);
@@ -111,6 +111,7 @@ class ObjectTable {
     bool used = false;
   };
   void doom(Entry& entry);
+  void take_back(ProcessIndex process, std::size_t count);
   void free_entry(Entry& entry);
   void drop_contents(const PayloadPtr& payload);
 
@@ -120,6 +121,7 @@ class ObjectTable {
   std::vector<std::uint32_t> free_slots_;
   std::unordered_map<ObjectId, std::unique_ptr<Entry>, ObjectIdHash> foreign_;
   std::vector<ObjectId> doomed_;
+  std::unordered_map<ProcessIndex, std::size_t> lent_to_;  // entries in the borrowers of all own objects
   std::uint64_t own_count_ = 0;
   std::uint64_t late_borrows_ = 0;
 };
