@@ -24,7 +24,7 @@ def main() -> None:
     """Direct tensor transport between processes, and the actors on both ends."""
 
 
-@main.command()
+@main.command(short_help="Show your running sessions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list, an object per session.")
 def status(as_json: bool) -> None:
     """Show actors, processes, resources and counters of your running sessions."""
@@ -46,7 +46,7 @@ def status(as_json: bool) -> None:
         tables.show_session(console, state)
 
 
-@main.command()
+@main.command(short_help="End all your sessions.")
 def stop() -> None:
     """End all your sessions, detached actors included, and remove what dead ones have left."""
     from beeline import _core
@@ -65,7 +65,7 @@ def stop() -> None:
         raise click.ClickException(f"Still running after {STOP_TIMEOUT_S:g} s: {', '.join(stuck)}")
 
 
-@main.command()
+@main.command(short_help="Check whether this machine suits Beeline.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Check the machine: kernel, memory, limits, and which transports can be used. Exits with 1 on errors."""
@@ -78,7 +78,10 @@ def doctor(as_json: bool) -> None:
     sys.exit(1 if failed else 0)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(
+    short_help="Run a program whose tensors need no copy.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.argument("program")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(program: str, args: tuple[str, ...]) -> None:

@@ -19,10 +19,12 @@ MAP_COUNT = 65530
 
 
 class Check(NamedTuple):
-    """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could."""
+    """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could; "absent":
+    this version does not have it.
+    """
 
     name: str
-    level: Literal["ok", "warning", "error"]
+    level: Literal["ok", "warning", "error", "absent"]
     found: str
     advice: str = ""
 
@@ -133,5 +135,5 @@ def _preload() -> Check:
 
 def _transports() -> list[Check]:
     usable = [Check(f"transport {name}", "ok", text) for name, text in transports.USABLE.items()]
-    missing = [Check(f"transport {name}", "ok", f"not usable: {text}") for name, text in transports.UNUSABLE.items()]
+    missing = [Check(f"transport {name}", "absent", text) for name, text in transports.UNUSABLE.items()]
     return usable + missing

@@ -11,7 +11,7 @@ from rich.table import Table
 from beeline.cli.doctor import Check
 
 _ACTOR_STATES = ("pending", "starting", "alive", "restarting", "dead")
-_SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+_SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]", "absent": "no"}
 
 
 def amount(name: str, value: float) -> str:
