@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """GRPO with four actors, one step off policy, the weights handed from Learner to Generator directly.
 
-    python examples/grpo.py --input digits                        # about a million parameters, a few seconds
-    python examples/grpo.py --input digits --compare              # the same steps by the object store, and plain
-    python examples/grpo.py --engine ray --transport object_store # the very same program on Ray
+    .venv/bin/python examples/grpo.py --input digits                         # about a million parameters
+    .venv/bin/python examples/grpo.py --input digits --compare               # also by the object store, and plain
+    .venv/bin/python examples/grpo.py --engine ray --transport object_store  # the very same program on Ray
 
                     rollouts             scored               batch
     questions -> Generator -> Scorer -> ReplayBuffer -> Learner

@@ -24,7 +24,7 @@ def parse(explanation: str) -> argparse.Namespace:
         "--width",
         type=int,
         help="""hidden units. digits: about 1,000 x width parameters (default 1024; 97000 gives 100
-         million); compass: width^2 (default 64; 10000 gives 100 million)""",
+         million); compass: about width^2 parameters (default 64; 10000 gives 100 million)""",
     )
     what.add_argument("--batch", type=int, default=64, help="questions per step (default %(default)s)")
     what.add_argument("--group", type=int, default=8, help="answers drawn for each question (default %(default)s)")
