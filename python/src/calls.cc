@@ -13,13 +13,19 @@ namespace {
 // A process's hold on an actor.
 class ActorRef {
  public:
-  ActorRef(std::uint64_t id, nb::object life) : id_(id), life_(std::move(life)), target_(&process().actor(id)) {}
+  ActorRef(std::uint64_t id, nb::object life)
+      : home_(&process()), id_(id), life_(std::move(life)), target_(&home_->actor(id)) {}
 
   [[nodiscard]] std::uint64_t id() const { return id_; }
   [[nodiscard]] const nb::object& life() const { return life_; }
-  [[nodiscard]] runtime::ActorTarget& target() const { return *target_; }
+  // Raises when the session that the actor belongs to has ended.
+  [[nodiscard]] runtime::ActorTarget& target() const {
+    require_session(home_, "the actor handle");
+    return *target_;
+  }
 
  private:
+  runtime::Process* home_;
   std::uint64_t id_;
   nb::object life_;  // None, or the ObjectRef that keeps the actor alive
   runtime::ActorTarget* target_;
@@ -167,7 +173,7 @@ ActorRef* create_actor(nb::bytes blob, const std::string& class_name, nb::handle
 }
 
 nb::dict actor_state(const ActorRef& actor) {
-  const auto update = process().actor_state(actor.id());
+  const auto update = process().actor_state(actor.target().id);
   static constexpr const char* kStates[] = {"PENDING", "STARTING", "ALIVE", "RESTARTING", "DEAD"};
   nb::dict out;
   out["state"] = kStates[std::min<std::size_t>(update.state, 4)];
@@ -257,7 +263,7 @@ void bind_calls(nb::module_& m) {
     for (const auto& [space, name] : found->names) names.append(nb::make_tuple(space, name));
     return names;
   });
-  m.def("kill_actor", [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.id(), no_restart); });
+  m.def("kill_actor", [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.target().id, no_restart); });
   m.def("actor_state", &actor_state);
   m.def("cancel", [](const Ref& ref, bool force, bool recursive) { process().cancel(ref.entry(), force, recursive); });
   m.def("node_state", [] {

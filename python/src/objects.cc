@@ -137,6 +137,7 @@ class CompletionQueue {
     auto& running = process();
     running.add_hold(ref.entry());
     auto* pending = new Pending;
+    pending->home = &running;
     pending->queue = shared_;
     pending->token = token.inc_ref().ptr();
     pending->entry = &ref.entry();
@@ -153,7 +154,8 @@ class CompletionQueue {
     nb::list tokens;
     for (Pending* pending : ready) {
       tokens.append(nb::steal(pending->token));
-      if (runtime::Process* running = process_or_null()) running->drop_hold(*pending->entry);
+      // One of a session that has ended goes with it.
+      if (pending->home == process_or_null()) pending->home->drop_hold(*pending->entry);
       delete pending;
     }
     return tokens;
@@ -177,6 +179,7 @@ class CompletionQueue {
   struct Pending final : store::Watcher {
     std::shared_ptr<Shared> queue;
     PyObject* token = nullptr;
+    runtime::Process* home = nullptr;
     store::Entry* entry = nullptr;
     // With the state lock held: no Python here. After the queue closed the token is leaked, not touched.
     void on_ready(store::Entry&) override {
@@ -242,7 +245,7 @@ void bind_objects(nb::module_& m) {
            }) == runtime::WaitOutcome::kDone;
   }, nb::arg("address"), nb::arg("nbytes"), nb::arg("timeout_s").none());
   m.def("is_shareable", [](std::uintptr_t address, std::size_t size) {
-    return process().arena().offset_of(reinterpret_cast<const void*>(address), size).has_value();
+    return process().is_shareable(reinterpret_cast<const void*>(address), size);
   });
   m.def("mark_mutated", [](nb::bytes binary, const std::string& message) {
     process().mark_mutated(id_of_binary({binary.c_str(), binary.size()}), message);

@@ -88,6 +88,7 @@ void stop() {
   }
   // References that outlive the session still point into it: its memory stays.
   the_process = nullptr;
+  drop_retired_values();
 }
 
 }  // namespace
@@ -106,6 +107,12 @@ runtime::Process& process() {
                     : "no session runs: call init() first");
   }
   return *running;
+}
+
+void require_session(const runtime::Process* home, const char* what) {
+  if (home == &process()) return;
+  raise_error(store::ErrorKind::kSessionLost,
+              std::string(what) + " belongs to a session of this process that has ended (shutdown was called)");
 }
 
 void set_hooks(nb::object hooks) { the_hooks = std::move(hooks); }

@@ -13,6 +13,8 @@ namespace beeline::python {
 runtime::Process& process();
 // nullptr when none runs. Stays valid until the interpreter ends: stop() ends its work, not its memory.
 runtime::Process* process_or_null();
+// Raises unless `home` is the running process: `what` belongs to a session that has ended.
+void require_session(const runtime::Process* home, const char* what);
 
 // beeline.api's functions that the core calls (set_hooks, run_worker).
 nb::object hook(const char* name);
@@ -37,9 +39,9 @@ bool on_main_thread();
 
 template <typename WaitOnce>
 runtime::WaitOutcome wait_with_signals(Deadline deadline, WaitOnce&& wait_once) {
-  // A signal that arrives between Python's handler and our sleep would be noticed only after the sleep: the main
-  // thread of a driver looks now and then.
-  const bool tick = process().is_driver() && on_main_thread();
+  // A signal that arrives between Python's handler and our sleep would be noticed only after the sleep: a main
+  // thread that may be interrupted looks now and then.
+  const bool tick = on_main_thread() && (process().is_driver() || runtime::Process::is_executing_task());
   for (;;) {
     auto slice = deadline;
     if (tick) {

@@ -246,7 +246,7 @@ PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_get_b
 }  // namespace
 
 Ref::~Ref() {
-  if (runtime::Process* running = process_or_null()) running->drop_hold(*entry_);
+  if (home_ != nullptr && home_ == process_or_null()) home_->drop_hold(*entry_);
 }
 
 PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {

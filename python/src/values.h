@@ -5,20 +5,26 @@
 
 namespace beeline::python {
 
-// A reference as Python holds it: one hold on the entry.
+// A reference as Python holds it: one hold on the entry. It may outlive its session, and is of no use then.
 class Ref {
  public:
   // Takes over a hold.
-  explicit Ref(store::Entry& entry) : entry_(&entry), id_(entry.id), name_(entry.name) {}
+  explicit Ref(store::Entry& entry)
+      : home_(process_or_null()), entry_(&entry), id_(entry.id), name_(entry.name) {}
   Ref(const Ref&) = delete;
   Ref& operator=(const Ref&) = delete;
   ~Ref();
 
-  [[nodiscard]] store::Entry& entry() const { return *entry_; }
+  // Raises when the session that it belongs to has ended.
+  [[nodiscard]] store::Entry& entry() const {
+    require_session(home_, "the object reference");
+    return *entry_;
+  }
   [[nodiscard]] const store::ObjectId& id() const { return id_; }
   [[nodiscard]] std::string name() const { return name_ != nullptr ? *name_ : std::string(); }
 
  private:
+  runtime::Process* home_;
   store::Entry* entry_;
   store::ObjectId id_;
   const std::string* name_;

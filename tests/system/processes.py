@@ -40,7 +40,11 @@ def tried(call):
     try:
         return ["returned", repr(call())]
     except BaseException as error:
-        return [[kind.__name__ for kind in type(error).__mro__], str(error)]
+        names = {{kind.__name__ for kind in type(error).__mro__}}
+        for name, kind in vars(ray.exceptions).items():  # an error may have an alias: the name that Ray uses
+            if isinstance(kind, type) and isinstance(error, kind):
+                names.add(name)
+        return [sorted(names), str(error)]
 
 ENGINE = "{ENGINE}"
 """
@@ -286,6 +290,6 @@ def cpu_time_s(processes):
 
 def beeline_command(*arguments, timeout_s=PATIENCE_S):
     """Runs the command line tool: (exit status, output)."""
-    command = pathlib.Path(sys.executable).with_name("beeline")
-    done = subprocess.run([str(command), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+    command = [sys.executable, "-m", "beeline.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     return done.returncode, done.stdout + done.stderr

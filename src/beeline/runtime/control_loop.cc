@@ -39,9 +39,12 @@ void ControlLoop::stop() {
   handlers_.clear();
   id_of_fd_.clear();
   timers_.clear();
+  epoll_.reset();
+  wake_.reset();
 }
 
 void ControlLoop::watch(int fd, bool also_writable, Handler handler) {
+  if (stopping_) return;
   const bool known = id_of_fd_.contains(fd);
   if (known) handlers_.erase(id_of_fd_[fd]);
   const std::uint64_t id = next_id_++;
@@ -62,6 +65,7 @@ void ControlLoop::forget(int fd) {
 }
 
 void ControlLoop::after(Nanos delay, std::function<void()> action) {
+  if (stopping_) return;
   timers_.emplace(Clock::now() + delay, std::move(action));
   os::signal_eventfd(wake_.get());
 }

@@ -1,10 +1,12 @@
 #include "beeline/runtime/peers.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "beeline/runtime/control.h"
 
@@ -35,6 +37,7 @@ void Peers::listen(os::Fd listener, const std::string& session_dir, ProcessIndex
   session_dir_ = session_dir;
   self_ = self;
   listener_ = std::move(listener);
+  spare_ = os::Fd(::fcntl(listener_.get(), F_DUPFD_CLOEXEC, 0));
   events_.watch_socket(listener_.get(), false, [this](std::uint32_t) { accept_all(); });
 }
 
@@ -59,11 +62,12 @@ Result<Peers::Link*> Peers::new_link() {
 
 Status Peers::greet(Link& link, int ring_memory) {
   BEELINE_ASSIGN(const auto credentials, os::peer_credentials(link.socket.fd()));
-  BEELINE_ASSIGN(link.holder, arena_.add_holder(credentials.pid));
+  BEELINE_ASSIGN(const auto holder, arena_.add_holder(credentials.pid));
+  link.holder = holder;
   Hello hello;
   hello.process = self_;
   hello.channel = link.channel;
-  hello.holder = link.holder;
+  hello.holder = holder;
   hello.pid = ::getpid();
   std::vector<int> fds = {mailbox_.fd(), arena_.data_fd(), arena_.control_fd()};
   if (ring_memory >= 0) fds.push_back(ring_memory);
@@ -101,7 +105,15 @@ void Peers::accept_all() {
     auto accepted = os::accept_unix(listener_.get());
     if (!accepted) {
       ++stats_.corrupt;
-      continue;  // a peer that was refused; the listener itself does not fail
+      const int error = accepted.status().system_error();
+      if (error == 0) continue;  // a stranger, refused
+      if ((error != EMFILE && error != ENFILE) || !spare_.is_open()) return;
+      // No descriptor is left: the peer is told at once, by the end of its connection, not left waiting.
+      spare_.reset();
+      auto refused = os::accept_unix(listener_.get());
+      refused = os::Fd();
+      spare_ = os::Fd(::fcntl(listener_.get(), F_DUPFD_CLOEXEC, 0));
+      continue;
     }
     if (!accepted->is_open()) return;
     auto link = new_link();
@@ -164,6 +176,7 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
 }
 
 bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) {
+  if (closed_) return false;
   auto& peer = peers_[to];
   if (peer.gone) return false;
   if (peer.out == nullptr) {
@@ -178,6 +191,7 @@ bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) 
 }
 
 void Peers::connect(ProcessIndex process) {
+  if (closed_) return;
   auto& peer = peers_[process];
   if (peer.gone || peer.out != nullptr) return;
   if (const auto status = start_connect(process); !status) {
@@ -313,7 +327,7 @@ void Peers::cut(Link& link, const std::string& reason) {
   link.closed = true;
   events_.forget_socket(link.socket.fd());
   link.socket.close();
-  arena_.drop_holder(link.holder);
+  if (link.holder) arena_.drop_holder(*link.holder);
   const ProcessIndex process = link.peer;
   if (process != 0) {
     auto& peer = peers_[process];
@@ -342,6 +356,14 @@ Result<std::shared_ptr<memory::PeerArena>> Peers::arena_of(ProcessIndex process)
   return peer.arena;
 }
 
+void Peers::forget_arena(ProcessIndex process) {
+  const auto it = peers_.find(process);
+  if (it == peers_.end()) return;
+  it->second.arena.reset();
+  it->second.arena_data.reset();
+  it->second.arena_control.reset();
+}
+
 bool Peers::has_link(ProcessIndex process) const {
   const auto it = peers_.find(process);
   return it != peers_.end() && it->second.out != nullptr && it->second.out->open;
@@ -365,12 +387,18 @@ void Peers::close() {
     events_.forget_socket(listener_.get());
     listener_.reset();
   }
+  spare_.reset();
   for (auto& link : links_) {
-    if (!link || link->closed) continue;
-    link->closed = true;
-    events_.forget_socket(link->socket.fd());
-    link->socket.close();
+    if (link) events_.forget_socket(link->socket.fd());
   }
+  links_.clear();
+  peers_.clear();
+  free_channels_.clear();
+  closed_ = true;
+}
+
+bool Peers::is_flushed() const {
+  return std::all_of(links_.begin(), links_.end(), [](const auto& link) { return !link || link->overflow.empty(); });
 }
 
 }  // namespace beeline::runtime

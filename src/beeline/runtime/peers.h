@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -54,6 +55,8 @@ class Peers {
 
   // The mapped arena of a process that is or was linked to this one.
   Result<std::shared_ptr<memory::PeerArena>> arena_of(ProcessIndex process);
+  // Lets go of the memory of a process that is gone; leases keep what they need of it.
+  void forget_arena(ProcessIndex process);
   // Whether the handshake with it is done.
   [[nodiscard]] bool has_link(ProcessIndex process) const;
   [[nodiscard]] bool is_gone(ProcessIndex process) const;
@@ -62,7 +65,9 @@ class Peers {
 
   // The mapped arenas of other processes.
   [[nodiscard]] std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> arenas() const;
-  // Whatever keeps arenas mapped besides us may go on; sockets close.
+  // Whether all that was sent lies in the receivers' rings.
+  [[nodiscard]] bool is_flushed() const;
+  // Lets go of all links. Whatever keeps arenas mapped besides us may go on; nothing can be sent any more.
   void close();
 
   struct Stats {
@@ -82,7 +87,7 @@ class Peers {
     ring::Consumer in;
     ring::Doorbell bell;
     std::uint32_t channel = 0;  // our bit for it
-    std::uint32_t holder = 0;   // its index in our lease table
+    std::optional<std::uint32_t> holder;  // its index in our lease table, from the greeting on
     ProcessIndex peer = 0;      // 0 until its hello came
     bool connecting_side = false;
     bool open = false;          // handshake done
@@ -120,6 +125,8 @@ class Peers {
   std::string session_dir_;
   ProcessIndex self_ = 0;
   os::Fd listener_;
+  os::Fd spare_;  // given up for a moment to refuse a link when there is no descriptor left
+  bool closed_ = false;
   std::unordered_map<ProcessIndex, Peer> peers_;
   std::vector<std::unique_ptr<Link>> links_;  // by channel
   std::vector<std::uint32_t> free_channels_;

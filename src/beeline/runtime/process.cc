@@ -18,6 +18,8 @@ using store::PayloadPtr;
 constexpr std::size_t kDrainBudget = 128;
 constexpr auto kHandshakeWithin = std::chrono::seconds(10);
 constexpr auto kReplyWithin = std::chrono::seconds(30);
+// How long a process that leaves waits for the readers of its last messages, and of its output.
+constexpr auto kFlushWithin = std::chrono::seconds(1);
 
 // This thread executes a function: while it waits, others may use its CPU.
 thread_local bool executing_task = false;
@@ -103,6 +105,10 @@ void Process::stop() {
       send_control(control::encode(control::Type::kShutdown, control::Empty{}));
       (void)daemon_.flush_all(Deadline::after(std::chrono::milliseconds(500)));
     }
+    if (is_worker_ && started_) {
+      // The last results may wait for room in the rings of those who asked for them.
+      (void)progress_.wait(locked, Deadline::after(kFlushWithin), [this] { return peers_->is_flushed(); });
+    }
     if (session_error_.empty()) session_error_ = "this process has left the session (shutdown was called)";
     caller_.fail_everything(session_failure());
     objects_.fail_all_pending(session_failure());
@@ -111,9 +117,20 @@ void Process::stop() {
   if (!started_) return;
   control_.stop();
   progress_.stop();
-  const Locked locked(lock_);
-  peers_->close();
-  daemon_.close();
+  printer_.stop(Deadline::after(kFlushWithin));
+  std::shared_ptr<memory::Arena> arena;
+  {
+    const Locked locked(lock_);
+    peers_->close();
+    daemon_.close();
+    for (auto& [slot, publication] : publications_) {
+      if (!publication.retired && on_retired) on_retired(publication.id);
+    }
+    publications_.clear();
+    own_view_.reset();
+    mailbox_ = {};
+    arena = std::move(arena_);
+  }
 }
 
 std::optional<std::string> Process::session_error() {
@@ -144,7 +161,12 @@ void Process::drop_hold(Entry& entry) {
   objects_.drop_hold(entry);
   // An own object without borrowers may go at once: nothing about it can be under way in a ring that we have not
   // seen, since every message that carried it was answered. Others wait for the next look at all rings.
-  if (objects_.has_doomed() && !mailbox_.has_mail()) objects_.reap();
+  if (objects_.has_doomed() && !mailbox_.has_mail()) reap();
+}
+
+void Process::reap() {
+  objects_.reap();
+  release_lost_arenas();
 }
 
 Process::Entry* Process::restore(const store::ObjectId& id) {
@@ -229,7 +251,18 @@ const std::string* Process::intern(std::string_view name) {
 
 // ----- large values
 
+bool Process::is_shareable(const void* data, std::size_t size) {
+  const Locked locked(lock_);
+  return arena_ && arena_->offset_of(data, size).has_value();
+}
+
 Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const SourceBuffer> buffers, Mode mode) {
+  std::shared_ptr<memory::Arena> arena;
+  {
+    const Locked locked(lock_);
+    if (stopped_) return Status(Code::kShutdown, session_error_);
+    arena = arena_;
+  }
   auto placement = std::make_unique<store::Placement>();
   placement->holder = self_;
   placement->direct = mode != Mode::kStored;
@@ -240,7 +273,7 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
   constexpr std::size_t kAlign = 64;
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     if (mode == Mode::kLive && buffers[i].size > 0) {
-      if (const auto offset = arena_->offset_of(buffers[i].data, buffers[i].size)) {
+      if (const auto offset = arena->offset_of(buffers[i].data, buffers[i].size)) {
         ranges[i] = {*offset, buffers[i].size};
         mapped_bytes += buffers[i].size;
         continue;
@@ -251,8 +284,8 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
   }
   std::byte* copies = nullptr;
   if (!to_copy.empty()) {
-    BEELINE_ASSIGN(copies, arena_->allocate(std::max<std::size_t>(copy_bytes, 1)));
-    const auto base = arena_->offset_of(copies, std::max<std::size_t>(copy_bytes, 1));
+    BEELINE_ASSIGN(copies, arena->allocate(std::max<std::size_t>(copy_bytes, 1)));
+    const auto base = arena->offset_of(copies, std::max<std::size_t>(copy_bytes, 1));
     BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
     std::size_t at = 0;
     for (const auto i : to_copy) {
@@ -265,13 +298,14 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
   for (const auto& range : ranges) {
     if (range.length > 0) published.push_back(range);
   }
-  auto id = arena_->publish(published);
-  if (copies != nullptr) arena_->release(copies);
+  auto id = arena->publish(published);
+  if (copies != nullptr) arena->release(copies);
   if (!id) return std::move(id).status().with_context("publish " + std::to_string(buffers.size()) + " buffers");
   placement->publication = *id;
   for (std::size_t i = 0; i < buffers.size(); ++i) placement->buffers.push_back({ranges[i], buffers[i].writable});
 
   const Locked locked(lock_);
+  if (!arena_) return Status(Code::kShutdown, session_error_);
   publications_[id->slot] = {std::vector<SourceBuffer>(buffers.begin(), buffers.end()), *id, false};
   if (!to_copy.empty()) {
     ++transfers_.copied_objects;
@@ -288,6 +322,7 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
   std::shared_ptr<memory::PeerArena> arena;
   {
     Locked locked(lock_);
+    if (stopped_) return Status(Code::kShutdown, session_error_);
     if (placement.holder == self_) {
       if (!own_view_) {
         BEELINE_ASSIGN(const auto holder, arena_->add_holder(::getpid()));
@@ -341,6 +376,7 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
 
 void Process::lease_ended() {
   leases_to_clean_.store(true);
+  const Locked locked(lock_);
   progress_.request_chores();
 }
 
@@ -368,6 +404,7 @@ void Process::clean_leases() {
 }
 
 void Process::retire(memory::PublicationId id) {
+  if (!arena_) return;
   arena_->retire(id);
   const auto it = publications_.find(id.slot);
   if (it == publications_.end() || it->second.id.generation != id.generation) return;
@@ -378,6 +415,7 @@ void Process::retire(memory::PublicationId id) {
 
 // Forgets publications that are over for the producer: retired, and read by nobody.
 void Process::settle_publications() {
+  if (!arena_) return;
   const auto before = publications_.size();
   std::erase_if(publications_, [&](const auto& item) {
     return item.second.retired && arena_->holds(item.second.id).reading == 0;
@@ -482,6 +520,20 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
     entry->payload = std::move(fresh);
     ++transfers_.rehomed_objects;
   }
+}
+
+// What a dead process held is memory of ours as long as we keep its arena.
+void Process::release_lost_arenas() {
+  if (lost_holders_.empty()) return;
+  std::set<ProcessIndex> needed;
+  objects_.for_each([&](Entry& entry) {
+    if (entry.payload && entry.payload->placement) needed.insert(entry.payload->placement->holder);
+  });
+  std::erase_if(lost_holders_, [&](ProcessIndex holder) {
+    if (needed.contains(holder)) return false;
+    peers_->forget_arena(holder);
+    return true;
+  });
 }
 
 // ----- calls
@@ -729,6 +781,7 @@ void Process::actor_exited(control::DeathCause cause) {
 }
 
 void Process::set_executing_task(bool executing) { executing_task = executing; }
+bool Process::is_executing_task() { return executing_task; }
 
 bool Process::exiting() {
   const Locked locked(lock_);
@@ -880,6 +933,8 @@ void Process::on_peer_lost(ProcessIndex process, const std::string& reason) {
     for (Entry* entry : it->second.second) objects_.drop_hold(*entry);
     it = pins_.erase(it);
   }
+  lost_holders_.insert(process);
+  release_lost_arenas();
   arena_->sweep();
   settle_publications();
   progress_.notify();
@@ -999,7 +1054,7 @@ Status Process::on_daemon_frame(BytesView frame) {
     }
     case control::Type::kLogLines: {
       BEELINE_ASSIGN(const auto lines, control::decode<control::LogLines>(frame));
-      print_log_lines(lines);
+      printer_.print(lines);
       return Status::ok();
     }
     case control::Type::kExit:
@@ -1027,33 +1082,12 @@ void Process::daemon_lost(const std::string& reason) {
   progress_.notify();
 }
 
-void Process::print_log_lines(const control::LogLines& lines) {
-  const int fd = lines.is_stderr ? STDERR_FILENO : STDOUT_FILENO;
-  const bool colored = ::isatty(fd) == 1;
-  const std::string prefix = "(" + lines.who + " pid=" + std::to_string(lines.pid) + ")";
-  std::string out;
-  std::size_t at = 0;
-  while (at < lines.text.size()) {
-    const std::size_t end = std::min(lines.text.find('\n', at), lines.text.size());
-    out += colored ? "\033[36m" + prefix + "\033[0m " : prefix + " ";
-    out.append(lines.text, at, end - at);
-    out += '\n';
-    at = end + 1;
-  }
-  std::size_t written = 0;
-  while (written < out.size()) {
-    const auto count = ::write(fd, out.data() + written, out.size() - written);
-    if (count <= 0) return;
-    written += static_cast<std::size_t>(count);
-  }
-}
-
 // ----- progress
 
 bool Process::drain() { return peers_->drain(kDrainBudget); }
 
 void Process::on_idle() {
-  if (objects_.has_doomed() && !mailbox_.has_mail()) objects_.reap();
+  if (objects_.has_doomed() && !mailbox_.has_mail()) reap();
 }
 
 }  // namespace beeline::runtime

@@ -17,6 +17,7 @@
 #include "beeline/runtime/control_loop.h"
 #include "beeline/runtime/executor.h"
 #include "beeline/runtime/launch.h"
+#include "beeline/runtime/log_printer.h"
 #include "beeline/runtime/peers.h"
 #include "beeline/runtime/progress.h"
 #include "beeline/runtime/state_lock.h"
@@ -60,7 +61,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   static Result<std::unique_ptr<Process>> join_as_worker(const std::string& session_dir, std::uint64_t fork_token,
                                                          const std::function<memory::Arena::Options(BytesView config)>& arena);
   ~Process();
-  // Ends this process's part; a driver ends the session. Bounded by 2 s.
+  // Ends this process's part; a driver ends the session. Bounded by 3 s. Afterwards every function may still be
+  // called and fails; only this record of it is left: no thread, descriptor or mapping (but those of live leases).
   void stop();
 
   [[nodiscard]] ProcessIndex self() const { return self_; }
@@ -97,7 +99,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   WaitOutcome wait_unpublished(const void* data, std::size_t size, Deadline deadline);
   // Called with the state lock held, from any thread, when a publication of this process was retired: short.
   std::function<void(memory::PublicationId)> on_retired;
-  memory::Arena& arena() { return *arena_; }
+  // Whether the memory can be published in place.
+  bool is_shareable(const void* data, std::size_t size);
   TransferStats transfer_stats();
 
   // ----- calls
@@ -153,6 +156,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void release_spec(ActorSpec& spec);
   // This thread executes a function (or constructs an actor): while it waits, its CPU goes back to the daemon.
   void set_executing_task(bool executing);
+  static bool is_executing_task();
   Executor& executor() { return executor_; }
   bool exiting();
   [[nodiscard]] bool exiting_locked() const { return exiting_; }
@@ -204,11 +208,12 @@ class Process final : public PeerEvents, public store::TableEvents {
   template <typename Answer>
   Result<Answer> await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what);
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
-  void print_log_lines(const control::LogLines& lines);
   bool drain();
   void on_idle();
   void clean_leases();
   void rehome(ProcessIndex holder, const std::string& reason);
+  void reap();
+  void release_lost_arenas();
   void retire(memory::PublicationId id);
   void settle_publications();
   bool publication_overlaps(const Publication& publication, const std::byte* data, std::size_t size) const;
@@ -222,7 +227,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool stopped_ = false;
   pid_t daemon_pid_ = 0;
   control::Registered registered_;
-  std::unique_ptr<memory::Arena> arena_;
+  std::shared_ptr<memory::Arena> arena_;  // shared with publish() in other threads; null once stopped
   ring::Mailbox mailbox_;
   ControlLoop control_;
   Progress progress_;
@@ -230,6 +235,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   store::ObjectTable objects_;
   Caller caller_;
   Executor executor_;
+  LogPrinter printer_;
 
   os::FrameSocket daemon_;
   std::string session_error_;
@@ -239,6 +245,7 @@ class Process final : public PeerEvents, public store::TableEvents {
 
   std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; live ones of this process
   std::shared_ptr<memory::PeerArena> own_view_;
+  std::set<ProcessIndex> lost_holders_;  // gone, with memory that fetched objects may still be opened from
   std::unordered_map<std::uint64_t, std::pair<ProcessIndex, std::vector<Entry*>>> pins_;
   std::uint64_t next_pin_ = 1;
   TransferStats transfers_;

@@ -49,6 +49,8 @@ void Progress::stop() {
   mailbox_.wake(ring::Sleeper::kHelper);
   mailbox_.wake(ring::Sleeper::kWaiter);
   if (helper_.joinable()) helper_.join();
+  Locked locked(lock_);
+  left_.wait(locked, [this] { return present_ == 0; });
 }
 
 bool Progress::drain(Locked& locked) {
@@ -82,7 +84,7 @@ void Progress::notify() {
 }
 
 void Progress::poke(Locked& locked) {
-  if (role_ != Role::kEntrusted || !mailbox_.has_mail()) return;
+  if (stopping_ || role_ != Role::kEntrusted || !mailbox_.has_mail()) return;
   role_ = Role::kWaiter;
   mailbox_.take_back();
   drain(locked);
@@ -136,6 +138,13 @@ bool Progress::spin() {
 
 WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
                            const std::function<void()>& before_sleep) {
+  struct Presence {
+    Progress& progress;
+    explicit Presence(Progress& p) : progress(p) { ++p.present_; }
+    ~Presence() {
+      if (--progress.present_ == 0 && progress.stopping_) progress.left_.notify_all();
+    }
+  } presence(*this);
   bool announced = false;
   const auto announce = [&] {
     if (!announced && before_sleep) before_sleep();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -32,6 +33,7 @@ class Progress {
   Progress(StateLock& lock, ring::Mailbox& mailbox) : lock_(lock), mailbox_(mailbox) {}
 
   Status start(Work work);
+  // Ends every wait, as if done, and the helper. On return no thread uses the mailbox or will.
   void stop();
 
   // Waits until done() holds; it is asked with the state lock held, which `locked` must hold on entry and holds on
@@ -41,8 +43,10 @@ class Progress {
                    const std::function<void()>& before_sleep = nullptr);
   // Drains now if nobody else is at it. The lock is held.
   void poke(Locked& locked);
-  // Has the helper run its chores soon. Any thread, no lock needed.
-  void request_chores() { mailbox_.wake(ring::Sleeper::kHelper); }
+  // Has the helper run its chores soon. The lock is held.
+  void request_chores() {
+    if (!stopping_) mailbox_.wake(ring::Sleeper::kHelper);
+  }
   // Something changed by other means than a message (the control thread): waiters look again. The lock is held.
   void notify();
 
@@ -75,6 +79,8 @@ class Progress {
   std::uint32_t spin_credit_ = 8; // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
   bool stopping_ = false;
+  std::uint32_t present_ = 0;     // threads inside wait()
+  std::condition_variable_any left_;
   Stats stats_;
   std::thread helper_;
 };
