@@ -188,10 +188,11 @@ void execute(IncomingCall& call) {
   if (on_main && function) interruptible.store(&call);
   std::vector<PayloadPtr> results;
   nb::object raised;
+  nb::object value;  // until its references are pinned by finish()
   try {
     nb::object target = callable_of(call);
     auto [positional, keywords] = arguments_of(call);
-    nb::object value = nb::steal(PyObject_Call(target.ptr(), positional.ptr(), keywords.ptr()));
+    value = nb::steal(PyObject_Call(target.ptr(), positional.ptr(), keywords.ptr()));
     if (!value.is_valid()) throw nb::python_error();
     interruptible.store(nullptr);
     results = results_of(call, value);

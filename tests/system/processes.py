@@ -42,7 +42,7 @@ def tried(call):
     except BaseException as error:
         names = {{kind.__name__ for kind in type(error).__mro__}}
         for name, kind in vars(ray.exceptions).items():  # an error may have an alias: the name that Ray uses
-            if isinstance(kind, type) and isinstance(error, kind):
+            if isinstance(kind, type) and issubclass(kind, BaseException) and isinstance(error, kind):
                 names.add(name)
         return [sorted(names), str(error)]
 
