@@ -39,10 +39,44 @@ nb::object returns_of(const std::vector<store::Entry*>& entries) {
   return refs;
 }
 
+// Arguments are checked where the call is made. Calls without keywords and with a usual number of arguments surely
+// fit, so that no Python runs for them.
+class ArgumentCheck {
+ public:
+  void set(std::size_t least, std::size_t most, nb::object check) {
+    least_ = least;
+    most_ = most;
+    check_ = std::move(check);
+  }
+  // Raises what the check raises: TypeError.
+  void operator()(const nb::args& args, const nb::kwargs& kwargs) const {
+    if (!check_.is_valid()) return;
+    const std::size_t count = args.size();
+    if (count < least_ || count > most_ || kwargs.size() > 0) check_(args, kwargs);
+  }
+
+ private:
+  std::size_t least_ = 0;
+  std::size_t most_ = 0;
+  nb::object check_;  // (args, kwargs) -> None
+};
+
+// What workers need to know to run a function (or, without one, to decide on a method's retries): the function's
+// pickle and the exceptions that let a call be retried.
+std::string definition_of(std::string_view blob, nb::handle retry_exceptions) {
+  nb::object filter = PyBool_Check(retry_exceptions.ptr()) ? nb::borrow(retry_exceptions)
+                                                           : nb::object(nb::tuple(nb::borrow(retry_exceptions)));
+  nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(filter);
+  return join_definition(blob, {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
+}
+
+bool is_true(nb::handle value) { return PyObject_IsTrue(value.ptr()) == 1; }
+
 class ActorCall {
  public:
   ActorCall(nb::object actor, std::string method, const std::string& name, std::uint32_t num_returns, int mode,
-            std::int32_t max_task_retries, const std::string& concurrency_group, std::int64_t max_pending_calls)
+            std::int32_t max_task_retries, nb::object retry_exceptions, const std::string& concurrency_group,
+            std::int64_t max_pending_calls)
       : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
     (void)concurrency_group;
     options_.name = process().intern(name);
@@ -50,9 +84,18 @@ class ActorCall {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_task_retries;
+    if (is_true(retry_exceptions)) {
+      options_.flags |= runtime::kCallRetryExceptions;
+      auto definition = definition_of({}, retry_exceptions);
+      options_.function = hash_of(definition);
+      process().define_function(options_.function, std::move(definition));
+    }
   }
 
+  void set_signature(std::size_t least, std::size_t most, nb::object check) { check_.set(least, most, std::move(check)); }
+
   nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
+    check_(args, kwargs);
     auto& target = nb::cast<ActorRef&>(actor_).target();
     auto& running = process();
     if (max_pending_calls_ > 0 && running.pending_calls(target) >= static_cast<std::uint64_t>(max_pending_calls_)) {
@@ -69,6 +112,7 @@ class ActorCall {
   nb::object actor_;
   runtime::CallOptions options_;
   std::int64_t max_pending_calls_;
+  ArgumentCheck check_;
 };
 
 class FunctionCall {
@@ -83,16 +127,15 @@ class FunctionCall {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_retries;
-    nb::object filter = nb::isinstance<nb::bool_>(retry_exceptions) ? retry_exceptions
-                                                                    : nb::object(nb::tuple(retry_exceptions));
-    nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(filter);
-    definition_ = join_definition({blob.c_str(), blob.size()},
-                                  {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
+    definition_ = definition_of({blob.c_str(), blob.size()}, retry_exceptions);
     options_.function = hash_of(definition_);
-    if (PyObject_IsTrue(retry_exceptions.ptr()) == 1) options_.flags |= runtime::kCallRetryExceptions;
+    if (is_true(retry_exceptions)) options_.flags |= runtime::kCallRetryExceptions;
   }
 
+  void set_signature(std::size_t least, std::size_t most, nb::object check) { check_.set(least, most, std::move(check)); }
+
   nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
+    check_(args, kwargs);
     auto& running = process();
     if (&running != bound_to_) {
       options_.name = running.intern(name_);
@@ -114,6 +157,7 @@ class FunctionCall {
   runtime::CallOptions options_;
   runtime::Process* bound_to_ = nullptr;  // the session for which the rest is resolved
   runtime::Shape* shape_ = nullptr;
+  ArgumentCheck check_;
 };
 
 template <typename T>
@@ -229,16 +273,19 @@ void bind_calls(nb::module_& m) {
   m.def("restore_actor", [](std::uint64_t id, nb::object life) { return new ActorRef(id, std::move(life)); },
         nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
   nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
-      .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, const std::string&,
-                    std::int64_t>(),
+      .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, nb::object,
+                    const std::string&, std::int64_t>(),
            nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("num_returns"), nb::arg("mode"),
-           nb::arg("max_task_retries"), nb::arg("concurrency_group"), nb::arg("max_pending_calls"))
+           nb::arg("max_task_retries"), nb::arg("retry_exceptions"), nb::arg("concurrency_group"),
+           nb::arg("max_pending_calls"))
+      .def("set_signature", &ActorCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &ActorCall::remote);
   nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
       .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
                     std::int32_t, nb::object, bool, const std::map<std::string, std::string>&>(),
            nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
            nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"))
+      .def("set_signature", &FunctionCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &FunctionCall::remote);
   m.def("create_actor", &create_actor, nb::arg("blob"), nb::arg("class_name"), nb::arg("args"), nb::arg("kwargs"),
         nb::arg("options"), nb::rv_policy::take_ownership);

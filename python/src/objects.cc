@@ -57,13 +57,13 @@ std::string hex(std::string_view bytes) {
   return out;
 }
 
-Ref* restore_ref(nb::bytes binary) {
+void init_ref(Ref* self, nb::bytes binary) {
   const auto id = id_of_binary({binary.c_str(), binary.size()});
   store::Entry* entry = process().restore(id);
   if (entry == nullptr) {
     raise_error(store::ErrorKind::kObjectLost, "the object " + hex({binary.c_str(), binary.size()}) + " was freed");
   }
-  return new Ref(*entry);
+  new (self) Ref(*entry);
 }
 
 std::vector<store::Entry*> entries_of(nb::handle refs) {
@@ -211,6 +211,7 @@ nb::dict object_state(const Ref& ref) {
 
 void bind_objects(nb::module_& m) {
   nb::class_<Ref>(m, "ObjectRef", nb::dynamic_attr(), nb::is_weak_referenceable())
+      .def("__init__", &init_ref, nb::arg("binary"))
       .def("binary", [](const Ref& ref) {
         const auto binary = binary_of(ref.id());
         return nb::bytes(binary.data(), binary.size());
@@ -223,12 +224,12 @@ void bind_objects(nb::module_& m) {
       .def("__eq__", [](const Ref& a, nb::handle b) { return nb::isinstance<Ref>(b) && nb::cast<Ref&>(b).id() == a.id(); })
       .def("__repr__", [](const Ref& ref) { return "ObjectRef(" + hex(binary_of(ref.id())) + ")"; })
       .def("__reduce__", [](const Ref& ref) {
+        // Pickled by the program itself: nobody tells when the last such copy is gone, so the object stays for good.
+        process().add_hold(ref.entry());
         const auto binary = binary_of(ref.id());
-        return nb::make_tuple(nb::module_::import_("beeline._core").attr("restore_ref"),
-                              nb::make_tuple(nb::bytes(binary.data(), binary.size())));
+        return nb::make_tuple(nb::type<Ref>(), nb::make_tuple(nb::bytes(binary.data(), binary.size())));
       });
-  m.def("restore_ref", &restore_ref, nb::rv_policy::take_ownership);
-  m.def("put", &put, nb::arg("value"), nb::arg("mode"), nb::rv_policy::take_ownership);
+  m.def("put", &put, nb::arg("value").none(), nb::arg("mode"), nb::rv_policy::take_ownership);
   m.def("get", &get, nb::arg("refs"), nb::arg("timeout_s").none());
   m.def("wait", &wait, nb::arg("refs"), nb::arg("num_returns"), nb::arg("timeout_s").none());
   m.def("ready", [](const Ref& ref) { return process().ready(ref.entry()); });

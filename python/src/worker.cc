@@ -82,13 +82,13 @@ Worker::Function& function_of(const IncomingCall& call) {
   }
   const auto [blob, filter] = split_definition(*definition);
   Worker::Function function;
-  function.callable = worker->hooks.attr("load_function")(nb::bytes(blob.data(), blob.size()));
+  if (!blob.empty()) function.callable = worker->hooks.attr("load_function")(nb::bytes(blob.data(), blob.size()));
   function.retryable = nb::module_::import_("pickle").attr("loads")(nb::bytes(filter.data(), filter.size()));
   return worker->functions[call.header.function] = std::move(function);
 }
 
 nb::object callable_of(const IncomingCall& call) {
-  if (call.header.function != 0) return function_of(call).callable;
+  if (call.header.actor == 0) return function_of(call).callable;
   const auto found = worker->methods.find(call.name);
   if (found != worker->methods.end()) return found->second;
   nb::object method = nb::object(worker->instance.attr(call.name.c_str()));
@@ -99,7 +99,6 @@ nb::object callable_of(const IncomingCall& call) {
 bool is_retryable(const IncomingCall& call, nb::handle exception) {
   if ((call.header.flags & runtime::kCallRetryExceptions) == 0) return false;
   if (PyErr_GivenExceptionMatches(exception.ptr(), PyExc_Exception) == 0) return false;
-  if (call.header.function == 0) return true;
   const auto& filter = function_of(call).retryable;
   return filter.is(nb::bool_(true)) || PyErr_GivenExceptionMatches(exception.ptr(), filter.ptr()) != 0;
 }
@@ -183,7 +182,7 @@ void execute(IncomingCall& call) {
   nb::object task = make_task(call);
   auto* outer_task = std::exchange(current_task, &task);
   const bool on_main = pthread_equal(pthread_self(), worker->main_thread) != 0;
-  const bool function = call.header.function != 0;
+  const bool function = call.header.actor == 0;
   running.set_executing_task(function);
   if (on_main && function) interruptible.store(&call);
   std::vector<PayloadPtr> results;

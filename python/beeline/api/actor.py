@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor_meta, call_check, session, signature
+from beeline.api import actor_meta, session, signature
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
 from beeline.api.function import pickled
@@ -34,7 +34,7 @@ class ActorID(int):
     __str__ = __repr__
 
 
-class ActorMethod(call_check.ActorCall):
+class ActorMethod(_core.ActorCall):
     """One method of one actor: `handle.method.remote(...)`; `remote` is the core's own."""
 
     def __init__(self, actor: Any, meta: ActorMeta, name: str, overrides: Mapping[str, Any] | None = None) -> None:
@@ -43,6 +43,9 @@ class ActorMethod(call_check.ActorCall):
         retries = given.get("max_task_retries")
         if retries is None:
             retries = meta.max_task_retries if method.max_task_retries is None else method.max_task_retries
+        retry_exceptions = given.get("retry_exceptions")
+        if retry_exceptions is None:
+            retry_exceptions = method.retry_exceptions or False
         self._parts = (actor, meta, name)
         super().__init__(
             actor,
@@ -51,10 +54,11 @@ class ActorMethod(call_check.ActorCall):
             method.num_returns if num_returns is None else num_returns,
             method.mode if mode is None else mode,
             retries,
+            retry_exceptions,
             given.get("concurrency_group") or method.concurrency_group,
             meta.max_pending_calls,
         )
-        call_check.install(self, method.parameters, name)
+        self.set_signature(*signature.arity(method.parameters), signature.checker(method.parameters, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises TypeError: a method is called by `.remote(...)`."""
@@ -67,7 +71,7 @@ class ActorMethod(call_check.ActorCall):
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for its calls; this one is unchanged.
 
-        num_returns, name, max_task_retries, concurrency_group, tensor_transport, isolation.
+        num_returns, name, max_task_retries, retry_exceptions, concurrency_group, tensor_transport, isolation.
         Raises TypeError for an option that there is not, ValueError for a bad value.
         """
         for name in options:

@@ -10,7 +10,8 @@ from typing import Any
 
 import cloudpickle
 
-from beeline.api import call_check, session, signature
+from beeline import _core
+from beeline.api import session, signature
 from beeline.api import options as option_table
 from beeline.tensors import transports
 
@@ -45,7 +46,8 @@ class RemoteFunction:
         # From the second call on, the core's own `remote` is found on the instance instead of this method.
         session.ensure()
         call = self._call()
-        call_check.install(call, self._pickled.parameters, self._pickled.name)
+        parameters = self._pickled.parameters
+        call.set_signature(*signature.arity(parameters), signature.checker(parameters, self._pickled.name))
         remote = self.__dict__["remote"] = call.remote
         session.current.dependents.add(self)
         return remote(*args, **kwargs)
@@ -56,7 +58,7 @@ class RemoteFunction:
         num_returns = options.get("num_returns")
         max_retries = options.get("max_retries")
         mode = option_table.mode(options)
-        return call_check.FunctionCall(
+        return _core.FunctionCall(
             blob,
             options.get("name") or self._pickled.name,
             1 if num_returns is None else num_returns,

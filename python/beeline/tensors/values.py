@@ -58,7 +58,7 @@ class ValuePickler(cloudpickle.Pickler):
         kind = type(value)
         if kind is _core.ObjectRef:
             self._sink.refs.append(value)
-            return _core.restore_ref, (value.binary(),)
+            return _core.ObjectRef, (value.binary(),)
         name = kind.__module__
         if name == "torch":
             torch = sys.modules.get("torch")
