@@ -57,6 +57,7 @@ Result<Peers::Link*> Peers::new_link() {
   links_[channel] = std::make_unique<Link>();
   links_[channel]->channel = channel;
   ++stats_.links;
+  ++opening_;
   return links_[channel].get();
 }
 
@@ -123,6 +124,14 @@ void Peers::accept_all() {
   }
 }
 
+void Peers::accept_pending() {
+  if (!listener_.is_open()) return;
+  accept_all();
+  for (std::size_t i = 0; i < links_.size() && opening_ > 0; ++i) {
+    if (links_[i] && !links_[i]->open) on_socket(*links_[i], EPOLLIN);
+  }
+}
+
 void Peers::on_socket(Link& link, std::uint32_t events) {
   if (link.closed) return;
   if ((events & EPOLLOUT) != 0) {
@@ -168,6 +177,7 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
     peer.arena_holder = hello.holder;
   }
   link.open = true;
+  --opening_;
   flush_overflow(link);
   // What either side wrote into its ring before it knew the other's doorbell.
   link.bell.ring();
@@ -340,6 +350,7 @@ void Peers::cut(Link& link, const std::string& reason) {
       peer.out = peer.links.front();
     }
   }
+  if (!link.open) --opening_;
   const std::uint32_t channel = link.channel;
   links_[channel].reset();
   free_channels_.push_back(channel);
@@ -392,6 +403,7 @@ void Peers::close() {
     if (link) events_.forget_socket(link->socket.fd());
   }
   links_.clear();
+  opening_ = 0;
   peers_.clear();
   free_channels_.clear();
   closed_ = true;

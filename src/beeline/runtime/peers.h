@@ -53,6 +53,9 @@ class Peers {
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
   bool drain(std::size_t budget);
 
+  // Takes in links that others are making right now: what they wrote before is in rings that count from here on.
+  void accept_pending();
+
   // The mapped arena of a process that is or was linked to this one.
   Result<std::shared_ptr<memory::PeerArena>> arena_of(ProcessIndex process);
   // Lets go of the memory of a process that is gone; leases keep what they need of it.
@@ -130,6 +133,7 @@ class Peers {
   std::unordered_map<ProcessIndex, Peer> peers_;
   std::vector<std::unique_ptr<Link>> links_;  // by channel
   std::vector<std::uint32_t> free_channels_;
+  std::size_t opening_ = 0;  // links without a handshake so far
   Stats stats_;
 };
 

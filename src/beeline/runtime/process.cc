@@ -165,6 +165,11 @@ void Process::drop_hold(Entry& entry) {
 }
 
 void Process::reap() {
+  if (objects_.was_released()) {
+    // Whoever holds an object in the place of the process that released it may have met us only now.
+    peers_->accept_pending();
+    if (mailbox_.has_mail()) return progress_.notify();
+  }
   objects_.reap();
   release_lost_arenas();
 }
@@ -730,14 +735,21 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
   Locked locked(lock_);
   const auto outcome = progress_.wait(locked, deadline, [&] {
     return executor_.has_runnable() || exiting_ || assignment_.version != seen ||
-           (executor_.terminating() && executor_.idle());
+           may_terminate();
   });
   if (exiting_) return Next::kExit;
   if (assignment_.version != seen) return Next::kAssigned;
   if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;
   call = executor_.take();
   if (call != nullptr) return Next::kCall;
-  return executor_.terminating() && executor_.idle() ? Next::kExit : Next::kInterrupted;
+  return may_terminate() ? Next::kExit : Next::kInterrupted;
+}
+
+// Calls that were made before the last handle went away may come from processes that meet us only now.
+bool Process::may_terminate() {
+  if (!executor_.terminating() || !executor_.idle()) return false;
+  peers_->accept_pending();
+  return !mailbox_.has_mail() && executor_.idle();
 }
 
 IncomingCall* Process::try_take() {

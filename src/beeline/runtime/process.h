@@ -210,6 +210,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
   bool drain();
   void on_idle();
+  bool may_terminate();
   void clean_leases();
   void rehome(ProcessIndex holder, const std::string& reason);
   void reap();

@@ -79,7 +79,9 @@ void ObjectTable::drop_borrower(const ObjectId& id, ProcessIndex process) {
   if (it == entry->borrowers.end()) return;
   entry->borrowers.erase(it);
   take_back(process, 1);
-  if (entry->local == 0) doom(*entry);
+  if (entry->local > 0) return;
+  was_released_ = true;
+  doom(*entry);
 }
 
 void ObjectTable::take_back(ProcessIndex process, std::size_t count) {
@@ -94,7 +96,9 @@ void ObjectTable::drop_process(ProcessIndex process) {
     const auto count = std::erase(slot->entry.borrowers, process);
     if (count == 0) continue;
     take_back(process, count);
-    if (slot->entry.local == 0) doom(slot->entry);
+    if (slot->entry.local > 0) continue;
+    was_released_ = true;
+    doom(slot->entry);
   }
 }
 
@@ -152,6 +156,7 @@ void ObjectTable::reap() {
     free_entry(*entry);
   }
   doomed_.clear();
+  was_released_ = false;
 }
 
 void ObjectTable::drop_contents(const PayloadPtr& payload) {

@@ -91,6 +91,8 @@ class ObjectTable {
   // Frees what nobody holds. Call when every ring was seen empty after the release that led here.
   void reap();
   [[nodiscard]] bool has_doomed() const { return !doomed_.empty(); }
+  // Whether something waits for the reap because another process let go of it.
+  [[nodiscard]] bool was_released() const { return was_released_; }
 
   struct Stats {
     std::uint64_t own = 0, foreign = 0, late_borrows = 0;
@@ -121,6 +123,7 @@ class ObjectTable {
   std::vector<std::uint32_t> free_slots_;
   std::unordered_map<ObjectId, std::unique_ptr<Entry>, ObjectIdHash> foreign_;
   std::vector<ObjectId> doomed_;
+  bool was_released_ = false;
   std::unordered_map<ProcessIndex, std::size_t> lent_to_;  // entries in the borrowers of all own objects
   std::uint64_t own_count_ = 0;
   std::uint64_t late_borrows_ = 0;
