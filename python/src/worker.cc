@@ -274,7 +274,7 @@ void construct_actor(const runtime::control::AssignActor& assigned) {
   {
     const runtime::Locked locked(running.lock());
     const bool in_order = !nb::cast<bool>(options.attr("get")("execute_out_of_order", false));
-    running.executor().set_ordered(in_order);
+    running.executor().become_actor(in_order);
   }
   IncomingCall arguments;
   arguments.args = spec->args;

@@ -46,9 +46,24 @@ Status Executor::on_call(ProcessIndex from, Reader& reader) {
     waiting.push_back(key);
     if (waiting.size() == 1) process_.peers().send(from, Message::kFunctionRequest, view_of(call.header.function));
   }
-  if (ordered_ && call.header.actor != 0) lanes_[from].push_back(&call);
-  if (--call.unresolved == 0) resolved(call);
+  if (call.header.actor != 0 && !is_actor_) {
+    awaiting_actor_.push_back(&call);
+  } else {
+    take_place(call);
+  }
   return Status::ok();
+}
+
+// All is known of the call but, perhaps, the values of arguments.
+void Executor::take_place(IncomingCall& call) {
+  if (ordered_ && call.header.actor != 0) lanes_[call.caller].push_back(&call);
+  if (--call.unresolved == 0) resolved(call);
+}
+
+void Executor::become_actor(bool ordered) {
+  is_actor_ = true;
+  ordered_ = ordered;
+  for (IncomingCall* call : std::exchange(awaiting_actor_, {})) take_place(*call);
 }
 
 Status Executor::read_arguments(IncomingCall& call, Reader& reader) {
@@ -166,6 +181,13 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   release(call);
 }
 
+// Takes a call that has not started out of whatever it waits in.
+void Executor::withdraw(IncomingCall& call) {
+  std::erase(runnable_, &call);
+  std::erase(awaiting_actor_, &call);
+  if (const auto lane = lanes_.find(call.caller); lane != lanes_.end()) std::erase(lane->second, &call);
+}
+
 void Executor::release(IncomingCall& call) {
   auto& objects = process_.objects();
   for (Entry* dependency : call.dependencies) {
@@ -202,11 +224,11 @@ void Executor::on_cancel_message(ProcessIndex from, const CancelRecord& record) 
   IncomingCall& call = *it->second;
   call.cancelled.store(true);
   if (call.started) {
+    if (record.recursive != 0) process_.cancel_children({from, record.task}, record.force != 0);
     if (on_cancel) on_cancel(call, record.force != 0);
     return;
   }
-  std::erase(runnable_, &call);
-  if (const auto lane = lanes_.find(from); lane != lanes_.end()) std::erase(lane->second, &call);
+  withdraw(call);
   const auto failure = store::make_failure(ErrorKind::kCancelled, call.name + " was cancelled before it started",
                                            call.header.actor);
   finish(call, {failure}, false);
@@ -238,7 +260,7 @@ void Executor::on_process_lost(ProcessIndex process) {
     if (!call->started) orphans.push_back(call.get());
   }
   for (IncomingCall* call : orphans) {
-    std::erase(runnable_, call);
+    withdraw(*call);
     release(*call);
   }
   lanes_.erase(process);

@@ -65,9 +65,10 @@ class Executor {
   // Sends the results (as many as the call's return_count) or one failure to the caller and ends the call.
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
 
-  // Calls of one caller start in the order in which they were made; an argument that is awaited holds back later
-  // ones. Without order (functions, some actors) each starts when it can.
-  void set_ordered(bool ordered) { ordered_ = ordered; }
+  // This process is an actor from now on; calls that came before wait for it (their callers may know of it sooner
+  // than it does itself). Calls of one caller start in the order in which they were made; an argument that is
+  // awaited holds back later ones. Without order (functions, some actors) each starts when it can.
+  void become_actor(bool ordered);
   // Gives function calls that have not started back to their callers: this worker is going to wait.
   void bounce_queued();
   [[nodiscard]] std::size_t running() const { return running_; }
@@ -90,17 +91,21 @@ class Executor {
   Status read_arguments(IncomingCall& call, Reader& reader);
   void make_runnable(IncomingCall& call);
   void advance(ProcessIndex caller);
+  void take_place(IncomingCall& call);
+  void withdraw(IncomingCall& call);
   void release(IncomingCall& call);
 
   Process& process_;
   std::unordered_map<Key, std::unique_ptr<IncomingCall>, KeyHash> calls_;
   std::unordered_map<ProcessIndex, std::deque<IncomingCall*>> lanes_;  // ordered calls that are not runnable yet
   std::deque<IncomingCall*> runnable_;
+  std::deque<IncomingCall*> awaiting_actor_;  // until become_actor()
   std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
   // Calls by the function they wait for; the caller of the first was asked for it.
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
   std::unordered_set<store::ObjectId, store::ObjectIdHash> early_;
   std::size_t running_ = 0;
+  bool is_actor_ = false;
   bool ordered_ = true;
   bool terminating_ = false;
 };
