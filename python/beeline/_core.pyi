@@ -15,26 +15,27 @@ class ObjectRef:
 
     def binary(self) -> bytes: ...  # 28 bytes, as Ray's
     def hex(self) -> str: ...
+    def __init__(self, binary: bytes) -> None: ...  # what a pickled reference becomes; another hold
     def is_nil(self) -> bool: ...
     def owner_index(self) -> int: ...
     def task_name(self) -> str: ...  # "Counter.incr", "" for put
     # Pickling outside a Beeline value (plain pickle.dumps) keeps the object alive for good, as on Ray.
-
-def restore_ref(binary: bytes) -> ObjectRef:
-    """What a pickled ObjectRef becomes. Inside a value that Beeline carries, the hold came with the value."""
 
 # ----- sessions ---------------------------------------------------------------------------------------------------
 
 def start_session(options: dict[str, Any]) -> dict[str, Any]:
     """Starts beelined, registers this process as the driver.
 
-    options: beelined (path), zygote_command (list), zygote_env (dict), resources (dict name -> float),
+    options: beelined (path), zygote_command (list), zygote_env (dict: on top of the daemon's environment, for the
+    zygote alone), resources (dict name -> float),
     config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, prestart (int),
     log_to_driver (bool), job_name. Returns {session_name, session_dir, process_index, pid}.
     """
 
-def join_session(session_dir: str, fork_token: int) -> dict[str, Any]:
-    """A forked worker registers itself. Returns {session_name, session_dir, process_index, config}."""
+def join_session(
+    session_dir: str, fork_token: int, arena_capacity_bytes: int = 0, arena_quota_bytes: int = 0
+) -> dict[str, Any]:
+    """A forked worker registers itself; 0: the arena's defaults. Returns {session_name, session_dir, process_index, config}."""
 
 def stop() -> None:
     """Ends this process's part; as the driver, ends the session (bounded: 2 s). Idempotent."""
@@ -43,6 +44,10 @@ def is_running() -> bool: ...
 def session_error() -> str | None:
     """Why the session ended under us (beelined died), or None."""
 
+def live_sessions() -> list[str]: ...  # directories of this user's sessions on this machine
+def remove_stale_sessions() -> dict[str, int]: ...  # what dead sessions left: {directories, processes}
+def session_state(session_dir: str) -> dict[str, Any]: ...  # as node_state(), of any session
+def stop_session(session_dir: str, timeout_s: float) -> bool: ...  # False: it has not ended in time
 def set_hooks(hooks: Any) -> None:
     """`hooks` is a module or object with the functions below; set once at import of beeline.api.
 
@@ -59,6 +64,9 @@ def set_hooks(hooks: Any) -> None:
         what dumps_error made (kinds TASK and ACTOR_INIT_FAILED), else empty.
     dumps_error(exception, function_name: str) -> bytes
         in the worker, with the traceback; never raises (falls back to a description when it does not pickle).
+    published(publication: int)
+        on the thread that called dumps() with mode 1, when what it gave was published in place: ties the tensors that
+        dumps() saw to the publication, for before_call and after_call. Small values are copied, and not reported.
     """
 
 ERROR_TASK: int  # user code raised; payload
@@ -91,6 +99,12 @@ def wait(refs: Sequence[ObjectRef], num_returns: int, timeout_s: float | None) -
 
 def ready(ref: ObjectRef) -> bool: ...
 
+class View:
+    """The bytes of a fetched value, as loads() gets them in memoryviews; keeps their lease (or memory) alive."""
+
+    @property
+    def nbytes(self) -> int: ...
+
 class CompletionQueue:
     """Tells when objects are ready without a thread in `get`: for event loops and `.future()`."""
 
@@ -106,9 +120,9 @@ def holds_overlapping(address: int, nbytes: int) -> int:
     """How many live direct publications of this process were made from memory that overlaps this range."""
 
 def wait_unpublished(address: int, nbytes: int, timeout_s: float | None) -> bool: ...
-def publication_readers(ref_binary: bytes) -> int: ...
-def mark_mutated(ref_binary: bytes, message: str) -> None:
-    """Later fetches of this direct object raise ERROR_MUTATED with this message."""
+def publication_readers(publication: int) -> int: ...  # processes that read it; -1 once it is over
+def mark_mutated(publication: int) -> None:
+    """Later fetches of what this process published raise ERROR_MUTATED."""
 
 def is_shareable(address: int, nbytes: int) -> bool: ...  # lies in this process's arena
 
@@ -136,19 +150,24 @@ class ActorCall:
         num_returns: int,  # >= 0
         mode: int,  # -1: as the actor's class declares; 0, 1, 2 as for dumps
         max_task_retries: int,  # -1: without bound
+        retry_exceptions: bool | Sequence[type],
         concurrency_group: str,
         max_pending_calls: int,  # -1: no bound
     ) -> None: ...
+    def set_signature(self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
+        """From now on remote() calls check(args, kwargs), which raises TypeError for arguments that do not fit, where
+        keywords are given or the number of positional arguments is outside of [least, most].
+        """
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """None, one ObjectRef, or a list of them, by num_returns. Never blocks."""
 
 class FunctionCall:
-    """A remote function, ready to be called; `beeline.api.function.RemoteFunction` subclasses it."""
+    """A remote function, ready to be called; `beeline.api.function.RemoteFunction` keeps its bound `remote`."""
 
     def __init__(
         self,
         blob: bytes,  # cloudpickled function
-        name: str,
+        name: str,  # of the task
         num_returns: int,
         resources: dict[str, float],
         mode: int,
@@ -157,10 +176,13 @@ class FunctionCall:
         wants_torch: bool,
         env: dict[str, str],
     ) -> None: ...
+    def set_signature(
+        self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]
+    ) -> None: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any: ...
 
 def create_actor(
-    blob: bytes,  # cloudpickled class
+    blob: bytes,  # what hooks.create_actor needs; opaque to the core
     class_name: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -186,9 +208,11 @@ def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes a
 class Task:
     """What runs now, for get_runtime_context and for the asynchronous executor."""
 
-    def function_name(self) -> str: ...
+    def name(self) -> str: ...  # "Counter.incr", "f", or what .options(name=...) says
+    def function_name(self) -> str: ...  # the function's own, whatever the task is called
     def task_id(self) -> bytes: ...  # 24 bytes
     def attempt(self) -> int: ...
+    def is_cancelled(self) -> bool: ...
     def resources(self) -> dict[str, float]: ...
 
 def run_worker(hooks: Any) -> None:
@@ -198,15 +222,19 @@ def run_worker(hooks: Any) -> None:
     load_function(blob: bytes) -> callable
     create_actor(blob: bytes, args: list, kwargs: dict, info: dict) -> instance
         info: {actor_id, incarnation, name, namespace, accelerators, resources, is_async, max_concurrency,
-        class_name}; runs __init__; what it raises ends the actor (ERROR_ACTOR_INIT_FAILED).
+        class_name}, as actor_info() gives them; runs __init__; what it raises ends the actor (ERROR_ACTOR_INIT_FAILED).
     assign_accelerators(accelerators: dict[str, list[int]]) -> None      (CUDA_VISIBLE_DEVICES)
     start_async(instance, max_concurrency: int) -> None
         only for async actors: runs the event loop in this (main) thread until exit; takes calls by next_calls().
     before_call() / after_call(): only while live direct publications of this process exist (mutation check).
     """
 
-def next_calls(limit: int) -> list[tuple[Task, Any, Any, Any]]:
-    """Async actors: calls that are ready to run, without blocking: (task, method name, args, kwargs)."""
+def next_calls(limit: int) -> list[tuple[Task, Any, Any, Any]] | None:
+    """Async actors: calls that are ready to run, without blocking: (task, method name, args, kwargs).
+
+    Clears the descriptor and delivers cancellations. Calls beyond `limit`, which may be 0, stay without keeping it
+    readable: ask again when a running call has ended. None: the process is to exit; start_async then returns.
+    """
 
 def calls_fileno() -> int: ...  # an eventfd, readable when next_calls has something
 def reply(task: Task, value: Any) -> None: ...  # serializes by the call's mode; returns count checked
@@ -218,31 +246,3 @@ def exit_actor() -> None:
 def actor_info() -> dict[str, Any] | None: ...
 def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
     """Async actors: called in the loop's thread by next_calls() when a running call is to be cancelled."""
-
-# ----- proposals of the Python surface (owner of the core: take or answer here) -------------------------------------
-#
-# 1. ActorCall.set_signature(least: int, most: int, check: Callable[[tuple, dict], None]) and the same on FunctionCall.
-#    remote() calls check(args, kwargs), which raises TypeError, only if keywords were given or the number of positional
-#    arguments is outside [least, most]. Ray checks arguments on the caller's side; so no Python on the fast path.
-#    Until it is there, the Python side wraps remote() (api/signature.py looks for the attribute at import).
-# 2. hooks.published(ref_binary: bytes) (set_hooks): called on the thread that called dumps() with mode 1 or 2, right
-#    after the object got its id, if buffers were not empty. It ties the tensors that dumps() saw to the object, for
-#    before_call/after_call. `put` from Python calls it too. Not called: no mutation check for task results.
-# 3. start_options["zygote_env"]: set on top of the daemon's environment, for the zygote alone (LD_PRELOAD ...).
-# 4. next_calls(limit): limit 0 is allowed (the actor is at max_concurrency): delivers cancellations, takes no call. It
-#    clears the eventfd; calls beyond `limit` stay queued without keeping the fd readable: Python asks again when a running
-#    call has ended. It returns None once the process is to exit; start_async then returns.
-# 5. ActorCall: retry_exceptions: bool | Sequence[type] as FunctionCall has (Ray: @method(retry_exceptions=[...])).
-# 6. Task.is_cancelled() -> bool, for get_runtime_context().is_canceled() in plain and threaded actors.
-# 7. create_actor's info and actor_info() have the same keys. A SystemExit that leaves user code ends the actor on
-#    purpose (as exit_actor) when exit_actor() was called before; a worker of tasks takes it as a crash, as Ray does.
-# 8. FunctionCall is not subclassed: RemoteFunction keeps the bound `call.remote` as its attribute `remote`.
-#    ActorCall is subclassed by ActorMethod, which has attributes of its own (a __dict__ or __slots__).
-# 9. The blob of create_actor holds what hooks.create_actor needs (class and handle_meta); opaque to the core.
-# 10. For the command line: live_sessions() -> list[str]; remove_stale_sessions() -> dict[str, int];
-#     session_state(session_dir: str) -> dict[str, Any], as node_state();
-#     stop_session(session_dir: str, timeout_s: float) -> bool: kShutdown as a tool, then waits for the daemon's end.
-# 11. join_session(session_dir, fork_token, arena_capacity_bytes, arena_quota_bytes), as python/src/session.cc has it: the
-#     worker gets the quota by the environment (BEELINE_ARENA_QUOTA_BYTES in zygote_env) and passes it on.
-# 12. FunctionCall's `name` is the task's name (`.options(name=...)`); Ray's get_task_function_name() wants the function's
-#     own name beside it. Not needed by anything else.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -82,6 +83,7 @@ def main(session_dir: str, fork_token: int) -> NoReturn:
         quota_bytes = int(os.environ.pop(QUOTA_VARIABLE, "0"))
         info = _core.join_session(session_dir, fork_token, 0, quota_bytes)
         _apply(info)
+        signal.signal(signal.SIGINT, _interrupt)
         _core.run_worker(WorkerHooks)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
@@ -91,6 +93,13 @@ def main(session_dir: str, fork_token: int) -> NoReturn:
     finally:
         _exit(status)
     raise AssertionError("unreachable")
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    """The core interrupts a cancelled task by SIGINT. One that comes late is for a task that is over."""
+    task = _core.current_task()
+    if task is not None and task.is_cancelled():
+        raise KeyboardInterrupt
 
 
 def _apply(info: dict[str, Any]) -> None:

@@ -46,6 +46,10 @@ store::ObjectId id_of_binary(std::string_view binary) {
   return id;
 }
 
+memory::PublicationId publication_of(std::uint64_t number) {
+  return {static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number >> 32)};
+}
+
 std::string hex(std::string_view bytes) {
   static constexpr char kDigits[] = "0123456789abcdef";
   std::string out;
@@ -248,9 +252,11 @@ void bind_objects(nb::module_& m) {
   m.def("is_shareable", [](std::uintptr_t address, std::size_t size) {
     return process().is_shareable(reinterpret_cast<const void*>(address), size);
   });
-  m.def("mark_mutated", [](nb::bytes binary, const std::string& message) {
-    process().mark_mutated(id_of_binary({binary.c_str(), binary.size()}), message);
+  m.def("publication_readers", [](std::uint64_t publication) {
+    const auto readers = process().readers_of(publication_of(publication));
+    return readers ? static_cast<long>(*readers) : -1;
   });
+  m.def("mark_mutated", [](std::uint64_t publication) { process().mark_mutated(publication_of(publication)); });
   m.def("transfer_stats", [] {
     const auto stats = process().transfer_stats();
     nb::dict out;

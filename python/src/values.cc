@@ -165,7 +165,11 @@ PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, n
   }();
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
-  if (mode != runtime::Mode::kStored && value.is_valid()) keep(payload->placement->publication, value);
+  if (mode != runtime::Mode::kStored && value.is_valid()) {
+    const auto& id = payload->placement->publication;
+    keep(id, value);
+    if (mode == runtime::Mode::kLive) hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
+  }
   return payload;
 }
 

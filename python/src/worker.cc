@@ -21,7 +21,8 @@ using store::PayloadPtr;
 
 // What runs now; outlives the call for whoever keeps it.
 struct Task {
-  std::string name;
+  std::string name;            // "Counter.incr", or what the caller named it
+  std::uint64_t function = 0;  // key
   std::uint64_t serial = 0;
   std::uint64_t actor = 0;
   runtime::ProcessIndex caller = 0;
@@ -58,7 +59,8 @@ thread_local nb::object* current_task = nullptr;
 std::atomic<IncomingCall*> interruptible{nullptr};
 
 nb::object make_task(IncomingCall& call) {
-  auto* task = new Task{call.name, call.header.task, call.header.actor, call.caller, call.header.attempt, &call};
+  const auto& header = call.header;
+  auto* task = new Task{call.name, header.function, header.task, header.actor, call.caller, header.attempt, &call};
   if (call.header.actor != 0) task->name = worker->class_name + "." + call.name;
   return nb::cast(task, nb::rv_policy::take_ownership);
 }
@@ -153,8 +155,16 @@ std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
 // Ends the call with the Python exception that is being handled.
 void finish_with_exception(IncomingCall& call, nb::handle exception) {
   const std::string name = call.header.actor != 0 ? worker->class_name + "." + call.name : call.name;
+  nb::object reported = nb::borrow(exception);
+  if (call.cancelled.load() && PyErr_GivenExceptionMatches(exception.ptr(), PyExc_KeyboardInterrupt) != 0) {
+    // What left user code says only how it was told.
+    reported = nb::module_::import_("beeline.exceptions")
+                   .attr("TaskCancelledError")(nb::arg("error_message") = name + " was cancelled while it ran");
+    reported.attr("__cause__") = exception;
+    PyException_SetTraceback(reported.ptr(), nb::object(exception.attr("__traceback__")).ptr());
+  }
   const bool retryable = !call.cancelled.load() && is_retryable(call, exception);
-  process().finish(call, {to_task_failure(exception, name, call.header.actor)}, retryable);
+  process().finish(call, {to_task_failure(reported, name, call.header.actor)}, retryable);
 }
 
 nb::object fetch_exception(nb::python_error& error) {
@@ -184,11 +194,17 @@ void execute(IncomingCall& call) {
   const bool on_main = pthread_equal(pthread_self(), worker->main_thread) != 0;
   const bool function = call.header.actor == 0;
   running.set_executing_task(function);
+  const auto outer_call = runtime::set_executing_call({call.caller, call.header.task});
   if (on_main && function) interruptible.store(&call);
   std::vector<PayloadPtr> results;
   nb::object raised;
   nb::object value;  // until its references are pinned by finish()
   try {
+    // Cancelled before it could be interrupted.
+    if (on_main && function && call.cancelled.load()) {
+      PyErr_SetNone(PyExc_KeyboardInterrupt);
+      throw nb::python_error();
+    }
     nb::object target = callable_of(call);
     auto [positional, keywords] = arguments_of(call);
     value = nb::steal(PyObject_Call(target.ptr(), positional.ptr(), keywords.ptr()));
@@ -202,6 +218,7 @@ void execute(IncomingCall& call) {
   }
   interruptible.store(nullptr);
   running.set_executing_task(false);
+  runtime::set_executing_call(outer_call);
   current_task = outer_task;
   nb::cast<Task&>(task).call = nullptr;
   if (raised.is_valid() && is_exit_request(raised)) {
@@ -375,8 +392,7 @@ void run_worker(nb::object hooks) {
 bool should_exit() {
   auto& running = process();
   const runtime::Locked locked(running.lock());
-  return worker->exit_requested || running.exiting_locked() ||
-         (running.executor().terminating() && running.executor().idle());
+  return worker->exit_requested || running.exiting_locked() || running.may_terminate();
 }
 
 // For async actors: None when the process is to exit, else up to `limit` calls that may run.
@@ -451,7 +467,13 @@ void reply(Task& task, nb::handle value) {
 
 void bind_worker(nb::module_& m) {
   nb::class_<Task>(m, "Task", nb::dynamic_attr(), nb::is_weak_referenceable())
-      .def("function_name", [](const Task& task) { return task.name; })
+      .def("name", [](const Task& task) { return task.name; })
+      .def("function_name", [](const Task& task) {
+        const auto found = worker->functions.find(task.function);
+        if (task.actor != 0 || found == worker->functions.end()) return task.name;
+        const auto own = nb::getattr(found->second.callable, "__qualname__", nb::str(task.name.c_str()));
+        return nb::cast<std::string>(nb::str(own));
+      })
       .def("task_id", [](const Task& task) {
         std::string id(24, '\0');
         std::memcpy(id.data(), &task.serial, sizeof task.serial);

@@ -70,8 +70,14 @@ def process_is_gone(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before the open, or between it and the read
         return True
+
+
+def not_yet(case):
+    """Marks a case of what is known to be missing from this version of Beeline."""
+    case.not_yet = True
+    return case
 
 
 def full(case):

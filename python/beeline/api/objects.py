@@ -88,12 +88,10 @@ def put(value: Any, *, _tensor_transport: str | None = None, isolation: str | No
         session.ensure()
     if _tensor_transport is None and isolation is None:
         return _core.put(value, transports.OBJECT_STORE)
-    mode = transports.mode_for(_tensor_transport or "auto", isolation)
-    ref = _core.put(value, mode)
-    if mode == transports.DIRECT_LIVE:
-        caller = sys._getframe(1)
-        mutation.published(ref.binary(), f"put at {os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno}")
-    return ref
+    mode = transports.mode_for("auto" if _tensor_transport is None else _tensor_transport, isolation)
+    caller = sys._getframe(1)
+    with mutation.origin(f"put at {os.path.basename(caller.f_code.co_filename)}:{caller.f_lineno}"):
+        return _core.put(value, mode)
 
 
 def wait(

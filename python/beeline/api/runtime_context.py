@@ -59,13 +59,14 @@ class RuntimeContext:
         return task.task_id().hex() if task else None
 
     def get_task_name(self) -> str | None:
-        """The running task's name, "Class.method" or "function"; None in the driver."""
+        """The running task's name: `.options(name=...)`, else "Class.method" or "function"; None in the driver."""
         task = _task()
-        return task.function_name() if task else None
+        return task.name() if task else None
 
     def get_task_function_name(self) -> str | None:
-        """As get_task_name."""
-        return self.get_task_name()
+        """The name of the function or method that runs, whatever its task is called; None in the driver."""
+        task = _task()
+        return task.function_name() if task else None
 
     def get_attempt_number(self) -> int | None:
         """0 at the first attempt of the running task, one more at each retry; None in the driver."""

@@ -6,9 +6,11 @@ starts and ends. What they cannot see (`.data`, numpy aliases, fused optimizers,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from beeline import _core
@@ -23,52 +25,63 @@ class _Publication(NamedTuple):
     tensors: list[tuple[weakref.ref[Any], int]]  # with the version that was published
 
 
-_live: dict[bytes, _Publication] = {}
+_live: dict[int, _Publication] = {}
 
 
 def remember(tensors: list[Any]) -> None:
-    """Called by dumps: these tensors belong to the object that this thread publishes next."""
+    """Called by dumps: these tensors belong to what this thread publishes next."""
     _last.tensors = tensors
 
 
-def published(ref_binary: bytes, where: str | None = None) -> None:
-    """The object of the last `remember` of this thread has got its id; `where` names its origin, else the task's."""
+@contextlib.contextmanager
+def origin(where: str) -> Iterator[None]:
+    """What this thread publishes meanwhile comes from `where`, not from the task that runs."""
+    _last.where = where
+    try:
+        yield
+    finally:
+        _last.where = None
+
+
+def published(publication: int, where: str | None = None) -> None:
+    """Called by the core: the tensors of the last `remember` of this thread are published in place."""
     tensors = getattr(_last, "tensors", None)
     if not tensors:
         return
     _last.tensors = None
+    where = where or getattr(_last, "where", None)
     if where is None:
         task = _core.current_task()
         where = task.function_name() if task else "a task"
     counted = [(weakref.ref(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]
     with _lock:
-        _live[ref_binary] = _Publication(where, counted)
+        _live[publication] = _Publication(where, counted)
 
 
 def check() -> None:
     """Reports publications whose tensors were written while somebody reads them. A write after the last reader is
-    the next version's business and only noted. Publications whose tensors are gone are forgotten.
+    the next version's business and only noted. Publications that are over, or whose tensors are gone, are forgotten.
     """
     with _lock:
         publications = list(_live.items())
-    for ref_binary, publication in publications:
+    for number, publication in publications:
+        readers = _core.publication_readers(number)
         alive = [(ref, ref(), version) for ref, version in publication.tensors]
-        if all(tensor is None for _, tensor, _ in alive):
+        if readers < 0 or all(tensor is None for _, tensor, _ in alive):
             with _lock:
-                _live.pop(ref_binary, None)
+                _live.pop(number, None)
             continue
         written = [tensor for _, tensor, version in alive if tensor is not None and tensor._version != version]
         if not written:
             continue
-        readers = _core.publication_readers(ref_binary)
         if readers:
             message = _message(publication, written, readers)
             _log.warning(message)
-            _core.mark_mutated(ref_binary, message)
+            _core.mark_mutated(number)
         current = [(ref, tensor._version) for ref, tensor, _ in alive if tensor is not None]
         with _lock:
-            if ref_binary in _live:
-                _live[ref_binary] = _Publication(publication.where, current)
+            if number in _live:
+                _live[number] = _Publication(publication.where, current)
 
 
 def _message(publication: _Publication, written: list[Any], readers: int) -> str:

@@ -200,6 +200,12 @@ std::size_t Arena::sweep_locked() {
   return waiting_.size();
 }
 
+void Arena::mark_mutated(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return;
+  const std::lock_guard guard(mutex_);
+  if (is(id, SlotState::kPublished)) table_->slots[id.slot].mutated.store(id.generation);
+}
+
 Arena::Holds Arena::holds(PublicationId id) const {
   if (!heap_.is_active(heap_.heap)) return {};
   const std::lock_guard guard(mutex_);

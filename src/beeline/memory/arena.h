@@ -58,6 +58,8 @@ class Arena {
   Result<PublicationId> publish(std::span<const Range> ranges);
   // No new leases from here on; pins drop when no lease is left. Ignores ids that are not published.
   void retire(PublicationId id);
+  // No new leases, because the bytes were written while somebody read them: acquire() fails with kMutated.
+  void mark_mutated(PublicationId id);
   // Finishes retired publications whose leases have all come back; returns how many still wait. Called when a
   // consumer says that it returned one, at publish, and when memory is short.
   std::size_t sweep();

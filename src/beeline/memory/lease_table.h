@@ -47,7 +47,8 @@ struct HolderBitmap {
 
 struct PublicationSlot {
   std::atomic<std::uint64_t> state;  // generation << 32 | SlotState
-  std::uint64_t reserved[7];
+  std::atomic<std::uint64_t> mutated;  // the generation whose bytes its producer wrote while others read; no new leases
+  std::uint64_t reserved[6];
   HolderBitmap held;     // has a lease whose pages are not clean yet
   HolderBitmap reading;  // may still read the producer's bytes
 

@@ -126,6 +126,12 @@ Result<Lease> PeerArena::acquire(PublicationId id, std::span<const Range> ranges
     return Status(Code::kInvalidArgument, "publication slot " + std::to_string(id.slot) + " is out of range");
   }
   BEELINE_RETURN_IF_ERROR(check_ranges(ranges));
+  if (table_->slots[id.slot].mutated.load() == id.generation) {
+    return Status(Code::kMutated,
+                  "the producer (pid " + std::to_string(table_->header.producer_pid) +
+                      ") wrote the tensors while others read them; its log names them. Publish with "
+                      "isolation=\"snapshot\", or wait until they are free before writing");
+  }
 
   std::vector<Lease::Segment> segments;
   segments.reserve(ranges.size());

@@ -26,10 +26,17 @@ BytesView view_of(const T& value) {
 
 }  // namespace
 
+namespace {
+thread_local CallKey executing_call;
+}  // namespace
+
+CallKey set_executing_call(CallKey call) { return std::exchange(executing_call, call); }
+
 OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std::vector<Entry*>& dependencies,
                                 std::vector<Entry*>& returns) {
   auto& objects = process_.objects();
   auto* call = new OutgoingCall;
+  call->parent = executing_call;
   call->retries_left = options.retries;
   call->options = std::move(options);
   call->args = std::move(args);
@@ -537,6 +544,28 @@ bool Caller::cancel(Entry& entry, bool force, bool recursive) {
   record.recursive = recursive ? 1 : 0;
   process_.peers().send(call->sent_to, Message::kCancel, view_of(record));
   return true;
+}
+
+void Caller::cancel_children(const CallKey& parent, bool force) {
+  std::vector<Entry*> children;
+  const auto collect = [&](const auto& calls) {
+    for (OutgoingCall* call : calls) {
+      if (call->parent == parent) children.push_back(call->returns.front());
+    }
+  };
+  for (auto& [id, actor] : actors_) {
+    collect(actor->queued);
+    collect(actor->in_flight);
+  }
+  for (auto& shape : shapes_) {
+    collect(shape->queued);
+    for (auto& [id, lease] : shape->leases) collect(lease.in_flight);
+  }
+  for (Entry* child : children) process_.objects().add_hold(*child);
+  for (Entry* child : children) {
+    cancel(*child, force, true);
+    process_.objects().drop_hold(*child);
+  }
 }
 
 void Caller::fail_everything(const PayloadPtr& failure) {

@@ -33,6 +33,15 @@ struct CallOptions {
   std::int32_t retries = 0;           // -1: without bound
 };
 
+// A call as its executor knows it: who made it, and its number there. {} stands for none.
+struct CallKey {
+  ProcessIndex caller = 0;
+  std::uint64_t task = 0;
+  bool operator==(const CallKey&) const = default;
+};
+// What this thread executes: calls made meanwhile are its children. Returns what it was before.
+CallKey set_executing_call(CallKey call);
+
 struct OutgoingCall {
   struct Forward {
     std::uint32_t return_index;
@@ -40,6 +49,7 @@ struct OutgoingCall {
   };
   CallOptions options;
   std::uint64_t task = 0;
+  CallKey parent;                           // on whose behalf it was made
   std::vector<store::Entry*> returns;       // each held until the end
   std::vector<store::Entry*> dependencies;  // each held until the end
   store::PayloadPtr args;                   // its placement is ours; its references are held until the end
@@ -108,6 +118,8 @@ class Caller {
 
   // Cancels the call that makes `entry`. False if there is none, or it is over.
   bool cancel(store::Entry& entry, bool force, bool recursive);
+  // Cancels what was called on behalf of `parent` and has not ended, and so on below.
+  void cancel_children(const CallKey& parent, bool force);
 
   Status on_result(ProcessIndex from, Reader& reader);
   void on_rejected(ProcessIndex from, std::uint64_t task);

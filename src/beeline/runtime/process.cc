@@ -243,12 +243,6 @@ void Process::unwatch(Entry& entry, store::Watcher& watcher) {
   objects_.unwatch(entry, watcher);
 }
 
-void Process::mark_mutated(const store::ObjectId& id, const std::string& message) {
-  const Locked locked(lock_);
-  // Only the owner's word reaches later consumers.
-  if (Entry* entry = objects_.find(id)) objects_.replace(*entry, make_failure(ErrorKind::kMutated, message));
-}
-
 const std::string* Process::intern(std::string_view name) {
   const Locked locked(lock_);
   return intern_locked(name);
@@ -442,6 +436,19 @@ std::size_t Process::publications_of(const void* data, std::size_t size) {
       std::count_if(publications_.begin(), publications_.end(), [&](const auto& item) {
         return publication_overlaps(item.second, static_cast<const std::byte*>(data), size);
       }));
+}
+
+std::optional<std::size_t> Process::readers_of(memory::PublicationId id) {
+  Locked locked(lock_);
+  progress_.poke(locked);
+  const auto it = publications_.find(id.slot);
+  if (it == publications_.end() || it->second.id.generation != id.generation) return std::nullopt;
+  return arena_->holds(id).reading;
+}
+
+void Process::mark_mutated(memory::PublicationId id) {
+  const Locked locked(lock_);
+  if (publications_.contains(id.slot)) arena_->mark_mutated(id);
 }
 
 WaitOutcome Process::wait_unpublished(const void* data, std::size_t size, Deadline deadline) {
@@ -749,7 +756,15 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
 bool Process::may_terminate() {
   if (!executor_.terminating() || !executor_.idle()) return false;
   peers_->accept_pending();
-  return !mailbox_.has_mail() && executor_.idle();
+  return !mailbox_.has_mail() && executor_.idle() && !is_needed_by_others();
+}
+
+// Whether other processes hold what this one owns (values, actors), or are about to.
+bool Process::is_needed_by_others() {
+  if (!pins_.empty()) return true;
+  bool needed = false;
+  objects_.for_each([&](Entry& entry) { needed |= entry.id.owner == self_ && !entry.borrowers.empty(); });
+  return needed;
 }
 
 IncomingCall* Process::try_take() {
@@ -1096,7 +1111,12 @@ void Process::daemon_lost(const std::string& reason) {
 
 // ----- progress
 
-bool Process::drain() { return peers_->drain(kDrainBudget); }
+bool Process::drain() {
+  const bool any = peers_->drain(kDrainBudget);
+  // An event loop looks whether that was what the exit waited for.
+  if (any && executor_.terminating() && executor_.on_runnable) executor_.on_runnable();
+  return any;
+}
 
 void Process::on_idle() {
   if (objects_.has_doomed() && !mailbox_.has_mail()) reap();

@@ -85,7 +85,6 @@ class Process final : public PeerEvents, public store::TableEvents {
   // Tells `watcher` (state lock held) when the entry is ready; at once if it is.
   void watch(Entry& entry, store::Watcher& watcher);
   void unwatch(Entry& entry, store::Watcher& watcher);
-  void mark_mutated(const store::ObjectId& id, const std::string& message);
 
   // ----- large values
   Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode);
@@ -95,6 +94,10 @@ class Process final : public PeerEvents, public store::TableEvents {
   void free_placement_now(const store::Placement& placement);
   // How many live publications of this process were made from memory that overlaps the range.
   std::size_t publications_of(const void* data, std::size_t size);
+  // How many processes still read a live publication of this process; none once it is over.
+  std::optional<std::size_t> readers_of(memory::PublicationId id);
+  // Later fetches of a publication of this process fail with kMutated.
+  void mark_mutated(memory::PublicationId id);
   // Waits until none is left.
   WaitOutcome wait_unpublished(const void* data, std::size_t size, Deadline deadline);
   // Called with the state lock held, from any thread, when a publication of this process was retired: short.
@@ -160,6 +163,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   Executor& executor() { return executor_; }
   bool exiting();
   [[nodiscard]] bool exiting_locked() const { return exiting_; }
+  // An actor without handles has done what it was asked, and nobody needs what it owns. The state lock is held.
+  bool may_terminate();
 
   // ----- for the parts of this process; the state lock is held
   StateLock& lock() { return lock_; }
@@ -174,6 +179,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   }
   void send_object_to(ProcessIndex to, const Entry& entry) { send_object(to, entry); }
   void release_args(const store::PayloadPtr& args);
+  void cancel_children(const CallKey& parent, bool force) { caller_.cancel_children(parent, force); }
   // Pins entries until the receiver of a message says that it borrowed them; the token to send along.
   std::uint64_t pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs);
 
@@ -210,7 +216,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
   bool drain();
   void on_idle();
-  bool may_terminate();
+  bool is_needed_by_others();
   void clean_leases();
   void rehome(ProcessIndex holder, const std::string& reason);
   void reap();
