@@ -35,7 +35,10 @@ def start_session(options: dict[str, Any]) -> dict[str, Any]:
 def join_session(
     session_dir: str, fork_token: int, arena_capacity_bytes: int = 0, arena_quota_bytes: int = 0
 ) -> dict[str, Any]:
-    """A forked worker registers itself; 0: the arena's defaults. Returns {session_name, session_dir, process_index, config}."""
+    """A forked worker registers itself; 0: the arena's defaults.
+
+    Returns {session_name, session_dir, process_index, config}.
+    """
 
 def stop() -> None:
     """Ends this process's part; as the driver, ends the session (bounded: 2 s). Idempotent."""
@@ -51,7 +54,7 @@ def stop_session(session_dir: str, timeout_s: float) -> bool: ...  # False: it h
 def set_hooks(hooks: Any) -> None:
     """`hooks` is a module or object with the functions below; set once at import of beeline.api.
 
-    dumps(value, mode: int) -> (skeleton: bytes, buffers: list[Buffer-protocol object], flags: bytes, refs: list[ObjectRef])
+    dumps(value, mode: int) -> (skeleton: bytes, buffers: list of buffers, flags: bytes, refs: list[ObjectRef])
         mode 0: object store (numpy buffers come back read-only), 1: direct, live, 2: direct, snapshot.
         flags: one byte per buffer: 1 = the consumer's view is writable (copy-on-write), 0 = read-only.
     dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, dependencies: list[ObjectRef])
