@@ -159,13 +159,17 @@ def init(
             "driver_pid": os.getpid(),
         }
         current.pid = os.getpid()
-        current.info = embedded.start(
-            embedded.detected_resources(num_cpus, num_gpus, resources or {}),
-            pickle.dumps(config),
-            object_store_memory,
-            True if log_to_driver is None else log_to_driver,
-            os.path.basename(sys.argv[0]) if sys.argv else "",
-        )
+        try:
+            current.info = embedded.start(
+                embedded.detected_resources(num_cpus, num_gpus, resources or {}),
+                pickle.dumps(config),
+                object_store_memory,
+                True if log_to_driver is None else log_to_driver,
+                os.path.basename(sys.argv[0]) if sys.argv else "",
+            )
+        except BaseException:
+            _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
+            raise
         current.namespace, current.env = own_namespace, env
         return Context(current.info)
 
