@@ -12,7 +12,7 @@ from beeline import _core
 from beeline.api import actor_meta, session, signature
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
-from beeline.api.function import pickled
+from beeline.api.function import pickled, uses_torch
 from beeline.exceptions import ActorAlreadyExistsError, AsyncioActorExit
 
 
@@ -264,7 +264,7 @@ class ActorClass:
             "is_async": meta.is_async,
             "concurrency_groups": dict(options.get("concurrency_groups") or {}),
             "detached": options.get("lifetime") == "detached",
-            "wants_torch": b"torch" in (self._blob or b""),
+            "wants_torch": uses_torch(self._cls, self._blob or b""),
             "env": option_table.environment(options, session.current.env),
             "handle_meta": meta_bytes,
             "method_modes": modes,

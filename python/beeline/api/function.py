@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import cloudpickle
 
 from beeline import _core
-from beeline.api import session, signature
 from beeline.api import options as option_table
+from beeline.api import session, signature
 from beeline.tensors import transports
 
 
@@ -66,7 +67,7 @@ class RemoteFunction:
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             options.get("retry_exceptions", False),
-            b"torch" in blob,
+            uses_torch(self._function, blob),
             option_table.environment(options, session.current.env),
         )
 
@@ -124,6 +125,15 @@ def pickled(value: Any, what: str) -> bytes:
             f"Could not serialize {what}: {error}. Something that it refers to (a global, a closure or a default "
             "value) cannot be pickled; create it inside, or pass it as an argument."
         ) from error
+
+
+def uses_torch(definition: Any, blob: bytes) -> bool:
+    """Whether what `blob` defines will want torch, so that its worker comes from the zygote that has it imported.
+
+    Told from the pickle; where that only names the definition, from the globals of its module.
+    """
+    module = sys.modules.get(getattr(definition, "__module__", None) or "")
+    return b"torch" in blob or "torch" in getattr(module, "__dict__", ())
 
 
 def make_remote_function(function: Callable[..., Any], options: Mapping[str, Any]) -> RemoteFunction:
