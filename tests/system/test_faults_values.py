@@ -187,3 +187,34 @@ def test_user_exception_carries_the_remote_traceback(start_driver):
     assert {"RayTaskError", "ZeroDivisionError"} <= set(kinds)
     assert all(word in message for word in ("outer_step", "inner_step", "1 / x", "driver0.py")), message
     assert driver.expect("usable") == 2
+
+
+@pytest.mark.parametrize("transport", ["object_store", "auto"])
+def test_memory_beyond_the_quota_is_ordinary_until_it_is_published(start_driver, transport):
+    driver = start_driver(
+        f"""
+    import numpy as np
+    ray.init(num_cpus=2, object_store_memory=64 << 20)
+
+    @ray.remote
+    class A:
+        def use(self):
+            return float(np.ones(16 << 20).sum())
+
+        def make(self, n):
+            return np.ones(n)
+
+    a = A.remote()
+    make = a.make.options(tensor_transport="{transport}")
+    say("used", ray.get(a.use.remote()))
+    say("made", tried(lambda: ray.get(make.remote(16 << 20))))
+    say("after", float(ray.get(make.remote(1 << 20)).sum()))
+    """
+        + USABLE
+    )
+    assert driver.expect("used") == 16 << 20
+    kinds, message = driver.expect("made")
+    assert "ObjectStoreFullError" in kinds, (kinds, message)
+    assert str(64 << 20) in message
+    assert driver.expect("after") == 1 << 20
+    assert driver.expect("usable") == 2

@@ -190,7 +190,8 @@ bool Process::ready(Entry& entry) {
 
 PayloadPtr Process::payload(Entry& entry) {
   const Locked locked(lock_);
-  return entry.payload;
+  // A wait that ended with the session leaves objects without a value.
+  return entry.ready() ? entry.payload : session_failure();
 }
 
 void Process::subscribe(Entry& entry) {
