@@ -312,7 +312,13 @@ void bind_calls(nb::module_& m) {
   });
   m.def("kill_actor", [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.target().id, no_restart); });
   m.def("actor_state", &actor_state);
-  m.def("cancel", [](const Ref& ref, bool force, bool recursive) { process().cancel(ref.entry(), force, recursive); });
+  m.def("cancel", [](const Ref& ref, bool force, bool recursive) {
+    if (force && process().is_actor_call(ref.entry())) {
+      raise_error(store::ErrorKind::kInvalid, "cancel: force=True is not supported for actor tasks (" + ref.name() +
+                                                  "); use kill() to end the actor");
+    }
+    process().cancel(ref.entry(), force, recursive);
+  });
   m.def("node_state", [] {
     auto& running = process();
     auto state = [&] {

@@ -30,15 +30,6 @@ nb::object take_target(const store::ObjectId& id) {
   return found;
 }
 
-std::string binary_of(const store::ObjectId& id) {
-  std::string out(kBinarySize, '\0');
-  std::memcpy(out.data(), &id, sizeof id);
-  const auto session = process_or_null() != nullptr ? process().registered().session_name : std::string();
-  const auto tag = std::hash<std::string>{}(session);
-  std::memcpy(out.data() + sizeof id, &tag, sizeof tag);
-  return out;
-}
-
 store::ObjectId id_of_binary(std::string_view binary) {
   if (binary.size() != kBinarySize) throw nb::value_error("an object id has 28 bytes");
   store::ObjectId id;
@@ -212,6 +203,15 @@ nb::dict object_state(const Ref& ref) {
 }
 
 }  // namespace
+
+std::string binary_of(const store::ObjectId& id) {
+  std::string out(kBinarySize, '\0');
+  std::memcpy(out.data(), &id, sizeof id);
+  const auto session = process_or_null() != nullptr ? process().registered().session_name : std::string();
+  const auto tag = std::hash<std::string>{}(session);
+  std::memcpy(out.data() + sizeof id, &tag, sizeof tag);
+  return out;
+}
 
 void bind_objects(nb::module_& m) {
   nb::class_<Ref>(m, "ObjectRef", nb::dynamic_attr(), nb::is_weak_referenceable())

@@ -186,6 +186,16 @@ nb::object heap_view(const std::string& bytes, bool writable) {
   return nb::cast(view, nb::rv_policy::take_ownership);
 }
 
+// What unpickling a value raised, as Ray reports it: an error of the system, caused by the value's own.
+[[noreturn]] void raise_unpicklable(nb::python_error& error) {
+  nb::object exceptions = nb::module_::import_("beeline.exceptions");
+  const nb::object base = exceptions.attr("BeelineError");
+  if (!error.matches(PyExc_Exception) || error.matches(base)) throw std::move(error);
+  const nb::object core_error = exceptions.attr("CoreError");
+  nb::raise_from(error, core_error, "the value cannot be unpickled here: %S", error.value().ptr());
+  throw nb::python_error();
+}
+
 nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline) {
   std::string_view skeleton = payload->skeleton;
   if (!payload->placement && payload->inline_buffers.empty() && !targets.is_valid()) {
@@ -323,7 +333,11 @@ nb::object from_payload(const PayloadPtr& payload, nb::handle targets, Deadline 
     throw nb::python_error();
   }
   if (payload->skeleton == kPickledNone && !targets.is_valid()) return nb::none();
-  return load(payload, targets, deadline);
+  try {
+    return load(payload, targets, deadline);
+  } catch (nb::python_error& error) {
+    raise_unpicklable(error);
+  }
 }
 
 nb::object from_call_payload(const PayloadPtr& payload, Deadline deadline) {

@@ -30,6 +30,10 @@ class Ref {
   const std::string* name_;
 };
 
+// An id as Python sees it: 28 bytes, as Ray's; the first 24 are those of the task.
+inline constexpr std::size_t kTaskIdSize = 24;
+std::string binary_of(const store::ObjectId& id);
+
 // Bytes of a fetched value; exports the buffer protocol and keeps its lease (or its memory) alive.
 struct View {
   std::shared_ptr<void> keep_alive;

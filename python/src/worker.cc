@@ -138,7 +138,7 @@ std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
     results.push_back(to_payload(value, mode));
   } else if (call.header.return_count > 1) {
     if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
-      throw nb::value_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
+      throw nb::type_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
                              " but returned one " + Py_TYPE(value.ptr())->tp_name + ", not a tuple or list")
                                 .c_str());
     }
@@ -156,8 +156,8 @@ std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
 void finish_with_exception(IncomingCall& call, nb::handle exception) {
   const std::string name = call.header.actor != 0 ? worker->class_name + "." + call.name : call.name;
   nb::object reported = nb::borrow(exception);
-  if (call.cancelled.load() && PyErr_GivenExceptionMatches(exception.ptr(), PyExc_KeyboardInterrupt) != 0) {
-    // What left user code says only how it was told.
+  if (PyErr_GivenExceptionMatches(exception.ptr(), PyExc_KeyboardInterrupt) != 0) {
+    // What left user code says only how it was told. As Ray, whoever told it.
     reported = nb::module_::import_("beeline.exceptions")
                    .attr("TaskCancelledError")(nb::arg("error_message") = name + " was cancelled while it ran");
     reported.attr("__cause__") = exception;
@@ -167,10 +167,22 @@ void finish_with_exception(IncomingCall& call, nb::handle exception) {
   process().finish(call, {to_task_failure(reported, name, call.header.actor)}, retryable);
 }
 
+// Ends a call whose argument has failed: it never starts. As in Ray, its error is of the same kind, and its own.
+void finish_with_failed_argument(IncomingCall& call, const PayloadPtr& failed) {
+  const std::string name = call.header.actor != 0 ? worker->class_name + "." + call.name : call.name;
+  nb::object error = make_exception(*failed);
+  process().finish(call, {to_task_failure(error, name, call.header.actor)}, false);
+}
+
 nb::object fetch_exception(nb::python_error& error) {
   nb::object value = nb::borrow(error.value());
   if (error.traceback().is_valid()) PyException_SetTraceback(value.ptr(), error.traceback().ptr());
   return value;
+}
+
+nb::object fetch_exception(const nb::builtin_exception& error) {
+  const char* type = error.type() == nb::exception_type::type_error ? "TypeError" : "ValueError";
+  return nb::module_::import_("builtins").attr(type)(error.what());
 }
 
 bool is_exit_request(nb::handle exception) {
@@ -186,9 +198,7 @@ void check_mutation(const char* when) {
 void execute(IncomingCall& call) {
   auto& running = process();
   drop_retired_values();
-  if (const auto failed = failed_argument(call)) {
-    return running.finish(call, {failed}, false);
-  }
+  if (const auto failed = failed_argument(call)) return finish_with_failed_argument(call, failed);
   nb::object task = make_task(call);
   auto* outer_task = std::exchange(current_task, &task);
   const bool on_main = pthread_equal(pthread_self(), worker->main_thread) != 0;
@@ -214,7 +224,7 @@ void execute(IncomingCall& call) {
   } catch (nb::python_error& error) {
     raised = fetch_exception(error);
   } catch (const nb::builtin_exception& error) {
-    raised = nb::module_::import_("builtins").attr("ValueError")(error.what());
+    raised = fetch_exception(error);
   }
   interruptible.store(nullptr);
   running.set_executing_task(false);
@@ -417,7 +427,7 @@ nb::object next_calls(std::size_t limit) {
     IncomingCall* call = running.try_take();
     if (call == nullptr) break;
     if (const auto failed = failed_argument(*call)) {
-      running.finish(*call, {failed}, false);
+      finish_with_failed_argument(*call, failed);
       continue;
     }
     try {
@@ -458,7 +468,7 @@ void reply(Task& task, nb::handle value) {
   } catch (nb::python_error& error) {
     return reply_error(task, fetch_exception(error));
   } catch (const nb::builtin_exception& error) {
-    return reply_error(task, nb::module_::import_("builtins").attr("ValueError")(error.what()));
+    return reply_error(task, fetch_exception(error));
   }
   process().finish(*take_call(task), std::move(results), false);
 }
@@ -475,11 +485,9 @@ void bind_worker(nb::module_& m) {
         return nb::cast<std::string>(nb::str(own));
       })
       .def("task_id", [](const Task& task) {
-        std::string id(24, '\0');
-        std::memcpy(id.data(), &task.serial, sizeof task.serial);
-        std::memcpy(id.data() + 8, &task.caller, sizeof task.caller);
-        std::memcpy(id.data() + 12, &task.actor, sizeof task.actor);
-        return nb::bytes(id.data(), id.size());
+        // As the reference of its first result has it.
+        const auto id = binary_of({task.caller, store::ObjectKind::kValue, task.serial});
+        return nb::bytes(id.data(), kTaskIdSize);
       })
       .def("attempt", [](const Task& task) { return task.attempt; })
       .def("is_cancelled", [](const Task& task) { return task.call != nullptr && task.call->cancelled.load(); })

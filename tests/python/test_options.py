@@ -241,7 +241,7 @@ def test_a_handle_knows_methods_and_their_options():
         ({"namespace": 5}, TypeError),
         ({"runtime_env": {"working_dir": "."}}, ValueError),
         ({"object_store_memory": "lots"}, TypeError),
-        ({"no_such_argument": 1}, TypeError),
+        ({"no_such_argument": 1}, RuntimeError),
     ],
     ids=str,
 )

@@ -234,7 +234,7 @@ class ActorClass:
     def _settings(self, options: Mapping[str, Any], meta: ActorMeta, meta_bytes: bytes) -> dict[str, Any]:
         """The options of `_core.create_actor`."""
         concurrency = options.get("max_concurrency")
-        if concurrency is None:
+        if not concurrency:  # as Ray, 0 is the default
             concurrency = option_table.DEFAULT_ASYNC_CONCURRENCY if meta.is_async else 1
         if concurrency < 1:
             raise ValueError("max_concurrency must be >= 1.")

@@ -101,6 +101,7 @@ def init(
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    **unknown: Any,
 ) -> Context:
     """Starts a session on this machine with this process as its driver.
 
@@ -124,14 +125,17 @@ def init(
         log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
         namespace: Where names of actors are looked up; None: one of this session's own.
         runtime_env: {"env_vars": {...}}: environment variables of all workers.
+        **unknown: Nothing else.
 
     Returns: facts about the session.
 
     Raises:
-        RuntimeError: a session is running already (state unchanged).
+        RuntimeError: a session is running already, or an argument that there is not, as on Ray (state unchanged).
         ValueError, TypeError: an argument that this version does not support (nothing started).
         CoreError: the daemon did not come up (nothing left running).
     """
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
     _check_arguments(address, local_mode, job_config, resources, object_store_memory, namespace, runtime_env)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and amount < 0:

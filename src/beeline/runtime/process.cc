@@ -589,6 +589,12 @@ std::uint64_t Process::pending_calls(ActorTarget& actor) {
   return actor.pending_count();
 }
 
+bool Process::is_actor_call(Entry& entry) {
+  const Locked locked(lock_);
+  const auto* call = static_cast<const OutgoingCall*>(entry.producer);
+  return call != nullptr && call->actor != nullptr;
+}
+
 bool Process::cancel(Entry& entry, bool force, bool recursive) {
   Locked locked(lock_);
   const bool found = caller_.cancel(entry, force, recursive);

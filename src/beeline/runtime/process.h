@@ -117,6 +117,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   void define_function(std::uint64_t key, std::string blob);
   std::uint64_t pending_calls(ActorTarget& actor);
   bool cancel(Entry& entry, bool force, bool recursive);
+  // Whether the object is what a call of this process to an actor will give.
+  bool is_actor_call(Entry& entry);
   const std::string* intern(std::string_view name);
 
   // ----- actors
