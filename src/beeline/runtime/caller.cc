@@ -191,6 +191,7 @@ void Caller::pump(ActorTarget& actor) {
       return;
     case control::ActorState::kStarting:
     case control::ActorState::kAlive:
+      if (actor.condemned) return;
       while (!actor.queued.empty()) {
         OutgoingCall* call = actor.queued.front();
         actor.queued.pop_front();

@@ -69,6 +69,7 @@ struct ActorTarget {
   ActorId id = 0;
   control::ActorUpdate latest;
   bool known = false;        // an update came
+  bool condemned = false;    // this process has asked for its end: nothing more is sent
   std::deque<OutgoingCall*> queued;
   std::list<OutgoingCall*> in_flight;   // in order of submission
   std::uint64_t pending_count() const { return queued.size() + in_flight.size(); }

@@ -714,6 +714,8 @@ Result<control::State> Process::node_state() {
 
 void Process::kill_actor(ActorId id, bool no_restart) {
   const Locked locked(lock_);
+  // The daemon's way is longer than a call's: what is called from here on must not be quicker than the kill.
+  if (no_restart) caller_.actor(id).condemned = true;
   tell_daemon(control::Type::kKillActor,
               control::KillActor{id, no_restart, static_cast<std::uint8_t>(control::DeathCause::kKilled)});
 }

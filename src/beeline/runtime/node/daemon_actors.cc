@@ -135,7 +135,9 @@ void Daemon::kill_actor(const control::KillActor& message) {
       send(*connection, control::encode(Type::kExit, control::Empty{}));
     return;
   }
-  if (message.no_restart) return end_actor(message.actor, DeathCause::kKilled, "it was killed by kill() (ray.kill in a Ray program)");
+  if (message.no_restart) {
+    return end_actor(message.actor, DeathCause::kKilled, "it was killed by kill() (ray.kill in a Ray program)");
+  }
   if (worker != 0) pool_.kill(worker);
 }
 
