@@ -231,6 +231,8 @@ void execute(IncomingCall& call) {
   runtime::set_executing_call(outer_call);
   current_task = outer_task;
   nb::cast<Task&>(task).call = nullptr;
+  // Before the answer leaves: whoever acts on it finds what was written marked.
+  check_mutation("after_call");
   if (raised.is_valid() && is_exit_request(raised)) {
     // The process ends without an answer. exit_actor(): the call fails with the actor's death, which the daemon
     // announces to all callers; sys.exit() in a function is a crash of its worker (as Ray).
@@ -266,7 +268,6 @@ LoopEnd run_calls(std::uint64_t seen) {
       case runtime::Process::Next::kCall:
         check_mutation("before_call");
         execute(*call);
-        check_mutation("after_call");
         if (worker->exit_requested) return LoopEnd::kExit;
     }
   }
