@@ -67,10 +67,13 @@ std::string definition_of(std::string_view blob, nb::handle retry_exceptions) {
   nb::object filter = PyBool_Check(retry_exceptions.ptr()) ? nb::borrow(retry_exceptions)
                                                            : nb::object(nb::tuple(nb::borrow(retry_exceptions)));
   nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(filter);
-  return join_definition(blob, {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
+  return join_definition(blob,
+                         {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
 }
 
-bool is_true(nb::handle value) { return PyObject_IsTrue(value.ptr()) == 1; }
+bool is_true(nb::handle value) {
+  return PyObject_IsTrue(value.ptr()) == 1;
+}
 
 class ActorCall {
  public:
@@ -92,7 +95,9 @@ class ActorCall {
     }
   }
 
-  void set_signature(std::size_t least, std::size_t most, nb::object check) { check_.set(least, most, std::move(check)); }
+  void set_signature(std::size_t least, std::size_t most, nb::object check) {
+    check_.set(least, most, std::move(check));
+  }
 
   nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
     check_(args, kwargs);
@@ -120,10 +125,7 @@ class FunctionCall {
   FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
                const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
                nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env)
-      : name_(name),
-        resources_(resources),
-        wants_torch_(wants_torch),
-        env_(env) {
+      : name_(name), resources_(resources), wants_torch_(wants_torch), env_(env) {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_retries;
@@ -132,7 +134,9 @@ class FunctionCall {
     if (is_true(retry_exceptions)) options_.flags |= runtime::kCallRetryExceptions;
   }
 
-  void set_signature(std::size_t least, std::size_t most, nb::object check) { check_.set(least, most, std::move(check)); }
+  void set_signature(std::size_t least, std::size_t most, nb::object check) {
+    check_.set(least, most, std::move(check));
+  }
 
   nb::object remote(const nb::args& args, const nb::kwargs& kwargs) {
     check_(args, kwargs);
@@ -169,7 +173,8 @@ T option(const nb::dict& options, const char* name, T otherwise) {
 // What the worker needs of an actor's options: opaque to the daemon, pickled.
 Bytes worker_options(const nb::dict& options, const std::string& class_name) {
   nb::dict kept;
-  for (const char* name : {"max_concurrency", "is_async", "concurrency_groups", "method_modes", "execute_out_of_order"}) {
+  for (const char* name :
+       {"max_concurrency", "is_async", "concurrency_groups", "method_modes", "execute_out_of_order"}) {
     if (options.contains(name)) kept[name] = options[name];
   }
   kept["class_name"] = class_name;
@@ -270,8 +275,9 @@ void bind_calls(nb::module_& m) {
   nb::class_<ActorRef>(m, "ActorRef", nb::is_weak_referenceable())
       .def("id", &ActorRef::id)
       .def("lifetime", [](const ActorRef& actor) { return actor.life(); });
-  m.def("restore_actor", [](std::uint64_t id, nb::object life) { return new ActorRef(id, std::move(life)); },
-        nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
+  m.def(
+      "restore_actor", [](std::uint64_t id, nb::object life) { return new ActorRef(id, std::move(life)); },
+      nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
   nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
       .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, nb::object,
                     const std::string&, std::int64_t>(),
@@ -310,7 +316,8 @@ void bind_calls(nb::module_& m) {
     for (const auto& [space, name] : found->names) names.append(nb::make_tuple(space, name));
     return names;
   });
-  m.def("kill_actor", [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.target().id, no_restart); });
+  m.def("kill_actor",
+        [](const ActorRef& actor, bool no_restart) { process().kill_actor(actor.target().id, no_restart); });
   m.def("actor_state", &actor_state);
   m.def("cancel", [](const Ref& ref, bool force, bool recursive) {
     if (force && process().is_actor_call(ref.entry())) {

@@ -13,7 +13,9 @@
 namespace beeline::python {
 
 // Never 0, which means no function.
-inline std::uint64_t hash_of(std::string_view blob) { return XXH3_64bits(blob.data(), blob.size()) | 1; }
+inline std::uint64_t hash_of(std::string_view blob) {
+  return XXH3_64bits(blob.data(), blob.size()) | 1;
+}
 
 // A definition: the size of the function's blob, the blob, then the pickled filter of exceptions that let a call be
 // retried.

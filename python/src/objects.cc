@@ -1,7 +1,6 @@
 // References, put, get, wait, and telling event loops that objects are ready.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
-
 #include <poll.h>
 
 #include <cstring>
@@ -73,8 +72,8 @@ nb::list get(nb::handle refs, std::optional<double> timeout_s) {
   auto& running = process();
   const auto entries = entries_of(refs);
   const auto deadline = Deadline::after_seconds(timeout_s);
-  const auto outcome = wait_with_signals(
-      deadline, [&](Deadline slice) { return running.wait(entries, entries.size(), slice); });
+  const auto outcome =
+      wait_with_signals(deadline, [&](Deadline slice) { return running.wait(entries, entries.size(), slice); });
   if (outcome == runtime::WaitOutcome::kTimedOut) {
     std::size_t missing = 0;
     std::string first;
@@ -83,10 +82,9 @@ nb::list get(nb::handle refs, std::optional<double> timeout_s) {
       if (missing++ == 0) first = entry->name != nullptr ? *entry->name : std::string("an object");
     }
     if (missing > 0) {
-      raise_error(store::ErrorKind::kTimeout,
-                  "get timed out after " + std::to_string(timeout_s.value_or(0)) + " s: " + std::to_string(missing) +
-                      " of " + std::to_string(entries.size()) + " objects are not ready, the first is the result of " +
-                      first);
+      raise_error(store::ErrorKind::kTimeout, "get timed out after " + std::to_string(timeout_s.value_or(0)) + " s: " +
+                                                  std::to_string(missing) + " of " + std::to_string(entries.size()) +
+                                                  " objects are not ready, the first is the result of " + first);
     }
   }
   nb::list values;
@@ -216,16 +214,18 @@ std::string binary_of(const store::ObjectId& id) {
 void bind_objects(nb::module_& m) {
   nb::class_<Ref>(m, "ObjectRef", nb::dynamic_attr(), nb::is_weak_referenceable())
       .def("__init__", &init_ref, nb::arg("binary"))
-      .def("binary", [](const Ref& ref) {
-        const auto binary = binary_of(ref.id());
-        return nb::bytes(binary.data(), binary.size());
-      })
+      .def("binary",
+           [](const Ref& ref) {
+             const auto binary = binary_of(ref.id());
+             return nb::bytes(binary.data(), binary.size());
+           })
       .def("hex", [](const Ref& ref) { return hex(binary_of(ref.id())); })
       .def("is_nil", [](const Ref& ref) { return ref.id().is_nil(); })
       .def("owner_index", [](const Ref& ref) { return ref.id().owner; })
       .def("task_name", &Ref::name)
       .def("__hash__", [](const Ref& ref) { return static_cast<Py_ssize_t>(store::ObjectIdHash{}(ref.id()) >> 1); })
-      .def("__eq__", [](const Ref& a, nb::handle b) { return nb::isinstance<Ref>(b) && nb::cast<Ref&>(b).id() == a.id(); })
+      .def("__eq__",
+           [](const Ref& a, nb::handle b) { return nb::isinstance<Ref>(b) && nb::cast<Ref&>(b).id() == a.id(); })
       .def("__repr__", [](const Ref& ref) { return "ObjectRef(" + hex(binary_of(ref.id())) + ")"; })
       .def("__reduce__", [](const Ref& ref) {
         // Pickled by the program itself: nobody tells when the last such copy is gone, so the object stays for good.
@@ -242,13 +242,16 @@ void bind_objects(nb::module_& m) {
   m.def("holds_overlapping", [](std::uintptr_t address, std::size_t size) {
     return process().publications_of(reinterpret_cast<const void*>(address), size);
   });
-  m.def("wait_unpublished", [](std::uintptr_t address, std::size_t size, std::optional<double> timeout_s) {
-    auto& running = process();
-    drop_retired_values();
-    return wait_with_signals(Deadline::after_seconds(timeout_s), [&](Deadline slice) {
-             return running.wait_unpublished(reinterpret_cast<const void*>(address), size, slice);
-           }) == runtime::WaitOutcome::kDone;
-  }, nb::arg("address"), nb::arg("nbytes"), nb::arg("timeout_s").none());
+  m.def(
+      "wait_unpublished",
+      [](std::uintptr_t address, std::size_t size, std::optional<double> timeout_s) {
+        auto& running = process();
+        drop_retired_values();
+        return wait_with_signals(Deadline::after_seconds(timeout_s), [&](Deadline slice) {
+                 return running.wait_unpublished(reinterpret_cast<const void*>(address), size, slice);
+               }) == runtime::WaitOutcome::kDone;
+      },
+      nb::arg("address"), nb::arg("nbytes"), nb::arg("timeout_s").none());
   m.def("is_shareable", [](std::uintptr_t address, std::size_t size) {
     return process().is_shareable(reinterpret_cast<const void*>(address), size);
   });

@@ -1,8 +1,6 @@
 // Sessions: starting, joining and leaving one.
 #include "session.h"
 
-#include "values.h"
-
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -12,6 +10,8 @@
 
 #include <atomic>
 
+#include "values.h"
+
 namespace beeline::python {
 namespace {
 
@@ -19,7 +19,9 @@ runtime::Process* the_process = nullptr;
 pid_t process_pid = 0;  // of the process that started it: a child of fork() has none
 nb::object the_hooks;
 
-std::vector<std::string> strings(nb::handle list) { return nb::cast<std::vector<std::string>>(list); }
+std::vector<std::string> strings(nb::handle list) {
+  return nb::cast<std::vector<std::string>>(list);
+}
 
 Bytes to_bytes(nb::handle object) {
   const auto bytes = nb::cast<nb::bytes>(object);
@@ -66,9 +68,8 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
                       std::uint64_t quota_bytes) {
   auto joined = [&] {
     nb::gil_scoped_release released;
-    return runtime::Process::join_as_worker(session_dir, fork_token, [&](BytesView) {
-      return memory::Arena::Options{capacity_bytes, quota_bytes};
-    });
+    return runtime::Process::join_as_worker(
+        session_dir, fork_token, [&](BytesView) { return memory::Arena::Options{capacity_bytes, quota_bytes}; });
   }();
   if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
   the_process = std::move(joined).value().release();
@@ -93,9 +94,13 @@ void stop() {
 
 }  // namespace
 
-bool on_main_thread() { return ::getpid() == static_cast<pid_t>(::gettid()); }
+bool on_main_thread() {
+  return ::getpid() == static_cast<pid_t>(::gettid());
+}
 
-runtime::Process* process_or_null() { return process_pid == ::getpid() ? the_process : nullptr; }
+runtime::Process* process_or_null() {
+  return process_pid == ::getpid() ? the_process : nullptr;
+}
 
 runtime::Process& process() {
   runtime::Process* running = process_or_null();
@@ -115,7 +120,9 @@ void require_session(const runtime::Process* home, const char* what) {
               std::string(what) + " belongs to a session of this process that has ended (shutdown was called)");
 }
 
-void set_hooks(nb::object hooks) { the_hooks = std::move(hooks); }
+void set_hooks(nb::object hooks) {
+  the_hooks = std::move(hooks);
+}
 
 nb::object hook(const char* name) {
   if (!the_hooks.is_valid()) throw std::runtime_error("set_hooks() was not called");
@@ -124,8 +131,8 @@ nb::object hook(const char* name) {
 
 void raise_error(store::ErrorKind kind, const std::string& message, std::uint64_t actor, const std::string& name,
                  std::string_view payload) {
-  nb::object exception = hook("make_error")(static_cast<int>(kind), message, nb::bytes(payload.data(), payload.size()),
-                                            actor, name);
+  nb::object exception =
+      hook("make_error")(static_cast<int>(kind), message, nb::bytes(payload.data(), payload.size()), actor, name);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
   throw nb::python_error();
 }
@@ -162,8 +169,8 @@ void raise_status(const Status& status, const std::string& what) {
 
 void bind_session(nb::module_& m) {
   m.def("start_session", &start_session, nb::arg("options"));
-  m.def("join_session", &join_session, nb::arg("session_dir"), nb::arg("fork_token"), nb::arg("arena_capacity_bytes") = 0,
-        nb::arg("arena_quota_bytes") = 0);
+  m.def("join_session", &join_session, nb::arg("session_dir"), nb::arg("fork_token"),
+        nb::arg("arena_capacity_bytes") = 0, nb::arg("arena_quota_bytes") = 0);
   m.def("stop", &stop);
   m.def("is_running", [] { return process_or_null() != nullptr; });
   m.def("session_error", []() -> std::optional<std::string> {

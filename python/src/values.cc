@@ -95,7 +95,7 @@ class SourceView {
 
 // Values that this process published directly: fetched here, they are the same objects.
 struct Kept {
-  std::mutex mutex;  // never held while Python code runs
+  std::mutex mutex;                                                               // never held while Python code runs
   std::unordered_map<std::uint32_t, std::pair<std::uint32_t, PyObject*>> values;  // slot -> generation, value
   std::vector<PyObject*> retired;
   std::atomic<bool> any_retired{false};
@@ -151,7 +151,8 @@ PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, n
   }
   std::vector<runtime::SourceBuffer> sources;
   sources.reserve(views.size() + 1);
-  for (std::size_t i = 0; i < views.size(); ++i) sources.push_back({views[i].data(), views[i].size(), writable[i] != 0});
+  for (std::size_t i = 0; i < views.size(); ++i)
+    sources.push_back({views[i].data(), views[i].size(), writable[i] != 0});
   if (skeleton_view.size() > store::kInlineLimit) {
     payload->skeleton_in_buffer = true;
     sources.push_back({reinterpret_cast<const std::byte*>(skeleton_view.data()), skeleton_view.size(), false});
@@ -378,8 +379,9 @@ void watch_publications(runtime::Process& running) {
 }
 
 void bind_values(nb::module_& m) {
-  nb::class_<View>(m, "View", nb::type_slots(view_slots))
-      .def_prop_ro("nbytes", [](const View& view) { return view.size; });
+  nb::class_<View>(m, "View", nb::type_slots(view_slots)).def_prop_ro("nbytes", [](const View& view) {
+    return view.size;
+  });
 }
 
 }  // namespace beeline::python

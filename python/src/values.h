@@ -9,8 +9,7 @@ namespace beeline::python {
 class Ref {
  public:
   // Takes over a hold.
-  explicit Ref(store::Entry& entry)
-      : home_(process_or_null()), entry_(&entry), id_(entry.id), name_(entry.name) {}
+  explicit Ref(store::Entry& entry) : home_(process_or_null()), entry_(&entry), id_(entry.id), name_(entry.name) {}
   Ref(const Ref&) = delete;
   Ref& operator=(const Ref&) = delete;
   ~Ref();

@@ -34,7 +34,7 @@ struct Worker {
   nb::object hooks;
   nb::object instance;
   std::string class_name;
-  std::unordered_map<std::string, nb::object> methods;    // bound, by name
+  std::unordered_map<std::string, nb::object> methods;  // bound, by name
   struct Function {
     nb::object callable;
     nb::object retryable;  // True, or the exception types that let a call be retried
@@ -139,8 +139,8 @@ std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
   } else if (call.header.return_count > 1) {
     if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
       throw nb::type_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
-                             " but returned one " + Py_TYPE(value.ptr())->tp_name + ", not a tuple or list")
-                                .c_str());
+                            " but returned one " + Py_TYPE(value.ptr())->tp_name + ", not a tuple or list")
+                               .c_str());
     }
     if (nb::len(value) != call.header.return_count) {
       throw nb::value_error((call.name + " was called with num_returns=" + std::to_string(call.header.return_count) +
@@ -277,8 +277,8 @@ void construct_actor(const runtime::control::AssignActor& assigned) {
   auto& running = process();
   auto spec = running.open_spec(assigned.spec);
   if (!spec) raise_status(spec.status(), "construct an actor");
-  nb::object options = nb::module_::import_("pickle").attr("loads")(
-      nb::bytes(spec->options.data(), spec->options.size()));
+  nb::object options =
+      nb::module_::import_("pickle").attr("loads")(nb::bytes(spec->options.data(), spec->options.size()));
   worker->class_name = nb::cast<std::string>(options["class_name"]);
   worker->is_async = nb::cast<bool>(options["is_async"]);
   if (nb::cast<bool>(options.attr("__contains__")("method_modes"))) {
@@ -326,9 +326,10 @@ bool become_actor(const runtime::control::AssignActor& assigned) {
   } catch (nb::python_error& error) {
     nb::object exception = fetch_exception(error);
     const auto failed = to_task_failure(exception, worker->class_name + ".__init__", assigned.actor);
-    running.actor_ready(true, worker->class_name + ".__init__ raised " +
-                                  nb::cast<std::string>(nb::str(exception.type().attr("__name__"))),
-                        as_bytes(failed->skeleton));
+    running.actor_ready(
+        true,
+        worker->class_name + ".__init__ raised " + nb::cast<std::string>(nb::str(exception.type().attr("__name__"))),
+        as_bytes(failed->skeleton));
     return false;
   }
   running.actor_ready(false, {}, {});
@@ -479,17 +480,19 @@ void reply(Task& task, nb::handle value) {
 void bind_worker(nb::module_& m) {
   nb::class_<Task>(m, "Task", nb::dynamic_attr(), nb::is_weak_referenceable())
       .def("name", [](const Task& task) { return task.name; })
-      .def("function_name", [](const Task& task) {
-        const auto found = worker->functions.find(task.function);
-        if (task.actor != 0 || found == worker->functions.end()) return task.name;
-        const auto own = nb::getattr(found->second.callable, "__qualname__", nb::str(task.name.c_str()));
-        return nb::cast<std::string>(nb::str(own));
-      })
-      .def("task_id", [](const Task& task) {
-        // As the reference of its first result has it.
-        const auto id = binary_of({task.caller, store::ObjectKind::kValue, task.serial});
-        return nb::bytes(id.data(), kTaskIdSize);
-      })
+      .def("function_name",
+           [](const Task& task) {
+             const auto found = worker->functions.find(task.function);
+             if (task.actor != 0 || found == worker->functions.end()) return task.name;
+             const auto own = nb::getattr(found->second.callable, "__qualname__", nb::str(task.name.c_str()));
+             return nb::cast<std::string>(nb::str(own));
+           })
+      .def("task_id",
+           [](const Task& task) {
+             // As the reference of its first result has it.
+             const auto id = binary_of({task.caller, store::ObjectKind::kValue, task.serial});
+             return nb::bytes(id.data(), kTaskIdSize);
+           })
       .def("attempt", [](const Task& task) { return task.attempt; })
       .def("is_cancelled", [](const Task& task) { return task.call != nullptr && task.call->cancelled.load(); })
       .def("resources", [](const Task&) {

@@ -22,6 +22,13 @@ inline std::string_view as_text(BytesView bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+// The bytes of a plain value, borrowed.
+template <typename T>
+BytesView view_of(const T& value) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
+}
+
 // Reads values in order. After the first short read every further read yields zeroes and ok() is false:
 // decode everything, then ask once.
 class Reader {

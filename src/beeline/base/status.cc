@@ -9,15 +9,14 @@ namespace beeline {
 
 std::string_view code_name(Code code) {
   static constexpr std::array<std::string_view, 15> kNames = {
-      "ok",          "invalid argument", "not found",   "already exists", "deadline exceeded",
-      "cancelled",   "resource exhausted", "peer lost", "unsupported",    "stale",
-      "corrupt",     "system error",     "shutdown",    "mutated",        "interrupted"};
+      "ok",        "invalid argument",   "not found", "already exists", "deadline exceeded",
+      "cancelled", "resource exhausted", "peer lost", "unsupported",    "stale",
+      "corrupt",   "system error",       "shutdown",  "mutated",        "interrupted"};
   const auto index = static_cast<std::size_t>(code);
   return index < kNames.size() ? kNames[index] : "unknown";
 }
 
-Status::Status(Code code, std::string message)
-    : rep_(std::make_shared<const Rep>(Rep{code, 0, std::move(message)})) {}
+Status::Status(Code code, std::string message) : rep_(std::make_shared<const Rep>(Rep{code, 0, std::move(message)})) {}
 
 Status Status::from_errno(std::string_view operation, int error) {
   Status status;
@@ -39,8 +38,8 @@ Status Status::with_context(std::string_view context) && {
 }
 
 void check_failed(const char* file, int line, const char* condition, std::string_view message) {
-  std::fprintf(stderr, "beeline: %s:%d: violated: %s: %.*s\n", file, line, condition,
-               static_cast<int>(message.size()), message.data());
+  std::fprintf(stderr, "beeline: %s:%d: violated: %s: %.*s\n", file, line, condition, static_cast<int>(message.size()),
+               message.data());
   std::abort();
 }
 

@@ -62,8 +62,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}          // NOLINT(google-explicit-constructor)
-  Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {}   // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}         // NOLINT(google-explicit-constructor)
+  Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {}  // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool is_ok() const { return state_.index() == 0; }
   explicit operator bool() const { return is_ok(); }
@@ -84,14 +84,14 @@ class [[nodiscard]] Result {
 }  // namespace beeline
 
 // An invariant of ours: aborts with what was violated. Never for input from outside.
-#define BEELINE_CHECK(condition, message)                                  \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]]                                         \
-      ::beeline::check_failed(__FILE__, __LINE__, #condition, (message));  \
+#define BEELINE_CHECK(condition, message)                                 \
+  do {                                                                    \
+    if (!(condition)) [[unlikely]]                                        \
+      ::beeline::check_failed(__FILE__, __LINE__, #condition, (message)); \
   } while (false)
 
-#define BEELINE_RETURN_IF_ERROR(expression)                   \
-  do {                                                        \
+#define BEELINE_RETURN_IF_ERROR(expression)                                                    \
+  do {                                                                                         \
     if (auto beeline_status_ = (expression); !beeline_status_.is_ok()) return beeline_status_; \
   } while (false)
 

@@ -112,7 +112,9 @@ Result<std::byte*> Arena::allocate(std::size_t size) {
   return static_cast<std::byte*>(data);
 }
 
-void Arena::release(std::byte* data) { heap_.release(heap_.heap, data); }
+void Arena::release(std::byte* data) {
+  heap_.release(heap_.heap, data);
+}
 
 std::optional<std::uint64_t> Arena::offset_of(const void* data, std::size_t size) const {
   const std::int64_t offset = heap_.offset_of(heap_.heap, data, size);
@@ -223,9 +225,9 @@ Result<std::uint32_t> Arena::add_holder(pid_t pid) {
   } else if (holders_end_ < kMaxHolders) {
     ++holders_end_;
   } else {
-    return Status(Code::kResourceExhausted,
-                  "process " + std::to_string(pid) + " is one consumer too many: an arena serves " +
-                      std::to_string(kMaxHolders));
+    return Status(
+        Code::kResourceExhausted,
+        "process " + std::to_string(pid) + " is one consumer too many: an arena serves " + std::to_string(kMaxHolders));
   }
   table_->header.holder_pids[holder].store(pid);
   return holder;

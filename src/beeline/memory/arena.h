@@ -111,7 +111,7 @@ class Arena {
   os::Mapping control_;
   ControlTable* table_ = nullptr;  // in control_
 
-  mutable std::mutex mutex_;  // guards all below, and every write to slot states
+  mutable std::mutex mutex_;               // guards all below, and every write to slot states
   std::vector<Publication> publications_;  // by slot, as far as ever used
   std::vector<std::uint32_t> free_slots_;
   std::vector<std::uint32_t> waiting_;

@@ -16,7 +16,9 @@ constexpr std::size_t kLargePage = std::size_t{2} << 20;
 constexpr std::uint32_t kMaxBlocks = 1u << 22;
 constexpr int kScannedPerClass = 16;
 
-std::uint32_t skip_to(std::uint32_t page, std::uint32_t alignment) { return (alignment - page % alignment) % alignment; }
+std::uint32_t skip_to(std::uint32_t page, std::uint32_t alignment) {
+  return (alignment - page % alignment) % alignment;
+}
 
 }  // namespace
 
@@ -229,7 +231,9 @@ void Heap::forget_record(std::uint32_t index) {
   spare_record_ = index;
 }
 
-std::uint32_t Heap::record_at(std::uint32_t page) const { return block_of_page_[page]; }
+std::uint32_t Heap::record_at(std::uint32_t page) const {
+  return block_of_page_[page];
+}
 
 std::uint32_t Heap::find_start(const void* data) const {
   if (!contains(data)) return kNone;
@@ -384,7 +388,8 @@ std::uint64_t Heap::punch_free_blocks(std::uint64_t enough_pages) {
     while (warm_.heads[size_class] != kNone && punched < enough_pages) {
       const std::uint32_t index = warm_.heads[size_class];
       const Block block = blocks_[index];
-      if (os::punch_hole(fd_, std::uint64_t{block.page} * os::kPageSize, std::uint64_t{block.warm} * os::kPageSize) != 0) {
+      if (os::punch_hole(fd_, std::uint64_t{block.page} * os::kPageSize, std::uint64_t{block.warm} * os::kPageSize) !=
+          0) {
         return punched;
       }
       unlink_free(index);
@@ -403,7 +408,8 @@ void Heap::finish_if_idle(std::uint32_t index) {
   const Block block = blocks_[index];
   const std::uint64_t offset = std::uint64_t{block.page} * os::kPageSize;
   if (block.pins > 0 || frozen(block)) return;
-  if (block.last_fork != 0 && os::map_shared_over(base() + offset, std::uint64_t{block.pages} * os::kPageSize, fd_, offset) != 0) {
+  if (block.last_fork != 0 &&
+      os::map_shared_over(base() + offset, std::uint64_t{block.pages} * os::kPageSize, fd_, offset) != 0) {
     return;
   }
   if (block.next != kNone) blocks_[block.next].previous = block.previous;

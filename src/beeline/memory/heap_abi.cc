@@ -3,8 +3,12 @@
 namespace beeline::memory {
 namespace {
 
-Heap& as_heap(void* heap) { return *static_cast<Heap*>(heap); }
-const Heap& as_heap(const void* heap) { return *static_cast<const Heap*>(heap); }
+Heap& as_heap(void* heap) {
+  return *static_cast<Heap*>(heap);
+}
+const Heap& as_heap(const void* heap) {
+  return *static_cast<const Heap*>(heap);
+}
 
 }  // namespace
 

@@ -46,7 +46,7 @@ struct HolderBitmap {
 };
 
 struct PublicationSlot {
-  std::atomic<std::uint64_t> state;  // generation << 32 | SlotState
+  std::atomic<std::uint64_t> state;    // generation << 32 | SlotState
   std::atomic<std::uint64_t> mutated;  // the generation whose bytes its producer wrote while others read; no new leases
   std::uint64_t reserved[6];
   HolderBitmap held;     // has a lease whose pages are not clean yet

@@ -17,7 +17,7 @@ namespace {
 
 // The size of a memfd that cannot shrink under its readers.
 Result<std::uint64_t> sealed_size(const os::Fd& file, const char* what) {
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file.get(), &info) != 0) return Status::from_errno(std::string("stat the ") + what, errno);
   const int seals = ::fcntl(file.get(), F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
@@ -47,8 +47,9 @@ Lease& Lease::operator=(Lease&& other) noexcept {
 }
 
 std::byte* Lease::at(std::uint64_t offset) const {
-  const auto after = std::upper_bound(segments_.begin(), segments_.end(), offset,
-                                      [](std::uint64_t value, const Segment& segment) { return value < segment.start; });
+  const auto after =
+      std::upper_bound(segments_.begin(), segments_.end(), offset,
+                       [](std::uint64_t value, const Segment& segment) { return value < segment.start; });
   if (after == segments_.begin()) return nullptr;
   const Segment& segment = *std::prev(after);
   return offset < segment.end ? segment.data + (offset - segment.start) : nullptr;
@@ -74,8 +75,8 @@ Result<std::shared_ptr<PeerArena>> PeerArena::attach(os::Fd data, os::Fd control
   if (control_size < sizeof(ControlTable)) return Status(Code::kCorrupt, "the arena's control file is too short");
 
   std::shared_ptr<PeerArena> peer(new PeerArena());
-  BEELINE_ASSIGN(peer->control_, os::Mapping::map(control.get(), 0, control_size, os::Access::kReadWrite,
-                                                  os::Sharing::kShared));
+  BEELINE_ASSIGN(peer->control_,
+                 os::Mapping::map(control.get(), 0, control_size, os::Access::kReadWrite, os::Sharing::kShared));
   peer->table_ = reinterpret_cast<ControlTable*>(peer->control_.data());
   const ControlHeader& header = peer->table_->header;
   const std::uint64_t capacity = header.capacity_bytes;
@@ -84,8 +85,8 @@ Result<std::shared_ptr<PeerArena>> PeerArena::attach(os::Fd data, os::Fd control
     return Status(Code::kCorrupt, "the arena's control file is of another version or is none");
   }
   if (capacity == 0 || capacity % os::kPageSize != 0 || capacity > data_size) {
-    return Status(Code::kCorrupt, "the arena claims " + std::to_string(capacity) + " bytes, its file has " +
-                                      std::to_string(data_size));
+    return Status(Code::kCorrupt,
+                  "the arena claims " + std::to_string(capacity) + " bytes, its file has " + std::to_string(data_size));
   }
   BEELINE_ASSIGN(peer->main_, os::Mapping::map(data.get(), 0, capacity, os::Access::kReadWrite, os::Sharing::kPrivate));
   peer->data_ = std::move(data);
@@ -107,7 +108,9 @@ PeerArena::~PeerArena() {
   }
 }
 
-bool PeerArena::forked() const { return fork_count_ != os::fork_count(); }
+bool PeerArena::forked() const {
+  return fork_count_ != os::fork_count();
+}
 
 Status PeerArena::check_ranges(std::span<const Range> ranges) const {
   for (const Range& range : ranges) {
@@ -127,10 +130,9 @@ Result<Lease> PeerArena::acquire(PublicationId id, std::span<const Range> ranges
   }
   BEELINE_RETURN_IF_ERROR(check_ranges(ranges));
   if (table_->slots[id.slot].mutated.load() == id.generation) {
-    return Status(Code::kMutated,
-                  "the producer (pid " + std::to_string(table_->header.producer_pid) +
-                      ") wrote the tensors while others read them; its log names them. Publish with "
-                      "isolation=\"snapshot\", or wait until they are free before writing");
+    return Status(Code::kMutated, "the producer (pid " + std::to_string(table_->header.producer_pid) +
+                                      ") wrote the tensors while others read them; its log names them. Publish with "
+                                      "isolation=\"snapshot\", or wait until they are free before writing");
   }
 
   std::vector<Lease::Segment> segments;

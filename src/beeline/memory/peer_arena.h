@@ -71,8 +71,8 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   Result<Lease> acquire(PublicationId id, std::span<const Range> ranges);
 
   // Drops the pages written through leases that have ended, and gives up those holds. Off the critical path:
-  // about 11 ms per GiB that was read. Returns the publications that their producer has retired meanwhile: it waits to be
-  // told, so that it sweeps.
+  // about 11 ms per GiB that was read. Returns the publications that their producer has retired meanwhile: it waits to
+  // be told, so that it sweeps.
   std::vector<PublicationId> clean();
   // Whether clean() has anything to do.
   [[nodiscard]] bool needs_cleaning() const;
@@ -114,9 +114,9 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   std::mutex clean_mutex_;  // before mutex_; held while pages are being dropped
   mutable std::mutex mutex_;
   std::unordered_map<std::uint32_t, Hold> holds_;  // by slot
-  IntervalSet taken_;      // of main_: pages of live leases and of those that wait for clean()
-  IntervalSet to_clean_;   // part of taken_: of ended leases
-  IntervalSet populated_;  // of main_
+  IntervalSet taken_;                              // of main_: pages of live leases and of those that wait for clean()
+  IntervalSet to_clean_;                           // part of taken_: of ended leases
+  IntervalSet populated_;                          // of main_
   std::vector<Ended> ended_;
   std::vector<PublicationId> returned_;  // what the next clean() reports
 };

@@ -19,8 +19,8 @@ FutexWait futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, D
     limit.tv_nsec = static_cast<long>(left.count() % 1'000'000'000);
     limit_pointer = &limit;
   }
-  const long result = ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected,
-                                limit_pointer, nullptr, 0);
+  const long result =
+      ::syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, limit_pointer, nullptr, 0);
   if (result == 0) return FutexWait::kWoken;
   if (errno == ETIMEDOUT) return FutexWait::kTimedOut;
   return errno == EINTR ? FutexWait::kInterrupted : FutexWait::kWoken;

@@ -62,8 +62,8 @@ std::byte* reserve_address_space(std::size_t size, std::size_t alignment) {
 namespace {
 
 int map_over(std::byte* at, std::size_t size, int flags, int fd, std::uint64_t offset) {
-  void* data = ::mmap(at, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd,
-                      static_cast<off_t>(offset));
+  void* data =
+      ::mmap(at, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED | MAP_NORESERVE, fd, static_cast<off_t>(offset));
   return data == MAP_FAILED ? errno : 0;
 }
 
@@ -78,20 +78,24 @@ int map_private_over(std::byte* at, std::size_t size, int fd, std::uint64_t offs
 }
 
 std::byte* map_private(std::size_t size, int fd, std::uint64_t offset) {
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd,
-                      static_cast<off_t>(offset));
+  void* data =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, static_cast<off_t>(offset));
   return data == MAP_FAILED ? nullptr : static_cast<std::byte*>(data);
 }
 
-void unmap(void* at, std::size_t size) { ::munmap(at, size); }
+void unmap(void* at, std::size_t size) {
+  ::munmap(at, size);
+}
 
 int punch_hole(int fd, std::uint64_t offset, std::uint64_t size) {
-  const int result = ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                                 static_cast<off_t>(size));
+  const int result =
+      ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(size));
   return result == 0 ? 0 : errno;
 }
 
-int drop_pages(std::byte* at, std::size_t size) { return ::madvise(at, size, MADV_DONTNEED) == 0 ? 0 : errno; }
+int drop_pages(std::byte* at, std::size_t size) {
+  return ::madvise(at, size, MADV_DONTNEED) == 0 ? 0 : errno;
+}
 
 int populate_for_reading(std::byte* at, std::size_t size) {
   int result = 0;
@@ -101,7 +105,9 @@ int populate_for_reading(std::byte* at, std::size_t size) {
   return result == 0 ? 0 : errno;
 }
 
-void advise_huge_pages(std::byte* at, std::size_t size) { ::madvise(at, size, MADV_HUGEPAGE); }
+void advise_huge_pages(std::byte* at, std::size_t size) {
+  ::madvise(at, size, MADV_HUGEPAGE);
+}
 
 bool shared_huge_pages_available() {
   const int fd = ::open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
@@ -126,6 +132,8 @@ bool pipe_ended(int read_end) {
   return ::read(read_end, &byte, 1) == 0;
 }
 
-void close_fd(int fd) { ::close(fd); }
+void close_fd(int fd) {
+  ::close(fd);
+}
 
 }  // namespace beeline::os

@@ -9,8 +9,12 @@ namespace beeline::os {
 
 inline constexpr std::size_t kPageSize = 4096;
 
-constexpr std::uint64_t page_floor(std::uint64_t bytes) { return bytes & ~std::uint64_t{kPageSize - 1}; }
-constexpr std::uint64_t page_ceil(std::uint64_t bytes) { return page_floor(bytes + kPageSize - 1); }
+constexpr std::uint64_t page_floor(std::uint64_t bytes) {
+  return bytes & ~std::uint64_t{kPageSize - 1};
+}
+constexpr std::uint64_t page_ceil(std::uint64_t bytes) {
+  return page_floor(bytes + kPageSize - 1);
+}
 
 // A sealed, sparse, close-on-exec memfd of `size` bytes, or -errno.
 int raw_memfd(const char* name, std::uint64_t size);

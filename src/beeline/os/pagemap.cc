@@ -150,6 +150,8 @@ PageScan page_scan_method() {
   return PageScan::kNone;
 }
 
-void limit_page_scan(PageScan method) { best_method.store(method); }
+void limit_page_scan(PageScan method) {
+  best_method.store(method);
+}
 
 }  // namespace beeline::os

@@ -33,8 +33,8 @@ Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) {
-    return Status(Code::kInvalidArgument, "socket path of " + std::to_string(path.size()) +
-                                              " bytes is longer than 107: " + path);
+    return Status(Code::kInvalidArgument,
+                  "socket path of " + std::to_string(path.size()) + " bytes is longer than 107: " + path);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
@@ -87,9 +87,9 @@ Result<Fd> accept_unix(int listener) {
   }
   BEELINE_ASSIGN(const auto peer, peer_credentials(fd.get()));
   if (peer.uid != ::geteuid()) {
-    return Status(Code::kInvalidArgument,
-                  "refused a connection from user " + std::to_string(peer.uid) + " (pid " + std::to_string(peer.pid) +
-                      "): a session belongs to the user that started it");
+    return Status(Code::kInvalidArgument, "refused a connection from user " + std::to_string(peer.uid) + " (pid " +
+                                              std::to_string(peer.pid) +
+                                              "): a session belongs to the user that started it");
   }
   return fd;
 }
@@ -197,7 +197,8 @@ Result<bool> FrameSocket::fill() {
       for (std::size_t i = 0; i < count; ++i) in_fds_.emplace_back(slots[i]);
     }
     if ((message.msg_flags & MSG_CTRUNC) != 0) {
-      return Status(Code::kResourceExhausted, "descriptors sent by a peer were lost: raise the open files limit (ulimit -n)");
+      return Status(Code::kResourceExhausted,
+                    "descriptors sent by a peer were lost: raise the open files limit (ulimit -n)");
     }
     if (got == 0) return false;
     in_.insert(in_.end(), buffer.begin(), buffer.begin() + got);

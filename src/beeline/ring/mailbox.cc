@@ -27,12 +27,12 @@ void wake_word(MailboxPage& page, Sleeper who) {
 
 Result<Doorbell> Doorbell::attach(const os::Fd& memory, std::uint32_t channel) {
   if (channel >= kMaxChannels) {
-    return Status(Code::kCorrupt, "a peer names channel " + std::to_string(channel) + " of " +
-                                      std::to_string(kMaxChannels));
+    return Status(Code::kCorrupt,
+                  "a peer names channel " + std::to_string(channel) + " of " + std::to_string(kMaxChannels));
   }
   Doorbell doorbell;
-  BEELINE_ASSIGN(doorbell.mapping_, os::Mapping::map(memory.get(), 0, sizeof(MailboxPage), os::Access::kReadWrite,
-                                                     os::Sharing::kShared));
+  BEELINE_ASSIGN(doorbell.mapping_,
+                 os::Mapping::map(memory.get(), 0, sizeof(MailboxPage), os::Access::kReadWrite, os::Sharing::kShared));
   doorbell.page_ = reinterpret_cast<MailboxPage*>(doorbell.mapping_.data());
   if (doorbell.page_->magic != MailboxPage::kMagic) return Status(Code::kCorrupt, "a peer's mailbox has no magic");
   doorbell.channel_ = channel;
@@ -62,9 +62,13 @@ Result<Mailbox> Mailbox::create() {
   return mailbox;
 }
 
-void Mailbox::mark(std::uint32_t channel) { set_bit(*page_, channel); }
+void Mailbox::mark(std::uint32_t channel) {
+  set_bit(*page_, channel);
+}
 
-std::uint32_t Mailbox::ticket(Sleeper who) const { return word_of(*page_, who).load(std::memory_order_seq_cst); }
+std::uint32_t Mailbox::ticket(Sleeper who) const {
+  return word_of(*page_, who).load(std::memory_order_seq_cst);
+}
 
 os::FutexWait Mailbox::sleep_draining(std::uint32_t ticket, Deadline deadline) {
   if (entrust(Sleeper::kWaiter)) {
@@ -85,6 +89,8 @@ bool Mailbox::entrust(Sleeper who) {
   return has_mail();
 }
 
-void Mailbox::wake(Sleeper who) { wake_word(*page_, who); }
+void Mailbox::wake(Sleeper who) {
+  wake_word(*page_, who);
+}
 
 }  // namespace beeline::ring

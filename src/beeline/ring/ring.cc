@@ -6,8 +6,12 @@
 namespace beeline::ring {
 namespace {
 
-constexpr std::uint64_t padded(std::uint64_t size) { return (sizeof(RecordHeader) + size + 7) & ~std::uint64_t{7}; }
-constexpr bool is_power_of_two(std::uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
+constexpr std::uint64_t padded(std::uint64_t size) {
+  return (sizeof(RecordHeader) + size + 7) & ~std::uint64_t{7};
+}
+constexpr bool is_power_of_two(std::uint64_t value) {
+  return value != 0 && (value & (value - 1)) == 0;
+}
 
 Result<std::size_t> check_control(const RingControl* control, std::size_t size) {
   if (size < kRingDataOffset || control->magic != RingControl::kMagic || !is_power_of_two(control->capacity) ||
@@ -47,7 +51,9 @@ Result<Producer> Producer::attach(std::byte* memory, std::size_t size) {
   return producer;
 }
 
-std::uint64_t Producer::space() const { return capacity_ - (tail_ - known_head_); }
+std::uint64_t Producer::space() const {
+  return capacity_ - (tail_ - known_head_);
+}
 
 std::byte* Producer::claim(std::size_t size) {
   const std::uint64_t needed = padded(size);
@@ -125,11 +131,14 @@ Consumer::Peek Consumer::peek(Record& record) {
   }
 }
 
-void Consumer::pop() { head_ = next_; }
+void Consumer::pop() {
+  head_ = next_;
+}
 
 bool Consumer::release() {
   control_->head.store(head_, std::memory_order_seq_cst);
-  if (control_->producer_waits.load(std::memory_order_seq_cst) == 0) [[likely]] return false;
+  if (control_->producer_waits.load(std::memory_order_seq_cst) == 0) [[likely]]
+    return false;
   return control_->producer_waits.exchange(0, std::memory_order_seq_cst) != 0;
 }
 

@@ -39,9 +39,13 @@ struct RecordHeader {
 static_assert(sizeof(RecordHeader) == 8);
 
 inline constexpr std::size_t kRingDataOffset = sizeof(RingControl);
-constexpr std::size_t ring_footprint(std::size_t capacity) { return kRingDataOffset + capacity; }
+constexpr std::size_t ring_footprint(std::size_t capacity) {
+  return kRingDataOffset + capacity;
+}
 // A record and the skip before it always fit into an empty ring up to this payload.
-constexpr std::size_t max_record(std::size_t capacity) { return capacity / 2 - sizeof(RecordHeader) - 8; }
+constexpr std::size_t max_record(std::size_t capacity) {
+  return capacity / 2 - sizeof(RecordHeader) - 8;
+}
 
 // The producing end. Thread-compatible: one thread at a time.
 class Producer {

@@ -19,18 +19,15 @@ constexpr double kAheadNs = 1e6;
 constexpr std::size_t kMaxAhead = 256;
 constexpr std::size_t kMaxLeases = 64;  // of one shape, asked for at once
 
-template <typename T>
-BytesView view_of(const T& value) {
-  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
-}
-
 }  // namespace
 
 namespace {
 thread_local CallKey executing_call;
 }  // namespace
 
-CallKey set_executing_call(CallKey call) { return std::exchange(executing_call, call); }
+CallKey set_executing_call(CallKey call) {
+  return std::exchange(executing_call, call);
+}
 
 OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std::vector<Entry*>& dependencies,
                                 std::vector<Entry*>& returns) {
@@ -315,8 +312,8 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   Shape& shape = *it->second;
   shape_of_lease_.erase(it);
   shape.requested.erase(failed.lease);
-  const auto kind = static_cast<Code>(failed.code) == Code::kResourceExhausted ? ErrorKind::kInfeasible
-                                                                               : ErrorKind::kWorkerCrashed;
+  const auto kind =
+      static_cast<Code>(failed.code) == Code::kResourceExhausted ? ErrorKind::kInfeasible : ErrorKind::kWorkerCrashed;
   auto doomed = std::move(shape.queued);
   shape.queued.clear();
   for (OutgoingCall* call : doomed) fail(*call, make_failure(kind, *call->options.name + ": " + failed.message));

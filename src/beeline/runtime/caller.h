@@ -29,8 +29,8 @@ struct CallOptions {
   std::uint64_t function = 0;         // key of the blob
   std::uint32_t return_count = 1;
   std::int8_t mode = 0;
-  std::uint8_t flags = 0;             // CallFlag
-  std::int32_t retries = 0;           // -1: without bound
+  std::uint8_t flags = 0;    // CallFlag
+  std::int32_t retries = 0;  // -1: without bound
 };
 
 // A call as its executor knows it: who made it, and its number there. {} stands for none.
@@ -55,9 +55,9 @@ struct OutgoingCall {
   store::PayloadPtr args;                   // its placement is ours; its references are held until the end
   std::uint32_t attempt = 0;
   std::int32_t retries_left = 0;
-  ProcessIndex sent_to = 0;                 // 0: queued here
+  ProcessIndex sent_to = 0;  // 0: queued here
   bool cancelled = false;
-  std::vector<Forward> forwards;            // consumers that its worker was asked to tell, in order
+  std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;
   Shape* shape = nullptr;
   std::uint64_t lease = 0;
@@ -68,12 +68,12 @@ struct OutgoingCall {
 struct ActorTarget {
   ActorId id = 0;
   control::ActorUpdate latest;
-  bool known = false;        // an update came
-  bool condemned = false;    // this process has asked for its end: nothing more is sent
+  bool known = false;      // an update came
+  bool condemned = false;  // this process has asked for its end: nothing more is sent
   std::deque<OutgoingCall*> queued;
-  std::list<OutgoingCall*> in_flight;   // in order of submission
+  std::list<OutgoingCall*> in_flight;  // in order of submission
   std::uint64_t pending_count() const { return queued.size() + in_flight.size(); }
-  store::PayloadPtr creation_args;      // kept until the actor is dead: replayed at restarts
+  store::PayloadPtr creation_args;  // kept until the actor is dead: replayed at restarts
   std::vector<store::Entry*> creation_holds;
 };
 

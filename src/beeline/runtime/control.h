@@ -6,9 +6,10 @@
 #define MSGPACK_NO_BOOST 1
 #include <cstdint>
 #include <map>
-#include <msgpack.hpp>
 #include <string>
 #include <vector>
+
+#include <msgpack.hpp>
 
 #include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
@@ -26,20 +27,20 @@ namespace control {
 
 enum class Type : std::uint16_t {
   // process -> daemon                           answer
-  kRegister = 1,        //                       kRegistered
-  kCreateActor = 2,     //                       kReply (request), then kActorUpdate
-  kWatchActor = 3,      //                       kActorUpdate now and at each change
-  kLookupActor = 4,     //                       kActorInfo
-  kKillActor = 5,       //
-  kActorReady = 6,      // from the actor's own worker, after __init__
-  kActorExited = 7,     // from the actor's own worker: it ends on purpose
-  kRequestLease = 8,    //                       kLeaseGranted or kLeaseFailed
-  kReturnLease = 9,     // also cancels a pending request
-  kBlocked = 10,        // a worker's thread waits: its CPU goes back to the pool
+  kRegister = 1,      //                       kRegistered
+  kCreateActor = 2,   //                       kReply (request), then kActorUpdate
+  kWatchActor = 3,    //                       kActorUpdate now and at each change
+  kLookupActor = 4,   //                       kActorInfo
+  kKillActor = 5,     //
+  kActorReady = 6,    // from the actor's own worker, after __init__
+  kActorExited = 7,   // from the actor's own worker: it ends on purpose
+  kRequestLease = 8,  //                       kLeaseGranted or kLeaseFailed
+  kReturnLease = 9,   // also cancels a pending request
+  kBlocked = 10,      // a worker's thread waits: its CPU goes back to the pool
   kUnblocked = 11,
-  kGetState = 12,       //                       kState
-  kShutdown = 13,       // from the driver: end the session
-  kListActors = 14,     //                       kNamedActors
+  kGetState = 12,    //                       kState
+  kShutdown = 13,    // from the driver: end the session
+  kListActors = 14,  //                       kNamedActors
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -48,16 +49,16 @@ enum class Type : std::uint16_t {
   kLeaseGranted = 36,
   kLeaseFailed = 37,
   kState = 38,
-  kAssignActor = 39,    // to a worker: become this actor
-  kAssignLease = 40,    // to a worker: the accelerators of the lease it now serves
-  kLogLines = 41,       // to the driver: output of a worker
-  kExit = 42,           // to a worker: finish and exit
-  kRecallLeases = 43,   // to a lessee: others wait for resources; give idle leases back
+  kAssignActor = 39,   // to a worker: become this actor
+  kAssignLease = 40,   // to a worker: the accelerators of the lease it now serves
+  kLogLines = 41,      // to the driver: output of a worker
+  kExit = 42,          // to a worker: finish and exit
+  kRecallLeases = 43,  // to a lessee: others wait for resources; give idle leases back
   kNamedActors = 44,
-  kRetire = 45,         // to an idle worker: exit, unless it holds what others still need; no answer
+  kRetire = 45,  // to an idle worker: exit, unless it holds what others still need; no answer
   // daemon -> zygote and back
-  kFork = 64,           //                       kForked; two descriptors: stdout, stderr
-  kForkZygote = 65,     // become two: the copy imports the named modules; one descriptor: its socket
+  kFork = 64,        //                       kForked; two descriptors: stdout, stderr
+  kForkZygote = 65,  // become two: the copy imports the named modules; one descriptor: its socket
   kForked = 66,
   kChildExited = 67,
   kZygoteReady = 68,
@@ -89,17 +90,18 @@ struct Registered {
 struct CreateActor {
   std::uint64_t request = 0;  // echoed in kReply
   ActorId actor = 0;
-  Resources resources;         // held while the actor lives
+  Resources resources;           // held while the actor lives
   Resources creation_resources;  // needed to place it, given back once it is placed (Ray: 1 CPU)
-  std::string name;        // empty: anonymous
+  std::string name;              // empty: anonymous
   std::string name_space;
-  std::string class_name;  // for people
+  std::string class_name;         // for people
   std::int32_t max_restarts = 0;  // -1: without bound
   bool detached = false;
   bool wants_torch = false;  // fork from the zygote that has torch imported
-  Bytes spec;         // opaque: class, arguments, options; replayed at every restart
-  Bytes handle_meta;  // opaque: what a handle found by name needs (methods and their options)
-  std::map<std::string, std::string> env;  // environment of the worker; changes to load-time variables need a fresh interpreter
+  Bytes spec;                // opaque: class, arguments, options; replayed at every restart
+  Bytes handle_meta;         // opaque: what a handle found by name needs (methods and their options)
+  std::map<std::string, std::string>
+      env;  // environment of the worker; changes to load-time variables need a fresh interpreter
   MSGPACK_DEFINE_ARRAY(request, actor, resources, creation_resources, name, name_space, class_name, max_restarts,
                        detached, wants_torch, spec, handle_meta, env)
 };
@@ -120,18 +122,25 @@ struct WatchActor {
 enum class ActorState : std::uint8_t { kPending = 0, kStarting = 1, kAlive = 2, kRestarting = 3, kDead = 4 };
 // Why an actor died; selects the message and the exception.
 enum class DeathCause : std::uint8_t {
-  kNone = 0, kWorkerDied = 1, kKilled = 2, kExited = 3, kInitFailed = 4, kOwnerDied = 5, kUnschedulable = 6, kOutOfScope = 7,
+  kNone = 0,
+  kWorkerDied = 1,
+  kKilled = 2,
+  kExited = 3,
+  kInitFailed = 4,
+  kOwnerDied = 5,
+  kUnschedulable = 6,
+  kOutOfScope = 7,
 };
 
 struct ActorUpdate {
   ActorId actor = 0;
-  std::uint8_t state = 0;        // ActorState
-  ProcessIndex process = 0;      // where it lives, from kStarting on
-  std::uint32_t incarnation = 0; // 0 first, +1 per restart
+  std::uint8_t state = 0;         // ActorState
+  ProcessIndex process = 0;       // where it lives, from kStarting on
+  std::uint32_t incarnation = 0;  // 0 first, +1 per restart
   std::int32_t restarts_left = 0;
-  std::uint8_t cause = 0;        // DeathCause
-  std::string message;           // "exit code 1", "signal 9 (Killed)", what can be done
-  Bytes error;                   // kInitFailed: the pickled exception of __init__
+  std::uint8_t cause = 0;  // DeathCause
+  std::string message;     // "exit code 1", "signal 9 (Killed)", what can be done
+  Bytes error;             // kInitFailed: the pickled exception of __init__
   std::int32_t pid = 0;
   std::string class_name;
   std::string name;
@@ -336,8 +345,8 @@ Result<Message> decode(BytesView frame) {
     // No container can have more elements than the frame has bytes: a hostile length allocates nothing.
     const std::size_t size = frame.size() - sizeof(Type);
     const msgpack::unpack_limit limit(size, size, size, size, size, 32);
-    const auto handle = msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type), size, nullptr,
-                                        nullptr, limit);
+    const auto handle =
+        msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type), size, nullptr, nullptr, limit);
     return handle.get().as<Message>();
   } catch (const std::exception& error) {
     return Status(Code::kCorrupt, std::string("a control frame that does not decode: ") + error.what());

@@ -11,11 +11,6 @@ using store::Entry;
 using store::ErrorKind;
 using store::PayloadPtr;
 
-template <typename T>
-BytesView view_of(const T& value) {
-  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
-}
-
 }  // namespace
 
 void IncomingCall::on_ready(Entry& entry) {
@@ -229,8 +224,8 @@ void Executor::on_cancel_message(ProcessIndex from, const CancelRecord& record) 
     return;
   }
   withdraw(call);
-  const auto failure = store::make_failure(ErrorKind::kCancelled, call.name + " was cancelled before it started",
-                                           call.header.actor);
+  const auto failure =
+      store::make_failure(ErrorKind::kCancelled, call.name + " was cancelled before it started", call.header.actor);
   finish(call, {failure}, false);
   advance(from);
 }

@@ -28,13 +28,13 @@ struct IncomingCall final : store::Watcher {
   Executor* executor = nullptr;
   ProcessIndex caller = 0;
   CallHeader header;
-  std::string name;                          // of the method or function
+  std::string name;  // of the method or function
   store::PayloadPtr args;
-  std::vector<store::Entry*> dependencies;   // each held
-  std::vector<store::Entry*> held;           // references inside the arguments
+  std::vector<store::Entry*> dependencies;  // each held
+  std::vector<store::Entry*> held;          // references inside the arguments
   std::vector<ForwardRecord> forwards;
   std::uint32_t unresolved = 0;
-  bool queued = false;                       // in runnable_
+  bool queued = false;  // in runnable_
   bool started = false;
   std::atomic<bool> cancelled{false};
   std::atomic<bool> caller_gone{false};

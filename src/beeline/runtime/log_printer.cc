@@ -12,8 +12,8 @@ namespace beeline::runtime {
 namespace {
 
 constexpr std::size_t kMaxQueued = 64u << 20;
-constexpr std::size_t kChunk = 4096;      // what a pipe takes whole when poll() says that it is writable
-constexpr int kLookForStopMs = 100;       // only while somebody does not read
+constexpr std::size_t kChunk = 4096;  // what a pipe takes whole when poll() says that it is writable
+constexpr int kLookForStopMs = 100;   // only while somebody does not read
 
 std::string with_prefix(const control::LogLines& lines, bool colored) {
   std::string prefix = "(" + lines.who + " pid=" + std::to_string(lines.pid) + ")";

@@ -12,23 +12,23 @@ using store::ObjectId;
 using store::ProcessIndex;
 
 enum class Message : std::uint16_t {
-  kFragment = 1,         // a part of a message larger than a record
-  kCall = 2,             // CallHeader, name, dependencies, arguments
-  kResult = 3,           // ResultHeader, one payload per return
-  kSubscribe = 4,        // ObjectId: to its owner, tell me its value when it is ready
-  kForward = 5,          // ForwardRecord: to a producer, tell another process too
-  kObject = 6,           // ObjectId, payload
-  kBorrow = 7,           // ObjectId: to its owner, this process holds it
-  kRelease = 8,          // ObjectId: to its owner, no more
-  kRefsTaken = 9,        // u64 token: the receiver has borrowed the references of a result
-  kFree = 10,            // PublicationId: to its holder, nobody needs it
-  kLeaseReturned = 11,   // PublicationId: to its holder, a lease on a retired publication came back
-  kCancel = 12,          // CancelRecord
-  kTerminate = 13,       // to an actor: nobody holds a handle; finish what came before and exit
-  kFunctionRequest = 14, // u64 key: to a caller
-  kFunction = 15,        // u64 key, blob
-  kRejected = 16,        // u64 task: to a caller, not started here; submit it elsewhere
-  kRestoreDone = 17,     // reserved
+  kFragment = 1,          // a part of a message larger than a record
+  kCall = 2,              // CallHeader, name, dependencies, arguments
+  kResult = 3,            // ResultHeader, one payload per return
+  kSubscribe = 4,         // ObjectId: to its owner, tell me its value when it is ready
+  kForward = 5,           // ForwardRecord: to a producer, tell another process too
+  kObject = 6,            // ObjectId, payload
+  kBorrow = 7,            // ObjectId: to its owner, this process holds it
+  kRelease = 8,           // ObjectId: to its owner, no more
+  kRefsTaken = 9,         // u64 token: the receiver has borrowed the references of a result
+  kFree = 10,             // PublicationId: to its holder, nobody needs it
+  kLeaseReturned = 11,    // PublicationId: to its holder, a lease on a retired publication came back
+  kCancel = 12,           // CancelRecord
+  kTerminate = 13,        // to an actor: nobody holds a handle; finish what came before and exit
+  kFunctionRequest = 14,  // u64 key: to a caller
+  kFunction = 15,         // u64 key, blob
+  kRejected = 16,         // u64 task: to a caller, not started here; submit it elsewhere
+  kRestoreDone = 17,      // reserved
 };
 
 enum CallFlag : std::uint8_t {
@@ -42,8 +42,8 @@ struct CallHeader {
   std::uint32_t attempt = 0;
   std::uint16_t return_count = 0;
   std::uint16_t dependency_count = 0;
-  std::int8_t mode = 0;        // how results travel: -1 as the method declares, 0 stored, 1 live, 2 snapshot
-  std::uint8_t flags = 0;      // CallFlag
+  std::int8_t mode = 0;    // how results travel: -1 as the method declares, 0 stored, 1 live, 2 snapshot
+  std::uint8_t flags = 0;  // CallFlag
   std::uint16_t name_size = 0;
   std::uint32_t reserved = 0;
 };
@@ -65,18 +65,18 @@ static_assert(sizeof(DependencyHeader) == 24);
 struct ResultHeader {
   std::uint64_t task = 0;
   std::uint64_t execution_ns = 0;
-  std::uint64_t refs_token = 0;   // not 0: answer with kRefsTaken once the references inside are borrowed
+  std::uint64_t refs_token = 0;  // not 0: answer with kRefsTaken once the references inside are borrowed
   std::uint32_t attempt = 0;
-  std::uint32_t forwarded = 0;    // how many kForward of this call were honoured
+  std::uint32_t forwarded = 0;  // how many kForward of this call were honoured
   std::uint16_t return_count = 0;
-  std::uint8_t retryable = 0;     // an exception that the call's filter lets retry
+  std::uint8_t retryable = 0;  // an exception that the call's filter lets retry
   std::uint8_t reserved[5] = {};
 };
 static_assert(sizeof(ResultHeader) == 40);
 
 struct ForwardRecord {
   std::uint64_t task = 0;
-  ObjectId id;                 // of the return to tell about
+  ObjectId id;  // of the return to tell about
   std::uint32_t return_index = 0;
   ProcessIndex consumer = 0;
   std::uint32_t attempt = 0;
@@ -98,8 +98,8 @@ struct Hello {
   static constexpr std::uint32_t kMagic = 0x314c4542;  // "BEL1"
   std::uint32_t magic = kMagic;
   ProcessIndex process = 0;
-  std::uint32_t channel = 0;      // the bit to set in the sender's mailbox
-  std::uint32_t holder = 0;       // the receiver's index in the lease table of the sender's arena
+  std::uint32_t channel = 0;  // the bit to set in the sender's mailbox
+  std::uint32_t holder = 0;   // the receiver's index in the lease table of the sender's arena
   std::int32_t pid = 0;
   std::uint32_t reserved = 0;
 };

@@ -24,12 +24,9 @@ struct FragmentHeader {
 static_assert(sizeof(FragmentHeader) == 16);
 constexpr std::uint64_t kMaxMessage = std::uint64_t{1} << 32;
 
-template <typename T>
-BytesView view_of(const T& value) {
-  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
+std::string process_name(ProcessIndex process) {
+  return "process " + std::to_string(process);
 }
-
-std::string process_name(ProcessIndex process) { return "process " + std::to_string(process); }
 
 }  // namespace
 
@@ -50,9 +47,8 @@ Result<Peers::Link*> Peers::new_link() {
     channel = static_cast<std::uint32_t>(links_.size());
     links_.emplace_back();
   } else {
-    return Status(Code::kResourceExhausted,
-                  "this process is linked to " + std::to_string(ring::kMaxChannels) +
-                      " others, the most there can be: route calls through fewer processes");
+    return Status(Code::kResourceExhausted, "this process is linked to " + std::to_string(ring::kMaxChannels) +
+                                                " others, the most there can be: route calls through fewer processes");
   }
   links_[channel] = std::make_unique<Link>();
   links_[channel]->channel = channel;
@@ -78,8 +74,8 @@ Status Peers::greet(Link& link, int ring_memory) {
 Status Peers::start_connect(ProcessIndex to) {
   BEELINE_ASSIGN(auto socket, os::connect_unix(control::link_socket(session_dir_, to)));
   BEELINE_ASSIGN(auto memory, os::make_memfd("beeline-rings", 2 * kRingFootprint));
-  BEELINE_ASSIGN(auto mapping, os::Mapping::map(memory.get(), 0, 2 * kRingFootprint, os::Access::kReadWrite,
-                                                os::Sharing::kShared));
+  BEELINE_ASSIGN(auto mapping,
+                 os::Mapping::map(memory.get(), 0, 2 * kRingFootprint, os::Access::kReadWrite, os::Sharing::kShared));
   BEELINE_ASSIGN(Link * link, new_link());
   link->connecting_side = true;
   link->peer = to;

@@ -89,13 +89,13 @@ class Peers {
     ring::Producer out;
     ring::Consumer in;
     ring::Doorbell bell;
-    std::uint32_t channel = 0;  // our bit for it
+    std::uint32_t channel = 0;            // our bit for it
     std::optional<std::uint32_t> holder;  // its index in our lease table, from the greeting on
-    ProcessIndex peer = 0;      // 0 until its hello came
+    ProcessIndex peer = 0;                // 0 until its hello came
     bool connecting_side = false;
-    bool open = false;          // handshake done
+    bool open = false;  // handshake done
     bool closed = false;
-    Bytes assembly;             // fragments so far
+    Bytes assembly;  // fragments so far
     std::deque<Outgoing> overflow;
   };
   struct Peer {

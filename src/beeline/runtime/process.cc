@@ -17,17 +17,11 @@ using store::PayloadPtr;
 
 constexpr std::size_t kDrainBudget = 128;
 constexpr auto kHandshakeWithin = std::chrono::seconds(10);
-constexpr auto kReplyWithin = std::chrono::seconds(30);
 // How long a process that leaves waits for the readers of its last messages, and of its output.
 constexpr auto kFlushWithin = std::chrono::seconds(1);
 
 // This thread executes a function: while it waits, others may use its CPU.
 thread_local bool executing_task = false;
-
-template <typename T>
-BytesView view_of(const T& value) {
-  return {reinterpret_cast<const std::byte*>(&value), sizeof value};
-}
 
 // Counts down as objects become ready.
 struct Countdown final : store::Watcher {
@@ -39,8 +33,7 @@ struct Countdown final : store::Watcher {
 
 }  // namespace
 
-Process::Process()
-    : control_(lock_), progress_(lock_, mailbox_), objects_(*this), caller_(*this), executor_(*this) {}
+Process::Process() : control_(lock_), progress_(lock_, mailbox_), objects_(*this), caller_(*this), executor_(*this) {}
 
 Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::Arena::Options arena) {
   std::unique_ptr<Process> process(new Process);
@@ -48,8 +41,8 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
   BEELINE_ASSIGN(auto session, launch_session(std::move(options)));
   process->is_driver_ = true;
   process->daemon_pid_ = session.daemon_pid;
-  BEELINE_RETURN_IF_ERROR(process->start(std::move(session.socket), std::move(session.registered),
-                                         std::move(session.listener)));
+  BEELINE_RETURN_IF_ERROR(
+      process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));
   return process;
 }
 
@@ -85,7 +78,8 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   daemon_ = std::move(socket);
   peers_ = std::make_unique<Peers>(*this, mailbox_, *arena_);
   started_ = true;
-  BEELINE_RETURN_IF_ERROR(progress_.start({[this] { return drain(); }, [this] { on_idle(); }, [this] { clean_leases(); }}));
+  BEELINE_RETURN_IF_ERROR(
+      progress_.start({[this] { return drain(); }, [this] { on_idle(); }, [this] { clean_leases(); }}));
   BEELINE_RETURN_IF_ERROR(control_.start());
   const Locked locked(lock_);
   peers_->listen(std::move(listener), registered_.session_dir, self_);
@@ -95,7 +89,9 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   return Status::ok();
 }
 
-Process::~Process() { stop(); }
+Process::~Process() {
+  stop();
+}
 
 void Process::stop() {
   {
@@ -139,7 +135,9 @@ std::optional<std::string> Process::session_error() {
   return session_error_;
 }
 
-PayloadPtr Process::session_failure() const { return make_failure(ErrorKind::kSessionLost, session_error_); }
+PayloadPtr Process::session_failure() const {
+  return make_failure(ErrorKind::kSessionLost, session_error_);
+}
 
 // ----- objects
 
@@ -198,9 +196,8 @@ void Process::subscribe(Entry& entry) {
   if (entry.id.owner == self_ || entry.subscribed || entry.ready()) return;
   entry.subscribed = true;
   if (!peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id))) {
-    objects_.set_ready(entry, make_failure(ErrorKind::kOwnerDied,
-                                           "the process that owned the object (process " +
-                                               std::to_string(entry.id.owner) + ") is gone"));
+    objects_.set_ready(entry, make_failure(ErrorKind::kOwnerDied, "the process that owned the object (process " +
+                                                                      std::to_string(entry.id.owner) + ") is gone"));
   }
 }
 
@@ -218,12 +215,14 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
   }
   bool blocked = false;
   const bool gives_way = executing_task;
-  const auto outcome = progress_.wait(locked, deadline, [&] { return countdown.left == 0; }, [&] {
-    if (!gives_way) return;
-    blocked = true;
-    tell_daemon(control::Type::kBlocked, control::Empty{});
-    executor_.bounce_queued();
-  });
+  const auto outcome = progress_.wait(
+      locked, deadline, [&] { return countdown.left == 0; },
+      [&] {
+        if (!gives_way || blocked) return;
+        blocked = true;
+        tell_daemon(control::Type::kBlocked, control::Empty{});
+        executor_.set_blocked(true);
+      });
   if (blocked) tell_daemon(control::Type::kUnblocked, control::Empty{});
   for (Entry* entry : entries) {
     if (!entry->ready()) objects_.unwatch(*entry, countdown);
@@ -249,304 +248,11 @@ const std::string* Process::intern(std::string_view name) {
   return intern_locked(name);
 }
 
-// ----- large values
-
-bool Process::is_shareable(const void* data, std::size_t size) {
-  const Locked locked(lock_);
-  return arena_ && arena_->offset_of(data, size).has_value();
+void Process::set_executing_task(bool executing) {
+  executing_task = executing;
 }
-
-Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const SourceBuffer> buffers, Mode mode) {
-  std::shared_ptr<memory::Arena> arena;
-  {
-    const Locked locked(lock_);
-    if (stopped_) return Status(Code::kShutdown, session_error_);
-    arena = arena_;
-  }
-  auto placement = std::make_unique<store::Placement>();
-  placement->holder = self_;
-  placement->direct = mode != Mode::kStored;
-  std::vector<memory::Range> ranges(buffers.size());
-  std::vector<std::size_t> to_copy;
-  std::size_t copy_bytes = 0;
-  std::uint64_t mapped_bytes = 0;
-  constexpr std::size_t kAlign = 64;
-  for (std::size_t i = 0; i < buffers.size(); ++i) {
-    if (mode == Mode::kLive && buffers[i].size > 0) {
-      if (const auto offset = arena->offset_of(buffers[i].data, buffers[i].size)) {
-        ranges[i] = {*offset, buffers[i].size};
-        mapped_bytes += buffers[i].size;
-        continue;
-      }
-    }
-    to_copy.push_back(i);
-    copy_bytes += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
-  }
-  std::byte* copies = nullptr;
-  if (!to_copy.empty()) {
-    BEELINE_ASSIGN(copies, arena->allocate(std::max<std::size_t>(copy_bytes, 1)));
-    const auto base = arena->offset_of(copies, std::max<std::size_t>(copy_bytes, 1));
-    BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
-    std::size_t at = 0;
-    for (const auto i : to_copy) {
-      if (buffers[i].size > 0) std::memcpy(copies + at, buffers[i].data, buffers[i].size);
-      ranges[i] = {*base + at, buffers[i].size};
-      at += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
-    }
-  }
-  std::vector<memory::Range> published;
-  for (const auto& range : ranges) {
-    if (range.length > 0) published.push_back(range);
-  }
-  auto id = arena->publish(published);
-  if (copies != nullptr) arena->release(copies);
-  if (!id) return std::move(id).status().with_context("publish " + std::to_string(buffers.size()) + " buffers");
-  placement->publication = *id;
-  for (std::size_t i = 0; i < buffers.size(); ++i) placement->buffers.push_back({ranges[i], buffers[i].writable});
-
-  const Locked locked(lock_);
-  if (!arena_) return Status(Code::kShutdown, session_error_);
-  publications_[id->slot] = {std::vector<SourceBuffer>(buffers.begin(), buffers.end()), *id, false};
-  if (!to_copy.empty()) {
-    ++transfers_.copied_objects;
-    transfers_.copied_bytes += copy_bytes;
-  }
-  if (mapped_bytes > 0) {
-    ++transfers_.mapped_objects;
-    transfers_.mapped_bytes += mapped_bytes;
-  }
-  return placement;
-}
-
-Result<Opened> Process::open(const store::Placement& placement, Deadline deadline) {
-  std::shared_ptr<memory::PeerArena> arena;
-  {
-    Locked locked(lock_);
-    if (stopped_) return Status(Code::kShutdown, session_error_);
-    if (placement.holder == self_) {
-      if (!own_view_) {
-        BEELINE_ASSIGN(const auto holder, arena_->add_holder(::getpid()));
-        BEELINE_ASSIGN(auto data, os::duplicate(arena_->data_fd()));
-        BEELINE_ASSIGN(auto table, os::duplicate(arena_->control_fd()));
-        BEELINE_ASSIGN(own_view_, memory::PeerArena::attach(std::move(data), std::move(table), holder));
-      }
-      arena = own_view_;
-    } else {
-      if (!peers_->has_link(placement.holder) && !peers_->is_gone(placement.holder)) {
-        peers_->connect(placement.holder);
-        const auto outcome = progress_.wait(locked, deadline, [&] {
-          return peers_->has_link(placement.holder) || peers_->is_gone(placement.holder);
-        });
-        if (outcome == WaitOutcome::kTimedOut) {
-          return Status(Code::kDeadlineExceeded,
-                        "process " + std::to_string(placement.holder) + ", which holds the value, did not answer");
-        }
-        if (outcome == WaitOutcome::kInterrupted) return Status(Code::kInterrupted, "interrupted by a signal");
-      }
-      auto attached = peers_->arena_of(placement.holder);
-      if (!attached) {
-        return Status(Code::kPeerLost, "process " + std::to_string(placement.holder) +
-                                           ", which held the value, is gone: " + attached.status().message());
-      }
-      arena = std::move(*attached);
-    }
-  }
-  std::vector<memory::Range> ranges;
-  std::uint64_t bytes = 0;
-  for (const auto& buffer : placement.buffers) {
-    if (buffer.range.length > 0) ranges.push_back(buffer.range);
-    bytes += buffer.range.length;
-  }
-  BEELINE_ASSIGN(auto lease, arena->acquire(placement.publication, ranges));
-  Opened opened;
-  opened.lease = std::shared_ptr<memory::Lease>(new memory::Lease(std::move(lease)), [this](memory::Lease* ended) {
-    delete ended;
-    lease_ended();
-  });
-  for (const auto& buffer : placement.buffers) {
-    std::byte* data = buffer.range.length > 0 ? opened.lease->at(buffer.range.offset) : nullptr;
-    if (buffer.range.length > 0 && data == nullptr) return Status(Code::kCorrupt, "a buffer outside its publication");
-    opened.buffers.emplace_back(data, buffer.range.length);
-  }
-  const Locked locked(lock_);
-  ++transfers_.fetched_objects;
-  transfers_.fetched_bytes += bytes;
-  return opened;
-}
-
-void Process::lease_ended() {
-  leases_to_clean_.store(true);
-  const Locked locked(lock_);
-  progress_.request_chores();
-}
-
-void Process::clean_leases() {
-  if (!leases_to_clean_.exchange(false)) return;
-  std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> arenas;
-  {
-    const Locked locked(lock_);
-    if (stopped_) return;
-    arenas = peers_->arenas();
-    if (own_view_) arenas.emplace_back(self_, own_view_);
-  }
-  for (const auto& [process, arena] : arenas) {
-    const auto retired = arena->clean();
-    if (retired.empty()) continue;
-    const Locked locked(lock_);
-    if (stopped_) return;
-    if (process == self_) {
-      arena_->sweep();
-      settle_publications();
-      continue;
-    }
-    for (const auto& id : retired) peers_->send(process, Message::kLeaseReturned, view_of(id));
-  }
-}
-
-void Process::retire(memory::PublicationId id) {
-  if (!arena_) return;
-  arena_->retire(id);
-  const auto it = publications_.find(id.slot);
-  if (it == publications_.end() || it->second.id.generation != id.generation) return;
-  it->second.retired = true;
-  if (on_retired) on_retired(id);
-  settle_publications();
-}
-
-// Forgets publications that are over for the producer: retired, and read by nobody.
-void Process::settle_publications() {
-  if (!arena_) return;
-  const auto before = publications_.size();
-  std::erase_if(publications_, [&](const auto& item) {
-    return item.second.retired && arena_->holds(item.second.id).reading == 0;
-  });
-  if (publications_.size() != before) progress_.notify();
-}
-
-bool Process::publication_overlaps(const Publication& publication, const std::byte* data, std::size_t size) const {
-  return std::any_of(publication.sources.begin(), publication.sources.end(), [&](const SourceBuffer& source) {
-    return source.data < data + size && data < source.data + source.size;
-  });
-}
-
-std::size_t Process::publications_of(const void* data, std::size_t size) {
-  Locked locked(lock_);
-  progress_.poke(locked);
-  settle_publications();
-  return static_cast<std::size_t>(
-      std::count_if(publications_.begin(), publications_.end(), [&](const auto& item) {
-        return publication_overlaps(item.second, static_cast<const std::byte*>(data), size);
-      }));
-}
-
-std::optional<std::size_t> Process::readers_of(memory::PublicationId id) {
-  Locked locked(lock_);
-  progress_.poke(locked);
-  const auto it = publications_.find(id.slot);
-  if (it == publications_.end() || it->second.id.generation != id.generation) return std::nullopt;
-  return arena_->holds(id).reading;
-}
-
-void Process::mark_mutated(memory::PublicationId id) {
-  const Locked locked(lock_);
-  if (publications_.contains(id.slot)) arena_->mark_mutated(id);
-}
-
-WaitOutcome Process::wait_unpublished(const void* data, std::size_t size, Deadline deadline) {
-  Locked locked(lock_);
-  return progress_.wait(locked, deadline, [&] {
-    return std::none_of(publications_.begin(), publications_.end(), [&](const auto& item) {
-      return publication_overlaps(item.second, static_cast<const std::byte*>(data), size);
-    });
-  });
-}
-
-void Process::free_placement_now(const store::Placement& placement) { free_placement(placement); }
-
-TransferStats Process::transfer_stats() {
-  const Locked locked(lock_);
-  return transfers_;
-}
-
-// The worker that held them is gone; what it stored (not what it shared in place) lives on in our arena.
-void Process::rehome(ProcessIndex holder, const std::string& reason) {
-  std::vector<Entry*> affected;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.id.owner == self_ && entry.payload && entry.payload->placement &&
-        entry.payload->placement->holder == holder) {
-      affected.push_back(&entry);
-    }
-  });
-  for (Entry* entry : affected) {
-    const auto& old = *entry->payload;
-    const auto lost = [&](const std::string& why) {
-      objects_.replace(*entry, make_failure(ErrorKind::kObjectLost,
-                                            (entry->name != nullptr ? *entry->name : std::string("an object")) +
-                                                ": its value lay in a process that is gone (" + reason + ")" + why));
-    };
-    if (old.placement->direct) {
-      lost("; a direct tensor lives as long as its producer");
-      continue;
-    }
-    auto arena = peers_->arena_of(holder);
-    if (!arena) {
-      lost("");
-      continue;
-    }
-    std::vector<memory::Range> ranges;
-    std::size_t total = 0;
-    for (const auto& buffer : old.placement->buffers) {
-      if (buffer.range.length > 0) ranges.push_back(buffer.range);
-      total += (buffer.range.length + 63) / 64 * 64;
-    }
-    auto lease = (*arena)->acquire(old.placement->publication, ranges);
-    auto block = arena_->allocate(std::max<std::size_t>(total, 1));
-    if (!lease || !block) {
-      lost("; it could not be copied: " + (lease ? block.status() : lease.status()).message());
-      continue;
-    }
-    const auto base = arena_->offset_of(*block, std::max<std::size_t>(total, 1));
-    auto fresh = std::make_shared<Payload>();
-    fresh->skeleton = old.skeleton;
-    fresh->skeleton_in_buffer = old.skeleton_in_buffer;
-    fresh->refs = old.refs;
-    fresh->placement = std::make_unique<store::Placement>();
-    fresh->placement->holder = self_;
-    std::size_t at = 0;
-    std::vector<memory::Range> published;
-    for (const auto& buffer : old.placement->buffers) {
-      if (buffer.range.length > 0) {
-        std::memcpy(*block + at, lease->at(buffer.range.offset), buffer.range.length);
-        published.push_back({*base + at, buffer.range.length});
-      }
-      fresh->placement->buffers.push_back({{*base + at, buffer.range.length}, buffer.writable});
-      at += (buffer.range.length + 63) / 64 * 64;
-    }
-    auto id = arena_->publish(published);
-    arena_->release(*block);
-    if (!id) {
-      lost("; it could not be published again: " + id.status().message());
-      continue;
-    }
-    fresh->placement->publication = *id;
-    publications_[id->slot] = {{}, *id, false};
-    entry->payload = std::move(fresh);
-    ++transfers_.rehomed_objects;
-  }
-}
-
-// What a dead process held is memory of ours as long as we keep its arena.
-void Process::release_lost_arenas() {
-  if (lost_holders_.empty()) return;
-  std::set<ProcessIndex> needed;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.payload && entry.payload->placement) needed.insert(entry.payload->placement->holder);
-  });
-  std::erase_if(lost_holders_, [&](ProcessIndex holder) {
-    if (needed.contains(holder)) return false;
-    peers_->forget_arena(holder);
-    return true;
-  });
+bool Process::is_executing_task() {
+  return executing_task;
 }
 
 // ----- calls
@@ -600,247 +306,6 @@ bool Process::cancel(Entry& entry, bool force, bool recursive) {
   const bool found = caller_.cancel(entry, force, recursive);
   progress_.notify();
   return found;
-}
-
-// ----- actors
-
-Result<Process::NewActor> Process::create_actor(control::CreateActor request, PayloadPtr args,
-                                                const std::vector<Entry*>& dependencies, std::string_view blob,
-                                                BytesView options, bool wait_for_name) {
-  Locked locked(lock_);
-  if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);
-  const ActorId id = std::uint64_t{self_} << 32 | next_actor_++;
-  Entry& life = objects_.create(ObjectKind::kActorLife, intern_locked(request.class_name));
-  actor_of_life_[life.id.serial] = id;
-  life_of_actor_[id] = &life;
-
-  Writer writer(request.spec);
-  writer.write_string(blob);
-  writer.write_block(options);
-  writer.write(static_cast<std::uint32_t>(dependencies.size()));
-  std::vector<Entry*> holds = dependencies;
-  for (Entry* dependency : dependencies) {
-    objects_.add_hold(*dependency);
-    writer.write(dependency->id);
-  }
-  store::encode_payload(*args, writer);
-  for (const auto& ref : args->refs) objects_.hold(ref, true);
-  request.actor = id;
-  request.request = wait_for_name ? next_request_++ : 0;
-  const auto request_id = request.request;
-  tell_daemon(control::Type::kCreateActor, request);
-  ActorTarget& target = caller_.actor(id);
-  target.creation_args = std::move(args);
-  target.creation_holds = std::move(holds);
-  if (wait_for_name) {
-    auto reply = await_reply<control::Reply>(locked, request_id, Deadline::after(kReplyWithin), "create actor");
-    const Status failure = !reply ? reply.status()
-                           : reply->code == 0 ? Status::ok()
-                                              : Status(static_cast<Code>(reply->code), reply->message);
-    if (!failure) {
-      actor_of_life_.erase(life.id.serial);
-      life_of_actor_.erase(id);
-      objects_.drop_hold(life);
-      return failure;
-    }
-  }
-  return NewActor{id, &life};
-}
-
-Result<Process::ActorSpec> Process::open_spec(BytesView spec) {
-  Reader reader(spec);
-  ActorSpec opened;
-  opened.blob = reader.read_string();
-  const auto options = reader.read_block();
-  opened.options.assign(options.begin(), options.end());
-  const auto count = reader.read<std::uint32_t>();
-  std::vector<store::ObjectId> ids;
-  for (std::uint32_t i = 0; i < count && reader.ok(); ++i) ids.push_back(reader.read<store::ObjectId>());
-  BEELINE_ASSIGN(opened.args, store::decode_payload(reader));
-  if (!reader.ok()) return Status(Code::kCorrupt, "an actor's specification ends early");
-  const Locked locked(lock_);
-  for (const auto& id : ids) {
-    Entry* entry = objects_.hold(id, true);
-    if (entry == nullptr) return Status(Code::kNotFound, "an argument of the actor's constructor is gone");
-    opened.dependencies.push_back(entry);
-  }
-  for (const auto& ref : opened.args->refs) objects_.hold(ref, true);
-  return opened;
-}
-
-void Process::release_spec(ActorSpec& spec) {
-  const Locked locked(lock_);
-  for (Entry* entry : spec.dependencies) objects_.drop_hold(*entry);
-  spec.dependencies.clear();
-  for (const auto& ref : spec.args->refs) {
-    if (Entry* entry = objects_.find(ref)) objects_.drop_hold(*entry);
-  }
-}
-
-template <typename Answer>
-Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what) {
-  for (;;) {
-    const auto outcome = progress_.wait(locked, deadline,
-                                        [&] { return replies_.contains(request) || !session_error_.empty(); });
-    if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
-    if (!session_error_.empty()) return Status(Code::kShutdown, what + ": " + session_error_);
-    if (outcome == WaitOutcome::kTimedOut) {
-      return Status(Code::kDeadlineExceeded, what + ": the node daemon did not answer");
-    }
-    if (outcome == WaitOutcome::kInterrupted) continue;  // bounded: the daemon answers at once
-  }
-}
-
-Result<control::ActorInfo> Process::lookup_actor(const std::string& name, const std::string& name_space) {
-  Locked locked(lock_);
-  const auto request = next_request_++;
-  tell_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
-  return await_reply<control::ActorInfo>(locked, request, Deadline::after(kReplyWithin), "look up actor " + name);
-}
-
-Result<control::NamedActors> Process::list_actors(const std::string& name_space, bool all) {
-  Locked locked(lock_);
-  const auto request = next_request_++;
-  tell_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
-  return await_reply<control::NamedActors>(locked, request, Deadline::after(kReplyWithin), "list actors");
-}
-
-Result<control::State> Process::node_state() {
-  Locked locked(lock_);
-  const auto request = next_request_++;
-  tell_daemon(control::Type::kGetState, control::GetState{request});
-  return await_reply<control::State>(locked, request, Deadline::after(kReplyWithin), "ask for the node's state");
-}
-
-void Process::kill_actor(ActorId id, bool no_restart) {
-  const Locked locked(lock_);
-  // The daemon's way is longer than a call's: what is called from here on must not be quicker than the kill.
-  if (no_restart) caller_.actor(id).condemned = true;
-  tell_daemon(control::Type::kKillActor,
-              control::KillActor{id, no_restart, static_cast<std::uint8_t>(control::DeathCause::kKilled)});
-}
-
-control::ActorUpdate Process::actor_state(ActorId id) {
-  const Locked locked(lock_);
-  return caller_.actor(id).latest;
-}
-
-// The last handle is gone: the actor finishes what it was asked before and exits.
-void Process::actor_unreferenced(const store::ObjectId& life) {
-  const auto it = actor_of_life_.find(life.serial);
-  if (it == actor_of_life_.end()) return;
-  const ActorId id = it->second;
-  actor_of_life_.erase(it);
-  life_of_actor_.erase(id);
-  const ActorTarget& target = caller_.actor(id);
-  const auto state = static_cast<control::ActorState>(target.latest.state);
-  const bool placed = target.known && target.latest.process != 0 && state != control::ActorState::kDead;
-  if (placed && target.queued.empty()) {
-    peers_->send(target.latest.process, Message::kTerminate, view_of(id));
-  } else if (target.pending_count() == 0) {
-    tell_daemon(control::Type::kKillActor,
-                control::KillActor{id, true, static_cast<std::uint8_t>(control::DeathCause::kOutOfScope)});
-  } else {
-    terminate_when_sent_.insert(id);
-  }
-}
-
-// ----- the worker's side
-
-Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadline deadline) {
-  Locked locked(lock_);
-  const auto outcome = progress_.wait(locked, deadline, [&] {
-    return executor_.has_runnable() || exiting_ || assignment_.version != seen ||
-           may_terminate();
-  });
-  if (exiting_) return Next::kExit;
-  if (assignment_.version != seen) return Next::kAssigned;
-  if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;
-  call = executor_.take();
-  if (call != nullptr) return Next::kCall;
-  return may_terminate() ? Next::kExit : Next::kInterrupted;
-}
-
-// Calls that were made before the last handle went away may come from processes that meet us only now.
-bool Process::may_terminate() {
-  if (!executor_.terminating() || !executor_.idle()) return false;
-  peers_->accept_pending();
-  return !mailbox_.has_mail() && executor_.idle() && !is_needed_by_others();
-}
-
-// Whether other processes hold what this one owns (values, actors), or are about to.
-bool Process::is_needed_by_others() {
-  if (!pins_.empty()) return true;
-  bool needed = false;
-  objects_.for_each([&](Entry& entry) { needed |= entry.id.owner == self_ && !entry.borrowers.empty(); });
-  return needed;
-}
-
-IncomingCall* Process::try_take() {
-  Locked locked(lock_);
-  progress_.poke(locked);
-  return executor_.take();
-}
-
-Process::Assignment Process::assignment() {
-  const Locked locked(lock_);
-  return assignment_;
-}
-
-void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
-  const Locked locked(lock_);
-  for (const auto& result : results) {
-    if (result->placement) continue;
-    ++transfers_.inline_objects;
-    transfers_.inline_bytes += result->skeleton.size();
-  }
-  executor_.finish(call, std::move(results), retryable);
-}
-
-void Process::actor_ready(bool failed, const std::string& message, BytesView error) {
-  const Locked locked(lock_);
-  control::ActorReady ready;
-  ready.actor = assignment_.actor->actor;
-  ready.incarnation = assignment_.actor->incarnation;
-  ready.failed = failed;
-  ready.message = message;
-  ready.error.assign(error.begin(), error.end());
-  tell_daemon(control::Type::kActorReady, ready);
-  if (failed) (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
-}
-
-void Process::actor_exited(control::DeathCause cause) {
-  const Locked locked(lock_);
-  tell_daemon(control::Type::kActorExited,
-              control::ActorExited{assignment_.actor->actor, static_cast<std::uint8_t>(cause)});
-  (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
-}
-
-void Process::set_executing_task(bool executing) { executing_task = executing; }
-bool Process::is_executing_task() { return executing_task; }
-
-bool Process::exiting() {
-  const Locked locked(lock_);
-  return exiting_;
-}
-
-std::uint64_t Process::pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs) {
-  if (peers_->is_gone(receiver)) return 0;  // nobody would ever answer
-  std::vector<Entry*> pinned;
-  for (const auto& ref : refs) {
-    if (Entry* entry = objects_.hold(ref, true)) pinned.push_back(entry);
-  }
-  const auto token = next_pin_++;
-  pins_.emplace(token, std::pair(receiver, std::move(pinned)));
-  return token;
-}
-
-void Process::release_args(const PayloadPtr& args) {
-  if (!args) return;
-  for (const auto& ref : args->refs) {
-    if (Entry* entry = objects_.find(ref)) objects_.drop_hold(*entry);
-  }
-  if (args->placement) free_placement(*args->placement);
 }
 
 // ----- PeerEvents
@@ -958,6 +423,7 @@ void Process::on_subscribe(ProcessIndex from, const store::ObjectId& id) {
 void Process::on_peer_lost(ProcessIndex process, const std::string& reason) {
   objects_.drop_process(process);
   objects_.fail_owner(process, reason);
+  ask_owners();
   rehome(process, reason);
   executor_.on_process_lost(process);
   caller_.on_process_lost(process, reason);
@@ -976,6 +442,16 @@ void Process::on_peer_lost(ProcessIndex process, const std::string& reason) {
   progress_.notify();
 }
 
+// A producer that is gone may have said that it told us a value while that was still waiting for room in our ring:
+// whoever owns what is awaited here tells it again.
+void Process::ask_owners() {
+  std::vector<Entry*> awaited;
+  objects_.for_each([&](Entry& entry) {
+    if (entry.id.owner != self_ && !entry.ready() && !entry.watchers.empty()) awaited.push_back(&entry);
+  });
+  for (Entry* entry : awaited) subscribe(*entry);
+}
+
 void Process::watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) {
   control_.watch(fd, also_writable, [this, handler = std::move(handler)](std::uint32_t events) {
     handler(events);
@@ -983,12 +459,18 @@ void Process::watch_socket(int fd, bool also_writable, std::function<void(std::u
   });
 }
 
-void Process::forget_socket(int fd) { control_.forget(fd); }
+void Process::forget_socket(int fd) {
+  control_.forget(fd);
+}
 
 // ----- TableEvents
 
-void Process::send_borrow(const store::ObjectId& id) { peers_->send(id.owner, Message::kBorrow, view_of(id)); }
-void Process::send_release(const store::ObjectId& id) { peers_->send(id.owner, Message::kRelease, view_of(id)); }
+void Process::send_borrow(const store::ObjectId& id) {
+  peers_->send(id.owner, Message::kBorrow, view_of(id));
+}
+void Process::send_release(const store::ObjectId& id) {
+  peers_->send(id.owner, Message::kRelease, view_of(id));
+}
 
 void Process::send_object(ProcessIndex to, const Entry& entry) {
   if (to == self_) return;
@@ -1002,120 +484,6 @@ void Process::send_object(ProcessIndex to, const Entry& entry) {
 void Process::free_placement(const store::Placement& placement) {
   if (placement.holder == self_) return retire(placement.publication);
   peers_->send(placement.holder, Message::kFree, view_of(placement.publication));
-}
-
-// ----- the daemon
-
-void Process::send_control(const Bytes& frame) {
-  if (!daemon_.is_open()) return;
-  if (const auto status = daemon_.send(frame); !status) return;  // its end is seen on the socket
-  if (daemon_.wants_write()) {
-    control_.watch(daemon_.fd(), true, [this](std::uint32_t events) { on_daemon_socket(events); });
-  }
-}
-
-void Process::on_daemon_socket(std::uint32_t events) {
-  if ((events & EPOLLOUT) != 0) {
-    if (const auto status = daemon_.flush(); !status) return daemon_lost(status.message());
-    if (!daemon_.wants_write()) {
-      control_.watch(daemon_.fd(), false, [this](std::uint32_t e) { on_daemon_socket(e); });
-    }
-  }
-  for (;;) {
-    os::Frame frame;
-    auto outcome = daemon_.receive(frame);
-    if (!outcome) return daemon_lost(outcome.status().message());
-    if (*outcome == os::FrameSocket::Receive::kNothing) break;
-    if (*outcome == os::FrameSocket::Receive::kClosed) return daemon_lost("its connection closed");
-    if (const auto status = on_daemon_frame(frame.bytes); !status) return daemon_lost(status.message());
-  }
-  progress_.notify();
-}
-
-Status Process::on_daemon_frame(BytesView frame) {
-  BEELINE_ASSIGN(const auto type, control::type_of(frame));
-  switch (type) {
-    case control::Type::kReply: {
-      BEELINE_ASSIGN(const auto reply, control::decode<control::Reply>(frame));
-      replies_[reply.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
-    }
-    case control::Type::kActorInfo: {
-      BEELINE_ASSIGN(const auto info, control::decode<control::ActorInfo>(frame));
-      replies_[info.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
-    }
-    case control::Type::kNamedActors: {
-      BEELINE_ASSIGN(const auto names, control::decode<control::NamedActors>(frame));
-      replies_[names.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
-    }
-    case control::Type::kState: {
-      BEELINE_ASSIGN(const auto state, control::decode<control::State>(frame));
-      replies_[state.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
-    }
-    case control::Type::kActorUpdate: {
-      BEELINE_ASSIGN(const auto update, control::decode<control::ActorUpdate>(frame));
-      caller_.on_actor_update(update);
-      if (terminate_when_sent_.contains(update.actor) && update.process != 0 &&
-          caller_.actor(update.actor).queued.empty()) {
-        terminate_when_sent_.erase(update.actor);
-        peers_->send(update.process, Message::kTerminate, view_of(update.actor));
-      }
-      return Status::ok();
-    }
-    case control::Type::kLeaseGranted: {
-      BEELINE_ASSIGN(const auto granted, control::decode<control::LeaseGranted>(frame));
-      caller_.on_lease_granted(granted);
-      return Status::ok();
-    }
-    case control::Type::kLeaseFailed: {
-      BEELINE_ASSIGN(const auto failed, control::decode<control::LeaseFailed>(frame));
-      caller_.on_lease_failed(failed);
-      return Status::ok();
-    }
-    case control::Type::kRecallLeases:
-      caller_.on_recall_leases();
-      return Status::ok();
-    case control::Type::kAssignActor: {
-      BEELINE_ASSIGN(assignment_.actor, control::decode<control::AssignActor>(frame));
-      ++assignment_.version;
-      return Status::ok();
-    }
-    case control::Type::kAssignLease: {
-      BEELINE_ASSIGN(assignment_.lease, control::decode<control::AssignLease>(frame));
-      ++assignment_.version;
-      return Status::ok();
-    }
-    case control::Type::kLogLines: {
-      BEELINE_ASSIGN(const auto lines, control::decode<control::LogLines>(frame));
-      printer_.print(lines);
-      return Status::ok();
-    }
-    case control::Type::kExit:
-      exiting_ = true;
-      return Status::ok();
-    case control::Type::kRetire:
-      // Others may still need what this process made or owns: stay then, the daemon asks again.
-      if (publications_.empty() && objects_.stats().own == 0) exiting_ = true;
-      return Status::ok();
-    default:
-      return {Code::kCorrupt, "a control message of unknown type " + std::to_string(static_cast<int>(type))};
-  }
-}
-
-void Process::daemon_lost(const std::string& reason) {
-  control_.forget(daemon_.fd());
-  daemon_.close();
-  // A worker is nothing without its session, whatever its threads are doing.
-  if (is_worker_) ::_exit(1);
-  session_error_ = "the node daemon (beelined, pid " + std::to_string(daemon_pid_) + ") is gone: " + reason +
-                   ". All actors and tasks of the session have ended. Call shutdown() and init() to start anew; "
-                   "its log is " + registered_.session_dir + "/logs/beelined.err";
-  caller_.fail_everything(session_failure());
-  objects_.fail_all_pending(session_failure());
-  progress_.notify();
 }
 
 // ----- progress

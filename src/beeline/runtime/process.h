@@ -46,9 +46,9 @@ struct Opened {
 
 // Counters that any thread may read.
 struct TransferStats {
-  std::uint64_t inline_objects = 0, inline_bytes = 0;    // inside messages
-  std::uint64_t mapped_objects = 0, mapped_bytes = 0;    // published in place, or fetched by mapping
-  std::uint64_t copied_objects = 0, copied_bytes = 0;    // copied into the arena at publication
+  std::uint64_t inline_objects = 0, inline_bytes = 0;  // inside messages
+  std::uint64_t mapped_objects = 0, mapped_bytes = 0;  // published in place, or fetched by mapping
+  std::uint64_t copied_objects = 0, copied_bytes = 0;  // copied into the arena at publication
   std::uint64_t fetched_objects = 0, fetched_bytes = 0;
   std::uint64_t rehomed_objects = 0;
 };
@@ -58,8 +58,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   using Entry = store::Entry;
 
   static Result<std::unique_ptr<Process>> launch(LaunchOptions options, memory::Arena::Options arena);
-  static Result<std::unique_ptr<Process>> join_as_worker(const std::string& session_dir, std::uint64_t fork_token,
-                                                         const std::function<memory::Arena::Options(BytesView config)>& arena);
+  static Result<std::unique_ptr<Process>> join_as_worker(
+      const std::string& session_dir, std::uint64_t fork_token,
+      const std::function<memory::Arena::Options(BytesView config)>& arena);
   ~Process();
   // Ends this process's part; a driver ends the session. Bounded by 3 s. Afterwards every function may still be
   // called and fails; only this record of it is left: no thread, descriptor or mapping (but those of live leases).
@@ -167,6 +168,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   [[nodiscard]] bool exiting_locked() const { return exiting_; }
   // An actor without handles has done what it was asked, and nobody needs what it owns. The state lock is held.
   bool may_terminate();
+  void ask_owners();
 
   // ----- for the parts of this process; the state lock is held
   StateLock& lock() { return lock_; }

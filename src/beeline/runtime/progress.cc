@@ -27,12 +27,14 @@ inline void relax() {
 
 Status Progress::start(Work work) {
   work_ = std::move(work);
+  // Before anybody can wake it: a wake that the thread has not lived to see must end its first sleep.
+  const std::uint32_t ticket = mailbox_.ticket(ring::Sleeper::kHelper);
   mailbox_.entrust(ring::Sleeper::kHelper);
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  helper_ = std::thread([this] { run_helper(); });
+  helper_ = std::thread([this, ticket] { run_helper(ticket); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return Status::ok();
 }
@@ -145,10 +147,8 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::functio
       if (--progress.present_ == 0 && progress.stopping_) progress.left_.notify_all();
     }
   } presence(*this);
-  bool announced = false;
   const auto announce = [&] {
-    if (!announced && before_sleep) before_sleep();
-    announced = true;
+    if (before_sleep) before_sleep();
   };
   for (;;) {
     if (done()) return WaitOutcome::kDone;
@@ -207,10 +207,9 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::functio
   }
 }
 
-void Progress::run_helper() {
+void Progress::run_helper(std::uint32_t ticket) {
   ::pthread_setname_np(::pthread_self(), "bee-helper");
   int naps = 0;
-  std::uint32_t ticket = mailbox_.ticket(ring::Sleeper::kHelper);
   for (;;) {
     if (naps > 0) {
       // Nobody needs to wake us while we nap: mail is looked for at its end.

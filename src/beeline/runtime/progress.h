@@ -37,8 +37,8 @@ class Progress {
   void stop();
 
   // Waits until done() holds; it is asked with the state lock held, which `locked` must hold on entry and holds on
-  // return. kInterrupted after a signal: the caller runs its handlers and comes back. `before_sleep` is called once,
-  // locked, before the thread really sleeps.
+  // return. kInterrupted after a signal: the caller runs its handlers and comes back. `before_sleep` is called,
+  // locked, each time before the thread really sleeps.
   WaitOutcome wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
                    const std::function<void()>& before_sleep = nullptr);
   // Drains now if nobody else is at it. The lock is held.
@@ -63,7 +63,7 @@ class Progress {
     bool woken = false;
   };
 
-  void run_helper();
+  void run_helper(std::uint32_t ticket);
   // Drains until the mailbox is empty. The lock is released now and then for others.
   bool drain(Locked& locked);
   void wake_done_waiters();
@@ -74,12 +74,12 @@ class Progress {
   ring::Mailbox& mailbox_;
   Work work_;
   Role role_ = Role::kEntrusted;
-  std::vector<Waiter*> waiters_;  // asleep on words of their own
-  bool changed_ = false;          // notify() while a waiter holds the role
-  std::uint32_t spin_credit_ = 8; // falls with each spin in vain
+  std::vector<Waiter*> waiters_;   // asleep on words of their own
+  bool changed_ = false;           // notify() while a waiter holds the role
+  std::uint32_t spin_credit_ = 8;  // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
   bool stopping_ = false;
-  std::uint32_t present_ = 0;     // threads inside wait()
+  std::uint32_t present_ = 0;  // threads inside wait()
   std::condition_variable_any left_;
   Stats stats_;
   std::thread helper_;

@@ -79,9 +79,8 @@ void ObjectTable::drop_borrower(const ObjectId& id, ProcessIndex process) {
   if (it == entry->borrowers.end()) return;
   entry->borrowers.erase(it);
   take_back(process, 1);
-  if (entry->local > 0) return;
   was_released_ = true;
-  doom(*entry);
+  if (entry->local == 0) doom(*entry);
 }
 
 void ObjectTable::take_back(ProcessIndex process, std::size_t count) {
@@ -96,9 +95,8 @@ void ObjectTable::drop_process(ProcessIndex process) {
     const auto count = std::erase(slot->entry.borrowers, process);
     if (count == 0) continue;
     take_back(process, count);
-    if (slot->entry.local > 0) continue;
     was_released_ = true;
-    doom(slot->entry);
+    if (slot->entry.local == 0) doom(slot->entry);
   }
 }
 

@@ -30,15 +30,15 @@ class Watcher {
 
 struct Entry {
   ObjectId id;
-  std::uint32_t local = 0;      // holds in this process: Python references, calls, values that contain it
-  bool borrowed = false;        // foreign: the owner knows that we hold it
-  bool subscribed = false;      // foreign: the owner was asked for the value
-  bool doomed = false;          // nobody holds it; goes at the next reap()
-  PayloadPtr payload;           // set once; the object is ready
-  const std::string* name = nullptr;     // of the task that makes it, for people; interned
-  void* producer = nullptr;              // own, pending: the caller's record of the call that makes it
-  std::vector<ProcessIndex> borrowers;   // own
-  std::vector<ProcessIndex> subscribers; // own, pending: told when it is ready
+  std::uint32_t local = 0;                // holds in this process: Python references, calls, values that contain it
+  bool borrowed = false;                  // foreign: the owner knows that we hold it
+  bool subscribed = false;                // foreign: the owner was asked for the value
+  bool doomed = false;                    // nobody holds it; goes at the next reap()
+  PayloadPtr payload;                     // set once; the object is ready
+  const std::string* name = nullptr;      // of the task that makes it, for people; interned
+  void* producer = nullptr;               // own, pending: the caller's record of the call that makes it
+  std::vector<ProcessIndex> borrowers;    // own
+  std::vector<ProcessIndex> subscribers;  // own, pending: told when it is ready
   std::vector<Watcher*> watchers;
 
   [[nodiscard]] bool ready() const { return payload != nullptr; }
@@ -91,7 +91,7 @@ class ObjectTable {
   // Frees what nobody holds. Call when every ring was seen empty after the release that led here.
   void reap();
   [[nodiscard]] bool has_doomed() const { return !doomed_.empty(); }
-  // Whether something waits for the reap because another process let go of it.
+  // Whether another process let go of something since the last reap.
   [[nodiscard]] bool was_released() const { return was_released_; }
 
   struct Stats {

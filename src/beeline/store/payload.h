@@ -69,8 +69,8 @@ struct Failure {
 
 // Immutable once an object is ready; shared by the table and readers.
 struct Payload {
-  std::string skeleton;  // pickle; of an error: what dumps_error made
-  bool skeleton_in_buffer = false;  // the last buffer of the placement is the skeleton
+  std::string skeleton;                      // pickle; of an error: what dumps_error made
+  bool skeleton_in_buffer = false;           // the last buffer of the placement is the skeleton
   std::vector<InlineBuffer> inline_buffers;  // small arrays that travel along; no placement then
   std::unique_ptr<Placement> placement;
   std::unique_ptr<Failure> failure;

@@ -38,9 +38,7 @@ TEST(IntervalSetTest, InsertsErasesAndFinds) {
 
 class ArenaTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    arena_ = Arena::open({.capacity_bytes = 256 * kMiB, .quota_bytes = 32 * kMiB}).value();
-  }
+  void SetUp() override { arena_ = Arena::open({.capacity_bytes = 256 * kMiB, .quota_bytes = 32 * kMiB}).value(); }
   std::unique_ptr<Arena> arena_;
 };
 
@@ -104,7 +102,8 @@ TEST_F(ArenaTest, SlotsRunOutWithATypedErrorAndComeBack) {
 }
 
 TEST_F(ArenaTest, HolderIndicesRunOutWithATypedErrorAndComeBack) {
-  for (std::uint32_t i = 0; i < kMaxHolders; ++i) EXPECT_EQ(arena_->add_holder(1000 + static_cast<pid_t>(i)).value(), i);
+  for (std::uint32_t i = 0; i < kMaxHolders; ++i)
+    EXPECT_EQ(arena_->add_holder(1000 + static_cast<pid_t>(i)).value(), i);
   EXPECT_EQ(arena_->add_holder(1).status().code(), Code::kResourceExhausted);
   arena_->drop_holder(99);
   arena_->drop_holder(99);

@@ -25,7 +25,7 @@ class HeapTest : public ::testing::Test {
   void TearDown() override { heap_.close(); }
 
   std::uint64_t backed_bytes() const {
-    struct stat info {};
+    struct stat info{};
     EXPECT_EQ(::fstat(heap_.fd(), &info), 0);
     return static_cast<std::uint64_t>(info.st_blocks) * 512;
   }
@@ -170,7 +170,8 @@ TEST_F(HeapTest, RandomUseAgreesWithAModel) {
   };
   for (int step = 0; step < 100000; ++step) {
     const unsigned choice = random() % 16;
-    const auto picked = live.empty() ? live.end() : std::next(live.begin(), random() % std::min<std::size_t>(live.size(), 40));
+    const auto picked =
+        live.empty() ? live.end() : std::next(live.begin(), random() % std::min<std::size_t>(live.size(), 40));
     if (choice < 7) {
       std::size_t size = 1 + random() % (std::size_t{1} << (random() % 24));
       std::byte* data = heap_.allocate(size);
@@ -183,7 +184,8 @@ TEST_F(HeapTest, RandomUseAgreesWithAModel) {
     } else if (choice < 13 && picked != live.end()) {
       ASSERT_EQ(static_cast<std::uint8_t>(picked->first[0]), picked->second.mark) << "step " << step;
       ASSERT_EQ(static_cast<std::uint8_t>(picked->first[picked->second.size - 1]), picked->second.mark);
-      if (picked->second.pinned) zombies[static_cast<std::uint64_t>(picked->first - heap_.base())] = picked->second.size;
+      if (picked->second.pinned)
+        zombies[static_cast<std::uint64_t>(picked->first - heap_.base())] = picked->second.size;
       ASSERT_TRUE(heap_.release(picked->first));
       live.erase(picked);
     } else if (choice == 13 && picked != live.end() && !picked->second.pinned) {

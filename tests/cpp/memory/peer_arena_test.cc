@@ -16,7 +16,9 @@ namespace {
 
 constexpr std::uint64_t kMiB = 1 << 20;
 
-std::uint8_t byte_at(const std::byte* data) { return static_cast<std::uint8_t>(*data); }
+std::uint8_t byte_at(const std::byte* data) {
+  return static_cast<std::uint8_t>(*data);
+}
 
 class PeerArenaTest : public ::testing::Test {
  protected:
@@ -187,8 +189,8 @@ TEST_F(PeerArenaTest, DroppedHolderLosesItsLeases) {
 TEST_F(PeerArenaTest, RefusesHostileInput) {
   const auto published = publish(kMiB, 1);
   const std::uint64_t end = peer_->capacity_bytes();
-  for (const Range range : {Range{end, 1}, Range{end - 1, 2}, Range{~0ull, ~0ull}, Range{1, ~0ull},
-                            Range{~0ull - 4095, 4096}}) {
+  for (const Range range :
+       {Range{end, 1}, Range{end - 1, 2}, Range{~0ull, ~0ull}, Range{1, ~0ull}, Range{~0ull - 4095, 4096}}) {
     EXPECT_EQ(peer_->acquire(published.id, {&range, 1}).status().code(), Code::kInvalidArgument);
   }
   EXPECT_EQ(peer_->acquire({kMaxPublications, 1}, {}).status().code(), Code::kInvalidArgument);
@@ -201,7 +203,8 @@ TEST_F(PeerArenaTest, RefusesHostileInput) {
   };
   EXPECT_EQ(attach_with(os::Fd(::dup(arena_->data_fd())), os::Fd(::dup(arena_->control_fd())), kMaxHolders),
             Code::kInvalidArgument);
-  EXPECT_EQ(attach_with(os::Fd(::dup(arena_->data_fd())), os::make_memfd("zeroes", 128 * kMiB).value(), 0), Code::kCorrupt);
+  EXPECT_EQ(attach_with(os::Fd(::dup(arena_->data_fd())), os::make_memfd("zeroes", 128 * kMiB).value(), 0),
+            Code::kCorrupt);
   EXPECT_EQ(attach_with(os::make_memfd("short", 4096).value(), os::Fd(::dup(arena_->control_fd())), 0), Code::kCorrupt);
   EXPECT_EQ(attach_with(os::Fd(::dup(arena_->data_fd())), os::make_memfd("short", 4096).value(), 0), Code::kCorrupt);
   int ends[2];

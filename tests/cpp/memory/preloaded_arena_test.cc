@@ -32,7 +32,9 @@ bool passes_preloaded(const char* test, const char* setting = "1") {
   int status = 0;
   return ::waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
-bool is_preloaded() { return std::getenv(kMarker) != nullptr; }
+bool is_preloaded() {
+  return std::getenv(kMarker) != nullptr;
+}
 
 TEST(PreloadedArena, PublishesWhatMallocGave) {
   if (!is_preloaded()) {

@@ -17,11 +17,14 @@ namespace {
 
 // Null when the request is not for the arena, or when the arena cannot serve it: the caller goes on.
 void* from_arena(std::size_t size, std::size_t alignment) {
-  if (size < kThreshold || !heap.is_active()) [[likely]] return nullptr;
+  if (size < kThreshold || !heap.is_active()) [[likely]]
+    return nullptr;
   return heap.allocate(size, alignment);
 }
 
-constexpr bool is_power_of_two(std::size_t value) { return value != 0 && (value & (value - 1)) == 0; }
+constexpr bool is_power_of_two(std::size_t value) {
+  return value != 0 && (value & (value - 1)) == 0;
+}
 
 // Realloc of a block of the arena.
 void* resize(void* data, std::size_t size) {
@@ -43,20 +46,23 @@ void* resize(void* data, std::size_t size) {
 }  // namespace
 }  // namespace beeline::preload
 
+using beeline::os::kPageSize;
 using beeline::preload::from_arena;
 using beeline::preload::heap;
 using beeline::preload::is_power_of_two;
 using beeline::preload::kThreshold;
 using beeline::preload::next;
-using beeline::os::kPageSize;
 
 BEELINE_EXPORT void* malloc(std::size_t size) noexcept {
-  if (size < kThreshold) [[likely]] return next.malloc(size);
+  if (size < kThreshold) [[likely]]
+    return next.malloc(size);
   if (void* data = from_arena(size, kPageSize)) return data;
   return next.malloc(size);
 }
 
-BEELINE_EXPORT void* calloc(std::size_t count, std::size_t size) noexcept { return next.calloc(count, size); }
+BEELINE_EXPORT void* calloc(std::size_t count, std::size_t size) noexcept {
+  return next.calloc(count, size);
+}
 
 BEELINE_EXPORT void free(void* data) noexcept {
   if (heap.contains(data)) [[unlikely]] {
@@ -70,7 +76,8 @@ BEELINE_EXPORT void free(void* data) noexcept {
 
 BEELINE_EXPORT void* realloc(void* data, std::size_t size) noexcept {
   if (data == nullptr) return malloc(size);
-  if (heap.contains(data)) [[unlikely]] return beeline::preload::resize(data, size);
+  if (heap.contains(data)) [[unlikely]]
+    return beeline::preload::resize(data, size);
   return next.realloc(data, size);
 }
 
@@ -117,6 +124,7 @@ BEELINE_EXPORT void* pvalloc(std::size_t size) noexcept {
 }
 
 BEELINE_EXPORT std::size_t malloc_usable_size(void* data) noexcept {
-  if (heap.contains(data)) [[unlikely]] return heap.usable_size(data);
+  if (heap.contains(data)) [[unlikely]]
+    return heap.usable_size(data);
   return next.malloc_usable_size(data);
 }

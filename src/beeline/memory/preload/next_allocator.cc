@@ -15,7 +15,8 @@ std::size_t boot_used = 0;
 bool resolving = false;
 
 bool is_boot_memory(const void* data) {
-  return static_cast<const char*>(data) >= boot_memory && static_cast<const char*>(data) < boot_memory + sizeof boot_memory;
+  return static_cast<const char*>(data) >= boot_memory &&
+         static_cast<const char*>(data) < boot_memory + sizeof boot_memory;
 }
 
 void* boot_allocate(std::size_t size) {

@@ -1,0 +1,253 @@
+// Actors as their creators and callers see them, and the side of the worker that becomes one.
+#include <algorithm>
+
+#include "beeline/runtime/process.h"
+
+namespace beeline::runtime {
+namespace {
+
+using store::ObjectKind;
+using store::PayloadPtr;
+
+constexpr auto kReplyWithin = std::chrono::seconds(30);
+
+}  // namespace
+
+// ----- actors
+
+Result<Process::NewActor> Process::create_actor(control::CreateActor request, PayloadPtr args,
+                                                const std::vector<Entry*>& dependencies, std::string_view blob,
+                                                BytesView options, bool wait_for_name) {
+  Locked locked(lock_);
+  if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);
+  const ActorId id = std::uint64_t{self_} << 32 | next_actor_++;
+  Entry& life = objects_.create(ObjectKind::kActorLife, intern_locked(request.class_name));
+  actor_of_life_[life.id.serial] = id;
+  life_of_actor_[id] = &life;
+
+  Writer writer(request.spec);
+  writer.write_string(blob);
+  writer.write_block(options);
+  writer.write(static_cast<std::uint32_t>(dependencies.size()));
+  std::vector<Entry*> holds = dependencies;
+  for (Entry* dependency : dependencies) {
+    objects_.add_hold(*dependency);
+    writer.write(dependency->id);
+  }
+  store::encode_payload(*args, writer);
+  for (const auto& ref : args->refs) objects_.hold(ref, true);
+  request.actor = id;
+  request.request = wait_for_name ? next_request_++ : 0;
+  const auto request_id = request.request;
+  tell_daemon(control::Type::kCreateActor, request);
+  ActorTarget& target = caller_.actor(id);
+  target.creation_args = std::move(args);
+  target.creation_holds = std::move(holds);
+  if (wait_for_name) {
+    auto reply = await_reply<control::Reply>(locked, request_id, Deadline::after(kReplyWithin), "create actor");
+    const Status failure = !reply             ? reply.status()
+                           : reply->code == 0 ? Status::ok()
+                                              : Status(static_cast<Code>(reply->code), reply->message);
+    if (!failure) {
+      actor_of_life_.erase(life.id.serial);
+      life_of_actor_.erase(id);
+      objects_.drop_hold(life);
+      return failure;
+    }
+  }
+  return NewActor{id, &life};
+}
+
+Result<Process::ActorSpec> Process::open_spec(BytesView spec) {
+  Reader reader(spec);
+  ActorSpec opened;
+  opened.blob = reader.read_string();
+  const auto options = reader.read_block();
+  opened.options.assign(options.begin(), options.end());
+  const auto count = reader.read<std::uint32_t>();
+  std::vector<store::ObjectId> ids;
+  for (std::uint32_t i = 0; i < count && reader.ok(); ++i) ids.push_back(reader.read<store::ObjectId>());
+  BEELINE_ASSIGN(opened.args, store::decode_payload(reader));
+  if (!reader.ok()) return Status(Code::kCorrupt, "an actor's specification ends early");
+  const Locked locked(lock_);
+  for (const auto& id : ids) {
+    Entry* entry = objects_.hold(id, true);
+    if (entry == nullptr) return Status(Code::kNotFound, "an argument of the actor's constructor is gone");
+    opened.dependencies.push_back(entry);
+  }
+  for (const auto& ref : opened.args->refs) objects_.hold(ref, true);
+  return opened;
+}
+
+void Process::release_spec(ActorSpec& spec) {
+  const Locked locked(lock_);
+  for (Entry* entry : spec.dependencies) objects_.drop_hold(*entry);
+  spec.dependencies.clear();
+  for (const auto& ref : spec.args->refs) {
+    if (Entry* entry = objects_.find(ref)) objects_.drop_hold(*entry);
+  }
+}
+
+template <typename Answer>
+Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what) {
+  for (;;) {
+    const auto outcome =
+        progress_.wait(locked, deadline, [&] { return replies_.contains(request) || !session_error_.empty(); });
+    if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
+    if (!session_error_.empty()) return Status(Code::kShutdown, what + ": " + session_error_);
+    if (outcome == WaitOutcome::kTimedOut) {
+      return Status(Code::kDeadlineExceeded, what + ": the node daemon did not answer");
+    }
+    if (outcome == WaitOutcome::kInterrupted) continue;  // bounded: the daemon answers at once
+  }
+}
+
+Result<control::ActorInfo> Process::lookup_actor(const std::string& name, const std::string& name_space) {
+  Locked locked(lock_);
+  const auto request = next_request_++;
+  tell_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
+  return await_reply<control::ActorInfo>(locked, request, Deadline::after(kReplyWithin), "look up actor " + name);
+}
+
+Result<control::NamedActors> Process::list_actors(const std::string& name_space, bool all) {
+  Locked locked(lock_);
+  const auto request = next_request_++;
+  tell_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
+  return await_reply<control::NamedActors>(locked, request, Deadline::after(kReplyWithin), "list actors");
+}
+
+Result<control::State> Process::node_state() {
+  Locked locked(lock_);
+  const auto request = next_request_++;
+  tell_daemon(control::Type::kGetState, control::GetState{request});
+  return await_reply<control::State>(locked, request, Deadline::after(kReplyWithin), "ask for the node's state");
+}
+
+void Process::kill_actor(ActorId id, bool no_restart) {
+  const Locked locked(lock_);
+  // The daemon's way is longer than a call's: what is called from here on must not be quicker than the kill.
+  if (no_restart) caller_.actor(id).condemned = true;
+  tell_daemon(control::Type::kKillActor,
+              control::KillActor{id, no_restart, static_cast<std::uint8_t>(control::DeathCause::kKilled)});
+}
+
+control::ActorUpdate Process::actor_state(ActorId id) {
+  const Locked locked(lock_);
+  return caller_.actor(id).latest;
+}
+
+// The last handle is gone: the actor finishes what it was asked before and exits.
+void Process::actor_unreferenced(const store::ObjectId& life) {
+  const auto it = actor_of_life_.find(life.serial);
+  if (it == actor_of_life_.end()) return;
+  const ActorId id = it->second;
+  actor_of_life_.erase(it);
+  life_of_actor_.erase(id);
+  const ActorTarget& target = caller_.actor(id);
+  const auto state = static_cast<control::ActorState>(target.latest.state);
+  const bool placed = target.known && target.latest.process != 0 && state != control::ActorState::kDead;
+  if (placed && target.queued.empty()) {
+    peers_->send(target.latest.process, Message::kTerminate, view_of(id));
+  } else if (target.pending_count() == 0) {
+    tell_daemon(control::Type::kKillActor,
+                control::KillActor{id, true, static_cast<std::uint8_t>(control::DeathCause::kOutOfScope)});
+  } else {
+    terminate_when_sent_.insert(id);
+  }
+}
+
+// ----- the worker's side
+
+Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadline deadline) {
+  Locked locked(lock_);
+  const auto outcome = progress_.wait(locked, deadline, [&] {
+    return executor_.has_runnable() || exiting_ || assignment_.version != seen || may_terminate();
+  });
+  if (exiting_) return Next::kExit;
+  if (assignment_.version != seen) return Next::kAssigned;
+  if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;
+  call = executor_.take();
+  if (call != nullptr) return Next::kCall;
+  return may_terminate() ? Next::kExit : Next::kInterrupted;
+}
+
+// Calls that were made before the last handle went away may come from processes that meet us only now.
+bool Process::may_terminate() {
+  if (!executor_.terminating() || !executor_.idle()) return false;
+  peers_->accept_pending();
+  return !mailbox_.has_mail() && executor_.idle() && !is_needed_by_others();
+}
+
+// Whether other processes hold what this one owns (values, actors), or are about to.
+bool Process::is_needed_by_others() {
+  if (!pins_.empty()) return true;
+  bool needed = false;
+  objects_.for_each([&](Entry& entry) { needed |= entry.id.owner == self_ && !entry.borrowers.empty(); });
+  return needed;
+}
+
+IncomingCall* Process::try_take() {
+  Locked locked(lock_);
+  progress_.poke(locked);
+  return executor_.take();
+}
+
+Process::Assignment Process::assignment() {
+  const Locked locked(lock_);
+  return assignment_;
+}
+
+void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
+  const Locked locked(lock_);
+  for (const auto& result : results) {
+    if (result->placement) continue;
+    ++transfers_.inline_objects;
+    transfers_.inline_bytes += result->skeleton.size();
+  }
+  executor_.finish(call, std::move(results), retryable);
+}
+
+void Process::actor_ready(bool failed, const std::string& message, BytesView error) {
+  const Locked locked(lock_);
+  control::ActorReady ready;
+  ready.actor = assignment_.actor->actor;
+  ready.incarnation = assignment_.actor->incarnation;
+  ready.failed = failed;
+  ready.message = message;
+  ready.error.assign(error.begin(), error.end());
+  tell_daemon(control::Type::kActorReady, ready);
+  if (failed) (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
+}
+
+void Process::actor_exited(control::DeathCause cause) {
+  const Locked locked(lock_);
+  tell_daemon(control::Type::kActorExited,
+              control::ActorExited{assignment_.actor->actor, static_cast<std::uint8_t>(cause)});
+  (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
+}
+
+bool Process::exiting() {
+  const Locked locked(lock_);
+  return exiting_;
+}
+
+std::uint64_t Process::pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs) {
+  if (peers_->is_gone(receiver)) return 0;  // nobody would ever answer
+  std::vector<Entry*> pinned;
+  for (const auto& ref : refs) {
+    if (Entry* entry = objects_.hold(ref, true)) pinned.push_back(entry);
+  }
+  const auto token = next_pin_++;
+  pins_.emplace(token, std::pair(receiver, std::move(pinned)));
+  return token;
+}
+
+void Process::release_args(const PayloadPtr& args) {
+  if (!args) return;
+  for (const auto& ref : args->refs) {
+    if (Entry* entry = objects_.find(ref)) objects_.drop_hold(*entry);
+  }
+  if (args->placement) free_placement(*args->placement);
+}
+
+}  // namespace beeline::runtime
