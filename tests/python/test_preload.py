@@ -136,7 +136,8 @@ def test_the_whole_family_across_the_boundary():
             return abi.offset_of(data, 1) >= 0
         for size in (1, 5000, (1 << 20) - 1, 1 << 20, 3 << 20, 40 << 20):
             large = size >= 1 << 20
-            blocks = [c.malloc(size), c.memalign(64, size), c.aligned_alloc(4096, size), c.valloc(size), c.pvalloc(size)]
+            blocks = [c.malloc(size)]
+            blocks += [c.memalign(64, size), c.aligned_alloc(4096, size), c.valloc(size), c.pvalloc(size)]
             for data in blocks:
                 assert in_arena(data) == large
                 assert c.malloc_usable_size(data) >= size
