@@ -35,6 +35,10 @@ Status Executor::on_call(ProcessIndex from, Reader& reader) {
     release(call);
     return status;
   }
+  if (blocked_ > 0 && call.header.actor == 0) {
+    bounce(call);
+    return Status::ok();
+  }
   if (call.header.function != 0 && !functions_.contains(call.header.function)) {
     ++call.unresolved;
     auto& waiting = awaiting_function_[call.header.function];
@@ -190,19 +194,28 @@ void Executor::release(IncomingCall& call) {
     objects.drop_hold(*dependency);
   }
   for (Entry* held : call.held) objects.drop_hold(*held);
-  calls_.erase(Key{call.caller, call.header.task});
+  const Key key{call.caller, call.header.task};
+  // It may come again, and must then wait for its function once.
+  if (const auto it = awaiting_function_.find(call.header.function); it != awaiting_function_.end()) {
+    std::erase(it->second, key);
+  }
+  calls_.erase(key);
 }
 
-void Executor::bounce_queued() {
-  std::vector<IncomingCall*> bounced;
+void Executor::set_blocked(bool blocked) {
+  blocked_ = blocked ? blocked_ + 1 : blocked_ - 1;
+  if (!blocked) return;
+  std::vector<IncomingCall*> waiting;
   for (auto& [key, call] : calls_) {
-    if (!call->started && call->header.actor == 0) bounced.push_back(call.get());
+    if (!call->started && call->header.actor == 0) waiting.push_back(call.get());
   }
-  for (IncomingCall* call : bounced) {
-    std::erase(runnable_, call);
-    process_.peers().send(call->caller, Message::kRejected, view_of(call->header.task));
-    release(*call);
-  }
+  for (IncomingCall* call : waiting) bounce(*call);
+}
+
+void Executor::bounce(IncomingCall& call) {
+  std::erase(runnable_, &call);
+  process_.peers().send(call.caller, Message::kRejected, view_of(call.header.task));
+  release(call);
 }
 
 void Executor::on_forward(const ForwardRecord& record) {
@@ -260,16 +273,15 @@ void Executor::on_process_lost(ProcessIndex process) {
   }
   lanes_.erase(process);
   std::erase_if(early_, [&](const store::ObjectId& id) { return id.owner == process; });
-  // Functions that it was asked for and others wait for as well: the next of them is asked.
+  // Functions that it may have been asked for and others wait for as well: one of them is asked.
   for (auto it = awaiting_function_.begin(); it != awaiting_function_.end();) {
     auto& [key, waiting] = *it;
-    const bool was_asked = waiting.front().caller == process;
     std::erase_if(waiting, [&](const Key& call) { return call.caller == process; });
     if (waiting.empty()) {
       it = awaiting_function_.erase(it);
       continue;
     }
-    if (was_asked) process_.peers().send(waiting.front().caller, Message::kFunctionRequest, view_of(key));
+    process_.peers().send(waiting.front().caller, Message::kFunctionRequest, view_of(key));
     ++it;
   }
 }

@@ -69,8 +69,13 @@ class Executor {
   // than it does itself). Calls of one caller start in the order in which they were made; an argument that is
   // awaited holds back later ones. Without order (functions, some actors) each starts when it can.
   void become_actor(bool ordered);
-  // Gives function calls that have not started back to their callers: this worker is going to wait.
-  void bounce_queued();
+  // A thread of a function is going to wait, or has waited. Meanwhile function calls that have not started, or come,
+  // go back to their callers: what it waits for may depend on them.
+  void set_blocked(bool blocked);
+  // Functions are here that cannot start, and none runs or can.
+  [[nodiscard]] bool awaits_arguments() const {
+    return !is_actor_ && running_ == 0 && runnable_.empty() && !calls_.empty();
+  }
   [[nodiscard]] std::size_t running() const { return running_; }
   [[nodiscard]] bool idle() const { return calls_.empty(); }
   [[nodiscard]] bool terminating() const { return terminating_; }
@@ -94,6 +99,7 @@ class Executor {
   void take_place(IncomingCall& call);
   void withdraw(IncomingCall& call);
   void release(IncomingCall& call);
+  void bounce(IncomingCall& call);
 
   Process& process_;
   std::unordered_map<Key, std::unique_ptr<IncomingCall>, KeyHash> calls_;
@@ -105,6 +111,7 @@ class Executor {
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
   std::unordered_set<store::ObjectId, store::ObjectIdHash> early_;
   std::size_t running_ = 0;
+  std::size_t blocked_ = 0;  // threads that wait within a function
   bool is_actor_ = false;
   bool ordered_ = true;
   bool terminating_ = false;

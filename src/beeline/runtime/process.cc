@@ -223,7 +223,10 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
         tell_daemon(control::Type::kBlocked, control::Empty{});
         executor_.set_blocked(true);
       });
-  if (blocked) tell_daemon(control::Type::kUnblocked, control::Empty{});
+  if (blocked) {
+    executor_.set_blocked(false);
+    tell_daemon(control::Type::kUnblocked, control::Empty{});
+  }
   for (Entry* entry : entries) {
     if (!entry->ready()) objects_.unwatch(*entry, countdown);
   }

@@ -160,9 +160,17 @@ void Process::actor_unreferenced(const store::ObjectId& life) {
 
 Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadline deadline) {
   Locked locked(lock_);
-  const auto outcome = progress_.wait(locked, deadline, [&] {
-    return executor_.has_runnable() || exiting_ || assignment_.version != seen || may_terminate();
-  });
+  bool blocked = false;
+  const auto outcome = progress_.wait(
+      locked, deadline,
+      [&] { return executor_.has_runnable() || exiting_ || assignment_.version != seen || may_terminate(); },
+      [&] {
+        // Functions whose arguments are being made elsewhere: that may need this worker's CPU.
+        if (blocked || !executor_.awaits_arguments()) return;
+        blocked = true;
+        tell_daemon(control::Type::kBlocked, control::Empty{});
+      });
+  if (blocked) tell_daemon(control::Type::kUnblocked, control::Empty{});
   if (exiting_) return Next::kExit;
   if (assignment_.version != seen) return Next::kAssigned;
   if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;

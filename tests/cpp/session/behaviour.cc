@@ -61,6 +61,10 @@ void Worker::run() {
         seen = assignment.version;
         if (assignment.actor && !is_actor_) {
           is_actor_ = true;
+          {
+            const Locked locked(process_->lock());
+            process_->executor().become_actor(true);
+          }
           process_->actor_ready(false, {}, {});
         }
         break;
