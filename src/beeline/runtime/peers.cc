@@ -28,6 +28,11 @@ std::string process_name(ProcessIndex process) {
   return "process " + std::to_string(process);
 }
 
+// What its receiver may answer by letting go of an object, at the object's owner.
+bool ends_holds(Message type) {
+  return type == Message::kResult || type == Message::kRefsTaken || type == Message::kRelease;
+}
+
 }  // namespace
 
 void Peers::listen(os::Fd listener, const std::string& session_dir, ProcessIndex self) {
@@ -193,7 +198,22 @@ bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) 
     }
   }
   ++stats_.messages_out;
+  if (borrows_waiting_ > 0 && ends_holds(type)) {
+    auto& held = held_back_.emplace_back(HeldBack{to, type, {}});
+    Writer writer(held.bytes);
+    writer.append(head);
+    writer.append(body);
+    return true;
+  }
   return push(*peer.out, type, head, body);
+}
+
+void Peers::send_held_back() {
+  if (borrows_waiting_ > 0) return;
+  for (const auto& held : std::exchange(held_back_, {})) {
+    const auto peer = peers_.find(held.to);
+    if (peer != peers_.end() && peer->second.out != nullptr) push(*peer->second.out, held.type, held.bytes, {});
+  }
 }
 
 void Peers::connect(ProcessIndex process) {
@@ -240,6 +260,7 @@ bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body
   writer.append(head);
   writer.append(body);
   link.overflow.push_back(std::move(outgoing));
+  if (type == Message::kBorrow) ++borrows_waiting_;
   if (link.overflow.size() == 1) flush_overflow(link);
   return true;
 }
@@ -255,10 +276,12 @@ void Peers::flush_overflow(Link& link) {
     }
     std::copy(next.bytes.begin(), next.bytes.end(), room);
     link.out.commit(static_cast<std::uint16_t>(next.type), 0);
+    if (next.type == Message::kBorrow) --borrows_waiting_;
     link.overflow.pop_front();
     sent = true;
   }
   if (link.open && (sent || !link.overflow.empty())) link.bell.ring();
+  if (!held_back_.empty()) send_held_back();
 }
 
 bool Peers::drain(std::size_t budget) {
@@ -347,9 +370,11 @@ void Peers::cut(Link& link, const std::string& reason) {
     }
   }
   if (!link.open) --opening_;
+  for (const auto& outgoing : link.overflow) borrows_waiting_ -= outgoing.type == Message::kBorrow ? 1 : 0;
   const std::uint32_t channel = link.channel;
   links_[channel].reset();
   free_channels_.push_back(channel);
+  if (!held_back_.empty()) send_held_back();
 }
 
 Result<std::shared_ptr<memory::PeerArena>> Peers::arena_of(ProcessIndex process) {
@@ -406,7 +431,8 @@ void Peers::close() {
 }
 
 bool Peers::is_flushed() const {
-  return std::all_of(links_.begin(), links_.end(), [](const auto& link) { return !link || link->overflow.empty(); });
+  return held_back_.empty() &&
+         std::all_of(links_.begin(), links_.end(), [](const auto& link) { return !link || link->overflow.empty(); });
 }
 
 }  // namespace beeline::runtime

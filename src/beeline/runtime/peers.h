@@ -120,6 +120,7 @@ class Peers {
   void drain_link(Link& link, std::size_t& budget);
   Status handle(Link& link, const ring::Record& record);
   void cut(Link& link, const std::string& reason);
+  void send_held_back();
   void watch(Link& link);
 
   PeerEvents& events_;
@@ -134,6 +135,15 @@ class Peers {
   std::vector<std::unique_ptr<Link>> links_;  // by channel
   std::vector<std::uint32_t> free_channels_;
   std::size_t opening_ = 0;  // links without a handshake so far
+  // Messages that let a third process drop its hold on an object must not be seen before our own borrow of it: while
+  // one of those waits for room, they wait too.
+  struct HeldBack {
+    ProcessIndex to;
+    Message type;
+    Bytes bytes;
+  };
+  std::size_t borrows_waiting_ = 0;
+  std::deque<HeldBack> held_back_;
   Stats stats_;
 };
 
