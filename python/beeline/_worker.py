@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from beeline import _core
 from beeline.api import actor, actor_meta, session
 from beeline.api.hooks import Hooks
-from beeline.api.this_worker import state, use_gpus
+from beeline.api.this_worker import state, use_gpus, use_threads
 from beeline.engines.embedded import QUOTA_VARIABLE
 from beeline.tensors import mutation
 
@@ -49,9 +49,10 @@ class WorkerHooks(Hooks):
         return state.instance
 
     @staticmethod
-    def assign_accelerators(accelerators: dict[str, list[int]]) -> None:
-        """Limits CUDA to the devices that the actor or task was given."""
+    def assign(accelerators: dict[str, list[int]], resources: dict[str, float]) -> None:
+        """Limits CUDA to the devices, and OpenMP to the CPUs, that the actor or task was given."""
         use_gpus(accelerators.get("GPU", []))
+        use_threads(resources.get("CPU", 0))
 
     @staticmethod
     def start_async(instance: Any, max_concurrency: int) -> None:
@@ -105,6 +106,7 @@ def _interrupt(signum: int, frame: Any) -> None:
 def _apply(info: dict[str, Any]) -> None:
     """Makes this process see the modules, folder and names of its driver."""
     config = pickle.loads(info["config"])
+    state.sets_threads = "OMP_NUM_THREADS" not in os.environ
     session.current.is_worker = True
     session.current.pid = os.getpid()
     session.current.info = info

@@ -377,7 +377,7 @@ void run_worker(nb::object hooks) {
     const auto assignment = running.assignment();
     seen = assignment.version;
     if (assignment.actor && !worker->instance.is_valid()) {
-      worker->hooks.attr("assign_accelerators")(nb::cast(assignment.actor->accelerators));
+      worker->hooks.attr("assign")(nb::cast(assignment.actor->accelerators), nb::cast(assignment.actor->resources));
       if (!become_actor(*assignment.actor)) return;
       const int concurrency = nb::cast<int>(worker->info["max_concurrency"]);
       if (worker->is_async) {
@@ -391,7 +391,7 @@ void run_worker(nb::object hooks) {
       }
       run_threads(concurrency);
     } else if (assignment.lease) {
-      worker->hooks.attr("assign_accelerators")(nb::cast(assignment.lease->accelerators));
+      worker->hooks.attr("assign")(nb::cast(assignment.lease->accelerators), nb::cast(assignment.lease->resources));
       worker->lease_resources = assignment.lease->resources;
     }
     if (run_calls(seen) == LoopEnd::kExit) break;

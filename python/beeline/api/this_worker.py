@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from beeline.api import actor
@@ -18,6 +19,8 @@ class State:
         self.gpus: list[str] = []
         # As the worker was started; restored when a task without GPUs follows one with.
         self.visible_devices: str | None = None
+        # Whether the number of OpenMP threads is ours to set: the user's own OMP_NUM_THREADS stands.
+        self.sets_threads = True
 
 
 state = State()
@@ -34,6 +37,20 @@ def use_gpus(indexes: list[int]) -> None:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = inherited
+
+
+def use_threads(cpus: float) -> None:
+    """Gives OpenMP, and torch if it is loaded, one thread per CPU that the actor or task holds, at least one.
+
+    As Ray sets OMP_NUM_THREADS: several workers that each take every core would fight for them.
+    """
+    if not state.sets_threads:
+        return
+    threads = max(1, int(cpus))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(threads)
 
 
 def own_handle() -> actor.ActorHandle | None:

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -91,7 +92,8 @@ class SessionTest : public ::testing::Test {
     Entry* const one[] = {entry};
     EXPECT_EQ(process_->wait(one, 1, Deadline::after(kPatience)), WaitOutcome::kDone);
     auto payload = process_->payload(*entry);
-    EXPECT_NE(payload, nullptr) << "no end of " << (entry->name != nullptr ? *entry->name : "an object");
+    EXPECT_NE(payload, nullptr) << "no end of " << (entry->name != nullptr ? *entry->name : "an object") << "\n"
+                                << pending();
     return payload;
   }
   std::int64_t number(Entry* entry) {
@@ -106,6 +108,37 @@ class SessionTest : public ::testing::Test {
   store::ErrorKind error(Entry* entry) {
     const auto payload = get(entry);
     return payload && payload->is_error() ? payload->failure->kind : store::ErrorKind::kNone;
+  }
+  // What this process waits for, a line each.
+  std::string pending() {
+    std::ostringstream out;
+    const auto write_id = [&](const store::ObjectId& id) {
+      out << " " << id.owner << "/" << std::hex << id.serial << std::dec;
+    };
+    const Locked locked(process_->lock());
+    process_->objects().for_each([&](Entry& entry) {
+      if (entry.ready() || entry.id.kind != store::ObjectKind::kValue) return;
+      write_id(entry.id);
+      out << " " << (entry.name != nullptr ? *entry.name : "foreign") << (entry.subscribed ? " subscribed" : "");
+      if (const auto* made_by = static_cast<OutgoingCall*>(entry.producer)) {
+        out << " sent to " << made_by->sent_to << " attempt " << made_by->attempt << " forwards "
+            << made_by->forwards.size();
+        if (made_by->shape != nullptr) {
+          out << " queued " << made_by->shape->queued.size() << " leases " << made_by->shape->leases.size() << " asked "
+              << made_by->shape->requested.size();
+        }
+        for (const auto* dependency : made_by->dependencies) {
+          out << (dependency->ready() ? " has" : " needs");
+          write_id(dependency->id);
+        }
+        for (const auto& ref : made_by->args->refs) {
+          out << " inside";
+          write_id(ref);
+        }
+      }
+      out << "\n";
+    });
+    return out.str();
   }
   void drop(Entry* entry) { process_->drop_hold(*entry); }
   pid_t pid_of(const Actor& actor) { return process_->actor_state(actor.id).pid; }
