@@ -39,12 +39,12 @@ def setup() -> None:
     SETUP_STAMP.write_text(wanted)
 
 
-def setup_bench_peers() -> None:
-    """Installs what only the benchmarks compare with."""
-    wanted = digest([REQUIREMENTS / "bench_peers.txt"])
+def setup_peers() -> None:
+    """Installs what the benchmarks and tests/compat compare with."""
+    wanted = digest([REQUIREMENTS / "peers.txt"])
     if not _stamp_holds(PEERS_STAMP, wanted):
         pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
-        step("install bench peers", [*pip, "-r", REQUIREMENTS / "bench_peers.txt"], timeout_s=1800)
+        step("install peers", [*pip, "-r", REQUIREMENTS / "peers.txt"], timeout_s=1800)
         PEERS_STAMP.write_text(wanted)
 
 

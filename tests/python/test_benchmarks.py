@@ -209,9 +209,9 @@ def test_processes_that_a_child_leaves_are_found_and_ended():
         start_new_session=True,
     )
     try:
-        while left.pid not in processes.tagged("left-behind"):
+        # An interpreter, once it has started: until then the fork has next to no memory of its own.
+        while left.pid not in processes.tagged("left-behind") or processes.pss_bytes({left.pid}) <= 2**20:
             assert left.poll() is None
-        assert processes.pss_bytes({left.pid}) > 2**20
         assert processes.end("left-behind", grace_s=0) == [left.pid]
         assert left.wait(timeout=30) == -9
         assert processes.tagged("left-behind") == set()

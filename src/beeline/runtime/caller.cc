@@ -166,6 +166,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
         forward.consumer = to;
         forward.attempt = producer->attempt;
         forwards.emplace_back(producer->sent_to, forward);
+        record.producer = producer->sent_to;
       } else {
         dependency->subscribers.push_back(to);
       }

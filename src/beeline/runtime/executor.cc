@@ -86,7 +86,9 @@ Status Executor::read_arguments(IncomingCall& call, Reader& reader) {
     ++call.unresolved;
     objects.watch(*entry, call);
     const bool was_early = early_.erase(record.id) > 0;
-    if (record.state == DependencyHeader::kSubscribe || was_early) process_.subscribe(*entry);
+    if (record.state == DependencyHeader::kSubscribe || was_early || process_.peers().is_gone(record.producer)) {
+      process_.subscribe(*entry);
+    }
   }
   BEELINE_ASSIGN(call.args, store::decode_payload(reader));
   if (!reader.ok()) return {Code::kCorrupt, "a call that ends early"};
@@ -139,7 +141,6 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   ResultHeader header;
   header.task = call.header.task;
   header.attempt = call.header.attempt;
-  header.forwarded = static_cast<std::uint32_t>(call.forwards.size());
   header.return_count = static_cast<std::uint16_t>(results.size());
   header.retryable = retryable ? 1 : 0;
   if (call.started) header.execution_ns = static_cast<std::uint64_t>((Clock::now() - call.started_at).count());
@@ -153,6 +154,7 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   for (const auto& result : results) store::encode_payload(*result, writer);
   // Consumers first: they wait for it, the owner only records it. A retried failure is told to nobody but the owner.
   if (!retryable) {
+    bool reached = true;
     for (const auto& forward : call.forwards) {
       const auto& result = results.size() > forward.return_index ? results[forward.return_index] : results.front();
       Bytes object;
@@ -162,11 +164,11 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
       if (forward.consumer == process_.self()) {
         if (Entry* entry = process_.objects().find(forward.id)) process_.objects().set_ready(*entry, result);
       } else {
-        peers.send(forward.consumer, Message::kObject, object);
+        reached = peers.send(forward.consumer, Message::kObject, object) && reached;
       }
+      // From the first that was not reached the owner tells them.
+      if (reached) ++header.forwarded;
     }
-  } else {
-    header.forwarded = 0;
     std::memcpy(message.data(), &header, sizeof header);
   }
   const bool delivered = peers.send(call.caller, Message::kResult, message);
@@ -175,6 +177,7 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
     for (const auto& result : results) {
       if (result->placement) process_.free_placement_now(*result->placement);
     }
+    process_.unpin(header.refs_token);
   }
   if (call.started) --running_;
   release(call);

@@ -58,7 +58,7 @@ struct DependencyHeader {
   };
   ObjectId id;
   std::uint32_t state = kAttached;
-  std::uint32_t reserved = 0;
+  ProcessIndex producer = 0;  // kWillCome: who sends it, 0 for the owner; if that one is gone, the owner is asked
 };
 static_assert(sizeof(DependencyHeader) == 24);
 

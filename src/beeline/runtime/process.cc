@@ -356,9 +356,7 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
     }
     case Message::kRefsTaken: {
       const auto token = reader.read<std::uint64_t>();
-      if (auto node = pins_.extract(token)) {
-        for (Entry* entry : node.mapped().second) objects_.drop_hold(*entry);
-      }
+      unpin(token);
       break;
     }
     case Message::kFree: {

@@ -239,6 +239,12 @@ bool Process::exiting() {
   return exiting_;
 }
 
+void Process::unpin(std::uint64_t token) {
+  const auto node = pins_.extract(token);
+  if (!node) return;
+  for (Entry* entry : node.mapped().second) objects_.drop_hold(*entry);
+}
+
 std::uint64_t Process::pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs) {
   if (peers_->is_gone(receiver)) return 0;  // nobody would ever answer
   std::vector<Entry*> pinned;

@@ -15,7 +15,7 @@
 
 namespace beeline::runtime::session {
 
-inline constexpr auto kPatience = std::chrono::seconds(60);
+inline constexpr auto kPatience = std::chrono::seconds(20);
 
 inline bool is_short() {
   return std::getenv("BEELINE_TEST_SHORT") != nullptr;
@@ -90,7 +90,7 @@ class SessionTest : public ::testing::Test {
   // Waits for the entry's value, and fails the test when none comes.
   store::PayloadPtr get(Entry* entry) {
     Entry* const one[] = {entry};
-    EXPECT_EQ(process_->wait(one, 1, Deadline::after(kPatience)), WaitOutcome::kDone);
+    EXPECT_EQ(process_->wait(one, 1, Deadline::after(kPatience)), WaitOutcome::kDone) << pending();
     auto payload = process_->payload(*entry);
     EXPECT_NE(payload, nullptr) << "no end of " << (entry->name != nullptr ? *entry->name : "an object") << "\n"
                                 << pending();
