@@ -1,0 +1,107 @@
+// Without libFuzzer: a target over the files given, or over a fixed sequence of generated inputs.
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "beeline/runtime/control.h"
+#include "beeline/runtime/messages.h"
+#include "beeline/store/payload.h"
+#include "targets.h"
+
+namespace {
+
+using beeline::Bytes;
+using beeline::Writer;
+
+// Well-formed inputs of every target, to be changed at random.
+std::vector<Bytes> seeds() {
+  std::vector<Bytes> inputs;
+  {
+    beeline::store::Payload payload;
+    payload.skeleton = "skeleton";
+    payload.inline_buffers.push_back({"bytes", true});
+    payload.refs.push_back({1, beeline::store::ObjectKind::kValue, 2});
+    Writer writer(inputs.emplace_back());
+    encode_payload(payload, writer);
+  }
+  {
+    Writer writer(inputs.emplace_back());
+    encode_payload(*beeline::store::make_failure(beeline::store::ErrorKind::kTask, "failed", 3, "name"), writer);
+  }
+  beeline::runtime::control::CreateActor create;
+  create.class_name = "Counter";
+  create.resources = {{"CPU", 1}};
+  inputs.push_back(encode(beeline::runtime::control::Type::kCreateActor, create));
+  inputs.push_back(encode(beeline::runtime::control::Type::kState, beeline::runtime::control::State{}));
+  {
+    Writer writer(inputs.emplace_back());
+    writer.write(beeline::runtime::Hello{});
+    for (int i = 0; i < 64; ++i) writer.write(std::uint64_t{0x31786f626d4c4542});
+  }
+  {
+    Writer writer(inputs.emplace_back());
+    writer.write(std::uint32_t{48 << 16});  // head 0, 48 bytes
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      writer.write(std::uint32_t{8});
+      writer.write(std::uint32_t{1});
+      writer.write(std::uint64_t{i});
+    }
+  }
+  {
+    Writer writer(inputs.emplace_back());
+    writer.write(std::uint8_t{5});
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      writer.write(std::uint32_t{4});
+      writer.write(std::uint32_t{0});
+      writer.write(i);
+    }
+  }
+  return inputs;
+}
+
+Bytes changed(Bytes input, std::mt19937_64& random) {
+  for (auto left = random() % 6; left > 0 && !input.empty(); --left) {
+    const auto at = random() % input.size();
+    switch (random() % 4) {
+      case 0:
+        input[at] = static_cast<std::byte>(random());
+        break;
+      case 1:
+        input[at] = std::byte{0xff};
+        break;
+      case 2:
+        input.resize(at);
+        break;
+      default:
+        input.insert(input.begin() + static_cast<std::ptrdiff_t>(at), random() % 16, static_cast<std::byte>(random()));
+    }
+  }
+  return input;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const beeline::fuzz::Target* target = nullptr;
+  for (const auto& candidate : beeline::fuzz::kTargets) {
+    if (argc > 1 && std::strcmp(candidate.name, argv[1]) == 0) target = &candidate;
+  }
+  if (target == nullptr) {
+    std::fprintf(stderr, "usage: fuzz_replay TARGET [FILE...]; targets:");
+    for (const auto& candidate : beeline::fuzz::kTargets) std::fprintf(stderr, " %s", candidate.name);
+    std::fprintf(stderr, "\n");
+    return 2;
+  }
+  for (int i = 2; i < argc; ++i) {
+    std::ifstream file(argv[i], std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    target->run(beeline::as_bytes(text));
+  }
+  if (argc > 2) return 0;
+  std::mt19937_64 random(20240229);  // the same inputs every time
+  const auto inputs = seeds();
+  for (int round = 0; round < 20'000; ++round) target->run(changed(inputs[random() % inputs.size()], random));
+  return 0;
+}

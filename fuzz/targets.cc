@@ -1,0 +1,124 @@
+#include "targets.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "beeline/memory/arena.h"
+#include "beeline/memory/peer_arena.h"
+#include "beeline/os/unix_socket.h"
+#include "beeline/ring/mailbox.h"
+#include "beeline/ring/ring.h"
+#include "beeline/runtime/control.h"
+#include "beeline/runtime/messages.h"
+#include "beeline/store/payload.h"
+
+namespace beeline::fuzz {
+namespace {
+
+// Reads every byte, so that a sanitizer sees a view that leaves its memory.
+void touch(BytesView bytes) {
+  unsigned sum = 0;
+  for (const auto byte : bytes) sum += std::to_integer<unsigned>(byte);
+  BEELINE_CHECK(sum <= 255 * bytes.size(), "a sum of bytes");
+}
+
+template <typename... Messages>
+void decode_each(BytesView frame) {
+  (static_cast<void>(runtime::control::decode<Messages>(frame)), ...);
+}
+
+os::Fd file_of(BytesView bytes, std::size_t size) {
+  auto file = os::make_memfd("fuzz", size);
+  BEELINE_CHECK(file.is_ok(), "a memfd for a fuzz input");
+  auto mapping = os::Mapping::map(file->get(), 0, size, os::Access::kReadWrite, os::Sharing::kShared);
+  BEELINE_CHECK(mapping.is_ok(), "its mapping");
+  std::memcpy(mapping->data(), bytes.data(), std::min(size, bytes.size()));
+  return std::move(*file);
+}
+
+}  // namespace
+
+void ring_records(BytesView input) {
+  constexpr std::size_t kCapacity = 512;
+  Reader reader(input);
+  const auto head = reader.read<std::uint16_t>();
+  const auto length = reader.read<std::uint16_t>();
+  alignas(64) std::array<std::byte, ring::ring_footprint(kCapacity)> memory{};
+  ring::Producer::create(memory.data(), kCapacity);
+  auto* control = reinterpret_cast<ring::RingControl*>(memory.data());
+  control->head.store(head);
+  control->tail.store(std::uint64_t{head} + length);
+  const auto data = reader.read_bytes(std::min(reader.left(), kCapacity));
+  std::copy(data.begin(), data.end(), memory.begin() + ring::kRingDataOffset);
+  (void)ring::Producer::attach(memory.data(), memory.size());
+  auto consumer = ring::Consumer::attach(memory.data(), memory.size());
+  if (!consumer.is_ok()) return;
+  ring::Record record{};
+  std::size_t records = 0;
+  while (consumer->peek(record) == ring::Consumer::Peek::kRecord) {
+    touch(record.payload);
+    consumer->pop();
+    BEELINE_CHECK(++records <= kCapacity / sizeof(ring::RecordHeader), "a ring holds no more records than headers");
+  }
+}
+
+void payload(BytesView input) {
+  Reader reader(input);
+  const auto decoded = store::decode_payload(reader);
+  if (!decoded.is_ok()) return;
+  // What was understood is written as something that is understood in the same way.
+  Bytes again;
+  Writer writer(again);
+  store::encode_payload(*decoded.value(), writer);
+  Reader second(again);
+  auto twice = store::decode_payload(second);
+  BEELINE_CHECK(twice.is_ok() && second.left() == 0, "an encoding of ours decodes");
+  Bytes third;
+  Writer third_writer(third);
+  store::encode_payload(*twice.value(), third_writer);
+  BEELINE_CHECK(third == again, "encoding is stable");
+}
+
+void control_frame(BytesView input) {
+  using namespace runtime::control;
+  (void)type_of(input);
+  decode_each<Register, Registered, CreateActor, Reply, WatchActor, ActorUpdate, LookupActor, ActorInfo, ListActors,
+              NamedActors, KillActor, ActorReady, ActorExited, RequestLease, LeaseGranted, LeaseFailed, ReturnLease,
+              AssignActor, AssignLease, GetState, State, LogLines, Fork, ForkZygote, Forked, ChildExited>(input);
+}
+
+void frame_socket(BytesView input) {
+  auto ends = os::make_socket_pair();
+  BEELINE_CHECK(ends.is_ok(), "a socket pair");
+  os::FrameSocket socket(std::move(ends->second));
+  // The first byte says in pieces of which size the rest arrives.
+  const std::size_t piece = input.empty() ? 1 : std::to_integer<std::size_t>(input[0]) % 64 + 1;
+  std::size_t received = 0;
+  for (std::size_t at = 1; at < std::min<std::size_t>(input.size(), 16384); at += piece) {
+    const auto part = input.subspan(at, std::min(piece, input.size() - at));
+    if (::send(ends->first.get(), part.data(), part.size(), MSG_NOSIGNAL) < 0) return;
+    os::Frame frame;
+    for (;;) {
+      auto outcome = socket.receive(frame);
+      if (!outcome.is_ok()) return;
+      if (*outcome != os::FrameSocket::Receive::kFrame) break;
+      received += frame.bytes.size();
+      BEELINE_CHECK(received < input.size(), "no more is received than was sent");
+    }
+  }
+}
+
+void hello(BytesView input) {
+  Reader reader(input);
+  const auto greeting = reader.read<runtime::Hello>();
+  const auto rest = reader.read_bytes(reader.left());
+  (void)ring::Doorbell::attach(file_of(rest, sizeof(ring::MailboxPage)), greeting.channel);
+  // The lease table of an arena that lies about itself.
+  constexpr std::size_t kTable = 1 << 16;
+  (void)memory::PeerArena::attach(file_of({}, 1 << 21), file_of(rest, kTable), greeting.holder);
+}
+
+}  // namespace beeline::fuzz

@@ -1,0 +1,25 @@
+// One function per decoder of bytes from outside. Each takes any bytes and must neither crash nor read outside them;
+// the engine (libFuzzer) or the plain main of replay_main.cc feeds it.
+#pragma once
+
+#include "beeline/base/bytes.h"
+
+namespace beeline::fuzz {
+
+void ring_records(BytesView input);   // ring/ring.h: positions, then the data of a ring
+void payload(BytesView input);        // store/payload.h
+void control_frame(BytesView input);  // runtime/control.h: every message type
+void frame_socket(BytesView input);   // os/unix_socket.h: a stream in pieces
+void hello(BytesView input);          // runtime/messages.h: the greeting of a link and the tables that come with it
+
+struct Target {
+  const char* name;
+  void (*run)(BytesView input);
+};
+inline constexpr Target kTargets[] = {{"ring_records", ring_records},
+                                      {"payload", payload},
+                                      {"control_frame", control_frame},
+                                      {"frame_socket", frame_socket},
+                                      {"hello", hello}};
+
+}  // namespace beeline::fuzz
