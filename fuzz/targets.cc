@@ -6,7 +6,7 @@
 #include <array>
 #include <cstring>
 
-#include "beeline/memory/arena.h"
+#include "beeline/memory/lease_table.h"
 #include "beeline/memory/peer_arena.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/ring/mailbox.h"
@@ -35,7 +35,7 @@ os::Fd file_of(BytesView bytes, std::size_t size) {
   BEELINE_CHECK(file.is_ok(), "a memfd for a fuzz input");
   auto mapping = os::Mapping::map(file->get(), 0, size, os::Access::kReadWrite, os::Sharing::kShared);
   BEELINE_CHECK(mapping.is_ok(), "its mapping");
-  std::memcpy(mapping->data(), bytes.data(), std::min(size, bytes.size()));
+  std::copy_n(bytes.begin(), std::min(size, bytes.size()), mapping->data());
   return std::move(*file);
 }
 
@@ -116,9 +116,22 @@ void hello(BytesView input) {
   const auto greeting = reader.read<runtime::Hello>();
   const auto rest = reader.read_bytes(reader.left());
   (void)ring::Doorbell::attach(file_of(rest, sizeof(ring::MailboxPage)), greeting.channel);
-  // The lease table of an arena that lies about itself.
-  constexpr std::size_t kTable = 1 << 16;
-  (void)memory::PeerArena::attach(file_of({}, 1 << 21), file_of(rest, kTable), greeting.holder);
+  // The control file of an arena that lies about itself: nonsense, or only its capacity.
+  auto control = file_of(rest, sizeof(memory::ControlTable));
+  auto mapping =
+      os::Mapping::map(control.get(), 0, sizeof(memory::ControlHeader), os::Access::kReadWrite, os::Sharing::kShared);
+  BEELINE_CHECK(mapping.is_ok(), "a mapping of the control file");
+  if ((greeting.reserved & 1) != 0) {
+    auto& header = *reinterpret_cast<memory::ControlHeader*>(mapping->data());
+    header.magic = memory::kControlMagic;
+    header.version = memory::kControlVersion;
+    header.holders = memory::kMaxHolders;
+    header.publications = memory::kMaxPublications;
+  }
+  auto arena = memory::PeerArena::attach(file_of({}, 1 << 16), std::move(control), greeting.holder);
+  if (!arena.is_ok()) return;
+  const memory::Range range{static_cast<std::uint64_t>(greeting.pid), greeting.channel};
+  (void)(*arena)->acquire({greeting.process % memory::kMaxPublications, greeting.channel}, {&range, 1});
 }
 
 }  // namespace beeline::fuzz
