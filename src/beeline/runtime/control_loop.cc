@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -75,7 +76,10 @@ int ControlLoop::run_timers() {
   while (!timers_.empty()) {
     const auto first = timers_.begin();
     const auto left = first->first - Clock::now();
-    if (left > Nanos::zero()) return static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
+    if (left > Nanos::zero()) {
+      constexpr std::int64_t kLongest = 1'000'000;  // looks again then: epoll counts in an int
+      return static_cast<int>(std::min(kLongest, std::chrono::ceil<std::chrono::milliseconds>(left).count()));
+    }
     const auto action = std::move(first->second);
     timers_.erase(first);
     action();

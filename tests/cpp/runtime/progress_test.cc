@@ -1,0 +1,203 @@
+// Who drains the mailbox: waiting threads, one at a time, and the helper when nobody waits. No wake-up is lost.
+#include "beeline/runtime/progress.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <array>
+#include <atomic>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace beeline::runtime {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(20);
+constexpr std::size_t kChannels = 8;
+
+bool is_short() {
+  return std::getenv("BEELINE_TEST_SHORT") != nullptr;
+}
+
+// Messages are counts: a sender raises `sent` of its channel and rings; draining copies it to `seen`.
+class ProgressTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto mailbox = ring::Mailbox::create();
+    ASSERT_TRUE(mailbox.is_ok());
+    mailbox_ = std::move(*mailbox);
+    auto copy = os::duplicate(mailbox_.fd());
+    ASSERT_TRUE(copy.is_ok());
+    for (std::uint32_t i = 0; i < kChannels; ++i) {
+      auto bell = ring::Doorbell::attach(*copy, i * 64);
+      ASSERT_TRUE(bell.is_ok());
+      bells_[i] = std::move(*bell);
+    }
+    const auto drain = [this] {
+      EXPECT_EQ(draining_.fetch_add(1), 0) << "exactly one thread drains";
+      bool any = false;
+      mailbox_.collect([&](std::uint32_t channel) {
+        seen_[channel / 64] = sent_[channel / 64].load();
+        any = true;
+      });
+      draining_.fetch_sub(1);
+      return any;
+    };
+    ASSERT_TRUE(progress_.start({drain, [] {}, [this] { ++chores_; }}).is_ok());
+  }
+  void TearDown() override { progress_.stop(); }
+
+  void send(std::size_t channel) {
+    sent_[channel].fetch_add(1);
+    bells_[channel].ring();
+  }
+  WaitOutcome wait_for(std::size_t channel, std::uint64_t count, Deadline deadline) {
+    Locked locked(lock_);
+    return progress_.wait(locked, deadline, [&] { return seen_[channel] >= count; });
+  }
+  std::uint64_t seen(std::size_t channel) {
+    const Locked locked(lock_);
+    return seen_[channel];
+  }
+
+  StateLock lock_;
+  ring::Mailbox mailbox_;
+  Progress progress_{lock_, mailbox_};
+  std::array<ring::Doorbell, kChannels> bells_;
+  std::array<std::atomic<std::uint64_t>, kChannels> sent_{};
+  std::array<std::uint64_t, kChannels> seen_{};  // under the lock
+  std::atomic<int> draining_{0};
+  std::atomic<int> chores_{0};
+};
+
+TEST_F(ProgressTest, TheHelperDrainsWhileNobodyWaits) {
+  for (std::uint64_t round = 1; round <= 200; ++round) {
+    send(0);
+    const auto deadline = Deadline::after(kPatience);
+    while (seen(0) < round && !deadline.passed()) std::this_thread::yield();
+    ASSERT_EQ(seen(0), round);
+  }
+}
+
+TEST_F(ProgressTest, AWaitThatIsDoneReturnsAndOneThatNeverIsTimesOut) {
+  EXPECT_EQ(wait_for(0, 0, Deadline::never()), WaitOutcome::kDone);
+  EXPECT_EQ(wait_for(0, 1, Deadline::after(std::chrono::milliseconds(3))), WaitOutcome::kTimedOut);
+  send(0);
+  EXPECT_EQ(wait_for(0, 1, Deadline::after(kPatience)), WaitOutcome::kDone);
+}
+
+TEST_F(ProgressTest, ManyThreadsWaitAndEachGetsItsOwn) {
+  const std::uint64_t rounds = is_short() ? 500 : 3000;
+  std::vector<std::thread> waiters;
+  std::array<std::atomic<std::uint64_t>, kChannels> reached{};
+  std::atomic<int> lost{0};
+  for (std::size_t channel = 0; channel < kChannels; ++channel) {
+    waiters.emplace_back([&, channel] {
+      for (std::uint64_t round = 1; round <= rounds; ++round) {
+        if (wait_for(channel, round, Deadline::after(kPatience)) != WaitOutcome::kDone) {
+          ++lost;
+          return;
+        }
+        reached[channel].store(round);
+      }
+    });
+  }
+  std::thread sender([&] {
+    for (std::uint64_t round = 1; round <= rounds; ++round) {
+      for (std::size_t channel = 0; channel < kChannels; ++channel) {
+        send(channel);
+        // Every other channel in step with its waiter, so that threads leave and come all the time.
+        const auto deadline = Deadline::after(kPatience);
+        while (channel % 2 == 0 && reached[channel].load() < round && !deadline.passed()) std::this_thread::yield();
+      }
+    }
+  });
+  sender.join();
+  for (auto& waiter : waiters) waiter.join();
+  EXPECT_EQ(lost, 0);
+}
+
+TEST_F(ProgressTest, WaitsWithShortDeadlinesNeverLoseTheRole) {
+  const auto seed = std::random_device{}();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  const std::uint64_t rounds = is_short() ? 300 : 1500;
+  std::atomic<bool> over{false};
+  std::vector<std::thread> impatient;
+  for (unsigned i = 0; i < 4; ++i) {
+    impatient.emplace_back([&, i] {
+      std::mt19937 random(seed + i);
+      while (!over) (void)wait_for(1, ~std::uint64_t{0}, Deadline::after(std::chrono::microseconds(random() % 200)));
+    });
+  }
+  for (std::uint64_t round = 1; round <= rounds; ++round) {
+    send(0);
+    ASSERT_EQ(wait_for(0, round, Deadline::after(kPatience)), WaitOutcome::kDone) << round;
+  }
+  over = true;
+  for (auto& thread : impatient) thread.join();
+}
+
+TEST_F(ProgressTest, NotifyMakesWaitersLookAgain) {
+  bool changed = false;  // under the lock, told by no message
+  std::vector<std::thread> waiters;
+  std::atomic<int> done{0};
+  for (int i = 0; i < 3; ++i) {
+    waiters.emplace_back([&] {
+      Locked locked(lock_);
+      if (progress_.wait(locked, Deadline::after(kPatience), [&] { return changed; }) == WaitOutcome::kDone) ++done;
+    });
+  }
+  {
+    const Locked locked(lock_);
+    changed = true;
+    progress_.notify();
+  }
+  for (auto& waiter : waiters) waiter.join();
+  EXPECT_EQ(done, 3);
+}
+
+TEST_F(ProgressTest, ASignalInterruptsTheWaitOfItsThread) {
+  struct sigaction action{};
+  struct sigaction before{};
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
+  std::atomic<bool> over{false};
+  const pthread_t self = ::pthread_self();
+  std::thread signaller([&] {
+    while (!over) {
+      ::pthread_kill(self, SIGUSR1);
+      std::this_thread::yield();
+    }
+  });
+  EXPECT_EQ(wait_for(0, 1, Deadline::after(kPatience)), WaitOutcome::kInterrupted);
+  over = true;
+  signaller.join();
+  ::sigaction(SIGUSR1, &before, nullptr);
+  send(0);
+  EXPECT_EQ(wait_for(0, 1, Deadline::after(kPatience)), WaitOutcome::kDone);
+}
+
+TEST_F(ProgressTest, ChoresRunWhenAskedFor) {
+  const int before = chores_;
+  {
+    const Locked locked(lock_);
+    progress_.request_chores();
+  }
+  const auto deadline = Deadline::after(kPatience);
+  while (chores_ == before && !deadline.passed()) std::this_thread::yield();
+  EXPECT_GT(chores_, before);
+}
+
+TEST_F(ProgressTest, StoppingEndsEveryWait) {
+  std::vector<std::thread> waiters;
+  for (int i = 0; i < 4; ++i) {
+    waiters.emplace_back([&] { EXPECT_EQ(wait_for(0, 1, Deadline::after(kPatience)), WaitOutcome::kDone); });
+  }
+  progress_.stop();
+  for (auto& waiter : waiters) waiter.join();
+}
+
+}  // namespace
+}  // namespace beeline::runtime
