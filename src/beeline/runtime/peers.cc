@@ -112,7 +112,9 @@ void Peers::accept_all() {
       if ((error != EMFILE && error != ENFILE) || !spare_.is_open()) return;
       // No descriptor is left: the peer is told at once, by the end of its connection, not left waiting.
       spare_.reset();
-      { const auto refused = os::accept_unix(listener_.get()); }
+      {
+        const auto refused = os::accept_unix(listener_.get());
+      }
       spare_ = os::Fd(::fcntl(listener_.get(), F_DUPFD_CLOEXEC, 0));
       continue;
     }
