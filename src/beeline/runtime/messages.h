@@ -28,7 +28,6 @@ enum class Message : std::uint16_t {
   kFunctionRequest = 14,  // u64 key: to a caller
   kFunction = 15,         // u64 key, blob
   kRejected = 16,         // u64 task: to a caller, not started here; submit it elsewhere
-  kRestoreDone = 17,      // reserved
 };
 
 enum CallFlag : std::uint8_t {

@@ -267,8 +267,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool exiting_ = false;
   std::uint32_t next_actor_ = 1;
   std::unordered_map<std::uint64_t, ActorId> actor_of_life_;  // by serial of the entry that keeps it alive
-  std::unordered_map<ActorId, Entry*> life_of_actor_;
-  std::set<ActorId> terminate_when_sent_;  // unreferenced, with calls that wait for its process
+  std::set<ActorId> terminate_when_sent_;                     // unreferenced, with calls that wait for its process
 };
 
 }  // namespace beeline::runtime

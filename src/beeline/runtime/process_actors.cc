@@ -23,7 +23,6 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
   const ActorId id = std::uint64_t{self_} << 32 | next_actor_++;
   Entry& life = objects_.create(ObjectKind::kActorLife, intern_locked(request.class_name));
   actor_of_life_[life.id.serial] = id;
-  life_of_actor_[id] = &life;
 
   Writer writer(request.spec);
   writer.write_string(blob);
@@ -50,7 +49,6 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
                                               : Status(static_cast<Code>(reply->code), reply->message);
     if (!failure) {
       actor_of_life_.erase(life.id.serial);
-      life_of_actor_.erase(id);
       objects_.drop_hold(life);
       return failure;
     }
@@ -142,7 +140,6 @@ void Process::actor_unreferenced(const store::ObjectId& life) {
   if (it == actor_of_life_.end()) return;
   const ActorId id = it->second;
   actor_of_life_.erase(it);
-  life_of_actor_.erase(id);
   const ActorTarget& target = caller_.actor(id);
   const auto state = static_cast<control::ActorState>(target.latest.state);
   const bool placed = target.known && target.latest.process != 0 && state != control::ActorState::kDead;
