@@ -399,16 +399,21 @@ void Caller::fail(OutgoingCall& call, const PayloadPtr& failure) {
   for (Entry* held : returns) process_.objects().drop_hold(*held);
 }
 
-// Submits the call again if it may be; the next attempt's consumers are told by us.
-bool Caller::retry(OutgoingCall& call) {
-  if (call.retries_left == 0) return false;
-  if (call.retries_left > 0) --call.retries_left;
-  unlink(call);
+// A new attempt: its worker is asked afresh, and consumers that the last one was to tell are told by us.
+void Caller::start_over(OutgoingCall& call) {
   ++call.attempt;
   for (const auto& forward : call.forwards) {
     call.returns[forward.return_index]->subscribers.push_back(forward.consumer);
   }
   call.forwards.clear();
+}
+
+// Submits the call again if it may be; the next attempt's consumers are told by us.
+bool Caller::retry(OutgoingCall& call) {
+  if (call.retries_left == 0) return false;
+  if (call.retries_left > 0) --call.retries_left;
+  unlink(call);
+  start_over(call);
   if (call.actor != nullptr) {
     call.actor->queued.push_back(&call);
     pump(*call.actor);
@@ -424,11 +429,7 @@ void Caller::on_rejected(ProcessIndex from, std::uint64_t task) {
   auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
   if (call == nullptr || call->sent_to != from || call->shape == nullptr) return;
   unlink(*call);
-  ++call->attempt;
-  for (const auto& forward : call->forwards) {
-    call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
-  }
-  call->forwards.clear();
+  start_over(*call);
   // The worker waits in a call of its own: nothing goes there until that one returns.
   call->shape->mean_ns = 1e9;
   call->shape->queued.push_back(call);
@@ -467,11 +468,7 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
         continue;
       }
       if (call->retries_left > 0) --call->retries_left;
-      ++call->attempt;
-      for (const auto& forward : call->forwards) {
-        call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
-      }
-      call->forwards.clear();
+      start_over(*call);
       again.push_back(call);
     }
     // Before those that were not sent yet: the order of submission holds.
@@ -514,11 +511,7 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
           continue;
         }
         if (started && call->retries_left > 0) --call->retries_left;
-        ++call->attempt;
-        for (const auto& forward : call->forwards) {
-          call->returns[forward.return_index]->subscribers.push_back(forward.consumer);
-        }
-        call->forwards.clear();
+        start_over(*call);
         again.push_back(call);
       }
       shape->queued.insert(shape->queued.begin(), again.begin(), again.end());

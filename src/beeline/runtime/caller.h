@@ -147,6 +147,7 @@ class Caller {
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);
   bool retry(OutgoingCall& call);
+  void start_over(OutgoingCall& call);
   void unlink(OutgoingCall& call);
   [[nodiscard]] store::PayloadPtr death_of(const ActorTarget& actor, const std::string& call_name) const;
 
