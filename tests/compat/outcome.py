@@ -65,6 +65,11 @@ def until(condition, timeout_s=20.0):
         time.sleep(0.02)
 
 
+def raised_at_last(ray, call, *facts):
+    """As `raised`, of a call that is repeated until it raises: what ends an actor on Ray reaches it a moment later."""
+    return until(lambda: (outcome := raised(ray, call, *facts)) != "returned" and outcome)
+
+
 def process_is_gone(pid):
     """True once no process (zombies aside) has this id."""
     try:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from outcome import full, not_yet, raised, until
+from outcome import full, not_yet, raised, raised_at_last, until
 
 
 def case_one_call_at_a_time_by_default(ray):
@@ -182,7 +182,7 @@ def case_kill_without_restart_ends_a_restartable_actor(ray):
     a = _crashing(ray, max_restarts=-1)
     ray.get(a.add.remote())
     ray.kill(a)
-    return raised(ray, lambda: ray.get(a.add.remote()))
+    return raised_at_last(ray, lambda: ray.get(a.add.remote()))
 
 
 def _crash_twice(ray, **options):

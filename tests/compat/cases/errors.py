@@ -2,7 +2,7 @@
 
 import sys
 
-from outcome import raised
+from outcome import raised, raised_at_last
 
 
 class _PartError(Exception):
@@ -290,4 +290,4 @@ def case_actor_error_of_a_dead_actor_says_why(ray):
     def call():
         ray.get(doomed.f.remote(), timeout=20)
 
-    return raised(ray, call, "Doomed", "ray.kill")
+    return raised_at_last(ray, call, "Doomed", "ray.kill")

@@ -4,7 +4,7 @@ import gc
 import time
 
 import numpy as np
-from outcome import raised
+from outcome import raised, raised_at_last
 
 
 def case_a_ref_in_a_container_is_not_resolved(ray):
@@ -179,7 +179,7 @@ def case_owner_dies(ray):
     owner = Owner.remote()
     (ref,) = ray.get(owner.make.remote())
     ray.kill(owner)
-    raised(ray, lambda: ray.get(owner.make.remote()))  # returns once the owner is known to be dead
+    raised_at_last(ray, lambda: ray.get(owner.make.remote()))
     time.sleep(1)
     return raised(ray, lambda: ray.get(ref, timeout=20))
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-from outcome import full, process_is_gone, raised, until
+from outcome import full, process_is_gone, raised, raised_at_last, until
 
 
 def _gate(ray):
@@ -294,7 +294,7 @@ def case_kill_before_the_actor_started(ray):
 def case_kill_twice(ray):
     gate = _gate(ray)
     ray.kill(gate)
-    return [raised(ray, lambda: ray.kill(gate)), raised(ray, lambda: ray.get(gate.pid.remote(), timeout=20))]
+    return [raised(ray, lambda: ray.kill(gate)), raised_at_last(ray, lambda: ray.get(gate.pid.remote(), timeout=20))]
 
 
 def case_kill_from_a_task(ray):
