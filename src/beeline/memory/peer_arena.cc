@@ -15,6 +15,9 @@
 namespace beeline::memory {
 namespace {
 
+// A range from this size on is worth being watched: each may split a mapping in the kernel.
+constexpr std::size_t kWatchBytes = std::size_t{1} << 20;
+
 // The size of a memfd that cannot shrink under its readers.
 Result<std::uint64_t> sealed_size(const os::Fd& file, const char* what) {
   struct stat info{};
@@ -53,10 +56,6 @@ std::byte* Lease::at(std::uint64_t offset) const {
   if (after == segments_.begin()) return nullptr;
   const Segment& segment = *std::prev(after);
   return offset < segment.end ? segment.data + (offset - segment.start) : nullptr;
-}
-
-void Lease::populate() {
-  if (peer_ != nullptr) peer_->populate(*this);
 }
 
 void Lease::done_reading() {
@@ -245,15 +244,16 @@ void PeerArena::end(Lease& lease) {
   ended_.push_back({lease.id_, std::move(lease.segments_)});
 }
 
-void PeerArena::populate(const Lease& lease) {
-  for (const Lease::Segment& segment : lease.segments_) {
-    if (!segment.own_mapping) {
-      const std::lock_guard guard(mutex_);
-      if (populated_.contains(segment.start, segment.end)) continue;
-      populated_.insert(segment.start, segment.end);
-    }
-    // Only saves faults: a kernel that cannot do it takes them one by one.
-    os::populate_for_reading(segment.data, segment.end - segment.start);
+void PeerArena::drop_written(const Lease::Segment& segment) {
+  const std::size_t size = segment.end - segment.start;
+  std::size_t dropped = 0;
+  if (segment.own_mapping) {
+    os::unmap(segment.data, size);
+  } else if (watched_.contains(segment.start, segment.end)) {
+    os::drop_watched_pages(segment.data, size, dropped);
+  } else {
+    os::drop_written_pages(segment.data, size, dropped);
+    if (size >= kWatchBytes && os::watch_writes(segment.data, size)) watched_.insert(segment.start, segment.end);
   }
 }
 
@@ -265,15 +265,7 @@ void PeerArena::clean_all() {
     batch.swap(ended_);
   }
   for (const Ended& ended : batch) {
-    for (const Lease::Segment& segment : ended.segments) {
-      const std::size_t size = segment.end - segment.start;
-      std::size_t dropped = 0;
-      if (segment.own_mapping) {
-        os::unmap(segment.data, size);
-      } else {
-        os::drop_written_pages(segment.data, size, dropped);
-      }
-    }
+    for (const Lease::Segment& segment : ended.segments) drop_written(segment);
   }
   const std::lock_guard guard(mutex_);
   for (const Ended& ended : batch) {

@@ -1,8 +1,10 @@
 #include "beeline/os/pagemap.h"
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -25,9 +27,14 @@ struct ScanArguments {
 };
 static_assert(sizeof(ScanArguments) == 96);
 constexpr auto kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr std::uint64_t kIsWritten = 1 << 1;
 constexpr std::uint64_t kIsFile = 1 << 2;
 constexpr std::uint64_t kIsPresent = 1 << 3;
 constexpr std::uint64_t kIsSwapped = 1 << 4;
+
+// linux/userfaultfd.h of kernel 6.7.
+constexpr std::uint64_t kWatchAsynchronously = 1 << 15;
+constexpr int kUserModeOnly = 1;
 
 constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
 constexpr std::uint64_t kEntrySwapped = std::uint64_t{1} << 62;
@@ -35,31 +42,78 @@ constexpr std::uint64_t kEntryFile = std::uint64_t{1} << 61;
 
 std::atomic<PageScan> best_method{PageScan::kScan};
 
-// The file describes the address space of the process that opened it: a forked child opens its own.
-std::atomic<int> pagemap_fd{-1};
+// A file that describes the address space of the process that opened it: a forked child opens its own.
+class AddressSpaceFile {
+ public:
+  using Open = int (*)();
+  explicit constexpr AddressSpaceFile(Open open) : open_(open) {}
 
-void forget_in_child() {
-  const int fd = pagemap_fd.exchange(-1);
-  if (fd >= 0) ::close(fd);
-}
+  // The descriptor, opened by the first call; negative where it cannot be opened.
+  int get() {
+    int fd = fd_.load();
+    if (fd >= 0) return fd;
+    fd = open_();
+    if (fd < 0) return -1;
+    int expected = -1;
+    if (fd_.compare_exchange_strong(expected, fd)) return fd;
+    ::close(fd);
+    return expected;
+  }
+  void forget() {
+    const int fd = fd_.exchange(-1);
+    if (fd >= 0) ::close(fd);
+  }
+
+ private:
+  Open open_;
+  std::atomic<int> fd_{-1};
+};
+
+void forget_in_children();
 
 int open_pagemap() {
-  int fd = pagemap_fd.load();
-  if (fd >= 0) return fd;
-  static std::atomic<bool> registered{false};
-  if (!registered.exchange(true)) ::pthread_atfork(nullptr, nullptr, forget_in_child);
-  fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  int expected = -1;
-  if (pagemap_fd.compare_exchange_strong(expected, fd)) return fd;
-  ::close(fd);
-  return expected;
+  forget_in_children();
+  return ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 }
 
-// Calls visit(start, size) for every run of written pages until it returns false; false when it cannot tell.
+int open_watcher() {
+  forget_in_children();
+  // Whoever may not watch what the kernel itself writes may still watch: nobody has to serve such a fault.
+  int fd = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  if (fd < 0) fd = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly));
+  if (fd < 0) return -1;
+  uffdio_api wanted{};
+  wanted.api = UFFD_API;
+  wanted.features = kWatchAsynchronously;
+  if (::ioctl(fd, UFFDIO_API, &wanted) == 0) return fd;
+  ::close(fd);
+  return -1;
+}
+
+AddressSpaceFile pagemap(open_pagemap);
+AddressSpaceFile watcher(open_watcher);
+
+void forget_in_children() {
+  static std::atomic<bool> registered{false};
+  if (registered.exchange(true)) return;
+  ::pthread_atfork(nullptr, nullptr, [] {
+    pagemap.forget();
+    watcher.forget();
+  });
+}
+
+// Which pages a scan visits: those with all of `all` and some of `any`, without `none`.
+struct Categories {
+  std::uint64_t all, any, none;
+};
+constexpr Categories kOwnPages{0, kIsPresent | kIsSwapped, kIsFile};
+constexpr Categories kUnprotectedPages{kIsWritten, kIsPresent | kIsSwapped, 0};
+constexpr Categories kPresentPages{kIsPresent, kIsPresent, 0};
+
+// Calls visit(start, size) for every run of such pages until it returns false; false when it cannot tell.
 template <typename Visit>
-bool scan(std::byte* at, std::size_t size, Visit visit) {
-  const int fd = open_pagemap();
+bool scan(std::byte* at, std::size_t size, const Categories& pages, Visit visit) {
+  const int fd = pagemap.get();
   if (fd < 0) return false;
   const auto start = reinterpret_cast<std::uint64_t>(at);
   ScanRegion regions[64];
@@ -69,9 +123,9 @@ bool scan(std::byte* at, std::size_t size, Visit visit) {
   arguments.end = start + size;
   arguments.vec = reinterpret_cast<std::uint64_t>(regions);
   arguments.vec_len = 64;
-  arguments.category_inverted = kIsFile;
-  arguments.category_mask = kIsFile;
-  arguments.category_anyof_mask = kIsPresent | kIsSwapped;
+  arguments.category_inverted = pages.none;
+  arguments.category_mask = pages.all | pages.none;
+  arguments.category_anyof_mask = pages.any;
   arguments.return_mask = kIsPresent;
   while (arguments.start < arguments.end) {
     const int count = ::ioctl(fd, kPagemapScan, &arguments);
@@ -88,7 +142,7 @@ bool scan(std::byte* at, std::size_t size, Visit visit) {
 
 template <typename Visit>
 bool read_pagemap(std::byte* at, std::size_t size, Visit visit) {
-  const int fd = open_pagemap();
+  const int fd = pagemap.get();
   if (fd < 0) return false;
   std::uint64_t entries[512];
   const std::size_t pages = size / kPageSize;
@@ -114,7 +168,7 @@ template <typename Visit>
 bool for_each_written(std::byte* at, std::size_t size, Visit visit) {
   const PageScan method = best_method.load();
   if (method == PageScan::kScan) {
-    if (scan(at, size, visit)) return true;
+    if (scan(at, size, kOwnPages, visit)) return true;
     if (errno == ENOTTY || errno == EINVAL) limit_page_scan(PageScan::kPagemap);
   }
   return method != PageScan::kNone && read_pagemap(at, size, visit);
@@ -142,6 +196,42 @@ int drop_written_pages(std::byte* at, std::size_t size, std::size_t& dropped) {
   if (known) return error;
   dropped = size;
   return drop_pages(at, size);
+}
+
+bool watch_writes(std::byte* at, std::size_t size) {
+  if (best_method.load() != PageScan::kScan) return false;
+  std::size_t present = 0;
+  const bool known = scan(at, size, kPresentPages, [&](std::byte*, std::size_t bytes) {
+    present += bytes;
+    return true;
+  });
+  // Where little is mapped, looking at every page costs little, and mapping the rest could cost memory.
+  if (!known || present < size / 2 || watcher.get() < 0) return false;
+  uffdio_register range{};
+  range.range = {reinterpret_cast<std::uint64_t>(at), size};
+  range.mode = UFFDIO_REGISTER_MODE_WP;
+  uffdio_writeprotect protection{};
+  protection.range = range.range;
+  protection.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+  return populate_for_reading(at, size) == 0 && ::ioctl(watcher.get(), UFFDIO_REGISTER, &range) == 0 &&
+         ::ioctl(watcher.get(), UFFDIO_WRITEPROTECT, &protection) == 0;
+}
+
+int drop_watched_pages(std::byte* at, std::size_t size, std::size_t& dropped) {
+  dropped = 0;
+  int error = 0;
+  // Pages that were dropped once are no longer protected: they are looked at every time.
+  const bool known = scan(at, size, kUnprotectedPages, [&](std::byte* start, std::size_t bytes) {
+    std::size_t part = 0;
+    error = drop_written_pages(start, bytes, part);
+    dropped += part;
+    return error == 0;
+  });
+  return known ? error : drop_written_pages(at, size, dropped);
+}
+
+bool can_watch_writes() {
+  return page_scan_method() == PageScan::kScan && watcher.get() >= 0;
 }
 
 PageScan page_scan_method() {

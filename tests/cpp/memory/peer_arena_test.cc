@@ -227,12 +227,46 @@ TEST_F(PeerArenaTest, ManyRangesUnorderedAndOverlapping) {
   }
 }
 
-TEST_F(PeerArenaTest, PopulateMakesEveryPageReadable) {
+// A range that was read whole is watched from then on: what is written later must still be found, each time.
+TEST_F(PeerArenaTest, WritesToAWatchedRangeAreDroppedEachTime) {
   const auto published = publish(8 * kMiB, 4);
-  Lease lease = acquire(published);
-  lease.populate();
-  lease.populate();
-  EXPECT_EQ(std::memcmp(lease.at(published.range.offset), published.data, published.range.length), 0);
+  std::byte* at = nullptr;
+  {
+    const Lease lease = acquire(published);
+    at = lease.at(published.range.offset);
+    EXPECT_EQ(std::memcmp(at, published.data, published.range.length), 0);
+  }
+  peer_->clean();
+  for (int round = 1; round <= 3; ++round) {
+    Lease lease = acquire(published);
+    ASSERT_EQ(lease.at(published.range.offset), at);
+    EXPECT_FALSE(os::any_page_written(at, published.range.length)) << "round " << round;
+    for (std::size_t page = 3; page < 2000; page += 7) at[page * 4096 + 5] = std::byte{9};
+    at[8 * kMiB - 1] = std::byte{9};
+    EXPECT_TRUE(os::any_page_written(at, published.range.length));
+    lease.done_reading();
+    peer_->clean();
+    std::memset(published.data, 10 + round, published.range.length);
+    EXPECT_EQ(std::memcmp(at, published.data, published.range.length), 0) << "round " << round;
+  }
+}
+
+TEST_F(PeerArenaTest, AWatchedRangeUnderAnotherPublication) {
+  const auto published = publish(8 * kMiB, 4);
+  {
+    const Lease lease = acquire(published);
+    EXPECT_EQ(std::memcmp(lease.at(published.range.offset), published.data, published.range.length), 0);
+  }
+  peer_->clean();
+  const Range inner{published.range.offset + kMiB + 100, 3 * kMiB};
+  const auto id = arena_->publish({&inner, 1}).value();
+  Lease lease = peer_->acquire(id, {&inner, 1}).value();
+  std::byte* const at = lease.at(inner.offset);
+  std::memset(at, 9, inner.length);
+  lease.done_reading();
+  peer_->clean();
+  EXPECT_FALSE(os::any_page_written(at - 100, 3 * kMiB));
+  EXPECT_EQ(byte_at(at), 4);
 }
 
 // The bytes of a leased publication never change under the reader, whatever other threads do.
