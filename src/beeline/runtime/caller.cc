@@ -136,6 +136,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   header.dependency_count = static_cast<std::uint16_t>(call.dependencies.size());
   header.mode = call.options.mode;
   header.flags = call.options.flags;
+  header.lease = call.lease;
   const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
   header.name_size = static_cast<std::uint16_t>(name.size());
 
@@ -241,7 +242,7 @@ void Caller::pump(Shape& shape) {
 }
 
 void Caller::request_lease(Shape& shape) {
-  const std::uint64_t id = next_lease_++;
+  const LeaseId id = next_lease_++;
   shape.requested.insert(id);
   shape_of_lease_[id] = &shape;
   process_.tell_daemon(control::Type::kRequestLease,
@@ -267,7 +268,7 @@ void Caller::schedule_idle_check(Shape& shape) {
 
 // Gives back leases without work, and requests that nothing waits for.
 void Caller::return_idle(Shape& shape, bool requests_too) {
-  std::vector<std::uint64_t> idle;
+  std::vector<LeaseId> idle;
   for (auto& [id, lease] : shape.leases) {
     if (lease.in_flight.empty() && shape.queued.empty()) idle.push_back(id);
   }
@@ -281,7 +282,7 @@ void Caller::return_idle(Shape& shape, bool requests_too) {
   }
 }
 
-void Caller::return_lease(Shape& shape, std::uint64_t lease, bool unusable) {
+void Caller::return_lease(Shape& shape, LeaseId lease, bool unusable) {
   shape.leases.erase(lease);
   shape_of_lease_.erase(lease);
   process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{lease, unusable});
@@ -484,7 +485,7 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
 
 void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
   for (auto& shape : shapes_) {
-    std::vector<std::uint64_t> lost;
+    std::vector<LeaseId> lost;
     for (auto& [id, lease] : shape->leases) {
       if (lease.process == process) lost.push_back(id);
     }

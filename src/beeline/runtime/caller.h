@@ -60,7 +60,7 @@ struct OutgoingCall {
   std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;
   Shape* shape = nullptr;
-  std::uint64_t lease = 0;
+  LeaseId lease = 0;
   std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
 };
 
@@ -78,7 +78,7 @@ struct ActorTarget {
 };
 
 struct Lease {
-  std::uint64_t id = 0;
+  LeaseId id = 0;
   ProcessIndex process = 0;
   std::int32_t pid = 0;
   std::list<OutgoingCall*> in_flight;
@@ -92,8 +92,8 @@ struct Shape {
   std::map<std::string, std::string> env;
   std::string name;
   std::deque<OutgoingCall*> queued;
-  std::map<std::uint64_t, Lease> leases;
-  std::unordered_set<std::uint64_t> requested;
+  std::map<LeaseId, Lease> leases;
+  std::unordered_set<LeaseId> requested;
   double mean_ns = 1e9;  // of executions, decaying: decides how many calls are sent ahead
   bool idle_timer = false;
   std::uint64_t round = 0;
@@ -142,7 +142,7 @@ class Caller {
   void request_lease(Shape& shape);
   void schedule_idle_check(Shape& shape);
   void return_idle(Shape& shape, bool all);
-  void return_lease(Shape& shape, std::uint64_t lease, bool unusable);
+  void return_lease(Shape& shape, LeaseId lease, bool unusable);
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);
@@ -154,9 +154,9 @@ class Caller {
   Process& process_;
   std::unordered_map<ActorId, std::unique_ptr<ActorTarget>> actors_;
   std::vector<std::unique_ptr<Shape>> shapes_;
-  std::unordered_map<std::uint64_t, Shape*> shape_of_lease_;
+  std::unordered_map<LeaseId, Shape*> shape_of_lease_;
   std::unordered_map<std::uint64_t, std::string> functions_;
-  std::uint64_t next_lease_ = 1;
+  LeaseId next_lease_ = 1;
   std::uint64_t stale_results_ = 0;
   Bytes scratch_;
 };

@@ -20,6 +20,8 @@ namespace beeline::runtime {
 using store::ProcessIndex;
 // Creator's process index in the upper half, the creator's counter in the lower.
 using ActorId = std::uint64_t;
+// Chosen by the lessee, unique within it.
+using LeaseId = std::uint32_t;
 // Amounts by name ("CPU", "GPU", "memory", custom); "GPU" may be fractional.
 using Resources = std::map<std::string, double>;
 
@@ -50,7 +52,7 @@ enum class Type : std::uint16_t {
   kLeaseFailed = 37,
   kState = 38,
   kAssignActor = 39,   // to a worker: become this actor
-  kAssignLease = 40,   // to a worker: the accelerators of the lease it now serves
+  kAssignLease = 40,   // to a worker: the lease it now serves, and what it may use for it
   kLogLines = 41,      // to the driver: output of a worker
   kExit = 42,          // to a worker: finish and exit
   kRecallLeases = 43,  // to a lessee: others wait for resources; give idle leases back
@@ -197,7 +199,7 @@ struct ActorExited {
 };
 
 struct RequestLease {
-  std::uint64_t lease = 0;  // chosen by the lessee, unique within it
+  LeaseId lease = 0;
   Resources resources;
   bool wants_torch = false;
   std::map<std::string, std::string> env;
@@ -206,21 +208,21 @@ struct RequestLease {
 };
 
 struct LeaseGranted {
-  std::uint64_t lease = 0;
+  LeaseId lease = 0;
   ProcessIndex process = 0;
   std::int32_t pid = 0;
   MSGPACK_DEFINE_ARRAY(lease, process, pid)
 };
 
 struct LeaseFailed {
-  std::uint64_t lease = 0;
+  LeaseId lease = 0;
   std::uint8_t code = 0;
   std::string message;
   MSGPACK_DEFINE_ARRAY(lease, code, message)
 };
 
 struct ReturnLease {
-  std::uint64_t lease = 0;
+  LeaseId lease = 0;
   bool worker_unusable = false;
   MSGPACK_DEFINE_ARRAY(lease, worker_unusable)
 };
@@ -239,7 +241,7 @@ struct AssignActor {
 
 struct AssignLease {
   ProcessIndex lessee = 0;
-  std::uint64_t lease = 0;
+  LeaseId lease = 0;
   std::map<std::string, std::vector<std::int32_t>> accelerators;
   Resources resources;
   MSGPACK_DEFINE_ARRAY(lessee, lease, accelerators, resources)

@@ -45,12 +45,28 @@ Status Executor::on_call(ProcessIndex from, Reader& reader) {
     waiting.push_back(key);
     if (waiting.size() == 1) process_.peers().send(from, Message::kFunctionRequest, view_of(call.header.function));
   }
-  if (call.header.actor != 0 && !is_actor_) {
-    awaiting_actor_.push_back(&call);
-  } else {
+  if (is_assigned(call)) {
     take_place(call);
+  } else {
+    unassigned_.push_back(&call);
   }
   return Status::ok();
+}
+
+// Whether this process was told of what the call is for: its actor, or the lease it came on.
+bool Executor::is_assigned(const IncomingCall& call) const {
+  return call.header.actor != 0 ? is_actor_ : call.caller == lessee_ && call.header.lease == lease_;
+}
+
+// Lets in the calls that waited for what has just been assigned, in the order in which they came.
+void Executor::admit() {
+  for (IncomingCall* call : std::exchange(unassigned_, {})) {
+    if (is_assigned(*call)) {
+      take_place(*call);
+    } else {
+      unassigned_.push_back(call);
+    }
+  }
 }
 
 // All is known of the call but, perhaps, the values of arguments.
@@ -62,7 +78,13 @@ void Executor::take_place(IncomingCall& call) {
 void Executor::become_actor(bool ordered) {
   is_actor_ = true;
   ordered_ = ordered;
-  for (IncomingCall* call : std::exchange(awaiting_actor_, {})) take_place(*call);
+  admit();
+}
+
+void Executor::serve_lease(ProcessIndex lessee, LeaseId lease) {
+  lessee_ = lessee;
+  lease_ = lease;
+  admit();
 }
 
 Status Executor::read_arguments(IncomingCall& call, Reader& reader) {
@@ -186,7 +208,7 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
 // Takes a call that has not started out of whatever it waits in.
 void Executor::withdraw(IncomingCall& call) {
   std::erase(runnable_, &call);
-  std::erase(awaiting_actor_, &call);
+  std::erase(unassigned_, &call);
   if (const auto lane = lanes_.find(call.caller); lane != lanes_.end()) std::erase(lane->second, &call);
 }
 
@@ -216,7 +238,7 @@ void Executor::set_blocked(bool blocked) {
 }
 
 void Executor::bounce(IncomingCall& call) {
-  std::erase(runnable_, &call);
+  withdraw(call);
   process_.peers().send(call.caller, Message::kRejected, view_of(call.header.task));
   release(call);
 }

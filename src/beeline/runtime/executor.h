@@ -65,16 +65,20 @@ class Executor {
   // Sends the results (as many as the call's return_count) or one failure to the caller and ends the call.
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
 
-  // This process is an actor from now on; calls that came before wait for it (their callers may know of it sooner
-  // than it does itself). Calls of one caller start in the order in which they were made; an argument that is
-  // awaited holds back later ones. Without order (functions, some actors) each starts when it can.
+  // What the daemon assigned to this process. Its callers may know of that sooner than it does itself: calls that came
+  // before wait for it.
+  //
+  // An actor from now on. Calls of one caller start in the order in which they were made; an argument that is awaited
+  // holds back later ones. Without order (functions, some actors) each starts when it can.
   void become_actor(bool ordered);
+  // Serves the functions that come on this lease of the lessee, until the next.
+  void serve_lease(ProcessIndex lessee, LeaseId lease);
   // A thread of a function is going to wait, or has waited. Meanwhile function calls that have not started, or come,
   // go back to their callers: what it waits for may depend on them.
   void set_blocked(bool blocked);
   // Functions are here that cannot start, and none runs or can.
   [[nodiscard]] bool awaits_arguments() const {
-    return !is_actor_ && running_ == 0 && runnable_.empty() && !calls_.empty();
+    return !is_actor_ && running_ == 0 && runnable_.empty() && calls_.size() > unassigned_.size();
   }
   [[nodiscard]] std::size_t running() const { return running_; }
   [[nodiscard]] bool idle() const { return calls_.empty(); }
@@ -96,6 +100,8 @@ class Executor {
   Status read_arguments(IncomingCall& call, Reader& reader);
   void make_runnable(IncomingCall& call);
   void advance(ProcessIndex caller);
+  [[nodiscard]] bool is_assigned(const IncomingCall& call) const;
+  void admit();
   void take_place(IncomingCall& call);
   void withdraw(IncomingCall& call);
   void release(IncomingCall& call);
@@ -105,7 +111,7 @@ class Executor {
   std::unordered_map<Key, std::unique_ptr<IncomingCall>, KeyHash> calls_;
   std::unordered_map<ProcessIndex, std::deque<IncomingCall*>> lanes_;  // ordered calls that are not runnable yet
   std::deque<IncomingCall*> runnable_;
-  std::deque<IncomingCall*> awaiting_actor_;  // until become_actor()
+  std::deque<IncomingCall*> unassigned_;  // until become_actor() or serve_lease()
   std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
   // Calls by the function they wait for; the caller of the first was asked for it.
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
@@ -113,6 +119,8 @@ class Executor {
   std::size_t running_ = 0;
   std::size_t blocked_ = 0;  // threads that wait within a function
   bool is_actor_ = false;
+  ProcessIndex lessee_ = 0;
+  LeaseId lease_ = 0;
   bool ordered_ = true;
   bool terminating_ = false;
 };

@@ -86,6 +86,8 @@ Status Process::on_daemon_frame(BytesView frame) {
     case control::Type::kAssignLease: {
       BEELINE_ASSIGN(assignment_.lease, control::decode<control::AssignLease>(frame));
       ++assignment_.version;
+      // Whoever takes a call sees the new version first.
+      executor_.serve_lease(assignment_.lease->lessee, assignment_.lease->lease);
       return Status::ok();
     }
     case control::Type::kLogLines: {

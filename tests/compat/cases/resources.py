@@ -207,13 +207,17 @@ def case_crashed_actor_returns_its_resources(ray):
     return _settles_at(ray, "GPU", 2)
 
 
-def case_openmp_gets_the_cpus_that_an_actor_holds(ray):
+def case_openmp_gets_the_cpus_that_are_held(ray):
     @ray.remote
     class A:
         def threads(self):
             return os.environ.get("OMP_NUM_THREADS")
 
+    @ray.remote
+    def threads():
+        return os.environ.get("OMP_NUM_THREADS")
+
     default, two = A.remote(), A.options(num_cpus=2).remote()
     outcome = ray.get([default.threads.remote(), two.threads.remote()])
     ray.kill(two)
-    return outcome
+    return [*outcome, ray.get(threads.remote()), ray.get(threads.options(num_cpus=2).remote())]

@@ -28,7 +28,7 @@ class NodeTest : public ::testing::Test {
   std::vector<std::string> dirs_;
 };
 
-control::LeaseGranted lease(Client& client, std::uint64_t number, const Resources& resources) {
+control::LeaseGranted lease(Client& client, LeaseId number, const Resources& resources) {
   control::RequestLease request;
   request.lease = number;
   request.resources = resources;
@@ -290,8 +290,8 @@ TEST_F(NodeTest, WorkersAreStartedAheadAndIdleOnesRetire) {
                          [](const control::ProcessRow& row) { return row.what == "idle"; });
   };
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });
-  for (std::uint64_t number = 1; number <= 3; ++number) lease(driver, number, {});
-  for (std::uint64_t number = 1; number <= 3; ++number)
+  for (LeaseId number = 1; number <= 3; ++number) lease(driver, number, {});
+  for (LeaseId number = 1; number <= 3; ++number)
     driver.send(Type::kReturnLease, control::ReturnLease{number, false});
   EXPECT_EQ(idle(driver.state()), 3);
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });

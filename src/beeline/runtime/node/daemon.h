@@ -47,7 +47,7 @@ class Daemon final : private PoolEvents {
     std::size_t held_log_bytes = 0;
   };
   // A lessee's request: its process and the number it chose.
-  using LeaseKey = std::pair<ProcessIndex, std::uint64_t>;
+  using LeaseKey = std::pair<ProcessIndex, LeaseId>;
   using DemandId = std::uint64_t;  // the scheduler's ticket and the pool's want
   // An actor's or a lease's way to a worker: waits for resources, then for a worker, then has both.
   struct Demand {
