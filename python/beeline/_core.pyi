@@ -88,6 +88,7 @@ ERROR_ACTOR_INIT_FAILED: int
 ERROR_OUT_OF_MEMORY: int  # arena quota
 ERROR_TIMEOUT: int  # make_error makes GetTimeoutError; message says what was waited for
 ERROR_INVALID: int  # ValueError
+ERROR_SYSTEM: int  # CoreError: a system call, the daemon or its answer failed
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.h"
+#include "dicts.h"
 #include "hash.h"
 
 namespace beeline::python {
@@ -224,49 +225,21 @@ ActorRef* create_actor(nb::bytes blob, const std::string& class_name, nb::handle
 nb::dict actor_state(const ActorRef& actor) {
   const auto update = process().actor_state(actor.target().id);
   static constexpr const char* kStates[] = {"PENDING", "STARTING", "ALIVE", "RESTARTING", "DEAD"};
-  nb::dict out;
-  out["state"] = kStates[std::min<std::size_t>(update.state, 4)];
-  out["pid"] = update.pid;
-  out["incarnation"] = update.incarnation;
-  out["message"] = update.message;
-  return out;
+  return dict_of("state", kStates[std::min<std::size_t>(update.state, 4)], "pid", update.pid, "incarnation",
+                 update.incarnation, "message", update.message);
 }
 
 nb::dict describe(const runtime::control::State& state) {
-  nb::dict out;
-  out["session_name"] = state.session_name;
-  out["uptime_s"] = state.uptime_s;
-  out["total"] = nb::cast(state.total);
-  out["available"] = nb::cast(state.available);
-  nb::list actors;
-  for (const auto& row : state.actors) {
-    nb::dict item;
-    item["actor_id"] = row.actor;
-    item["class_name"] = row.class_name;
-    item["name"] = row.name;
-    item["namespace"] = row.name_space;
-    item["state"] = row.state;
-    item["pid"] = row.pid;
-    item["incarnation"] = row.incarnation;
-    item["resources"] = nb::cast(row.resources);
-    actors.append(item);
-  }
-  out["actors"] = actors;
-  nb::list processes;
-  for (const auto& row : state.processes) {
-    nb::dict item;
-    item["index"] = row.index;
-    item["pid"] = row.pid;
-    item["kind"] = row.kind;
-    item["what"] = row.what;
-    item["pss_bytes"] = row.pss_bytes;
-    processes.append(item);
-  }
-  out["processes"] = processes;
-  out["pending_actors"] = state.pending_actors;
-  out["pending_leases"] = state.pending_leases;
-  out["counters"] = nb::cast(state.counters);
-  return out;
+  const auto actors = list_of(state.actors, [](const auto& row) {
+    return dict_of("actor_id", row.actor, "class_name", row.class_name, "name", row.name, "namespace", row.name_space,
+                   "state", row.state, "pid", row.pid, "incarnation", row.incarnation, "resources", row.resources);
+  });
+  const auto processes = list_of(state.processes, [](const auto& row) {
+    return dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes", row.pss_bytes);
+  });
+  return dict_of("session_name", state.session_name, "uptime_s", state.uptime_s, "total", state.total, "available",
+                 state.available, "actors", actors, "processes", processes, "pending_actors", state.pending_actors,
+                 "pending_leases", state.pending_leases, "counters", state.counters);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ NB_MODULE(_core, m) {
   error("ERROR_OUT_OF_MEMORY", ErrorKind::kOutOfMemory);
   error("ERROR_TIMEOUT", ErrorKind::kTimeout);
   error("ERROR_INVALID", ErrorKind::kInvalid);
+  error("ERROR_SYSTEM", ErrorKind::kSystem);
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
   beeline::python::bind_objects(m);

@@ -10,6 +10,7 @@
 
 #include <atomic>
 
+#include "dicts.h"
 #include "values.h"
 
 namespace beeline::python {
@@ -31,13 +32,9 @@ Bytes to_bytes(nb::handle object) {
 
 nb::dict describe(const runtime::Process& process) {
   const auto& registered = process.registered();
-  nb::dict out;
-  out["session_name"] = registered.session_name;
-  out["session_dir"] = registered.session_dir;
-  out["process_index"] = registered.index;
-  out["pid"] = process.daemon_pid();
-  out["config"] = nb::bytes(registered.config.data(), registered.config.size());
-  return out;
+  return dict_of("session_name", registered.session_name, "session_dir", registered.session_dir, "process_index",
+                 registered.index, "pid", process.daemon_pid(), "config",
+                 nb::bytes(registered.config.data(), registered.config.size()));
 }
 
 nb::dict start_session(const nb::dict& options) {
@@ -143,28 +140,34 @@ nb::object make_exception(const store::Payload& failure) {
                             nb::bytes(failure.skeleton.data(), failure.skeleton.size()), what.actor, what.name);
 }
 
-void raise_status(const Status& status, const std::string& what) {
-  using store::ErrorKind;
-  const std::string message = what + ": " + status.message();
-  switch (status.code()) {
-    case Code::kInvalidArgument:
-    case Code::kAlreadyExists:
-    case Code::kNotFound:
-      raise_error(ErrorKind::kInvalid, message);
-    case Code::kDeadlineExceeded:
-      raise_error(ErrorKind::kTimeout, message);
-    case Code::kResourceExhausted:
-      raise_error(ErrorKind::kOutOfMemory, message);
-    case Code::kPeerLost:
-    case Code::kStale:
-      raise_error(ErrorKind::kObjectLost, message);
-    case Code::kMutated:
-      raise_error(ErrorKind::kMutated, message);
-    case Code::kShutdown:
-      raise_error(ErrorKind::kSessionLost, message);
-    default:
-      raise_error(ErrorKind::kTransport, message);
+namespace {
+
+// The one place where codes become kinds of exceptions (python/beeline/api/errors.py: kinds become classes).
+struct Meaning {
+  Code code;
+  store::ErrorKind of_runtime;
+  store::ErrorKind of_transfer;
+};
+constexpr Meaning kMeanings[] = {
+    {Code::kInvalidArgument, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
+    {Code::kNotFound, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
+    {Code::kAlreadyExists, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
+    {Code::kDeadlineExceeded, store::ErrorKind::kSystem, store::ErrorKind::kTimeout},
+    {Code::kResourceExhausted, store::ErrorKind::kOutOfMemory, store::ErrorKind::kOutOfMemory},
+    {Code::kPeerLost, store::ErrorKind::kSystem, store::ErrorKind::kObjectLost},
+    {Code::kStale, store::ErrorKind::kSystem, store::ErrorKind::kObjectLost},
+    {Code::kMutated, store::ErrorKind::kMutated, store::ErrorKind::kMutated},
+    {Code::kShutdown, store::ErrorKind::kSessionLost, store::ErrorKind::kSessionLost},
+};
+
+}  // namespace
+
+void raise_status(const Status& status, const std::string& what, Work work) {
+  auto kind = work == Work::kTransfer ? store::ErrorKind::kTransport : store::ErrorKind::kSystem;
+  for (const auto& meaning : kMeanings) {
+    if (meaning.code == status.code()) kind = work == Work::kTransfer ? meaning.of_transfer : meaning.of_runtime;
   }
+  raise_error(kind, what + ": " + status.message());
 }
 
 void bind_session(nb::module_& m) {
@@ -181,10 +184,7 @@ void bind_session(nb::module_& m) {
   m.def("remove_stale_sessions", [] {
     const auto removed = runtime::remove_stale_sessions();
     if (!removed) raise_status(removed.status(), "remove stale sessions");
-    nb::dict out;
-    out["directories"] = removed.value().directories;
-    out["processes"] = removed.value().processes;
-    return out;
+    return dict_of("directories", removed.value().directories, "processes", removed.value().processes);
   });
   m.def("live_sessions", [] {
     const auto sessions = runtime::live_sessions();

@@ -23,7 +23,9 @@ void set_hooks(nb::object hooks);
 // Raises what hooks.make_error makes. Needs the GIL.
 [[noreturn]] void raise_error(store::ErrorKind kind, const std::string& message, std::uint64_t actor = 0,
                               const std::string& name = {}, std::string_view payload = {});
-[[noreturn]] void raise_status(const Status& status, const std::string& what);
+// What failed: a transfer of a value between processes, or anything else that the runtime does.
+enum class Work : std::uint8_t { kRuntime, kTransfer };
+[[noreturn]] void raise_status(const Status& status, const std::string& what, Work work = Work::kRuntime);
 nb::object make_exception(const store::Payload& failure);
 
 // Waits in C++ with the GIL released, in slices short enough for signal handlers to run on the main thread.

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "bindings.h"
+#include "dicts.h"
 #include "hash.h"
 
 namespace beeline::python {
@@ -287,16 +288,11 @@ void construct_actor(const runtime::control::AssignActor& assigned) {
       worker->method_modes[nb::cast<std::string>(method)] = nb::cast<int>(mode);
     }
   }
-  nb::dict info;
-  info["actor_id"] = assigned.actor;
-  info["incarnation"] = assigned.incarnation;
-  info["name"] = assigned.name;
-  info["namespace"] = assigned.name_space;
-  info["accelerators"] = nb::cast(assigned.accelerators);
-  info["resources"] = nb::cast(assigned.resources);
-  info["is_async"] = worker->is_async;
-  info["max_concurrency"] = options["max_concurrency"];
-  info["class_name"] = worker->class_name;
+  const nb::object max_concurrency = options["max_concurrency"];
+  const nb::dict info =
+      dict_of("actor_id", assigned.actor, "incarnation", assigned.incarnation, "name", assigned.name, "namespace",
+              assigned.name_space, "accelerators", assigned.accelerators, "resources", assigned.resources, "is_async",
+              worker->is_async, "max_concurrency", max_concurrency, "class_name", worker->class_name);
   worker->info = info;
   worker->has_info = true;
   {

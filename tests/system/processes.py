@@ -49,6 +49,21 @@ def tried(call):
 ENGINE = "{ENGINE}"
 """
 IMPORT = f"import {ENGINE} as ray\n"
+# The end of a script: a new session works. `expect_a_new_session` expects what it says.
+NEW_SESSION = """
+    ray.init(num_cpus=1)
+    say("usable", ray.get(ray.remote(lambda: 1).remote()))
+    ray.shutdown()
+    say("done")
+    hear()
+"""
+
+
+def expect_a_new_session(driver):
+    """After NEW_SESSION: it worked, and with it ended whatever the script had started."""
+    assert driver.expect("usable") == 1
+    driver.expect("done")
+    assert still_alive(driver.servants()) == []
 
 
 def until(condition, timeout_s=PATIENCE_S):

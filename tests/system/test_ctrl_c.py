@@ -48,6 +48,20 @@ BLOCKING_CALLS = {
 }
 
 
+def interrupt_blocking(driver):
+    """Ctrl-C once the script says that it is blocking; what it says of the interrupt."""
+    driver.expect("blocking")
+    driver.interrupt()
+    return driver.expect("interrupted", 10)
+
+
+def expect_nothing_lost(driver):
+    """What a script says that ends with NOTHING_LOST."""
+    assert driver.expect("kept") == "kept"
+    assert driver.expect("same worker") is True
+    assert driver.expect("usable") == 1
+
+
 @pytest.mark.parametrize("call", BLOCKING_CALLS.values(), ids=BLOCKING_CALLS.keys())
 def test_during_a_blocking_call(start_driver, call):
     driver = start_driver(
@@ -67,12 +81,8 @@ def test_during_a_blocking_call(start_driver, call):
         + NOTHING_LOST
     )
     for _ in range(3):
-        driver.expect("blocking")
-        driver.interrupt()
-        driver.expect("interrupted", 10)
-    assert driver.expect("kept") == "kept"
-    assert driver.expect("same worker") is True
-    assert driver.expect("usable") == 1
+        interrupt_blocking(driver)
+    expect_nothing_lost(driver)
 
 
 def test_during_calls_and_python_code(start_driver):
@@ -96,7 +106,7 @@ def test_during_calls_and_python_code(start_driver):
         driver.expect("looping", 10)
         driver.interrupt()
     assert driver.expect("pids", 10) == 1
-    assert driver.expect("kept") == "kept"
+    expect_nothing_lost(driver)
 
 
 def test_while_many_threads_are_in_get(start_driver):
@@ -121,12 +131,9 @@ def test_while_many_threads_are_in_get(start_driver):
         + NOTHING_LOST
     )
     for _ in range(3):
-        driver.expect("blocking")
-        driver.interrupt()
-        assert driver.expect("interrupted", 10) == 16
+        assert interrupt_blocking(driver) == 16
     assert driver.expect("threads") == list(range(16))
-    assert driver.expect("kept") == "kept"
-    assert driver.expect("same worker") is True
+    expect_nothing_lost(driver)
 
 
 def test_while_the_main_thread_is_elsewhere(start_driver):
@@ -149,10 +156,9 @@ def test_while_the_main_thread_is_elsewhere(start_driver):
     """
         + NOTHING_LOST
     )
-    driver.expect("blocking")
-    driver.interrupt()
-    driver.expect("interrupted", 10)
+    interrupt_blocking(driver)
     assert driver.expect("threads") == ["kept"] * 4
+    expect_nothing_lost(driver)
 
 
 IMPORT_INTERRUPTED_AT = """
@@ -179,21 +185,14 @@ IMPORT_INTERRUPTED_AT = """
         say("interrupted")
     sys.meta_path.remove(finder)
     ray = __import__(ENGINE)
-    ray.init(num_cpus=1)
-    say("usable", ray.get(ray.remote(lambda: 1).remote()))
-    ray.shutdown()
-    say("done")
-    hear()
 """
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 8, 12])
 def test_during_import(start_driver, number):
-    driver = start_driver(f"    NUMBER = {number}\n" + IMPORT_INTERRUPTED_AT, imports=False)
+    driver = start_driver(f"    NUMBER = {number}\n" + IMPORT_INTERRUPTED_AT + processes.NEW_SESSION, imports=False)
     driver.expect("interrupted")
-    assert driver.expect("usable") == 1
-    driver.expect("done")
-    assert processes.still_alive(driver.servants()) == []
+    processes.expect_a_new_session(driver)
 
 
 @pytest.mark.parametrize("delay_ms", [0, 3, 10, 30, 100])
@@ -213,17 +212,11 @@ def test_during_init(start_driver, delay_ms):
         say("interrupted")
     thread.join()
     ray.shutdown()
-    ray.init(num_cpus=1)
-    say("usable", ray.get(ray.remote(lambda: 1).remote()))
-    ray.shutdown()
-    say("done")
-    hear()
     """
+        + processes.NEW_SESSION
     )
     driver.expect("interrupted")
-    assert driver.expect("usable") == 1
-    driver.expect("done")
-    assert processes.still_alive(driver.servants()) == []
+    processes.expect_a_new_session(driver)
 
 
 def test_uncaught_it_ends_everything(start_driver):
@@ -260,5 +253,4 @@ def test_users_own_handler_is_kept(start_driver):
     driver.expect("blocking")
     driver.interrupt()
     assert driver.expect("handled") is True
-    assert driver.expect("kept") == "kept"
-    assert driver.expect("same worker") is True
+    expect_nothing_lost(driver)

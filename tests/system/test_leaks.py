@@ -25,6 +25,13 @@ WORK = """
         refs += [ray.put(np.ones(1 << 18)), ray.remote(lambda: 1).remote()]
         return len(ray.get(refs + [actors[0].echo.remote(refs[1])]))
 """
+
+
+def start_working_driver(start_driver, script):
+    """A driver with a session in which `work` and actors of class A can be used."""
+    return start_driver(WORK + "    ray.init(num_cpus=2)\n" + script)
+
+
 ENDINGS = {
     "shutdown": "ray.shutdown()",
     "end of script": "pass",
@@ -38,15 +45,14 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 def test_nothing_is_left_after(start_driver, session_folder, ending):
-    driver = start_driver(
-        WORK
-        + f"""
-    ray.init(num_cpus=2)
+    driver = start_working_driver(
+        start_driver,
+        f"""
     say("worked", work())
     say("ready")
     hear()
     {ending}
-    """
+    """,
     )
     assert driver.expect("worked") == 5
     driver.expect("ready")
@@ -114,10 +120,9 @@ LOOPS = {
 
 @pytest.mark.parametrize("call", LOOPS.values(), ids=LOOPS.keys())
 def test_memory_does_not_grow(start_driver, call):
-    driver = start_driver(
-        WORK
-        + f"""
-    ray.init(num_cpus=2)
+    driver = start_working_driver(
+        start_driver,
+        f"""
     a, b = A.remote(), A.remote()
     while True:
         for i in range(150):
@@ -125,7 +130,7 @@ def test_memory_does_not_grow(start_driver, call):
         ray.get([a.echo.remote(0), b.echo.remote(0)])
         say("round")
         hear()
-    """
+    """,
     )
     sizes = []
     for _ in range(3):
@@ -137,10 +142,9 @@ def test_memory_does_not_grow(start_driver, call):
 
 
 def test_descriptors_of_workers_do_not_grow(start_driver):
-    driver = start_driver(
-        WORK
-        + """
-    ray.init(num_cpus=2)
+    driver = start_working_driver(
+        start_driver,
+        """
 
     @ray.remote
     class Counter:
@@ -151,7 +155,7 @@ def test_descriptors_of_workers_do_not_grow(start_driver):
     ray.get(counter.use.remote(a.make.options(tensor_transport="auto").remote(1 << 18)))
     counts = [ray.get(counter.use.remote(a.make.options(tensor_transport="auto").remote(1 << 18))) for _ in range(200)]
     say("counts", [counts[0], counts[-1]])
-    """
+    """,
     )
     first, last = driver.expect("counts")
     assert last <= first + 2
@@ -196,17 +200,16 @@ IDLE = {
 
 @pytest.mark.parametrize("state", IDLE.values(), ids=IDLE.keys())
 def test_no_cpu_is_used_when_nothing_runs(start_driver, state):
-    driver = start_driver(
-        WORK
-        + f"""
-    ray.init(num_cpus=2)
+    driver = start_working_driver(
+        start_driver,
+        f"""
     work()
     sleeper = A.remote()
     ray.get(sleeper.echo.remote(1))
     pending = sleeper.sleep.remote(600)
     say("idle")
     {state}
-    """
+    """,
     )
     driver.expect("idle")
     everyone = driver.processes()

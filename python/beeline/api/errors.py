@@ -40,4 +40,5 @@ _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_OUT_OF_MEMORY: exceptions.ObjectStoreFullError,
     _core.ERROR_TIMEOUT: exceptions.GetTimeoutError,
     _core.ERROR_INVALID: ValueError,
+    _core.ERROR_SYSTEM: exceptions.CoreError,
 }

@@ -11,7 +11,7 @@
 
 namespace beeline {
 
-// Stable numbers: they travel between processes and select the Python exception (python/src/errors.cc).
+// Stable numbers: they travel between processes and select the Python exception (python/src/session.cc).
 enum class Code : std::uint8_t {
   kOk = 0,
   kInvalidArgument = 1,

@@ -36,6 +36,7 @@ enum class ErrorKind : std::uint8_t {
   kOutOfMemory = 14,
   kTimeout = 15,
   kInvalid = 16,
+  kSystem = 17,
 };
 
 struct Buffer {
