@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 
 #include <atomic>
+#include <limits>
 #include <mutex>
 #include <unordered_map>
 
@@ -18,6 +19,8 @@ constexpr std::string_view kPickledNone("\x80\x05N.", 4);
 // Up to this size a string is pickled here; beyond it the general path may publish it.
 constexpr Py_ssize_t kPlainLimit = 64 * 1024;
 constexpr int kPlainDepth = 4;
+// As many references as a call's header can count.
+constexpr std::size_t kMaxArguments = std::numeric_limits<decltype(runtime::CallHeader::dependency_count)>::max();
 constexpr Py_ssize_t kPlainItems = 64;
 
 PyObject* pickle_dumps() {
@@ -225,7 +228,8 @@ nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         continue;
       }
-      raise_status(outcome.status(), "fetch a value of " + std::to_string(payload->size_bytes()) + " bytes");
+      raise_status(outcome.status(), "fetch a value of " + std::to_string(payload->size_bytes()) + " bytes",
+                   Work::kTransfer);
     }
     auto count = opened.buffers.size();
     if (payload->skeleton_in_buffer) {
@@ -281,6 +285,12 @@ PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store
   if (count == 0 && !has_kwargs) {
     static const PayloadPtr nothing = std::make_shared<Payload>();
     return nothing;
+  }
+  const std::size_t total = static_cast<std::size_t>(count) + (has_kwargs ? nb::len(kwargs) : 0);
+  if (total > kMaxArguments) {
+    throw nb::value_error(("a call takes at most " + std::to_string(kMaxArguments) + " arguments, got " +
+                           std::to_string(total) + "; nothing was sent. Pass them as one list")
+                              .c_str());
   }
   bool plain = !has_kwargs || is_plain(kwargs.ptr(), kPlainDepth);
   Py_ssize_t references = 0;

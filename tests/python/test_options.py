@@ -3,7 +3,7 @@
 import pytest
 
 import beeline as ray
-from beeline.api import actor_meta, options, signature
+from beeline.api import actor_meta, notices, options, signature
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import transports
 
@@ -37,8 +37,12 @@ class Plain:
         ({"runtime_env": {"env_vars": {"A": 1}}}, ValueError),
         ({"scheduling_strategy": "NEAR"}, ValueError),
         ({"no_such_option": 1}, ValueError),
+        ({"num_returns": 65536}, ValueError),
+        ({"name": "x" * 65536}, ValueError),
+        ({"label_selector": {"zone": "a"}}, ValueError),
+        ({"object_store_memory": 1 << 20}, ValueError),
     ],
-    ids=str,
+    ids=lambda given: str(given)[:60],
 )
 def test_bad_options_of_a_function(given, error):
     name = next(iter(given))
@@ -69,6 +73,31 @@ def test_bad_options_of_a_function(given, error):
 def test_bad_options_of_a_class(given, error):
     with pytest.raises(error):
         ray.remote(**given)(Plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "give"),
+    [
+        ("_labels of actors", lambda: ray.remote(_labels={"zone": "a"})(Plain)),
+        ("_labels of remote functions", lambda: ray.remote(function).options(_labels={"zone": "a"})),
+        ("object_store_memory of actors", lambda: ray.remote(Plain).options(object_store_memory=1 << 20)),
+    ],
+)
+def test_what_has_no_effect_is_said_once_and_counted(name, give, monkeypatch, caplog):
+    monkeypatch.setattr(notices, "counts", {})
+    give()
+    first = notices.counts[name]
+    assert first >= 1
+    give()
+    assert notices.counts[name] > first
+    assert [record.message.split(" has no effect")[0] for record in caplog.records] == [name]
+
+
+def test_defaults_are_not_said_to_have_no_effect(monkeypatch):
+    monkeypatch.setattr(notices, "counts", {})
+    ray.remote(_labels=None, object_store_memory=None, label_selector={}, enable_tensor_transport=True)(Plain)
+    ray.remote(scheduling_strategy="SPREAD", enable_task_events=False)(function)
+    assert notices.counts == {}
 
 
 def test_concurrency_groups_belong_to_the_class():

@@ -218,3 +218,38 @@ def test_memory_beyond_the_quota_is_ordinary_until_it_is_published(start_driver,
     assert str(64 << 20) in message
     assert driver.expect("after") == 1 << 20
     assert driver.expect("usable") == 2
+
+
+def test_more_arguments_than_a_call_can_have(start_driver):
+    driver = start_driver(
+        """
+    ray.init(num_cpus=2)
+
+    @ray.remote
+    def count(*args, **kwargs):
+        return len(args) + len(kwargs)
+
+    @ray.remote
+    class A:
+        def count(self, *args):
+            return len(args)
+
+    a = A.remote()
+    one = ray.put(1)
+    say("most", ray.get([count.remote(*[one] * 65535), a.count.remote(*range(65535))]))
+    say("references", tried(lambda: count.remote(*[one] * 65536)))
+    say("values", tried(lambda: a.count.remote(*range(65536))))
+    say("keywords", tried(lambda: count.remote(*[one] * 65535, more=one)))
+    say("returns", tried(lambda: count.options(num_returns=65536)))
+    say("actor", ray.get(a.count.remote(1, 2)))
+    """
+        + USABLE
+    )
+    assert driver.expect("most") == [65535, 65535]
+    for event in ("references", "values", "keywords", "returns"):
+        kinds, message = driver.expect(event)
+        assert "ValueError" in kinds, (event, kinds)
+        assert "65535" in message, message
+        assert "65536" in message, message
+    assert driver.expect("actor") == 2
+    assert driver.expect("usable") == 2

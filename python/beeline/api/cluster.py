@@ -37,7 +37,7 @@ def nodes() -> list[dict[str, Any]]:
             "NodeManagerHostname": socket.gethostname(),
             "NodeName": "127.0.0.1",
             "Resources": cluster_resources(),
-            "Labels": {},
+            "Labels": session.node_labels(),
         }
     ]
 

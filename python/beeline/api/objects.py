@@ -37,7 +37,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     Args:
         object_refs: An ObjectRef or a list of them.
         timeout: Seconds to wait at most; None: without bound; 0: only what is ready.
-        _use_object_store: Accepted: one machine has one way, and it needs no transport of the caller's.
+        _use_object_store: On one machine there is one way to a value, whatever transport it was made for.
 
     Waits until all are ready, or one has failed. Arrays from the object store are read-only views; tensors and
     what came by direct transport are copy-on-write.
@@ -103,7 +103,7 @@ def wait(
         ray_waitables: A list of distinct ObjectRefs.
         num_returns: How many to wait for.
         timeout: Seconds to wait at most; None: without bound.
-        fetch_local: Accepted: on one machine every object is local.
+        fetch_local: On one machine every object is local: both values mean the same.
 
     Returns (ready, others): both in the order given, ready with at most num_returns of them.
     Raises TypeError or ValueError for bad arguments.

@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from beeline.api import notices
 from beeline.tensors import transports
 
 # Smallest amount of a resource, as in Ray.
 RESOURCE_PRECISION = 0.0001
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_ASYNC_CONCURRENCY = 1000
+# What a call's header has room for: returns, arguments that are references, bytes of the name.
+CALL_LIMIT = 65535
 
 
 class Option(NamedTuple):
-    """What an option may be: types, and a check of the value that returns what is wrong with it."""
+    """What an option may be: types, and a check of the value that returns what is wrong with it.
+
+    `without_effect`: why the option, checked, does nothing here; whoever gives it is told.
+    """
 
     types: tuple[type, ...]
     check: Callable[[Any], str | None] | None = None
+    without_effect: str | None = None
 
 
 _NONE = type(None)
@@ -65,8 +72,10 @@ def _resources_error(resources: dict[str, float] | None) -> str | None:
 
 
 def _num_returns_error(value: Any) -> str | None:
-    if value is None or (isinstance(value, int) and value >= 0):
+    if value is None or (isinstance(value, int) and 0 <= value <= CALL_LIMIT):
         return None
+    if isinstance(value, int) and value > CALL_LIMIT:
+        return f"num_returns={value}: a call has at most {CALL_LIMIT} returns; return lists of values instead"
     if value in ("streaming", "dynamic"):
         return f"num_returns='{value}': generators are not in this version; return a list, or use num_returns=N"
     return f"The keyword 'num_returns' only accepts None or a non-negative integer, got {value!r}"
@@ -99,6 +108,17 @@ def _strategy_error(value: Any) -> str | None:
     return f"scheduling_strategy must be 'DEFAULT' or 'SPREAD' in this version, got {value!r}"
 
 
+def _name_error(value: str | None) -> str | None:
+    size = len((value or "").encode())
+    return None if size <= CALL_LIMIT else f"name: at most {CALL_LIMIT} bytes, got {size}"
+
+
+def _label_selector_error(value: dict[str, str] | None) -> str | None:
+    if not value:
+        return None
+    return f"label_selector={value!r}: there is one node, and nothing to select; leave it out"
+
+
 def _choice(name: str, *choices: Any) -> Callable[[Any], str | None]:
     allowed = ", ".join(repr(choice) for choice in choices)
     return lambda value: None if value in choices else f"`{name}` must be one of {allowed}; got {value!r}"
@@ -111,20 +131,23 @@ def _groups_error(value: Any) -> str | None:
     return None
 
 
+NAME = Option((str, _NONE), _name_error)
+OBJECT_STORE_MEMORY = _count("object_store_memory", infinite=False)
+_LABELS = Option((dict, _NONE), without_effect="labels are for choosing nodes, and there is one")
 _COMMON: dict[str, Option] = {
     "num_cpus": _quantity("num_cpus"),
     "num_gpus": _quantity("num_gpus"),
     "memory": _quantity("memory"),
     "resources": Option((dict, _NONE), _resources_error),
     "accelerator_type": Option((str, _NONE)),
-    "name": Option((str, _NONE)),
+    "name": NAME,
     "runtime_env": Option((dict, _NONE), _runtime_env_error),
     "scheduling_strategy": Option((str, _NONE), _strategy_error),
     "tensor_transport": Option((str, _NONE)),
     "isolation": Option((str, _NONE)),
     "enable_task_events": Option((bool,)),
-    "_labels": Option((dict, _NONE)),
-    "label_selector": Option((dict, _NONE)),
+    "_labels": _LABELS,
+    "label_selector": Option((dict, _NONE), _label_selector_error),
 }
 TASK_OPTIONS: dict[str, Option] = {
     **_COMMON,
@@ -132,7 +155,6 @@ TASK_OPTIONS: dict[str, Option] = {
     "max_calls": _count("max_calls", infinite=False),
     "max_retries": _count("max_retries"),
     "retry_exceptions": Option((bool, list, tuple), _retry_exceptions_error),
-    "_metadata": Option((dict, _NONE)),
 }
 ACTOR_OPTIONS: dict[str, Option] = {
     **_COMMON,
@@ -143,7 +165,9 @@ ACTOR_OPTIONS: dict[str, Option] = {
     "max_restarts": _count("max_restarts"),
     "max_task_retries": _count("max_task_retries"),
     "max_pending_calls": _count("max_pending_calls"),
-    "object_store_memory": _count("object_store_memory", infinite=False),
+    "object_store_memory": OBJECT_STORE_MEMORY._replace(
+        without_effect="it reserves nothing, as on Ray; init(object_store_memory=...) sets the quota"
+    ),
     "namespace": Option((str, _NONE)),
     "get_if_exists": Option((bool,)),
     "allow_out_of_order_execution": Option((bool, _NONE)),
@@ -158,13 +182,13 @@ METHOD_OPTIONS: dict[str, Option] = {
     "isolation": Option((str, _NONE)),
 }
 # For one call or a few: `handle.method.options(...)`.
-CALL_OPTIONS: dict[str, Option] = {**METHOD_OPTIONS, "name": Option((str, _NONE)), "_labels": Option((dict, _NONE))}
+CALL_OPTIONS: dict[str, Option] = {**METHOD_OPTIONS, "name": NAME, "_labels": _LABELS}
 
 
 def validate(options: Mapping[str, Any], table: Mapping[str, Option], what: str) -> None:
     """Raises ValueError for an option that is not in `table` or has a bad value, TypeError for a wrong type.
 
-    `what` ("actors") goes into the message.
+    `what` ("actors") goes into the message. Says which options have no effect here (notices.py).
     """
     for name, value in options.items():
         option = table.get(name)
@@ -175,6 +199,8 @@ def validate(options: Mapping[str, Any], table: Mapping[str, Option], what: str)
             raise TypeError(f"The type of keyword '{name}' must be {expected}, but received type {type(value)}")
         if option.check and (error := option.check(value)):
             raise ValueError(error)
+        if option.without_effect and value is not None:
+            notices.without_effect(f"{name} of {what}", option.without_effect)
     if "tensor_transport" in options or "isolation" in options:
         mode(options)
 

@@ -147,8 +147,8 @@ class RuntimeContext:
         return session.current.info.get("session_dir", "")
 
     def get_node_labels(self) -> dict[str, str]:
-        """Empty: one node needs none."""
-        return {}
+        """What `init(labels=...)` says, and the node's id."""
+        return session.node_labels()
 
     def is_canceled(self) -> bool:
         """Whether cancel() was called for the running task.

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beeline import _core
+from beeline.api import notices
 from beeline.api import options as option_table
 from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
@@ -29,6 +30,7 @@ class _Session:
         self.info: dict[str, Any] = {}
         self.namespace = ""
         self.env: dict[str, str] = {}
+        self.labels: dict[str, str] = {}  # of the node
         self.is_worker = False
         self.pid = 0  # of the process that is in it; a fork of it is not
         # Things with state that ends with the session; each has `session_ended()`.
@@ -110,18 +112,18 @@ def init(
         num_cpus: How many CPUs tasks and actors may hold; None: those this process may use.
         num_gpus: How many GPUs; None: those in CUDA_VISIBLE_DEVICES or /dev.
         resources: Amounts of custom resources by name.
-        labels: Accepted; one node needs none.
+        labels: Labels of the node, as nodes() and get_runtime_context().get_node_labels() give them.
         object_store_memory: Bytes that published objects may take at most (the arena quota).
         local_mode: Not in this version.
         ignore_reinit_error: Return the running session's context instead of raising.
-        include_dashboard: Accepted; there is no dashboard. So are dashboard_host and dashboard_port.
+        include_dashboard: There is no dashboard; True is warned of, and so is a dashboard_port.
         dashboard_host: See include_dashboard.
         dashboard_port: See include_dashboard.
         job_config: Not in this version.
         configure_logging: Whether logging_level is applied to the logger "beeline".
         logging_level: Level of the logger "beeline", here and in the workers.
-        logging_format: Accepted; configure the logger "beeline" itself.
-        logging_config: Accepted, as logging_format.
+        logging_format: Has no effect but a warning; configure the logger "beeline" itself.
+        logging_config: As logging_format.
         log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
         namespace: Where names of actors are looked up; None: one of this session's own.
         runtime_env: {"env_vars": {...}}: environment variables of all workers.
@@ -137,6 +139,8 @@ def init(
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
     _check_arguments(address, local_mode, job_config, resources, object_store_memory, namespace, runtime_env)
+    node_labels = _checked_labels(labels)
+    _note_without_effect(include_dashboard, dashboard_port, logging_format, logging_config)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and amount < 0:
             raise ValueError(f"{name} must not be negative, got {amount}.")
@@ -159,6 +163,7 @@ def init(
             "sys_path": list(sys.path),
             "namespace": own_namespace,
             "env": env,
+            "labels": node_labels,
             "log_level": _log.level,
             "driver_pid": os.getpid(),
         }
@@ -174,7 +179,7 @@ def init(
         except BaseException:
             _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
             raise
-        current.namespace, current.env = own_namespace, env
+        current.namespace, current.env, current.labels = own_namespace, env, node_labels
         return Context(current.info)
 
 
@@ -198,7 +203,7 @@ def _check_arguments(
         raise ValueError("job_config is not in this version; pass runtime_env={'env_vars': {...}} or namespace.")
     table = {
         "resources": option_table.ACTOR_OPTIONS["resources"],
-        "object_store_memory": option_table.ACTOR_OPTIONS["object_store_memory"],
+        "object_store_memory": option_table.OBJECT_STORE_MEMORY,
         "namespace": option_table.ACTOR_OPTIONS["namespace"],
         "runtime_env": option_table.ACTOR_OPTIONS["runtime_env"],
     }
@@ -211,6 +216,26 @@ def _check_arguments(
     option_table.validate({name: value for name, value in given.items() if value is not None}, table, "init")
     if namespace == "":
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+
+
+def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    for key, value in (labels or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"labels must map strings to strings, got {key!r}: {value!r}")
+        if key.startswith("ray.io/"):
+            raise ValueError(f"labels: {key!r} is not for programs to set; the prefix 'ray.io/' is Ray's own")
+    return dict(labels or {})
+
+
+def _note_without_effect(
+    include_dashboard: bool | None, dashboard_port: int | None, logging_format: str | None, logging_config: Any
+) -> None:
+    if include_dashboard or dashboard_port is not None:
+        notices.without_effect("include_dashboard of init", "there is no dashboard; `beeline status` shows the session")
+    if logging_format is not None or logging_config is not None:
+        notices.without_effect(
+            "logging_format or logging_config of init", 'add a handler with a formatter to the logger "beeline"'
+        )
 
 
 def _cwd() -> str:
@@ -229,7 +254,7 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
         if current.is_worker and not _exiting_interpreter:
             raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
         was_running = bool(current.info) and current.pid == os.getpid()
-        current.info, current.namespace, current.env = {}, "", {}
+        current.info, current.namespace, current.env, current.labels = {}, "", {}, {}
         if was_running:
             _core.stop()
         for dependent in list(current.dependents):
@@ -269,6 +294,11 @@ def require() -> None:
 def node_id() -> str:
     """The node's id in hexadecimal, as Ray's (28 bytes); one machine is one node."""
     return uuid.uuid5(uuid.NAMESPACE_DNS, "node").hex + "0" * 24
+
+
+def node_labels() -> dict[str, str]:
+    """The node's labels: those of `init`, and its id under Ray's name."""
+    return {"ray.io/node-id": node_id(), **current.labels}
 
 
 atexit.register(lambda: shutdown(True))

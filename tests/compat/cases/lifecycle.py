@@ -37,6 +37,15 @@ def case_bad_arguments_of_init(ray):
     return [outcome, ray.is_initialized()]
 
 
+def case_labels_of_the_node(ray):
+    ray.init(**QUIET, labels={"team": "a"})
+    everywhere = [ray.nodes()[0]["Labels"], ray.get_runtime_context().get_node_labels()]
+    everywhere.append(ray.get(ray.remote(lambda: ray.get_runtime_context().get_node_labels()).remote()))
+    node_id = ray.get_runtime_context().get_node_id()
+    ray.shutdown()
+    return [[labels["team"], labels["ray.io/node-id"] == node_id] for labels in everywhere]
+
+
 @full
 def case_init_as_a_context(ray):
     with ray.init(**QUIET):
