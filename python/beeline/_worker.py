@@ -106,12 +106,13 @@ def _interrupt(signum: int, frame: Any) -> None:
 def _apply(info: dict[str, Any]) -> None:
     """Makes this process see the modules, folder and names of its driver."""
     config = pickle.loads(info["config"])
-    state.sets_threads = "OMP_NUM_THREADS" not in os.environ
+    state.openmp_threads = os.environ.get("OMP_NUM_THREADS", "")
     session.current.is_worker = True
     session.current.pid = os.getpid()
     session.current.info = info
     session.current.namespace = config["namespace"]
     session.current.env = config["env"]
+    session.current.labels = config["labels"]
     sys.path[:] = config["sys_path"]
     state.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:

@@ -299,7 +299,7 @@ def _run_worker(session_dir: str, token: int) -> None:
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     _set_name("beeline-worker")
     _reseed()
-    _restore_threads()
+    _restore_openblas()
     worker = importlib.import_module("beeline._worker")
     worker.main(session_dir, token)
 
@@ -313,13 +313,11 @@ def _reseed() -> None:
         torch.seed()
 
 
-def _restore_threads() -> None:
-    """torch, loaded with one thread, gets as many as it would have had. OpenBLAS gets more only when asked by variable:
-    its setter starts the threads at once (10 ms and their memory, in every worker), and on Ray one is the default."""
-    openmp = _positive(os.environ.get("OMP_NUM_THREADS"))
-    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
-        torch.set_num_threads(openmp or len(os.sched_getaffinity(0)))
-    openblas = _positive(os.environ.get("OPENBLAS_NUM_THREADS")) or openmp
+def _restore_openblas() -> None:
+    """OpenBLAS, loaded with one thread, gets more only when asked by variable: its setter starts the threads at once
+    (10 ms and their memory, in every worker), and on Ray one is the default. torch is told at each assignment
+    (`this_worker.use_threads`)."""
+    openblas = _positive(os.environ.get("OPENBLAS_NUM_THREADS")) or _positive(os.environ.get("OMP_NUM_THREADS"))
     for set_threads in _openblas_setters if openblas > 1 else ():
         set_threads(openblas)
 

@@ -19,8 +19,8 @@ class State:
         self.gpus: list[str] = []
         # As the worker was started; restored when a task without GPUs follows one with.
         self.visible_devices: str | None = None
-        # Whether the number of OpenMP threads is ours to set: the user's own OMP_NUM_THREADS stands.
-        self.sets_threads = True
+        # The user's own OMP_NUM_THREADS, which stands; "" where the number is ours to set.
+        self.openmp_threads = ""
 
 
 state = State()
@@ -42,12 +42,13 @@ def use_gpus(indexes: list[int]) -> None:
 def use_threads(cpus: float) -> None:
     """Gives OpenMP, and torch if it is loaded, one thread per CPU that the actor or task holds, at least one.
 
-    As Ray sets OMP_NUM_THREADS: several workers that each take every core would fight for them.
+    As Ray sets OMP_NUM_THREADS: several workers that each take every core would fight for them. The user's own number
+    comes first; a torch that was loaded before the fork has not seen it.
     """
-    if not state.sets_threads:
-        return
-    threads = max(1, int(cpus))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    own = state.openmp_threads.split(",")[0]
+    threads = int(own) if own.isdigit() and int(own) > 0 else max(1, int(cpus))
+    if not state.openmp_threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(threads)
