@@ -33,19 +33,26 @@ def case_two_actors_are_two_processes(ray):
     return [len({*pids, os.getpid()}), ray.get([a.add.remote(), b.add.remote()])]
 
 
-def case_calls_of_one_caller_run_in_order(ray):
+def _log(ray):
+    """An actor that keeps what it is given in order."""
+
     @ray.remote
     class Log:
         def __init__(self):
             self.seen = []
 
-        def append(self, i):
-            self.seen.append(i)
+        def append(self, item):
+            self.seen.append(item)
+            return self.seen
 
         def read(self):
             return self.seen
 
-    log = Log.remote()
+    return Log.remote()
+
+
+def case_calls_of_one_caller_run_in_order(ray):
+    log = _log(ray)
     for i in range(300):
         log.append.remote(i)
     return ray.get(log.read.remote()) == list(range(300))
@@ -53,20 +60,11 @@ def case_calls_of_one_caller_run_in_order(ray):
 
 def case_a_waiting_argument_holds_back_later_calls(ray):
     @ray.remote
-    class Log:
-        def __init__(self):
-            self.seen = []
-
-        def append(self, i):
-            self.seen.append(i)
-            return list(self.seen)
-
-    @ray.remote
     def slow():
         time.sleep(0.4)
         return "first"
 
-    log = Log.remote()
+    log = _log(ray)
     log.append.remote(slow.remote())
     return ray.get(log.append.remote("second"))
 
@@ -427,21 +425,10 @@ def case_repr_of_the_instance_in_tracebacks(ray):
 
 def case_calls_from_two_callers_are_each_in_order(ray):
     @ray.remote
-    class Log:
-        def __init__(self):
-            self.seen = []
-
-        def append(self, item):
-            self.seen.append(item)
-
-        def read(self):
-            return self.seen
-
-    @ray.remote
     def write(log, who):
         ray.get([log.append.remote([who, i]) for i in range(50)])
 
-    log = Log.remote()
+    log = _log(ray)
     ray.get([write.remote(log, "a"), write.remote(log, "b")])
     seen = ray.get(log.read.remote())
     return [[i for who, i in seen if who == caller] == list(range(50)) for caller in "ab"]

@@ -1,6 +1,7 @@
 """wait, cancel and kill."""
 
 import os
+import tempfile
 import time
 
 from outcome import full, process_is_gone, raised, raised_at_last, until
@@ -39,17 +40,13 @@ def case_wait_splits_ready_from_not_ready(ray):
     return [before, [refs.index(r) for r in ready], rest]
 
 
-def case_wait_returns_one_by_default(ray):
-    refs = [ray.put(i) for i in range(3)]
-    ready, rest = ray.wait(refs)
-    # Which one differs from run to run on Ray.
-    return [len(ready), len(rest), sorted(refs.index(r) for r in ready + rest)]
-
-
 def case_wait_returns_no_more_than_asked_for(ray):
     refs = [ray.put(i) for i in range(5)]
-    ready, rest = ray.wait(refs, num_returns=2)
-    return [len(ready), len(rest), sorted(refs.index(r) for r in ready + rest)]
+    outcomes = []
+    for ready, rest in (ray.wait(refs), ray.wait(refs, num_returns=2)):
+        # Which ones differs from run to run on Ray.
+        outcomes.append([len(ready), len(rest), sorted(refs.index(r) for r in ready + rest)])
+    return outcomes
 
 
 def case_wait_timeouts(ray):
@@ -117,8 +114,9 @@ def case_wait_wrong_use(ray):
 def case_cancel_a_task_that_waits_for_its_argument(ray):
     gate = _gate(ray)
     blocked = ray.remote(lambda x: x).remote(gate.wait.remote())
+    dependent = ray.remote(lambda x: x).remote(blocked)
     ray.cancel(blocked)
-    return raised(ray, lambda: ray.get(blocked, timeout=20))
+    return [raised(ray, lambda: ray.get(blocked, timeout=20)), raised(ray, lambda: ray.get(dependent, timeout=20))]
 
 
 def case_cancel_a_queued_task(ray):
@@ -135,69 +133,54 @@ def case_cancel_a_queued_task(ray):
     return [raised(ray, lambda: ray.get(queued, timeout=20)), ray.get(first, timeout=30)]
 
 
-def _spinning(ray, folder, **options):
-    """A running task that only Python code keeps busy, and a condition that says that it runs."""
+def _spinner(ray, **options):
+    """A remote function that says that it runs, keeps Python code busy, and says when it is interrupted."""
 
     @ray.remote(**{"max_retries": 0, **options})
-    def spin(folder):
-        open(os.path.join(folder, "running"), "w").close()
-        while True:
-            time.sleep(0.01)
+    def spin(folder, name):
+        open(os.path.join(folder, name), "w").close()
+        try:
+            while True:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            open(os.path.join(folder, f"{name} interrupted"), "w").close()
+            raise
 
-    ref = spin.remote(folder)
-    assert until(lambda: os.path.exists(os.path.join(folder, "running")))
+    return spin
+
+
+def _said(folder, what):
+    return bool(until(lambda: what in os.listdir(folder)))
+
+
+def _spinning(ray, folder, **options):
+    """A task that runs until it is cancelled."""
+    ref = _spinner(ray, **options).remote(folder, "task")
+    assert _said(folder, "task")
     return ref
 
 
-def case_cancel_a_running_task(ray):
-    import tempfile
-
+def _cancel_a_running_task(ray, **options):
     with tempfile.TemporaryDirectory() as folder:
-        ref = _spinning(ray, folder)
+        ref = _spinning(ray, folder, **options)
         ray.cancel(ref)
-        return raised(ray, lambda: ray.get(ref, timeout=20))
+        return [raised(ray, lambda: ray.get(ref, timeout=20)), _said(folder, "task interrupted")]
+
+
+def case_cancel_a_running_task_interrupts_it(ray):
+    return _cancel_a_running_task(ray)
 
 
 def case_cancel_a_running_task_is_not_retried(ray):
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        ref = _spinning(ray, folder, max_retries=3)
-        ray.cancel(ref)
-        return raised(ray, lambda: ray.get(ref, timeout=20))
+    return _cancel_a_running_task(ray, max_retries=3)
 
 
 def case_cancel_by_force(ray):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         ref = _spinning(ray, folder)
         ray.cancel(ref, force=True)
         outcome = raised(ray, lambda: ray.get(ref, timeout=20))
     return ["RayError" in outcome["caught_as"], ray.get(ray.remote(lambda: 1).remote())]
-
-
-def case_user_code_sees_keyboard_interrupt(ray):
-    import tempfile
-
-    @ray.remote(max_retries=0)
-    def spin(folder):
-        open(os.path.join(folder, "running"), "w").close()
-        try:
-            while True:
-                time.sleep(0.01)
-        except KeyboardInterrupt:
-            open(os.path.join(folder, "interrupted"), "w").close()
-            raise
-
-    with tempfile.TemporaryDirectory() as folder:
-        ref = spin.remote(folder)
-        assert until(lambda: "running" in os.listdir(folder))
-        ray.cancel(ref)
-        return [
-            raised(ray, lambda: ray.get(ref, timeout=20)),
-            bool(until(lambda: "interrupted" in os.listdir(folder))),
-        ]
 
 
 def case_cancel_a_finished_task(ray):
@@ -235,42 +218,21 @@ def case_cancel_an_actor_call_by_force(ray):
 
 
 def case_cancel_spreads_to_children(ray):
-    import tempfile
-
-    @ray.remote(max_retries=0)
-    def child(folder):
-        open(os.path.join(folder, "child"), "w").close()
-        try:
-            while True:
-                time.sleep(0.01)
-        except KeyboardInterrupt:
-            open(os.path.join(folder, "child_interrupted"), "w").close()
-            raise
+    child = _spinner(ray)
 
     @ray.remote(max_retries=0)
     def parent(folder):
-        return ray.get(child.remote(folder))
+        return ray.get(child.remote(folder, "child"))
 
     with tempfile.TemporaryDirectory() as folder:
         ref = parent.remote(folder)
-        assert until(lambda: "child" in os.listdir(folder))
+        assert _said(folder, "child")
         ray.cancel(ref)
-        return [
-            raised(ray, lambda: ray.get(ref, timeout=20)),
-            bool(until(lambda: "child_interrupted" in os.listdir(folder))),
-        ]
+        return [raised(ray, lambda: ray.get(ref, timeout=20)), _said(folder, "child interrupted")]
 
 
 def case_cancel_wrong_use(ray):
     return [raised(ray, lambda: ray.cancel(5)), raised(ray, lambda: ray.cancel([ray.put(1)]))]
-
-
-def case_dependents_of_a_cancelled_task_fail(ray):
-    gate = _gate(ray)
-    blocked = ray.remote(lambda x: x).remote(gate.wait.remote())
-    dependent = ray.remote(lambda x: x).remote(blocked)
-    ray.cancel(blocked)
-    return raised(ray, lambda: ray.get(dependent, timeout=20))
 
 
 def case_kill(ray):
