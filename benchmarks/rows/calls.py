@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks.actors import AsyncEcho, Echo
 from benchmarks.engines import Context
 from benchmarks.registry import Bound, Limit, Row, Samples, probe
 from benchmarks.timing import clock, per_call
-
-
-class Echo:
-    def nop(self):
-        return None
-
-
-class AsyncEcho:
-    async def nop(self):
-        return None
 
 
 def nop():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from benchmarks.actors import Plain, UsesTorch
 from benchmarks.engines import Context
 from benchmarks.processes import pss_bytes, session
 from benchmarks.registry import BEELINE, RAY, Bound, Contender, Row, Samples, probe
-from benchmarks.rows.startup import Plain, UsesTorch
 from benchmarks.timing import clock
 
 SETTLED_BYTES = 2**20

@@ -5,24 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from benchmarks.actors import Plain, UsesTorch
 from benchmarks.engines import Context
 from benchmarks.registry import Bound, Limit, Row, Samples, probe
 from benchmarks.timing import clock
-
-
-class Plain:
-    def ready(self):
-        return True
-
-
-class UsesTorch:
-    def __init__(self):
-        import torch
-
-        self.one = torch.ones(1)
-
-    def ready(self):
-        return float(self.one[0])
 
 
 @probe

@@ -150,6 +150,7 @@ class ActorClass:
         self._options = dict(options)
         self._lock = threading.Lock()
         self._blob: bytes | None = None
+        self._wants_torch = False
         self._meta: ActorMeta | None = None
         self.__name__ = self.__qualname__ = cls.__name__
         self.__module__ = cls.__module__
@@ -209,6 +210,7 @@ class ActorClass:
         with self._lock:
             if self._blob is None:
                 self._blob = pickled(self._cls, f"the actor class {self._cls.__name__}")
+                self._wants_torch = uses_torch(self._cls, self._blob)
                 self._meta = actor_meta.describe(self._cls, {})
         meta = self._meta_with(options)
         meta_bytes = meta.dumps()
@@ -264,7 +266,7 @@ class ActorClass:
             "is_async": meta.is_async,
             "concurrency_groups": dict(options.get("concurrency_groups") or {}),
             "detached": options.get("lifetime") == "detached",
-            "wants_torch": uses_torch(self._cls, self._blob or b""),
+            "wants_torch": self._wants_torch,
             "env": option_table.environment(options, session.current.env),
             "handle_meta": meta_bytes,
             "method_modes": modes,

@@ -6,7 +6,8 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -130,10 +131,36 @@ def pickled(value: Any, what: str) -> bytes:
 def uses_torch(definition: Any, blob: bytes) -> bool:
     """Whether what `blob` defines will want torch, so that its worker comes from the zygote that has it imported.
 
-    Told from the pickle; where that only names the definition, from the globals of its module.
+    Told from the pickle; of what that only names (the definition or its base classes), from the module and the code.
     """
+    if b"torch" in blob:
+        return True
+    parts = definition.__mro__[:-1] if isinstance(definition, type) else (definition,)
+    by_value = b"cloudpickle" in blob
+    return any(_names_torch(part) for part in parts[1 if by_value else 0 :])
+
+
+def _names_torch(definition: Any) -> bool:
     module = sys.modules.get(getattr(definition, "__module__", None) or "")
-    return b"torch" in blob or "torch" in getattr(module, "__dict__", ())
+    members = vars(definition).values() if isinstance(definition, type) else (definition,)
+    functions = (getattr(member, "__func__", member) for member in members)
+    return any(map(_is_of_torch, vars(module).values() if module else ())) or any(
+        "torch" in names for function in functions for names in _names_in(getattr(function, "__code__", None))
+    )
+
+
+def _is_of_torch(value: Any) -> bool:
+    if isinstance(value, types.ModuleType):
+        return value.__name__.partition(".")[0] == "torch"
+    return isinstance(value, type | types.FunctionType) and str(value.__module__).partition(".")[0] == "torch"
+
+
+def _names_in(code: Any) -> Iterator[tuple[str, ...]]:
+    """The globals, attributes and imported modules that code refers to, its inner functions' included."""
+    if isinstance(code, types.CodeType):
+        yield tuple(name.partition(".")[0] for name in code.co_names)
+        for constant in code.co_consts:
+            yield from _names_in(constant)
 
 
 def make_remote_function(function: Callable[..., Any], options: Mapping[str, Any]) -> RemoteFunction:

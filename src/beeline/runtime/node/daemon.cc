@@ -21,6 +21,9 @@ constexpr std::size_t kMaxHeldLogBytes = 8u << 20;
 constexpr auto kExitGrace = std::chrono::milliseconds(100);
 // Frames of one process per turn, so that none keeps the others waiting.
 constexpr int kFramesPerTurn = 256;
+// A driver's init() returns when a first worker is there; a machine on which that takes longer has a problem which the
+// first actor or task will report.
+constexpr auto kWarmWait = std::chrono::seconds(10);
 
 }  // namespace
 
@@ -107,6 +110,7 @@ void Daemon::turn() {
   do {
     sweep();
     pool_.run();
+    if (pool_.is_warm()) greet_drivers();
     // Workers that ended have released what they held, and what is placed wants workers.
   } while (place_demands() || !closing_.empty());
   recall_leases();
@@ -272,11 +276,25 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
     BEELINE_ASSIGN(socket, os::listen_unix(control::link_socket(options_.session_dir, index)));
     listener.push_back(socket.get());
   }
-  send(from,
-       control::encode(Type::kRegistered,
-                       control::Registered{index, session_name_, options_.session_dir, options_.config}),
-       listener);
+  Bytes greeting = control::encode(Type::kRegistered,
+                                   control::Registered{index, session_name_, options_.session_dir, options_.config});
+  if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
+    from.greeting = std::move(greeting);
+    from.greeting_fd = std::move(socket);
+    loop_.after(kWarmWait, [this] { greet_drivers(); });
+  } else {
+    send(from, greeting, listener);
+  }
   return Status::ok();
+}
+
+void Daemon::greet_drivers() {
+  for (const auto& [index, connection] : processes_) {
+    if (const auto greeting = std::exchange(connection->greeting, std::nullopt)) {
+      send(*connection, *greeting, {connection->greeting_fd.get()});
+      connection->greeting_fd.reset();
+    }
+  }
 }
 
 Status Daemon::handle(Connection& from, Type type, BytesView frame) {
@@ -369,7 +387,7 @@ void Daemon::send_logs(std::int32_t pid, const std::string& who, bool is_stderr,
   for (const auto& [index, connection] : processes_) {
     if (connection->kind != control::ProcessKind::kDriver || connection->closing) continue;
     if (frame.empty()) frame = control::encode(Type::kLogLines, control::LogLines{pid, who, is_stderr, lines});
-    if (!connection->socket.wants_write() && connection->held_logs.empty()) {
+    if (!connection->greeting && !connection->socket.wants_write() && connection->held_logs.empty()) {
       send(*connection, frame);
     } else if (connection->held_log_bytes + frame.size() > kMaxHeldLogBytes) {
       ++counters_["log_frames_dropped"];

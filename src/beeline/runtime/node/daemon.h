@@ -45,6 +45,9 @@ class Daemon final : private PoolEvents {
     bool closing = false;
     std::deque<Bytes> held_logs;  // for a driver that does not keep up
     std::size_t held_log_bytes = 0;
+    // A driver's kRegistered and what goes with it, until workers can be had.
+    std::optional<Bytes> greeting;
+    os::Fd greeting_fd;
   };
   // A lessee's request: its process and the number it chose.
   using LeaseKey = std::pair<ProcessIndex, LeaseId>;
@@ -80,6 +83,7 @@ class Daemon final : private PoolEvents {
   Connection* find(ProcessIndex process);
   Status handle(Connection& from, control::Type type, BytesView frame);
   Status register_process(Connection& from, const control::Register& message);
+  void greet_drivers();
   void send_logs(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines);
   void reap_children();
   void turn();

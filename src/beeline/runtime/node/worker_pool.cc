@@ -36,6 +36,7 @@ WorkerPool::WorkerPool(os::EventLoop& loop, const LaunchOptions& options, LogPum
               : cpus != options.resources.end() ? static_cast<std::size_t>(std::clamp(cpus->second, 1.0, 1024.0))
                                                 : 1;
   idle_cap_ = std::max<std::size_t>(idle_cap_, options.prestart);
+  warm_ = options.prestart == 0;
 }
 
 WorkerPool::~WorkerPool() = default;
@@ -273,6 +274,7 @@ Worker* WorkerPool::register_worker(WorkerToken token, pid_t pid, ProcessIndex i
   worker->index = index;
   failures_.erase(worker->flavour);
   set_state(*worker, Worker::State::kIdle);
+  warm_ = true;
   return worker;
 }
 
@@ -286,6 +288,7 @@ void WorkerPool::start_failed(const Flavour& flavour, const std::string& why) {
 }
 
 void WorkerPool::fail_wants(const Flavour* flavour, const std::string& why) {
+  warm_ = true;
   std::erase_if(wants_, [&](const Want& want) {
     if (flavour != nullptr && want.flavour != *flavour) return false;
     failed_.emplace_back(want.id, why);

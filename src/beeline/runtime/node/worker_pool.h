@@ -97,6 +97,8 @@ class WorkerPool {
   // Matches wants with workers and starts what is missing. To be called once per turn of the loop.
   void run();
 
+  // Whether what is prestarted has registered once, or cannot be started.
+  [[nodiscard]] bool is_warm() const { return warm_; }
   [[nodiscard]] const std::map<WorkerToken, Worker>& workers() const { return workers_; }
   [[nodiscard]] const Counters& counters() const { return counters_; }
   // (pid, name) of the zygotes.
@@ -162,6 +164,7 @@ class WorkerPool {
   os::EventLoop::TimerId trim_ = 0;
   std::size_t idle_cap_ = 1;
   bool prestarted_ = false;
+  bool warm_ = false;
 };
 
 }  // namespace beeline::runtime::node

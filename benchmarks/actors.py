@@ -1,0 +1,26 @@
+"""Classes of actors that rows share. Every worker imports this file, so it imports nothing."""
+
+
+class Plain:
+    def ready(self):
+        return True
+
+
+class UsesTorch:
+    def __init__(self):
+        import torch
+
+        self.one = torch.ones(1)
+
+    def ready(self):
+        return float(self.one[0])
+
+
+class Echo:
+    def nop(self):
+        return None
+
+
+class AsyncEcho:
+    async def nop(self):
+        return None
