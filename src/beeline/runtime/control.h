@@ -43,6 +43,7 @@ enum class Type : std::uint16_t {
   kGetState = 12,    //                       kState
   kShutdown = 13,    // from the driver: end the session
   kListActors = 14,  //                       kNamedActors
+  kLinkLost = 15,    // another process cannot be reached any more, or sent what cannot be
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -181,6 +182,15 @@ struct KillActor {
   bool no_restart = true;
   std::uint8_t cause = 0;  // DeathCause: kKilled or kOutOfScope
   MSGPACK_DEFINE_ARRAY(actor, no_restart, cause)
+};
+
+// If both processes live, one of them ends: those that do not hear each other would wait for ever, and no longer agree
+// on who holds what.
+struct LinkLost {
+  ProcessIndex process = 0;
+  bool corrupt = false;  // it sent what cannot be
+  std::string reason;
+  MSGPACK_DEFINE_ARRAY(process, corrupt, reason)
 };
 
 struct ActorReady {

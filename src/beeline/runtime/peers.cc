@@ -137,18 +137,18 @@ void Peers::accept_pending() {
 void Peers::on_socket(Link& link, std::uint32_t events) {
   if (link.closed) return;
   if ((events & EPOLLOUT) != 0) {
-    if (const auto status = link.socket.flush(); !status) return cut(link, status.message());
+    if (const auto status = link.socket.flush(); !status) return cut(link, status);
     if (!link.socket.wants_write()) watch(link);
   }
   for (;;) {
     os::Frame frame;
     auto outcome = link.socket.receive(frame);
-    if (!outcome) return cut(link, outcome.status().message());
+    if (!outcome) return cut(link, outcome.status());
     if (*outcome == os::FrameSocket::Receive::kNothing) return;
-    if (*outcome == os::FrameSocket::Receive::kClosed) return cut(link, "its connection closed");
+    if (*outcome == os::FrameSocket::Receive::kClosed) return cut(link, {Code::kPeerLost, "its connection closed"});
     if (const auto status = on_hello(link, frame); !status) {
       ++stats_.corrupt;
-      return cut(link, status.message());
+      return cut(link, status);
     }
   }
 }
@@ -195,7 +195,7 @@ bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) 
   if (peer.out == nullptr) {
     if (const auto status = start_connect(to); !status) {
       peer.gone = true;
-      events_.on_peer_lost(to, status.message());
+      events_.on_peer_lost(to, status);
       return false;
     }
   }
@@ -224,7 +224,7 @@ void Peers::connect(ProcessIndex process) {
   if (peer.gone || peer.out != nullptr) return;
   if (const auto status = start_connect(process); !status) {
     peer.gone = true;
-    events_.on_peer_lost(process, status.message());
+    events_.on_peer_lost(process, status);
   }
 }
 
@@ -307,7 +307,7 @@ void Peers::drain_link(Link& link, std::size_t& budget) {
     if (peek == ring::Consumer::Peek::kEmpty) break;
     if (peek == ring::Consumer::Peek::kCorrupt) {
       ++stats_.corrupt;
-      return cut(link, "its ring holds nonsense");
+      return cut(link, {Code::kCorrupt, "its ring holds nonsense"});
     }
     if (budget == 0) {
       mailbox_.mark(link.channel);
@@ -319,7 +319,7 @@ void Peers::drain_link(Link& link, std::size_t& budget) {
     if (link.closed) return;
     if (!status) {
       ++stats_.corrupt;
-      return cut(link, status.message());
+      return cut(link, status);
     }
     link.in.pop();
     popped = true;
@@ -344,9 +344,10 @@ Status Peers::handle(Link& link, const ring::Record& record) {
   return events_.on_message(link.peer, static_cast<Message>(fragment.type), whole);
 }
 
-void Peers::cut(Link& link, const std::string& reason) {
+void Peers::cut(Link& link, const Status& reason) {
   if (link.closed) return;
-  if (link.open) {
+  const bool corrupt = reason.code() == Code::kCorrupt;
+  if (link.open && !corrupt) {
     // What the peer sent before its end still counts.
     std::size_t budget = SIZE_MAX;
     ring::Record record{};
@@ -366,7 +367,9 @@ void Peers::cut(Link& link, const std::string& reason) {
     if (peer.out == &link) peer.out = nullptr;
     if (!peer.gone && peer.links.empty()) {
       peer.gone = true;
-      events_.on_peer_lost(process, process_name(process) + ": " + reason);
+      events_.on_peer_lost(process, {reason.code(), process_name(process) + ": " + reason.message()});
+    } else if (!peer.gone && corrupt) {
+      cut(*peer.links.front(), reason);  // what was lost here would be waited for in vain
     } else if (!peer.gone && peer.out == nullptr) {
       peer.out = peer.links.front();
     }

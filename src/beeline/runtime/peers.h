@@ -25,8 +25,8 @@ class PeerEvents {
  public:
   // One whole message. A bad one is the sender's fault: return a failure, and the link is cut.
   virtual Status on_message(ProcessIndex from, Message type, BytesView body) = 0;
-  // The process is gone, or was never there; nothing more comes from it.
-  virtual void on_peer_lost(ProcessIndex process, const std::string& reason) = 0;
+  // The process is gone, or was never there, or (kCorrupt) sent what cannot be; nothing more comes from it.
+  virtual void on_peer_lost(ProcessIndex process, const Status& reason) = 0;
   // Sockets are watched by the control thread, which takes the state lock before it calls the handler.
   virtual void watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) = 0;
   virtual void forget_socket(int fd) = 0;
@@ -119,7 +119,7 @@ class Peers {
   // Messages until the ring is empty or the budget is used up.
   void drain_link(Link& link, std::size_t& budget);
   Status handle(Link& link, const ring::Record& record);
-  void cut(Link& link, const std::string& reason);
+  void cut(Link& link, const Status& reason);
   void send_held_back();
   void watch(Link& link);
 

@@ -421,7 +421,10 @@ void Process::on_subscribe(ProcessIndex from, const store::ObjectId& id) {
   }
 }
 
-void Process::on_peer_lost(ProcessIndex process, const std::string& reason) {
+void Process::on_peer_lost(ProcessIndex process, const Status& why) {
+  const std::string& reason = why.message();
+  // If it lives yet, it must end, or what waits for it here would wait for ever.
+  tell_daemon(control::Type::kLinkLost, control::LinkLost{process, why.code() == Code::kCorrupt, reason});
   objects_.drop_process(process);
   objects_.fail_owner(process, reason);
   ask_owners();

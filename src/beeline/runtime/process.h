@@ -200,7 +200,7 @@ class Process final : public PeerEvents, public store::TableEvents {
 
   // PeerEvents
   Status on_message(ProcessIndex from, Message type, BytesView body) override;
-  void on_peer_lost(ProcessIndex process, const std::string& reason) override;
+  void on_peer_lost(ProcessIndex process, const Status& why) override;
   void watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) override;
   void forget_socket(int fd) override;
   // TableEvents

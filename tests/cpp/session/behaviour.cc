@@ -17,7 +17,7 @@ using store::make_failure;
 using store::PayloadPtr;
 
 constexpr auto kPatience = std::chrono::seconds(60);
-constexpr const char* kFunctions[] = {"sum", "fetch", "die", "flaky", "wrap", "make", "big", "check", "idle"};
+constexpr const char* kFunctions[] = {"sum", "fetch", "die", "garble", "flaky", "wrap", "make", "big", "check", "idle"};
 
 PayloadPtr invalid(const std::string& what) {
   return make_failure(ErrorKind::kInvalid, what);
@@ -124,6 +124,12 @@ PayloadPtr Worker::behave(const std::string& name, IncomingCall& call, bool& ret
   }
   if (name == "die") {
     if (call.header.attempt == 0) ::kill(::getpid(), SIGKILL);
+    return numbers({given.at(0)});
+  }
+  if (name == "garble") {
+    // The first attempt's answer is preceded by what no process sends.
+    const Locked locked(process_->lock());
+    if (call.header.attempt == 0) process_->peers().send(call.caller, static_cast<Message>(99), {});
     return numbers({given.at(0)});
   }
   if (name == "flaky") {

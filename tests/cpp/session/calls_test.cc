@@ -120,6 +120,38 @@ TEST_F(CallsTest, CallsToAnActorThatDiesEndTyped) {
   EXPECT_EQ(error(call(actor, "sum", numbers({1}))), ErrorKind::kActorDied);
 }
 
+TEST_F(CallsTest, CallsToAnActorThatSendsNonsenseEndTypedAndSayWhy) {
+  const Actor actor = create();
+  number(call(actor, "sum", numbers({0})));
+  const pid_t pid = pid_of(actor);
+  Entry* garbled = call(actor, "garble", numbers({1}));
+  Entry* behind = call(actor, "sum", numbers({1}));
+  for (Entry* entry : {garbled, behind}) {
+    EXPECT_EQ(error(entry), ErrorKind::kActorDied);
+    const std::string message = process_->payload(*entry)->failure->message;
+    EXPECT_NE(message.find("unknown type 99"), std::string::npos) << message;
+    EXPECT_NE(message.find("(pid " + std::to_string(pid) + ")"), std::string::npos) << message;
+  }
+  EXPECT_EQ(error(call("garble", numbers({1}), {}, 0)), ErrorKind::kWorkerCrashed);
+  EXPECT_EQ(number(call("garble", numbers({1}), {}, 1)), 1) << "as any worker that ends";
+}
+
+TEST_F(CallsTest, CallsOfAProcessThatSentNonsenseEndTypedToo) {
+  const Actor actor = create();
+  number(call(actor, "sum", numbers({0})));
+  const auto process = process_->actor_state(actor.id).process;
+  std::vector<Entry*> results = {call(actor, "sum", numbers({1}))};
+  {
+    const Locked locked(process_->lock());
+    process_->peers().send(process, static_cast<Message>(99), {});
+  }
+  for (std::int64_t i = 0; i < 3; ++i) results.push_back(call(actor, "sum", numbers({i})));
+  for (std::size_t i = 1; i < results.size(); ++i) EXPECT_EQ(error(results[i]), ErrorKind::kActorDied);
+  const std::string message = process_->payload(*results.back())->failure->message;
+  EXPECT_NE(message.find("unknown type 99"), std::string::npos) << message;
+  EXPECT_EQ(number(call(create(), "sum", numbers({1}))), 1) << "the session goes on";
+}
+
 TEST_F(CallsTest, CallsThatMayBeRetriedSurviveARestartInOrder) {
   const Actor actor = create(-1);
   number(call(actor, "sum", numbers({0})));

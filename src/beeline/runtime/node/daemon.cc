@@ -246,6 +246,28 @@ void Daemon::process_gone(ProcessIndex process) {
   }
 }
 
+void Daemon::link_lost(ProcessIndex from, const control::LinkLost& message) {
+  if (message.corrupt) return end_one_of(from, message);
+  // Most have lost it because it ends, which is about to be seen here too.
+  loop_.after(kExitGrace, [this, from, message] { end_one_of(from, message); });
+}
+
+// Of two processes without a link, a worker: the one that the other complains of, if it is one.
+void Daemon::end_one_of(ProcessIndex from, const control::LinkLost& message) {
+  const Connection* lost = find(message.process);
+  const Connection* witness = find(from);
+  if (lost == nullptr || witness == nullptr) return;
+  const WorkerToken victim = lost->worker != 0 ? lost->worker : witness->worker;
+  if (victim == 0) return;
+  ++counters_["links_lost"];
+  const std::string why = "process " + std::to_string(from) + " (pid " + std::to_string(witness->pid) +
+                          ") lost its link to process " + std::to_string(message.process) + " (pid " +
+                          std::to_string(lost->pid) + "): " + message.reason;
+  std::fprintf(stderr, "beelined: %s; process %u is killed\n", why.c_str(),
+               victim == lost->worker ? message.process : from);
+  pool_.kill(victim, why);
+}
+
 // ----- messages
 
 Status Daemon::register_process(Connection& from, const control::Register& message) {
@@ -355,6 +377,11 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
     case Type::kReturnLease: {
       BEELINE_MESSAGE(ReturnLease);
       return_lease(from, message);
+      return Status::ok();
+    }
+    case Type::kLinkLost: {
+      BEELINE_MESSAGE(LinkLost);
+      link_lost(from.index, message);
       return Status::ok();
     }
     case Type::kBlocked:

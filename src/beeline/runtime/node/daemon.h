@@ -77,6 +77,8 @@ class Daemon final : private PoolEvents {
   void close_later(Connection& connection);
   void sweep();
   void process_gone(ProcessIndex process);
+  void link_lost(ProcessIndex from, const control::LinkLost& message);
+  void end_one_of(ProcessIndex from, const control::LinkLost& message);
   void send(Connection& connection, const Bytes& frame, const std::vector<int>& fds = {});
   template <typename Message>
   void send(ProcessIndex process, control::Type type, const Message& message);

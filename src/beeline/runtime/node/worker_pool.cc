@@ -61,9 +61,10 @@ void WorkerPool::give_back(WorkerToken token) {
   if (auto* worker = find(token); worker != nullptr && !worker->ended) set_state(*worker, Worker::State::kIdle);
 }
 
-void WorkerPool::kill(WorkerToken token) {
-  const auto* worker = find(token);
+void WorkerPool::kill(WorkerToken token, const std::string& why) {
+  auto* worker = find(token);
   if (worker == nullptr || worker->pid <= 0 || worker->ended) return;
+  if (worker->killed_because.empty()) worker->killed_because = why;
   ::kill(-worker->pid, SIGKILL);
   ::kill(worker->pid, SIGKILL);
 }
@@ -343,7 +344,9 @@ bool WorkerPool::report_ended() {
   for (const WorkerToken token : finished) {
     const auto node = workers_.extract(token);
     const Worker& worker = node.mapped();
-    const std::string how = worker.exit_status ? os::describe_exit(*worker.exit_status) : "ended, exit status unknown";
+    const std::string status =
+        worker.exit_status ? os::describe_exit(*worker.exit_status) : "ended, exit status unknown";
+    const std::string how = worker.killed_because.empty() ? status : status + ": " + worker.killed_because;
     if (worker.index != 0) {
       events_.worker_ended(worker, how);
     } else if (!stopped_) {

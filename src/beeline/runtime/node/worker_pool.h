@@ -49,6 +49,7 @@ struct Worker {
   bool fresh = false;       // an interpreter of its own: our child, not a zygote's
   Clock::time_point since;  // in this state
   std::optional<int> exit_status;
+  std::string killed_because;  // for people; empty if it says nothing new
   bool ended = false;
   os::Fd pidfd;
   os::EventLoop::TimerId timer = 0;  // registration time-out, then the wait for the exit status
@@ -85,8 +86,8 @@ class WorkerPool {
   void cancel(WantId want);
   // The worker is idle again.
   void give_back(WorkerToken token);
-  // SIGKILL, to the worker and the processes of its group.
-  void kill(WorkerToken token);
+  // SIGKILL, to the worker and the processes of its group. `why` is told with its end.
+  void kill(WorkerToken token, const std::string& why = {});
 
   // A process says that it is the worker of this token; null when it is not one that we are waiting for.
   Worker* register_worker(WorkerToken token, pid_t pid, ProcessIndex index);
