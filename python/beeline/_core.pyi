@@ -54,10 +54,12 @@ def stop_session(session_dir: str, timeout_s: float) -> bool: ...  # False: it h
 def set_hooks(hooks: Any) -> None:
     """`hooks` is a module or object with the functions below; set once at import of beeline.api.
 
-    dumps(value, mode: int) -> (skeleton: bytes, buffers: list of buffers, flags: bytes, refs: list[ObjectRef])
+    dumps(value, mode: int) -> (skeleton: bytes, buffers: list of buffers, flags: bytes, refs: list[ObjectRef], ranges)
         mode 0: object store (numpy buffers come back read-only), 1: direct, live, 2: direct, snapshot.
-        flags: one byte per buffer: 1 = the consumer's view is writable (copy-on-write), 0 = read-only.
-    dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, dependencies: list[ObjectRef])
+        flags: one byte per buffer, a sum. 1: the consumer's view is writable (copy-on-write); 2, in mode 1: it is the
+        program's own memory, not a copy made on the way.
+        ranges: (address, bytes) of tensors and arrays that no buffer with flag 2 shows; empty unless mode is 1.
+    dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, ranges, dependencies: list[ObjectRef])
         skeleton unpickles (loads) to (args: list, kwargs: dict, slots: tuple[int | str]): slots[i] says where the
         value of dependencies[i] (the top-level ObjectRefs) goes. refs: nested ones only.
     loads(skeleton: bytes-like, buffers: list[memoryview], targets) -> value
@@ -93,7 +95,9 @@ ERROR_SYSTEM: int  # CoreError: a system call, the daemon or its answer failed
 # ----- objects ----------------------------------------------------------------------------------------------------
 
 def put(value: Any, mode: int) -> ObjectRef:
-    """mode as for hooks.dumps. With mode 1 or 2 this process keeps `value`: fetched here, it is the same object."""
+    """mode as for hooks.dumps. With mode 1 a driver or actor keeps a `value` that has tensors or arrays: fetched here,
+    it is the same object.
+    """
 
 def get(refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
     """Values in order. Raises what make_error makes for the first failed one; GetTimeoutError (ERROR_TIMEOUT)."""
@@ -121,7 +125,7 @@ class CompletionQueue:
 def set_target(ref: ObjectRef, targets: Any) -> None: ...
 def object_state(ref: ObjectRef) -> dict[str, Any]: ...  # {ready, inline, bytes, holder, direct, error}
 def holds_overlapping(address: int, nbytes: int) -> int:
-    """How many live direct publications of this process were made from memory that overlaps this range."""
+    """How many live direct publications of this process refer to memory that overlaps this range."""
 
 def wait_unpublished(address: int, nbytes: int, timeout_s: float | None) -> bool: ...
 def publication_readers(publication: int) -> int: ...  # processes that read it; -1 once it is over

@@ -194,8 +194,8 @@ nb::dict object_state(const Ref& ref) {
   const auto payload = running.payload(ref.entry());
   out["error"] = payload->is_error();
   out["bytes"] = payload->size_bytes();
-  out["inline"] = payload->placement == nullptr;
-  out["holder"] = payload->placement ? payload->placement->holder : running.self();
+  out["inline"] = payload->is_inline();
+  out["holder"] = payload->is_inline() ? running.self() : payload->placement->holder;
   out["direct"] = payload->placement && payload->placement->direct;
   return out;
 }
@@ -272,6 +272,7 @@ void bind_objects(nb::module_& m) {
     out["fetched_objects"] = stats.fetched_objects;
     out["fetched_bytes"] = stats.fetched_bytes;
     out["rehomed_objects"] = stats.rehomed_objects;
+    out["publications"] = stats.publications;
     return out;
   });
   nb::class_<CompletionQueue>(m, "CompletionQueue")

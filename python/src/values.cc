@@ -98,8 +98,14 @@ class SourceView {
 
 // Values that this process published directly: fetched here, they are the same objects.
 struct Kept {
-  std::mutex mutex;                                                               // never held while Python code runs
-  std::unordered_map<std::uint32_t, std::pair<std::uint32_t, PyObject*>> values;  // slot -> generation, value
+  struct Value {
+    std::uint32_t generation = 0;
+    PyObject* object = nullptr;  // null: not to be had here, but others read it in place
+    bool in_place = false;
+  };
+  std::mutex mutex;                                 // never held while Python code runs
+  std::unordered_map<std::uint32_t, Value> values;  // by slot
+  std::size_t in_place = 0;                         // how many of them others may read in place
   std::vector<PyObject*> retired;
   std::atomic<bool> any_retired{false};
 };
@@ -113,21 +119,39 @@ int drop_retired_pending(void*) {
   return 0;
 }
 
-void keep(const memory::PublicationId& id, nb::handle value) {
+void keep(const memory::PublicationId& id, nb::handle value, bool in_place) {
   const std::lock_guard guard(kept().mutex);
-  kept().values[id.slot] = {id.generation, value.inc_ref().ptr()};
+  kept().values[id.slot] = {id.generation, value.inc_ref().ptr(), in_place};
+  if (in_place) ++kept().in_place;
 }
 
 nb::object kept_value(const memory::PublicationId& id) {
   const std::lock_guard guard(kept().mutex);
   const auto it = kept().values.find(id.slot);
-  if (it == kept().values.end() || it->second.first != id.generation) return {};
-  return nb::borrow(it->second.second);
+  if (it == kept().values.end() || it->second.generation != id.generation) return {};
+  return nb::borrow(it->second.object);
+}
+
+// What the pickler says of a buffer.
+enum BufferFlag : std::uint8_t { kWritable = 1, kReferred = 2 };
+
+// The program's memory that a value stands for: buffers that are flagged so, and ranges beside them.
+std::vector<runtime::Extent> referred_by(const std::vector<SourceView>& views, const std::uint8_t* flags,
+                                         nb::handle ranges) {
+  std::vector<runtime::Extent> referred;
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    if ((flags[i] & kReferred) != 0) referred.emplace_back(views[i].data(), views[i].size());
+  }
+  for (nb::handle range : ranges) {
+    const auto address = nb::cast<std::uintptr_t>(range[0]);
+    referred.emplace_back(reinterpret_cast<const std::byte*>(address), nb::cast<std::size_t>(range[1]));
+  }
+  return referred;
 }
 
 // Assembles a payload of what the pickler gave: small values inline, large ones published.
-PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, nb::handle refs, runtime::Mode mode,
-                    nb::handle value) {
+PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, nb::handle refs, nb::handle ranges,
+                    runtime::Mode mode, nb::handle value) {
   auto payload = std::make_shared<Payload>();
   char* text = nullptr;
   Py_ssize_t text_size = 0;
@@ -143,36 +167,41 @@ PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, n
     views.emplace_back(buffer);
     total += views.back().size();
   }
-  const auto* writable = reinterpret_cast<const std::uint8_t*>(PyBytes_AsString(flags.ptr()));
+  const auto* flag = reinterpret_cast<const std::uint8_t*>(PyBytes_AsString(flags.ptr()));
+  auto& running = process();
+  auto referred = referred_by(views, flag, ranges);
+  // What is without tensors is a value like any other.
+  const bool is_kept = mode == runtime::Mode::kLive && !referred.empty() && running.is_lasting();
   if (total <= store::kInlineLimit) {
     payload->skeleton = skeleton_view;
     for (std::size_t i = 0; i < views.size(); ++i) {
       payload->inline_buffers.push_back(
-          {std::string(reinterpret_cast<const char*>(views[i].data()), views[i].size()), writable[i] != 0});
+          {std::string(reinterpret_cast<const char*>(views[i].data()), views[i].size()), (flag[i] & kWritable) != 0});
     }
+    if (is_kept) payload->placement = running.publish_inline(std::move(referred));
+    if (payload->placement) keep(payload->placement->publication, value, false);
     return payload;
   }
   std::vector<runtime::SourceBuffer> sources;
   sources.reserve(views.size() + 1);
   for (std::size_t i = 0; i < views.size(); ++i)
-    sources.push_back({views[i].data(), views[i].size(), writable[i] != 0});
+    sources.push_back({views[i].data(), views[i].size(), (flag[i] & kWritable) != 0});
   if (skeleton_view.size() > store::kInlineLimit) {
     payload->skeleton_in_buffer = true;
     sources.push_back({reinterpret_cast<const std::byte*>(skeleton_view.data()), skeleton_view.size(), false});
   } else {
     payload->skeleton = skeleton_view;
   }
-  auto& running = process();
   auto published = [&] {
     nb::gil_scoped_release released;
-    return running.publish(sources, mode);
+    return running.publish(sources, mode, std::move(referred));
   }();
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
-  if (mode != runtime::Mode::kStored && value.is_valid()) {
+  if (mode == runtime::Mode::kLive) {
     const auto& id = payload->placement->publication;
-    keep(id, value);
-    if (mode == runtime::Mode::kLive) hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
+    keep(id, is_kept ? value : nb::handle(), true);
+    hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
   }
   return payload;
 }
@@ -202,7 +231,11 @@ nb::object heap_view(const std::string& bytes, bool writable) {
 
 nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline) {
   std::string_view skeleton = payload->skeleton;
-  if (!payload->placement && payload->inline_buffers.empty() && !targets.is_valid()) {
+  if (payload->placement && payload->placement->direct && !targets.is_valid() &&
+      payload->placement->holder == process().self()) {
+    if (nb::object same = kept_value(payload->placement->publication); same.is_valid()) return same;
+  }
+  if (payload->is_inline() && payload->inline_buffers.empty() && !targets.is_valid()) {
     nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
     nb::object value = nb::steal(PyObject_CallOneArg(pickle_loads(), bytes.ptr()));
     if (!value.is_valid()) throw nb::python_error();
@@ -210,11 +243,8 @@ nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline
   }
   nb::list views;
   runtime::Opened opened;
-  if (payload->placement) {
+  if (!payload->is_inline()) {
     auto& running = process();
-    if (payload->placement->holder == running.self() && payload->placement->direct && !targets.is_valid()) {
-      if (nb::object same = kept_value(payload->placement->publication); same.is_valid()) return same;
-    }
     for (;;) {
       auto outcome = [&] {
         nb::gil_scoped_release released;
@@ -276,7 +306,7 @@ PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
     if (payload->skeleton.size() <= store::kInlineLimit) return payload;
   }
   nb::object dumped = hook("dumps")(value, static_cast<int>(mode));
-  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], mode, value);
+  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], dumped[4], mode, value);
 }
 
 PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store::Entry*>& dependencies) {
@@ -324,8 +354,8 @@ PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store
   }
   nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
   nb::object dumped = hook("dumps_call")(args, keywords);
-  for (nb::handle ref : dumped[4]) dependencies.push_back(&nb::cast<Ref&>(ref).entry());
-  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], runtime::Mode::kStored, nb::handle());
+  for (nb::handle ref : dumped[5]) dependencies.push_back(&nb::cast<Ref&>(ref).entry());
+  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], dumped[4], runtime::Mode::kStored, nb::handle());
 }
 
 PayloadPtr to_task_failure(nb::handle exception, const std::string& function, std::uint64_t actor) {
@@ -364,12 +394,12 @@ void drop_retired_values() {
     dropped.swap(kept().retired);
     kept().any_retired.store(false, std::memory_order_release);
   }
-  for (PyObject* value : dropped) Py_DECREF(value);
+  for (PyObject* value : dropped) Py_XDECREF(value);
 }
 
-bool has_kept_values() {
+bool shares_in_place() {
   const std::lock_guard guard(kept().mutex);
-  return !kept().values.empty();
+  return kept().in_place > 0;
 }
 
 void watch_publications(runtime::Process& running) {
@@ -378,8 +408,9 @@ void watch_publications(runtime::Process& running) {
     {
       const std::lock_guard guard(kept().mutex);
       const auto it = kept().values.find(id.slot);
-      if (it == kept().values.end() || it->second.first != id.generation) return;
-      kept().retired.push_back(it->second.second);
+      if (it == kept().values.end() || it->second.generation != id.generation) return;
+      if (it->second.in_place) --kept().in_place;
+      kept().retired.push_back(it->second.object);
       kept().values.erase(it);
       first = !kept().any_retired.exchange(true);
     }

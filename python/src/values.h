@@ -41,7 +41,8 @@ struct View {
   bool writable = false;
 };
 
-// Pickles a value; large arrays are published. Direct modes keep `value` for fetches by this process.
+// Pickles a value; large arrays are published. In live mode drivers and actors keep one with tensors until its object
+// is freed: fetched here, it is the same.
 store::PayloadPtr to_payload(nb::handle value, runtime::Mode mode);
 // The arguments of a call; `dependencies` gets the top-level references.
 store::PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store::Entry*>& dependencies);
@@ -55,8 +56,8 @@ nb::object from_call_payload(const store::PayloadPtr& payload, Deadline deadline
 
 // Drops Python values of publications that have ended. Needs the GIL; cheap when there is none.
 void drop_retired_values();
-// Whether values are kept that were published directly and have not been retired.
-bool has_kept_values();
+// Whether tensors of this process are published in place, and not retired.
+bool shares_in_place();
 void watch_publications(runtime::Process& process);
 
 void bind_values(nb::module_& m);

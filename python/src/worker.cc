@@ -148,7 +148,12 @@ std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
                              " but returned " + std::to_string(nb::len(value)) + " values")
                                 .c_str());
     }
-    for (nb::handle item : value) results.push_back(to_payload(item, mode));
+    try {
+      for (nb::handle item : value) results.push_back(to_payload(item, mode));
+    } catch (...) {
+      process().discard(results);
+      throw;
+    }
   }
   return results;
 }
@@ -192,7 +197,7 @@ bool is_exit_request(nb::handle exception) {
 
 // Compares the version counters of tensors that this process has published in place, while there are any.
 void check_mutation(const char* when) {
-  if (has_kept_values()) worker->hooks.attr(when)();
+  if (shares_in_place()) worker->hooks.attr(when)();
 }
 
 // Runs one call in this thread. The GIL is held.

@@ -37,7 +37,7 @@ def core(monkeypatch):
 
 def publish(value, mode=DIRECT_LIVE, where="Learner.weights"):
     """The buffers, which the core keeps as long as the object lives."""
-    _, buffers, _, _ = values.dumps(value, mode)
+    _, buffers, *_ = values.dumps(value, mode)
     mutation.published(PUBLICATION, where)
     return buffers
 

@@ -29,10 +29,11 @@ DTYPES = [
 
 def carry(value, mode=DIRECT_LIVE, targets=None):
     """What a consumer gets: buffers are copies, writable where flagged."""
-    skeleton, buffers, flags, refs = values.dumps(value, mode)
+    skeleton, buffers, flags, refs, _ = values.dumps(value, mode)
     assert len(flags) == len(buffers) and refs == []
     received = [
-        memoryview(bytearray(buffer) if flag else bytes(buffer)) for buffer, flag in zip(buffers, flags, strict=True)
+        memoryview(bytearray(buffer) if flag & values.WRITABLE else bytes(buffer))
+        for buffer, flag in zip(buffers, flags, strict=True)
     ]
     return values.loads(skeleton, received, targets)
 
@@ -64,7 +65,7 @@ def test_strides_of_a_direct_tensor_are_kept():
 @pytest.mark.parametrize("mode", [OBJECT_STORE, DIRECT_SNAPSHOT])
 def test_gaps_are_not_copied_where_a_copy_is_made(mode):
     column = torch.arange(1_000_000.0).reshape(1000, 1000)[:, 3]
-    _, buffers, _, _ = values.dumps(column, mode)
+    _, buffers, *_ = values.dumps(column, mode)
     assert sum(len(buffer) for buffer in buffers) == 4000
     assert torch.equal(carry(column, mode), column)
 
@@ -91,14 +92,14 @@ def test_zero_dimensions_and_zero_elements(mode):
 
 def test_large_tensors_leave_the_skeleton_without_a_copy():
     tensor = torch.arange(100000.0)
-    skeleton, buffers, flags, _ = values.dumps({"x": tensor}, DIRECT_LIVE)
-    assert len(skeleton) < 1000 and flags == b"\x01"
+    skeleton, buffers, flags, *_ = values.dumps({"x": tensor}, DIRECT_LIVE)
+    assert len(skeleton) < 1000 and flags == bytes([values.WRITABLE | values.REFERRED])
     numpy.asarray(buffers[0]).view(numpy.float32)[5] = -1.0
     assert tensor[5] == -1.0
 
 
 def test_a_buffer_keeps_its_tensor_alive():
-    _, buffers, _, _ = values.dumps(torch.full((100000,), 7.0), DIRECT_LIVE)
+    _, buffers, *_ = values.dumps(torch.full((100000,), 7.0), DIRECT_LIVE)
     torch.full((100000,), 9.0)  # would reuse the memory
     assert (numpy.asarray(buffers[0]).view(numpy.float32) == 7.0).all()
 
@@ -111,7 +112,7 @@ def test_the_same_tensor_twice_is_one_tensor():
 
 def test_a_view_within_an_earlier_tensor_shares_its_memory():
     base = torch.arange(10000.0)
-    _, buffers, _, _ = values.dumps([base, base[500:5000]], DIRECT_LIVE)
+    _, buffers, *_ = values.dumps([base, base[500:5000]], DIRECT_LIVE)
     assert len(buffers) == 1
     got, view = carry([base, base[500:5000]])
     got[500] = -5.0
@@ -173,7 +174,7 @@ def test_arrays_of_the_object_store_are_read_only_and_direct_ones_are_not():
 
 def test_a_strided_array_leaves_the_skeleton_too():
     array = numpy.arange(100000)[::2]
-    skeleton, buffers, _, _ = values.dumps(array, OBJECT_STORE)
+    skeleton, buffers, *_ = values.dumps(array, OBJECT_STORE)
     assert len(buffers) == 1 and len(skeleton) < 1000
     assert (carry(array, OBJECT_STORE) == array).all()
     objects = numpy.array([{"a": 1}, None], dtype=object)
@@ -224,7 +225,7 @@ def test_targets_that_do_not_fit_are_not_written(targets):
 
 
 def test_arguments_of_a_call():
-    skeleton, buffers, flags, refs, dependencies = values.dumps_call((1, torch.ones(5000)), {"k": "v"})
+    skeleton, buffers, flags, refs, _, dependencies = values.dumps_call((1, torch.ones(5000)), {"k": "v"})
     args, kwargs, slots = values.loads(skeleton, [memoryview(bytearray(b)) for b in buffers], None)
     assert args[0] == 1 and args[1].sum() == 5000 and kwargs == {"k": "v"} and slots == ()
     assert refs == dependencies == [] and flags == b"\x01"

@@ -29,8 +29,8 @@ _live: dict[int, _Publication] = {}
 
 
 def remember(tensors: list[Any]) -> None:
-    """Called by dumps: these tensors belong to what this thread publishes next."""
-    _last.tensors = tensors
+    """Called by dumps: these tensors belong to what this thread publishes next, if it is published in place."""
+    _last.counted = [(weakref.ref(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]
 
 
 @contextlib.contextmanager
@@ -45,15 +45,14 @@ def origin(where: str) -> Iterator[None]:
 
 def published(publication: int, where: str | None = None) -> None:
     """Called by the core: the tensors of the last `remember` of this thread are published in place."""
-    tensors = getattr(_last, "tensors", None)
-    if not tensors:
+    counted = getattr(_last, "counted", None)
+    if not counted:
         return
-    _last.tensors = None
+    _last.counted = None
     where = where or getattr(_last, "where", None)
     if where is None:
         task = _core.current_task()
         where = task.function_name() if task else "a task"
-    counted = [(weakref.ref(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]
     with _lock:
         _live[publication] = _Publication(where, counted)
 

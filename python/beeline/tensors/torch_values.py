@@ -18,6 +18,7 @@ import torch
 
 from beeline.exceptions import TargetMismatchError, TransportUnavailableError
 from beeline.tensors.transports import DIRECT_LIVE, OBJECT_STORE
+from beeline.tensors.values import REFERRED, WRITABLE
 
 if TYPE_CHECKING:
     from beeline.tensors.values import Sink
@@ -31,15 +32,15 @@ _loading = threading.local()
 class _Span:
     """A byte range of one storage; pickled once per value. Exports the bytes and keeps the tensor alive."""
 
-    __slots__ = ("__array_interface__", "end", "start", "tensor")
+    __slots__ = ("__array_interface__", "end", "flags", "start", "tensor")
 
-    def __init__(self, tensor: torch.Tensor, start: int, end: int) -> None:
-        self.tensor, self.start, self.end = tensor, start, end
+    def __init__(self, tensor: torch.Tensor, start: int, end: int, flags: int) -> None:
+        self.tensor, self.start, self.end, self.flags = tensor, start, end, flags
         self.__array_interface__ = {"data": (start, False), "shape": (end - start,), "typestr": "|u1", "version": 3}
 
     def reduce_into(self, sink: Sink) -> tuple[Any, ...]:
         """Writable on the other side in every mode: torch knows no read-only tensors."""
-        sink.next_is_writable = True
+        sink.next_is = self.flags
         return _restore_span, (pickle.PickleBuffer(numpy.asarray(self)),)  # type: ignore[arg-type]
 
 
@@ -53,16 +54,19 @@ def reduce(tensor: torch.Tensor, sink: Sink) -> Any:
             return NotImplemented
         raise TransportUnavailableError(_not_served(tensor))
     requires_grad = tensor.requires_grad
-    if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.detach().resolve_conj().resolve_neg()
     attributes = tensor.__dict__ or None
-    size, strides, itemsize = tuple(tensor.size()), tensor.stride(), tensor.element_size()
-    count = tensor.numel()
-    extent = itemsize * (1 + sum((n - 1) * s for n, s in zip(size, strides, strict=True))) if count else 0
-    if extent > INLINE_BYTES and extent > 2 * count * itemsize and sink.mode != DIRECT_LIVE:
+    live = sink.mode == DIRECT_LIVE
+    extent, start = _extent(tensor), tensor.data_ptr()
+    resolved = tensor.is_conj() or tensor.is_neg()
+    if live and (resolved or extent <= INLINE_BYTES):
+        sink.ranges.append((start, extent))
+    if resolved:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        extent, start = _extent(tensor), tensor.data_ptr()
+    size, strides, itemsize, count = tuple(tensor.size()), tensor.stride(), tensor.element_size(), tensor.numel()
+    if extent > INLINE_BYTES and extent > 2 * count * itemsize and not live:
         tensor = tensor.detach().contiguous()  # it is copied anyhow: do not copy the gaps
-        strides, extent = tensor.stride(), count * itemsize
-    start = tensor.data_ptr()
+        strides, extent, start = tensor.stride(), count * itemsize, tensor.data_ptr()
     described = (_DTYPE_NAMES[tensor.dtype], size, strides, requires_grad, attributes)
     if extent <= INLINE_BYTES:
         return _restore_inline, (bytearray(ctypes.string_at(start, extent)) if extent else None, *described)
@@ -71,13 +75,21 @@ def reduce(tensor: torch.Tensor, sink: Sink) -> Any:
         if span.start <= start and start + extent <= span.end and (start - span.start) % itemsize == 0:
             break
     else:
-        span = _Span(tensor, start, start + extent)
+        span = _Span(tensor, start, start + extent, WRITABLE | REFERRED if live and not resolved else WRITABLE)
         spans.append(span)
-        if sink.mode == DIRECT_LIVE:
+        if live:
             parameter, sink.parameter = sink.parameter, None
             same = parameter is not None and parameter.data_ptr() == start
             sink.tensors.append(parameter if same else tensor)
     return _restore, (span, (start - span.start) // itemsize, *described)
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """The bytes from the first element to the end of the last."""
+    if not tensor.numel():
+        return 0
+    last = sum((n - 1) * s for n, s in zip(tensor.size(), tensor.stride(), strict=True))
+    return tensor.element_size() * (1 + last)
 
 
 def _not_served(tensor: torch.Tensor) -> str:

@@ -19,31 +19,44 @@ from beeline.tensors import mutation, transports
 # Arrays that are not contiguous and larger than this travel as a contiguous copy out of band.
 STRIDED_ARRAY_BYTES = 64 << 10
 
-Dumped = tuple[bytes, list[Any], bytes, list[Any]]
+# Flags of a buffer: the consumer may write it; it is the program's own memory, and in a live value counts as published.
+WRITABLE = 1
+REFERRED = 2
+
+Dumped = tuple[bytes, list[Any], bytes, list[Any], list[tuple[int, int]]]
+
+_FLAGS = {
+    transports.OBJECT_STORE: 0,
+    transports.DIRECT_LIVE: WRITABLE | REFERRED,
+    transports.DIRECT_SNAPSHOT: WRITABLE,
+}
 
 
 class Sink:
     """Collects what leaves the skeleton during one dumps."""
 
-    __slots__ = ("buffers", "flags", "mode", "next_is_writable", "parameter", "refs", "spans", "tensors")
+    __slots__ = ("buffers", "flags", "mode", "next_is", "parameter", "ranges", "refs", "spans", "tensors")
 
     def __init__(self, mode: int) -> None:
         self.mode = mode
         self.buffers: list[Any] = []
         self.flags = bytearray()
+        # (address, bytes) of tensors and arrays that a live value stands for and no buffer shows.
+        self.ranges: list[tuple[int, int]] = []
         self.refs: list[Any] = []
         # Of torch_values: byte ranges already sent by storage, and the tensors that were sent without a copy.
         self.spans: dict[int, list[Any]] = {}
         self.tensors: list[Any] = []
         # The torch.nn.Parameter whose `.data` comes next: it counts the writes, its data does not.
         self.parameter: Any = None
-        self.next_is_writable = False
+        # Flags of the next buffer where they are not those of the mode.
+        self.next_is: int | None = None
 
     def take(self, buffer: pickle.PickleBuffer) -> None:
         """The pickler's buffer_callback: every buffer leaves the skeleton."""
         self.buffers.append(buffer.raw())
-        self.flags.append(1 if self.next_is_writable or self.mode != transports.OBJECT_STORE else 0)
-        self.next_is_writable = False
+        self.flags.append(_FLAGS[self.mode] if self.next_is is None else self.next_is)
+        self.next_is = None
 
 
 class ValuePickler(cloudpickle.Pickler):
@@ -78,14 +91,21 @@ class ValuePickler(cloudpickle.Pickler):
 
 def _reduce_array(array: Any, sink: Sink) -> Any:
     flags = array.flags
-    if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject or array.nbytes < STRIDED_ARRAY_BYTES:
+    if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject:
         return NotImplemented
-    sink.next_is_writable = True  # as numpy's own pickling of such an array gives
+    if sink.mode == transports.DIRECT_LIVE:
+        from numpy.lib.array_utils import byte_bounds
+
+        low, high = byte_bounds(array)
+        sink.ranges.append((low, high - low))
+    if array.nbytes < STRIDED_ARRAY_BYTES:
+        return NotImplemented
+    sink.next_is = WRITABLE  # as numpy's own pickling of such an array gives
     return array.copy(order="C").__reduce_ex__(5)
 
 
 def dumps(value: Any, mode: int) -> Dumped:
-    """(skeleton, buffers, flags, refs) of a value; see `_core.set_hooks`.
+    """(skeleton, buffers, flags, refs, ranges) of a value; see `_core.set_hooks`.
 
     Raises what pickling the value raises (a TypeError that names what cannot be pickled), and
     TransportUnavailableError for a tensor that a direct transport does not serve.
@@ -98,11 +118,11 @@ def dumps(value: Any, mode: int) -> Dumped:
         raise pickle.PicklingError(f"The {type(value).__name__} is nested too deeply to be pickled.") from error
     if mode == transports.DIRECT_LIVE:
         mutation.remember(sink.tensors)
-    return file.getvalue(), sink.buffers, bytes(sink.flags), sink.refs
+    return file.getvalue(), sink.buffers, bytes(sink.flags), sink.refs, sink.ranges
 
 
-def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any], bytes, list[Any], list[Any]]:
-    """(skeleton, buffers, flags, refs, dependencies) of a call's arguments; see `_core.set_hooks`."""
+def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """(skeleton, buffers, flags, refs, ranges, dependencies) of a call's arguments; see `_core.set_hooks`."""
     dependencies: list[Any] = []
     slots: list[int | str] = []
     reference = _core.ObjectRef

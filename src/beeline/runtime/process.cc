@@ -120,9 +120,10 @@ void Process::stop() {
     peers_->close();
     daemon_.close();
     for (auto& [slot, publication] : publications_) {
-      if (!publication.retired && on_retired) on_retired(publication.id);
+      if (on_retired) on_retired(publication.id);
     }
     publications_.clear();
+    retired_.clear();
     own_view_.reset();
     mailbox_ = {};
     arena = std::move(arena_);
@@ -429,6 +430,7 @@ void Process::on_peer_lost(ProcessIndex process, const Status& why) {
   objects_.fail_owner(process, reason);
   ask_owners();
   rehome(process, reason);
+  retire_publications_of(process);
   executor_.on_process_lost(process);
   caller_.on_process_lost(process, reason);
   for (auto it = pins_.begin(); it != pins_.end();) {

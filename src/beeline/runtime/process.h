@@ -38,6 +38,9 @@ struct SourceBuffer {
   bool writable = false;
 };
 
+// Memory of the program.
+using Extent = std::span<const std::byte>;
+
 // A large value, opened: the bytes of each buffer, valid while `lease` lives.
 struct Opened {
   std::shared_ptr<memory::Lease> lease;
@@ -51,6 +54,7 @@ struct TransferStats {
   std::uint64_t copied_objects = 0, copied_bytes = 0;  // copied into the arena at publication
   std::uint64_t fetched_objects = 0, fetched_bytes = 0;
   std::uint64_t rehomed_objects = 0;
+  std::uint64_t publications = 0;  // now: live, or read by somebody yet
 };
 
 class Process final : public PeerEvents, public store::TableEvents {
@@ -87,13 +91,22 @@ class Process final : public PeerEvents, public store::TableEvents {
   void watch(Entry& entry, store::Watcher& watcher);
   void unwatch(Entry& entry, store::Watcher& watcher);
 
-  // ----- large values
-  Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode);
+  // ----- publications: what this process shares or keeps until the owner of an object frees it
+  // `referred`: the program's memory that the value stands for, see wait_unpublished().
+  Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode,
+                                                    std::vector<Extent> referred = {});
+  // The same for a value that travels inline: nobody fetches it from here. Null once the session has ended.
+  std::unique_ptr<store::Placement> publish_inline(std::vector<Extent> referred);
+  // Ends what was published for values that go nowhere.
+  void discard(const std::vector<store::PayloadPtr>& values);
+  // Whether what is published here may come back to who made it: to a driver or an actor. A function's process runs
+  // others afterwards, which fetch it as anybody does.
+  bool is_lasting();
   Result<Opened> open(const store::Placement& placement, Deadline deadline);
   // A lease ended: its pages are cleaned and given back by the helper, off this thread's path.
   void lease_ended();
   void free_placement_now(const store::Placement& placement);
-  // How many live publications of this process were made from memory that overlaps the range.
+  // How many live publications of this process refer to memory that overlaps the range.
   std::size_t publications_of(const void* data, std::size_t size);
   // How many processes still read a live publication of this process; none once it is over.
   std::optional<std::size_t> readers_of(memory::PublicationId id);
@@ -190,9 +203,9 @@ class Process final : public PeerEvents, public store::TableEvents {
 
  private:
   struct Publication {
-    std::vector<SourceBuffer> sources;
     memory::PublicationId id;
-    bool retired = false;  // kept until no consumer reads it any more
+    std::vector<Extent> referred;
+    ProcessIndex owner = 0;  // of the object: with it, what was published for it ends
   };
 
   Process();
@@ -228,7 +241,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void release_lost_arenas();
   void retire(memory::PublicationId id);
   void settle_publications();
-  bool publication_overlaps(const Publication& publication, const std::byte* data, std::size_t size) const;
+  void retire_publications_of(ProcessIndex owner);
   store::PayloadPtr session_failure() const;
 
   StateLock lock_;
@@ -255,7 +268,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::unordered_map<std::uint64_t, Bytes> replies_;
   std::set<std::string> names_;
 
-  std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; live ones of this process
+  std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; until retired and read by nobody
+  std::vector<memory::PublicationId> retired_;                   // of these, the ones that somebody may read yet
+  std::uint64_t inline_publications_ = 0;                        // ever made
   std::shared_ptr<memory::PeerArena> own_view_;
   std::set<ProcessIndex> lost_holders_;  // gone, with memory that fetched objects may still be opened from
   std::unordered_map<std::uint64_t, std::pair<ProcessIndex, std::vector<Entry*>>> pins_;

@@ -205,7 +205,11 @@ Process::Assignment Process::assignment() {
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
   const Locked locked(lock_);
   for (const auto& result : results) {
-    if (result->placement) continue;
+    if (result->placement) {
+      const auto it = publications_.find(result->placement->publication.slot);
+      if (it != publications_.end() && it->second.id == result->placement->publication) it->second.owner = call.caller;
+    }
+    if (!result->is_inline()) continue;
     ++transfers_.inline_objects;
     transfers_.inline_bytes += result->skeleton.size();
   }

@@ -13,6 +13,12 @@ using store::ErrorKind;
 using store::make_failure;
 using store::Payload;
 
+bool overlap(const std::vector<Extent>& extents, Extent range) {
+  return std::any_of(extents.begin(), extents.end(), [&](Extent extent) {
+    return extent.data() < range.data() + range.size() && range.data() < extent.data() + extent.size();
+  });
+}
+
 }  // namespace
 
 bool Process::is_shareable(const void* data, std::size_t size) {
@@ -20,7 +26,13 @@ bool Process::is_shareable(const void* data, std::size_t size) {
   return arena_ && arena_->offset_of(data, size).has_value();
 }
 
-Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const SourceBuffer> buffers, Mode mode) {
+bool Process::is_lasting() {
+  const Locked locked(lock_);
+  return is_driver_ || assignment_.actor.has_value();
+}
+
+Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const SourceBuffer> buffers, Mode mode,
+                                                           std::vector<Extent> referred) {
   std::shared_ptr<memory::Arena> arena;
   {
     const Locked locked(lock_);
@@ -70,7 +82,7 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
 
   const Locked locked(lock_);
   if (!arena_) return Status(Code::kShutdown, session_error_);
-  publications_[id->slot] = {std::vector<SourceBuffer>(buffers.begin(), buffers.end()), *id, false};
+  publications_[id->slot] = {*id, std::move(referred), self_};
   if (!to_copy.empty()) {
     ++transfers_.copied_objects;
     transfers_.copied_bytes += copy_bytes;
@@ -79,6 +91,22 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
     ++transfers_.mapped_objects;
     transfers_.mapped_bytes += mapped_bytes;
   }
+  return placement;
+}
+
+std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> referred) {
+  // Nobody leases it, so it takes no slot of the lease table but one beyond.
+  constexpr std::uint64_t kSlots = (std::uint64_t{1} << 32) - memory::kMaxPublications;
+  const Locked locked(lock_);
+  if (stopped_) return nullptr;
+  const auto number = inline_publications_++;
+  const memory::PublicationId id{static_cast<std::uint32_t>(memory::kMaxPublications + number % kSlots),
+                                 static_cast<std::uint32_t>(number / kSlots)};
+  auto placement = std::make_unique<store::Placement>();
+  placement->holder = self_;
+  placement->publication = id;
+  placement->direct = true;
+  publications_[id.slot] = {id, std::move(referred), self_};
   return placement;
 }
 
@@ -171,24 +199,30 @@ void Process::retire(memory::PublicationId id) {
   arena_->retire(id);
   const auto it = publications_.find(id.slot);
   if (it == publications_.end() || it->second.id.generation != id.generation) return;
-  it->second.retired = true;
   if (on_retired) on_retired(id);
+  retired_.push_back(id);
   settle_publications();
 }
 
 // Forgets publications that are over for the producer: retired, and read by nobody.
 void Process::settle_publications() {
   if (!arena_) return;
-  const auto before = publications_.size();
-  std::erase_if(publications_,
-                [&](const auto& item) { return item.second.retired && arena_->holds(item.second.id).reading == 0; });
-  if (publications_.size() != before) progress_.notify();
+  const auto settled = std::erase_if(retired_, [&](memory::PublicationId id) {
+    if (arena_->holds(id).reading > 0) return false;
+    const auto it = publications_.find(id.slot);
+    if (it != publications_.end() && it->second.id == id) publications_.erase(it);
+    return true;
+  });
+  if (settled > 0) progress_.notify();
 }
 
-bool Process::publication_overlaps(const Publication& publication, const std::byte* data, std::size_t size) const {
-  return std::any_of(publication.sources.begin(), publication.sources.end(), [&](const SourceBuffer& source) {
-    return source.data < data + size && data < source.data + source.size;
-  });
+// The owner is gone: nobody will ever free what was published for its objects.
+void Process::retire_publications_of(ProcessIndex owner) {
+  std::vector<memory::PublicationId> orphans;
+  for (const auto& [slot, publication] : publications_) {
+    if (publication.owner == owner) orphans.push_back(publication.id);
+  }
+  for (const auto& id : orphans) retire(id);
 }
 
 std::size_t Process::publications_of(const void* data, std::size_t size) {
@@ -196,7 +230,7 @@ std::size_t Process::publications_of(const void* data, std::size_t size) {
   progress_.poke(locked);
   settle_publications();
   return static_cast<std::size_t>(std::count_if(publications_.begin(), publications_.end(), [&](const auto& item) {
-    return publication_overlaps(item.second, static_cast<const std::byte*>(data), size);
+    return overlap(item.second.referred, {static_cast<const std::byte*>(data), size});
   }));
 }
 
@@ -217,9 +251,16 @@ WaitOutcome Process::wait_unpublished(const void* data, std::size_t size, Deadli
   Locked locked(lock_);
   return progress_.wait(locked, deadline, [&] {
     return std::none_of(publications_.begin(), publications_.end(), [&](const auto& item) {
-      return publication_overlaps(item.second, static_cast<const std::byte*>(data), size);
+      return overlap(item.second.referred, {static_cast<const std::byte*>(data), size});
     });
   });
+}
+
+void Process::discard(const std::vector<store::PayloadPtr>& values) {
+  const Locked locked(lock_);
+  for (const auto& value : values) {
+    if (value->placement) free_placement(*value->placement);
+  }
 }
 
 void Process::free_placement_now(const store::Placement& placement) {
@@ -228,6 +269,7 @@ void Process::free_placement_now(const store::Placement& placement) {
 
 TransferStats Process::transfer_stats() {
   const Locked locked(lock_);
+  transfers_.publications = publications_.size();
   return transfers_;
 }
 
@@ -235,7 +277,7 @@ TransferStats Process::transfer_stats() {
 void Process::rehome(ProcessIndex holder, const std::string& reason) {
   std::vector<Entry*> affected;
   objects_.for_each([&](Entry& entry) {
-    if (entry.id.owner == self_ && entry.payload && entry.payload->placement &&
+    if (entry.id.owner == self_ && entry.payload && !entry.payload->is_inline() &&
         entry.payload->placement->holder == holder) {
       affected.push_back(&entry);
     }
@@ -292,7 +334,7 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
       continue;
     }
     fresh->placement->publication = *id;
-    publications_[id->slot] = {{}, *id, false};
+    publications_[id->slot] = {*id, {}, self_};
     entry->payload = std::move(fresh);
     ++transfers_.rehomed_objects;
   }
@@ -303,7 +345,7 @@ void Process::release_lost_arenas() {
   if (lost_holders_.empty()) return;
   std::set<ProcessIndex> needed;
   objects_.for_each([&](Entry& entry) {
-    if (entry.payload && entry.payload->placement) needed.insert(entry.payload->placement->holder);
+    if (entry.payload && !entry.payload->is_inline()) needed.insert(entry.payload->placement->holder);
   });
   std::erase_if(lost_holders_, [&](ProcessIndex holder) {
     if (needed.contains(holder)) return false;

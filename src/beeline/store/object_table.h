@@ -50,6 +50,7 @@ class TableEvents {
   virtual void send_borrow(const ObjectId& id) = 0;
   virtual void send_release(const ObjectId& id) = 0;
   virtual void send_object(ProcessIndex to, const Entry& entry) = 0;
+  // Nobody needs what the placement's holder published or keeps.
   virtual void free_placement(const Placement& placement) = 0;
   // Nobody holds a handle of the actor any more.
   virtual void actor_unreferenced(const ObjectId& id) = 0;

@@ -3,7 +3,13 @@
 namespace beeline::store {
 namespace {
 
-enum PayloadFlag : std::uint8_t { kHasPlacement = 1, kHasFailure = 2, kSkeletonInBuffer = 4, kDirect = 8 };
+enum PayloadFlag : std::uint8_t {
+  kHasPlacement = 1,
+  kHasFailure = 2,
+  kSkeletonInBuffer = 4,
+  kDirect = 8,
+  kInline = 16,  // with a placement: the buffers are inline all the same
+};
 
 struct PayloadHeader {
   std::uint8_t flags;
@@ -46,10 +52,10 @@ void encode_payload(const Payload& payload, Writer& out) {
   if (payload.placement) {
     header.flags |= kHasPlacement;
     if (payload.placement->direct) header.flags |= kDirect;
-    header.buffer_count = static_cast<std::uint32_t>(payload.placement->buffers.size());
-  } else {
-    header.buffer_count = static_cast<std::uint32_t>(payload.inline_buffers.size());
+    if (payload.is_inline()) header.flags |= kInline;
   }
+  header.buffer_count = static_cast<std::uint32_t>(payload.is_inline() ? payload.inline_buffers.size()
+                                                                       : payload.placement->buffers.size());
   if (payload.failure) {
     header.flags |= kHasFailure;
     header.error_kind = static_cast<std::uint8_t>(payload.failure->kind);
@@ -63,7 +69,7 @@ void encode_payload(const Payload& payload, Writer& out) {
       out.write(BufferRecord{buffer.range.offset, buffer.range.length << 1 | (buffer.writable ? 1u : 0u)});
     }
   }
-  if (!payload.placement) {
+  if (payload.is_inline()) {
     for (const auto& buffer : payload.inline_buffers) {
       out.write(static_cast<std::uint8_t>(buffer.writable));
       out.write_string(buffer.bytes);
@@ -82,11 +88,15 @@ Result<std::shared_ptr<Payload>> decode_payload(Reader& in) {
   const auto header = in.read<PayloadHeader>();
   payload->skeleton = std::string(as_text(in.read_bytes(header.skeleton_size)));
   payload->skeleton_in_buffer = (header.flags & kSkeletonInBuffer) != 0;
-  if ((header.flags & kHasPlacement) != 0) {
+  const bool has_placement = (header.flags & kHasPlacement) != 0;
+  const bool is_inline = !has_placement || (header.flags & kInline) != 0;
+  if (has_placement) {
     payload->placement = std::make_unique<Placement>();
     payload->placement->holder = in.read<ProcessIndex>();
     payload->placement->publication = in.read<memory::PublicationId>();
     payload->placement->direct = (header.flags & kDirect) != 0;
+  }
+  if (!is_inline) {
     if (header.buffer_count > in.left() / sizeof(BufferRecord)) {
       return Status(Code::kCorrupt, "a payload announces more buffers than its message holds");
     }
@@ -97,7 +107,7 @@ Result<std::shared_ptr<Payload>> decode_payload(Reader& in) {
           {{record.offset, record.length_and_writable >> 1}, (record.length_and_writable & 1) != 0});
     }
   }
-  if (!payload->placement) {
+  if (is_inline) {
     // An inline buffer takes at least its flag and its length.
     if (header.buffer_count > in.left() / 5) {
       return Status(Code::kCorrupt, "a payload announces more inline buffers than its message holds");

@@ -53,7 +53,8 @@ struct InlineBuffer {
   bool writable = false;
 };
 
-// Where the bytes of a large value lie: a publication of one process's arena.
+// A publication of one process: where the bytes of a large value lie, in its arena. Without buffers: what the holder
+// keeps of a value that travels inline, until the owner frees the object.
 struct Placement {
   ProcessIndex holder = 0;
   memory::PublicationId publication{};
@@ -72,12 +73,14 @@ struct Failure {
 struct Payload {
   std::string skeleton;                      // pickle; of an error: what dumps_error made
   bool skeleton_in_buffer = false;           // the last buffer of the placement is the skeleton
-  std::vector<InlineBuffer> inline_buffers;  // small arrays that travel along; no placement then
+  std::vector<InlineBuffer> inline_buffers;  // small arrays that travel along; a placement has no buffers then
   std::unique_ptr<Placement> placement;
   std::unique_ptr<Failure> failure;
   std::vector<ObjectId> refs;  // references inside the value
 
   [[nodiscard]] bool is_error() const { return failure != nullptr; }
+  // The value is all here: nothing needs to be fetched from a holder.
+  [[nodiscard]] bool is_inline() const { return !placement || placement->buffers.empty(); }
   [[nodiscard]] std::uint64_t size_bytes() const;
 };
 using PayloadPtr = std::shared_ptr<const Payload>;

@@ -2,7 +2,7 @@
 
 import functools
 
-from outcome import full, not_yet, raised
+from outcome import full, raised
 
 
 def _transport(ray):
@@ -116,7 +116,6 @@ def case_back_to_the_producer_is_the_same_object(ray):
     return ray.get(producer.is_mine.remote(producer.remember.remote(1 << 20)))
 
 
-@not_yet  # small tensors are copied into the message
 def case_small_tensor_back_to_the_producer_is_the_same_object(ray):
     producer, _, _ = _pair(ray)
     return ray.get(producer.is_mine.remote(producer.remember.remote(100)))
@@ -187,11 +186,14 @@ def case_wait_tensor_freed(ray):
         except TimeoutError:
             return "still held"
 
-    ref = producer.remember.remote(1000)
-    total = ray.get(consumer.total.remote(ref))[0]
-    held = ray.get(producer.__ray_call__.remote(wait_in_vain))
-    del ref
-    return [total, held, ray.get(producer.__ray_call__.remote(wait_freed))]
+    out = []
+    for n in (10, 1000, 1 << 20):
+        ref = producer.remember.remote(n)
+        total = ray.get(consumer.total.remote(ref))[0]
+        held = ray.get(producer.__ray_call__.remote(wait_in_vain))
+        del ref
+        out.append([total, held, ray.get(producer.__ray_call__.remote(wait_freed))])
+    return out
 
 
 def case_error_of_the_producer(ray):

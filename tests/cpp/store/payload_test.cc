@@ -17,25 +17,24 @@ std::string random_text(std::mt19937_64& random, std::size_t limit) {
 Payload random_payload(std::mt19937_64& random) {
   Payload payload;
   payload.skeleton = random_text(random, 300);
-  switch (random() % 3) {
-    case 0:
-      break;
-    case 1:
-      for (auto left = random() % 4; left > 0; --left) {
-        payload.inline_buffers.push_back({random_text(random, 100), random() % 2 == 0});
-      }
-      break;
-    default:
-      payload.placement = std::make_unique<Placement>();
-      payload.placement->holder = static_cast<ProcessIndex>(random());
-      payload.placement->publication.slot = static_cast<std::uint32_t>(random());
-      payload.placement->publication.generation = static_cast<std::uint32_t>(random());
-      payload.placement->direct = random() % 2 == 0;
-      for (auto left = random() % 4; left > 0; --left) {
-        payload.placement->buffers.push_back({{random(), random() >> 1}, random() % 2 == 0});
-      }
-      payload.skeleton_in_buffer = !payload.placement->buffers.empty() && random() % 2 == 0;
+  const bool has_placement = random() % 2 == 0;
+  if (has_placement) {
+    payload.placement = std::make_unique<Placement>();
+    payload.placement->holder = static_cast<ProcessIndex>(random());
+    payload.placement->publication.slot = static_cast<std::uint32_t>(random());
+    payload.placement->publication.generation = static_cast<std::uint32_t>(random());
+    payload.placement->direct = random() % 2 == 0;
   }
+  // Inline buffers, with or without what their holder keeps; or buffers in an arena.
+  const bool is_inline = !has_placement || random() % 2 == 0;
+  for (auto left = random() % 4; left > 0; --left) {
+    if (is_inline) {
+      payload.inline_buffers.push_back({random_text(random, 100), random() % 2 == 0});
+    } else {
+      payload.placement->buffers.push_back({{random(), random() >> 1}, random() % 2 == 0});
+    }
+  }
+  payload.skeleton_in_buffer = !payload.is_inline() && random() % 2 == 0;
   if (random() % 3 == 0) {
     payload.failure = std::make_unique<Failure>(
         Failure{static_cast<ErrorKind>(random() % 17), random_text(random, 80), random(), random_text(random, 20)});
@@ -49,6 +48,7 @@ Payload random_payload(std::mt19937_64& random) {
 void expect_same(const Payload& a, const Payload& b) {
   EXPECT_EQ(a.skeleton, b.skeleton);
   EXPECT_EQ(a.skeleton_in_buffer, b.skeleton_in_buffer);
+  EXPECT_EQ(a.is_inline(), b.is_inline());
   ASSERT_EQ(a.inline_buffers.size(), b.inline_buffers.size());
   for (std::size_t i = 0; i < a.inline_buffers.size(); ++i) {
     EXPECT_EQ(a.inline_buffers[i].bytes, b.inline_buffers[i].bytes);

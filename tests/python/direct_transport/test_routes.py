@@ -256,12 +256,7 @@ def test_declared_on_the_method():
     assert ray.get(declared.is_mine.remote(ref)) is True
 
 
-INLINE_IS_COPIED = pytest.mark.xfail(
-    strict=True, reason="values of up to 100 KiB come back to their producer as copies"
-)
-
-
-@pytest.mark.parametrize("n", [pytest.param(SMALL, marks=INLINE_IS_COPIED), LARGE])
+@pytest.mark.parametrize("n", [SMALL, LARGE])
 def test_back_to_the_producer_is_the_same_object(a, n):
     def make(node, n):
         node.kept = {"w": torch.ones(n), "v": [np.ones(n)]}
