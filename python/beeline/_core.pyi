@@ -159,7 +159,7 @@ class ActorCall:
         mode: int,  # -1: as the actor's class declares; 0, 1, 2 as for dumps
         max_task_retries: int,  # -1: without bound
         retry_exceptions: bool | Sequence[type],
-        concurrency_group: str,
+        concurrency_group: int,  # 0: none, else its place in the actor's group_limits
         max_pending_calls: int,  # -1: no bound
     ) -> None: ...
     def set_signature(self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
@@ -197,8 +197,9 @@ def create_actor(
     options: dict[str, Any],
 ) -> ActorRef:
     """options: resources, creation_resources, name, namespace, max_restarts, max_task_retries, max_concurrency (int),
-    is_async (bool), concurrency_groups (dict), detached, wants_torch, env, handle_meta (bytes), method_modes
-    (dict method -> mode), execute_out_of_order (bool).
+    is_async (bool), detached, wants_torch, env, handle_meta (bytes), method_modes
+    (dict method -> mode), execute_out_of_order (bool), group_limits (list of int: max_concurrency, then that of each
+    concurrency group; empty without groups).
 
     Anonymous: returns at once. Named: asks the daemon; ERROR_INVALID if the name is taken.
     """

@@ -79,15 +79,15 @@ bool is_true(nb::handle value) {
 class ActorCall {
  public:
   ActorCall(nb::object actor, std::string method, const std::string& name, std::uint32_t num_returns, int mode,
-            std::int32_t max_task_retries, nb::object retry_exceptions, const std::string& concurrency_group,
+            std::int32_t max_task_retries, nb::object retry_exceptions, std::uint32_t concurrency_group,
             std::int64_t max_pending_calls)
       : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
-    (void)concurrency_group;
     options_.name = process().intern(name);
     options_.method = std::move(method);
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_task_retries;
+    options_.group = concurrency_group;
     if (is_true(retry_exceptions)) {
       options_.flags |= runtime::kCallRetryExceptions;
       auto definition = definition_of({}, retry_exceptions);
@@ -174,8 +174,7 @@ T option(const nb::dict& options, const char* name, T otherwise) {
 // What the worker needs of an actor's options: opaque to the daemon, pickled.
 Bytes worker_options(const nb::dict& options, const std::string& class_name) {
   nb::dict kept;
-  for (const char* name :
-       {"max_concurrency", "is_async", "concurrency_groups", "method_modes", "execute_out_of_order"}) {
+  for (const char* name : {"max_concurrency", "is_async", "group_limits", "method_modes", "execute_out_of_order"}) {
     if (options.contains(name)) kept[name] = options[name];
   }
   kept["class_name"] = class_name;
@@ -253,7 +252,7 @@ void bind_calls(nb::module_& m) {
       nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
   nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
       .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, nb::object,
-                    const std::string&, std::int64_t>(),
+                    std::uint32_t, std::int64_t>(),
            nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("num_returns"), nb::arg("mode"),
            nb::arg("max_task_retries"), nb::arg("retry_exceptions"), nb::arg("concurrency_group"),
            nb::arg("max_pending_calls"))

@@ -48,6 +48,7 @@ struct Worker {
   pthread_t main_thread{};
   bool exit_requested = false;
   bool is_async = false;
+  int concurrency = 1;  // of an actor: calls at once, of all concurrency groups together
   os::Fd runnable_event;
   std::mutex cancel_mutex;
   std::deque<IncomingCall*> cancelled;
@@ -300,10 +301,13 @@ void construct_actor(const runtime::control::AssignActor& assigned) {
               worker->is_async, "max_concurrency", max_concurrency, "class_name", worker->class_name);
   worker->info = info;
   worker->has_info = true;
+  const auto limits = nb::cast<std::vector<std::uint32_t>>(options["group_limits"]);
+  worker->concurrency = nb::cast<int>(max_concurrency);
+  for (std::size_t group = 1; group < limits.size(); ++group) worker->concurrency += static_cast<int>(limits[group]);
   {
     const runtime::Locked locked(running.lock());
     const bool in_order = !nb::cast<bool>(options.attr("get")("execute_out_of_order", false));
-    running.executor().become_actor(in_order);
+    running.executor().become_actor(in_order, limits);
   }
   IncomingCall arguments;
   arguments.args = spec->args;
@@ -380,17 +384,16 @@ void run_worker(nb::object hooks) {
     if (assignment.actor && !worker->instance.is_valid()) {
       worker->hooks.attr("assign")(nb::cast(assignment.actor->accelerators), nb::cast(assignment.actor->resources));
       if (!become_actor(*assignment.actor)) return;
-      const int concurrency = nb::cast<int>(worker->info["max_concurrency"]);
       if (worker->is_async) {
         {
           const runtime::Locked locked(running.lock());
           running.executor().on_runnable = [] { os::signal_eventfd(worker->runnable_event.get()); };
           if (running.executor().has_runnable()) os::signal_eventfd(worker->runnable_event.get());
         }
-        worker->hooks.attr("start_async")(worker->instance, concurrency);
+        worker->hooks.attr("start_async")(worker->instance, worker->concurrency);
         break;
       }
-      run_threads(concurrency);
+      run_threads(worker->concurrency);
     } else if (assignment.lease) {
       worker->hooks.attr("assign")(nb::cast(assignment.lease->accelerators), nb::cast(assignment.lease->resources));
       worker->lease_resources = assignment.lease->resources;

@@ -105,6 +105,13 @@ def test_concurrency_groups_belong_to_the_class():
         ray.remote(Plain).options(concurrency_groups={"io": 1})
 
 
+def test_calls_carry_the_number_of_their_concurrency_group():
+    meta = actor_meta.describe(Plain, {})._replace(concurrency_groups=("io", "compute"))
+    assert [meta.group_number(group) for group in ("", "io", "compute")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="Plain has no concurrency group 'disk'.*'io', 'compute'"):
+        meta.group_number("disk")
+
+
 def test_what_the_decorator_takes():
     with pytest.raises(TypeError, match="function or a class"):
         ray.remote(len)

@@ -55,7 +55,7 @@ class ActorMethod(_core.ActorCall):
             method.mode if mode is None else mode,
             retries,
             retry_exceptions,
-            given.get("concurrency_group") or method.concurrency_group,
+            meta.group_number(given.get("concurrency_group") or method.concurrency_group),
             meta.max_pending_calls,
         )
         self.set_signature(*signature.arity(method.parameters), signature.checker(method.parameters, name))
@@ -231,7 +231,18 @@ class ActorClass:
     def _meta_with(self, options: Mapping[str, Any]) -> ActorMeta:
         assert self._meta is not None
         retries, pending = options.get("max_task_retries"), options.get("max_pending_calls")
-        return self._meta._replace(max_task_retries=retries or 0, max_pending_calls=-1 if pending is None else pending)
+        groups = tuple(options.get("concurrency_groups") or ())
+        for name, method in self._meta.methods.items():
+            if method.concurrency_group and method.concurrency_group not in groups:
+                raise AssertionError(  # as Ray
+                    f"{self._meta.class_name}.{name} is in the concurrency group {method.concurrency_group!r}, which "
+                    f"@remote(concurrency_groups=...) does not name. It names {list(groups)}."
+                )
+        return self._meta._replace(
+            max_task_retries=retries or 0,
+            max_pending_calls=-1 if pending is None else pending,
+            concurrency_groups=groups,
+        )
 
     def _settings(self, options: Mapping[str, Any], meta: ActorMeta, meta_bytes: bytes) -> dict[str, Any]:
         """The options of `_core.create_actor`."""
@@ -247,6 +258,7 @@ class ActorClass:
                 "An actor that runs several calls at once (async, or max_concurrency > 1) cannot keep their order. "
                 "Set `allow_out_of_order_execution=True`, or leave it out."
             )
+        groups = options.get("concurrency_groups") or {}
         held = option_table.resources(options, default_cpus=0)
         class_mode = option_table.mode(options)
         modes = {
@@ -264,7 +276,7 @@ class ActorClass:
             "max_task_retries": meta.max_task_retries,
             "max_concurrency": concurrency,
             "is_async": meta.is_async,
-            "concurrency_groups": dict(options.get("concurrency_groups") or {}),
+            "group_limits": [concurrency, *groups.values()] if groups else [],
             "detached": options.get("lifetime") == "detached",
             "wants_torch": self._wants_torch,
             "env": option_table.environment(options, session.current.env),

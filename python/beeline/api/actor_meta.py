@@ -39,6 +39,16 @@ class ActorMeta(NamedTuple):
     max_task_retries: int
     max_pending_calls: int
     doc: str | None
+    concurrency_groups: tuple[str, ...] = ()
+
+    def group_number(self, group: str) -> int:
+        """The number that calls of a concurrency group carry; 0 for "". Raises ValueError for one that there is not."""
+        if not group:
+            return 0
+        if group not in self.concurrency_groups:
+            known = ", ".join(map(repr, self.concurrency_groups)) or "none"
+            raise ValueError(f"{self.class_name} has no concurrency group {group!r}. It has {known}.")
+        return 1 + self.concurrency_groups.index(group)
 
     def dumps(self) -> bytes:
         """Bytes for `load`. A listed exception class must be importable or picklable by cloudpickle."""

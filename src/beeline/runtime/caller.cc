@@ -136,7 +136,11 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   header.dependency_count = static_cast<std::uint16_t>(call.dependencies.size());
   header.mode = call.options.mode;
   header.flags = call.options.flags;
-  header.lease = call.lease;
+  if (call.actor != nullptr) {
+    header.group = call.options.group;
+  } else {
+    header.lease = call.lease;
+  }
   const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
   header.name_size = static_cast<std::uint16_t>(name.size());
 

@@ -30,6 +30,7 @@ struct CallOptions {
   std::uint32_t return_count = 1;
   std::int8_t mode = 0;
   std::uint8_t flags = 0;    // CallFlag
+  std::uint32_t group = 0;   // of a method: its concurrency group
   std::int32_t retries = 0;  // -1: without bound
 };
 

@@ -1,6 +1,7 @@
 #include "beeline/runtime/executor.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "beeline/runtime/process.h"
 
@@ -75,9 +76,10 @@ void Executor::take_place(IncomingCall& call) {
   if (--call.unresolved == 0) resolved(call);
 }
 
-void Executor::become_actor(bool ordered) {
+void Executor::become_actor(bool ordered, const std::vector<std::uint32_t>& limits) {
   is_actor_ = true;
   ordered_ = ordered;
+  for (const auto limit : limits) groups_.push_back({.limit = limit, .admitted = 0, .waiting = {}});
   admit();
 }
 
@@ -141,7 +143,32 @@ void Executor::advance(ProcessIndex caller) {
   if (lane.empty()) lanes_.erase(it);
 }
 
+// Null where nothing limits the call but who takes it.
+Executor::Group* Executor::group_of(const IncomingCall& call) {
+  if (groups_.empty()) return nullptr;
+  return &groups_[call.header.group < groups_.size() ? call.header.group : 0];
+}
+
+// The call's place goes to the next one that waits for it.
+void Executor::leave_group(IncomingCall& call) {
+  if (!std::exchange(call.in_group, false)) return;
+  Group& group = *group_of(call);
+  --group.admitted;
+  if (group.waiting.empty()) return;
+  IncomingCall* next = group.waiting.front();
+  group.waiting.pop_front();
+  make_runnable(*next);
+}
+
 void Executor::make_runnable(IncomingCall& call) {
+  if (Group* group = group_of(call)) {
+    if (group->admitted == group->limit) {
+      group->waiting.push_back(&call);
+      return;
+    }
+    ++group->admitted;
+    call.in_group = true;
+  }
   call.queued = true;
   runnable_.push_back(&call);
   if (on_runnable) on_runnable();
@@ -209,10 +236,12 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
 void Executor::withdraw(IncomingCall& call) {
   std::erase(runnable_, &call);
   std::erase(unassigned_, &call);
+  if (Group* group = group_of(call)) std::erase(group->waiting, &call);
   if (const auto lane = lanes_.find(call.caller); lane != lanes_.end()) std::erase(lane->second, &call);
 }
 
 void Executor::release(IncomingCall& call) {
+  leave_group(call);
   auto& objects = process_.objects();
   for (Entry* dependency : call.dependencies) {
     if (call.unresolved > 0) objects.unwatch(*dependency, call);

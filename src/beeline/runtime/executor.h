@@ -34,7 +34,8 @@ struct IncomingCall final : store::Watcher {
   std::vector<store::Entry*> held;          // references inside the arguments
   std::vector<ForwardRecord> forwards;
   std::uint32_t unresolved = 0;
-  bool queued = false;  // in runnable_
+  bool queued = false;    // in runnable_
+  bool in_group = false;  // has one of the places of its concurrency group
   bool started = false;
   std::atomic<bool> cancelled{false};
   std::atomic<bool> caller_gone{false};
@@ -70,7 +71,9 @@ class Executor {
   //
   // An actor from now on. Calls of one caller start in the order in which they were made; an argument that is awaited
   // holds back later ones. Without order (functions, some actors) each starts when it can.
-  void become_actor(bool ordered);
+  // limits: how many calls of each concurrency group run at once, the first for methods without one; none: as many as
+  // are taken.
+  void become_actor(bool ordered, const std::vector<std::uint32_t>& limits);
   // Serves the functions that come on this lease of the lessee, until the next.
   void serve_lease(ProcessIndex lessee, LeaseId lease);
   // A thread of a function is going to wait, or has waited. Meanwhile function calls that have not started, or come,
@@ -107,10 +110,20 @@ class Executor {
   void release(IncomingCall& call);
   void bounce(IncomingCall& call);
 
+  // A concurrency group of an actor.
+  struct Group {
+    std::uint32_t limit = 0;
+    std::uint32_t admitted = 0;         // run or may run
+    std::deque<IncomingCall*> waiting;  // until one of those has ended
+  };
+  Group* group_of(const IncomingCall& call);
+  void leave_group(IncomingCall& call);
+
   Process& process_;
   std::unordered_map<Key, std::unique_ptr<IncomingCall>, KeyHash> calls_;
   std::unordered_map<ProcessIndex, std::deque<IncomingCall*>> lanes_;  // ordered calls that are not runnable yet
   std::deque<IncomingCall*> runnable_;
+  std::vector<Group> groups_;             // empty without limits
   std::deque<IncomingCall*> unassigned_;  // until become_actor() or serve_lease()
   std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
   // Calls by the function they wait for; the caller of the first was asked for it.

@@ -44,7 +44,10 @@ struct CallHeader {
   std::int8_t mode = 0;    // how results travel: -1 as the method declares, 0 stored, 1 live, 2 snapshot
   std::uint8_t flags = 0;  // CallFlag
   std::uint16_t name_size = 0;
-  std::uint32_t lease = 0;  // of a function: the lease it was sent on; starts once its worker was assigned that
+  union {
+    std::uint32_t lease = 0;  // of a function: the lease it was sent on; starts once its worker was assigned that
+    std::uint32_t group;      // of a method: its concurrency group, 0 for the actor's own max_concurrency
+  };
 };
 static_assert(sizeof(CallHeader) == 40);
 

@@ -1,10 +1,11 @@
 """Options of actors: concurrency, restarts, retries and limits."""
 
+import asyncio
 import os
 import threading
 import time
 
-from outcome import full, not_yet, raised, raised_at_last, until
+from outcome import full, raised, raised_at_last, until
 
 
 def case_one_call_at_a_time_by_default(ray):
@@ -78,7 +79,6 @@ def case_threaded_actor_gets_within_calls(ray):
     return ray.get(waiting)
 
 
-@not_yet
 def case_concurrency_groups(ray):
     @ray.remote(concurrency_groups={"io": 1, "compute": 1})
     class A:
@@ -97,6 +97,87 @@ def case_concurrency_groups(ray):
     waiting = a.wait.remote()
     ray.get(a.open.remote())
     return ray.get(waiting)
+
+
+def _grouped(ray, **options):
+    """An actor that tells how many calls of a method ran at once, at most; `is_async` makes its methods coroutines."""
+
+    class Grouped:
+        def __init__(self):
+            self.running, self.most, self.lock = {}, {}, threading.Lock()
+
+        def enter(self, name):
+            with self.lock:
+                self.running[name] = self.running.get(name, 0) + 1
+                self.most[name] = max(self.running[name], self.most.get(name, 0))
+
+        def leave(self, name):
+            with self.lock:
+                self.running[name] -= 1
+
+    class Threaded(Grouped):
+        @ray.method(concurrency_group="io")
+        def io(self, name="io"):
+            self.enter(name)
+            time.sleep(0.3)
+            self.leave(name)
+
+        def other(self, name="other"):
+            self.enter(name)
+            time.sleep(0.3)
+            self.leave(name)
+
+        @ray.method(concurrency_group="report")
+        def report(self):
+            return self.most
+
+    class Async(Grouped):
+        @ray.method(concurrency_group="io")
+        async def io(self, name="io"):
+            self.enter(name)
+            await asyncio.sleep(0.3)
+            self.leave(name)
+
+        async def other(self, name="other"):
+            self.enter(name)
+            await asyncio.sleep(0.3)
+            self.leave(name)
+
+        @ray.method(concurrency_group="report")
+        async def report(self):
+            return self.most
+
+    kind = Async if options.pop("is_async", False) else Threaded
+    return ray.remote(concurrency_groups={"io": 2, "report": 1}, **options)(kind).remote()
+
+
+def case_each_concurrency_group_has_its_limit(ray):
+    outcomes = []
+    for a in (_grouped(ray), _grouped(ray, max_concurrency=3), _grouped(ray, is_async=True, max_concurrency=3)):
+        ray.get(a.report.remote())
+        refs = [method.remote() for _ in range(5) for method in (a.io, a.other)]
+        ray.get(refs)
+        outcomes.append(ray.get(a.report.remote()))
+    return outcomes
+
+
+def case_a_call_may_choose_its_concurrency_group(ray):
+    a = _grouped(ray)
+    ray.get(a.report.remote())
+    ray.get([a.other.options(concurrency_group="io").remote("chosen") for _ in range(4)])
+    return ray.get(a.report.remote())["chosen"]
+
+
+def case_concurrency_group_that_the_class_does_not_name(ray):
+    def start(**options):
+        class A:
+            @ray.method(concurrency_group="unknown")
+            def f(self):
+                pass
+
+        return (ray.remote(**options) if options else ray.remote)(A).remote()
+
+    return [raised(ray, start), raised(ray, lambda: start(concurrency_groups={"io": 1}))]
 
 
 def _crashing(ray, **options):

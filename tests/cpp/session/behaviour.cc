@@ -63,7 +63,7 @@ void Worker::run() {
           is_actor_ = true;
           {
             const Locked locked(process_->lock());
-            process_->executor().become_actor(true);
+            process_->executor().become_actor(true, {});
           }
           process_->actor_ready(false, {}, {});
         }
