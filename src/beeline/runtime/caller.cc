@@ -19,6 +19,10 @@ constexpr double kAheadNs = 1e6;
 constexpr std::size_t kMaxAhead = 256;
 constexpr std::size_t kMaxLeases = 64;  // of one shape, asked for at once
 
+PayloadPtr cancelled_before_start(const OutgoingCall& call) {
+  return make_failure(ErrorKind::kCancelled, *call.options.name + " was cancelled before it started");
+}
+
 }  // namespace
 
 namespace {
@@ -153,7 +157,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
     DependencyHeader record;
     record.id = dependency->id;
     auto* producer = static_cast<OutgoingCall*>(dependency->producer);
-    if (dependency->ready()) {
+    if (dependency->ready() && !process_.is_stale(*dependency)) {
       record.state = DependencyHeader::kAttached;
     } else if (producer == nullptr) {
       // Somebody else's object: the receiver asks its owner. Our own hold keeps it alive meanwhile.
@@ -434,6 +438,7 @@ void Caller::on_rejected(ProcessIndex from, std::uint64_t task) {
   auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
   if (call == nullptr || call->sent_to != from || call->shape == nullptr) return;
   unlink(*call);
+  if (call->cancelled) return fail(*call, cancelled_before_start(*call));
   start_over(*call);
   // The worker waits in a call of its own: nothing goes there until that one returns.
   call->shape->mean_ns = 1e9;
@@ -503,16 +508,17 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
         call->sent_to = 0;
         // Only the first had started; the others lost nothing.
         const bool started = std::exchange(first, false);
-        if (started && (call->retries_left == 0 || call->cancelled)) {
-          if (call->cancelled) {
-            fail(*call, make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled"));
-          } else {
-            fail(*call, make_failure(ErrorKind::kWorkerCrashed,
-                                     *call->options.name + ": the worker that ran it (pid " +
-                                         std::to_string(node.mapped().pid) + ") died: " + reason +
-                                         ". Look at its log in the session's directory; set max_retries to have it "
-                                         "run again"));
-          }
+        if (call->cancelled) {
+          fail(*call, started ? make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled")
+                              : cancelled_before_start(*call));
+          continue;
+        }
+        if (started && call->retries_left == 0) {
+          fail(*call, make_failure(ErrorKind::kWorkerCrashed,
+                                   *call->options.name + ": the worker that ran it (pid " +
+                                       std::to_string(node.mapped().pid) + ") died: " + reason +
+                                       ". Look at its log in the session's directory; set max_retries to have it "
+                                       "run again"));
           continue;
         }
         if (started && call->retries_left > 0) --call->retries_left;
@@ -532,7 +538,7 @@ bool Caller::cancel(Entry& entry, bool force, bool recursive) {
   if (call->sent_to == 0) {
     auto& queue = call->actor != nullptr ? call->actor->queued : call->shape->queued;
     std::erase(queue, call);
-    fail(*call, make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled before it started"));
+    fail(*call, cancelled_before_start(*call));
     return true;
   }
   CancelRecord record;

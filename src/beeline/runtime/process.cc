@@ -338,7 +338,10 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
     case Message::kObject: {
       const auto id = reader.read<store::ObjectId>();
       BEELINE_ASSIGN(auto payload, store::decode_payload(reader));
-      if (Entry* entry = objects_.find(id)) {
+      if (Entry* entry = objects_.find(id); entry != nullptr && is_stale(*entry) && from == id.owner) {
+        // Its producer told us and ended before it told the owner, who had it made again.
+        objects_.replace(*entry, std::move(payload));
+      } else if (entry != nullptr) {
         objects_.set_ready(*entry, std::move(payload));
       } else if (id.owner != self_) {
         executor_.on_early_object(id);
@@ -456,6 +459,11 @@ void Process::ask_owners() {
     if (entry.id.owner != self_ && !entry.ready() && !entry.watchers.empty()) awaited.push_back(&entry);
   });
   for (Entry* entry : awaited) subscribe(*entry);
+}
+
+bool Process::is_stale(const Entry& entry) const {
+  return entry.id.owner != self_ && entry.ready() && !entry.payload->is_inline() &&
+         peers_->is_gone(entry.payload->placement->holder);
 }
 
 void Process::watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) {

@@ -195,6 +195,8 @@ class Process final : public PeerEvents, public store::TableEvents {
     send_control(control::encode(type, body));
   }
   void send_object_to(ProcessIndex to, const Entry& entry) { send_object(to, entry); }
+  // A value of others whose holder is gone: their owner has it by now, or will have made it again.
+  [[nodiscard]] bool is_stale(const Entry& entry) const;
   void release_args(const store::PayloadPtr& args);
   void cancel_children(const CallKey& parent, bool force) { caller_.cancel_children(parent, force); }
   // Pins entries until the receiver of a message says that it borrowed them; the token to send along.

@@ -115,6 +115,7 @@ void ObjectTable::set_ready(Entry& entry, PayloadPtr payload) {
 void ObjectTable::replace(Entry& entry, PayloadPtr payload) {
   if (!entry.ready()) return set_ready(entry, std::move(payload));
   const PayloadPtr old = std::exchange(entry.payload, std::move(payload));
+  for (const auto& ref : entry.payload->refs) hold(ref, true);
   drop_contents(old);
   if (entry.id.owner == self_ && old->placement) events_.free_placement(*old->placement);
 }

@@ -81,7 +81,7 @@ class ObjectTable {
 
   // The value is there. Takes a hold on every reference inside it. Ignored if the object is ready or gone.
   void set_ready(Entry& entry, PayloadPtr payload);
-  // Replaces the value of a ready object by an error: later fetches see it. Frees the bytes of an own value.
+  // Replaces the value of a ready object: later fetches see the new one. Frees the bytes of an own value.
   void replace(Entry& entry, PayloadPtr payload);
   void watch(Entry& entry, Watcher& watcher) { entry.watchers.push_back(&watcher); }
   void unwatch(Entry& entry, Watcher& watcher);

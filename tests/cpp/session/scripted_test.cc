@@ -34,5 +34,114 @@ TEST_F(ScriptedTest, AFunctionStartsOnlyOnceItsWorkerKnowsOfTheLease) {
   EXPECT_EQ(numbers_of(*get(lessee, result)).at(0), 2);
 }
 
+// Two calls on one lease, the first being executed, the second sent ahead.
+class CancelTest : public ScriptedTest {
+ protected:
+  void SetUp() override {
+    ScriptedTest::SetUp();
+    lessee_ = &join();
+    worker_ = &join();
+    Shape& shape = lessee_->shape({{"CPU", 1}}, false, {}, "scripted");
+    {
+      const Locked locked(lessee_->lock());
+      shape.mean_ns = 1;
+    }
+    first_ = call(*lessee_, numbers({1}), {}, 3);
+    second_ = call(*lessee_, numbers({2}), {}, 3);
+    grant(*lessee_, *worker_);
+    running_ = take(*worker_);
+    ASSERT_TRUE(eventually(*worker_, [&] { return worker_->executor().has_runnable(); }));
+  }
+
+  Process* lessee_ = nullptr;
+  Process* worker_ = nullptr;
+  Entry* first_ = nullptr;
+  Entry* second_ = nullptr;
+  IncomingCall* running_ = nullptr;
+};
+
+TEST_F(CancelTest, ACallThatComesBackUnstartedIsOver) {
+  {
+    const Locked locked(worker_->lock());
+    EXPECT_TRUE(lessee_->cancel(*second_, false, false));
+    worker_->executor().set_blocked(true);  // gives it back before it hears of the cancellation
+  }
+  EXPECT_EQ(error(*lessee_, second_), ErrorKind::kCancelled);
+  {
+    const Locked locked(worker_->lock());
+    worker_->executor().set_blocked(false);
+  }
+  worker_->finish(*running_, {numbers({1})}, false);
+  EXPECT_EQ(numbers_of(*get(*lessee_, first_)).at(0), 1);
+}
+
+TEST_F(CancelTest, ACallWhoseWorkerEndsBeforeItStartedIsOver) {
+  {
+    const Locked locked(worker_->lock());
+    EXPECT_TRUE(lessee_->cancel(*second_, false, false));
+    worker_->peers().send(lessee_->self(), static_cast<Message>(99), {});  // ends the link
+    ASSERT_TRUE(eventually(*lessee_, [&] { return lessee_->peers().is_gone(worker_->self()); }));
+  }
+  EXPECT_EQ(error(*lessee_, second_), ErrorKind::kCancelled);
+  EXPECT_TRUE(lessee_->cancel(*first_, false, false)) << "it is to run again";
+  EXPECT_EQ(error(*lessee_, first_), ErrorKind::kCancelled);
+}
+
+TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
+  Process& owner = join();
+  Process& producer = join();
+  Process& consumer = join();
+  Process& successor = join();
+  Process& last = join();
+  Entry* produced = call(owner, numbers({1}), {}, 1);
+  grant(owner, producer);
+  ASSERT_NE(take(producer), nullptr);
+  Entry* consumed = call(owner, numbers({1}), {produced});
+  grant(owner, consumer);
+  ASSERT_TRUE(eventually(consumer, [&] { return !consumer.executor().idle(); }));
+  // It tells the consumer, and ends before it tells the owner.
+  const std::vector<std::byte> bytes(1000, std::byte{1});
+  const SourceBuffer source{bytes.data(), bytes.size(), false};
+  auto placement = producer.publish({&source, 1}, Mode::kStored);
+  ASSERT_TRUE(placement.is_ok()) << placement.status().message();
+  store::Payload value;
+  value.skeleton = "4";
+  value.placement = std::move(*placement);
+  {
+    const Locked locked(producer.lock());
+    Bytes message;
+    Writer writer(message);
+    writer.write(produced->id);
+    store::encode_payload(value, writer);
+    producer.peers().send(consumer.self(), Message::kObject, message);
+  }
+  IncomingCall* consuming = take(consumer);
+  ASSERT_NE(consuming, nullptr);
+  Entry* argument = consuming->dependencies.at(0);
+  EXPECT_EQ(numbers_of(*consumer.payload(*argument)).at(0), 4);
+  const auto gone = producer.self();
+  end(producer);
+  ASSERT_TRUE(eventually(consumer, [&] { return consumer.peers().is_gone(gone); }));
+  // What it passes on meanwhile comes from the owner.
+  Entry* passed = call(consumer, numbers({1}), {argument});
+  grant(consumer, last);
+  // The next attempt.
+  grant(owner, successor);
+  IncomingCall* again = take(successor);
+  ASSERT_NE(again, nullptr);
+  EXPECT_EQ(again->header.attempt, 1u);
+  successor.finish(*again, {numbers({5})}, false);
+  EXPECT_EQ(numbers_of(*get(owner, produced)).at(0), 5);
+  EXPECT_TRUE(eventually(consumer, [&] { return argument->payload->is_inline(); }));
+  EXPECT_EQ(numbers_of(*consumer.payload(*argument)).at(0), 5);
+  IncomingCall* passing = take(last);
+  ASSERT_NE(passing, nullptr);
+  EXPECT_EQ(numbers_of(*last.payload(*passing->dependencies.at(0))).at(0), 5);
+  last.finish(*passing, {numbers({6})}, false);
+  EXPECT_EQ(numbers_of(*get(consumer, passed)).at(0), 6);
+  consumer.finish(*consuming, {numbers({7})}, false);
+  EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
+}
+
 }  // namespace
 }  // namespace beeline::runtime::session
