@@ -13,15 +13,18 @@ constexpr bool is_power_of_two(std::uint64_t value) {
   return value != 0 && (value & (value - 1)) == 0;
 }
 
-Result<std::size_t> check_control(const RingControl* control, std::size_t size) {
-  if (size < kRingDataOffset || control->magic != RingControl::kMagic || !is_power_of_two(control->capacity) ||
-      ring_footprint(control->capacity) > size) {
-    return Status(Code::kCorrupt, "shared memory of " + std::to_string(size) + " bytes holds no ring");
-  }
-  return static_cast<std::size_t>(control->capacity);
-}
-
 }  // namespace
+
+Status RingEnd::attach_to(std::byte* memory, std::size_t size) {
+  control_ = reinterpret_cast<RingControl*>(memory);
+  if (size < kRingDataOffset || control_->magic != RingControl::kMagic || !is_power_of_two(control_->capacity) ||
+      ring_footprint(control_->capacity) > size) {
+    return {Code::kCorrupt, "shared memory of " + std::to_string(size) + " bytes holds no ring"};
+  }
+  data_ = memory + kRingDataOffset;
+  capacity_ = static_cast<std::size_t>(control_->capacity);
+  return Status::ok();
+}
 
 Producer Producer::create(std::byte* memory, std::size_t capacity) {
   BEELINE_CHECK(is_power_of_two(capacity), "a ring's capacity is a power of two");
@@ -36,17 +39,14 @@ Producer Producer::create(std::byte* memory, std::size_t capacity) {
 }
 
 Result<Producer> Producer::attach(std::byte* memory, std::size_t size) {
-  auto* control = reinterpret_cast<RingControl*>(memory);
-  BEELINE_ASSIGN(const auto capacity, check_control(control, size));
   Producer producer;
-  producer.control_ = control;
-  producer.data_ = memory + kRingDataOffset;
-  producer.capacity_ = capacity;
-  producer.tail_ = control->tail.load(std::memory_order_relaxed);
-  producer.known_head_ = control->head.load(std::memory_order_acquire);
-  if (producer.tail_ - producer.known_head_ > capacity || (producer.tail_ & 7) != 0) {
+  BEELINE_RETURN_IF_ERROR(producer.attach_to(memory, size));
+  producer.tail_ = producer.control_->tail.load(std::memory_order_relaxed);
+  producer.known_head_ = producer.control_->head.load(std::memory_order_acquire);
+  if (producer.tail_ - producer.known_head_ > producer.capacity_ || (producer.tail_ & 7) != 0) {
     return Status(Code::kCorrupt, "a ring whose positions cannot be: " + std::to_string(producer.known_head_) + " to " +
-                                      std::to_string(producer.tail_) + " of " + std::to_string(capacity) + " bytes");
+                                      std::to_string(producer.tail_) + " of " + std::to_string(producer.capacity_) +
+                                      " bytes");
   }
   return producer;
 }
@@ -93,13 +93,9 @@ bool Producer::request_space(std::size_t size) {
 }
 
 Result<Consumer> Consumer::attach(std::byte* memory, std::size_t size) {
-  auto* control = reinterpret_cast<RingControl*>(memory);
-  BEELINE_ASSIGN(const auto capacity, check_control(control, size));
   Consumer consumer;
-  consumer.control_ = control;
-  consumer.data_ = memory + kRingDataOffset;
-  consumer.capacity_ = capacity;
-  consumer.head_ = control->head.load(std::memory_order_relaxed);
+  BEELINE_RETURN_IF_ERROR(consumer.attach_to(memory, size));
+  consumer.head_ = consumer.control_->head.load(std::memory_order_relaxed);
   if ((consumer.head_ & 7) != 0) {
     return Status(Code::kCorrupt, "a ring read up to byte " + std::to_string(consumer.head_) + ", within a record");
   }

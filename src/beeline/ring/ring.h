@@ -47,8 +47,19 @@ constexpr std::size_t max_record(std::size_t capacity) {
   return capacity / 2 - sizeof(RecordHeader) - 8;
 }
 
+// What both ends know of the memory.
+class RingEnd {
+ protected:
+  // A ring that the other side created; kCorrupt if it is none.
+  Status attach_to(std::byte* memory, std::size_t size);
+
+  RingControl* control_ = nullptr;
+  std::byte* data_ = nullptr;
+  std::size_t capacity_ = 0;
+};
+
 // The producing end. Thread-compatible: one thread at a time.
-class Producer {
+class Producer : RingEnd {
  public:
   Producer() = default;
   // `memory` holds ring_footprint(capacity) zeroed bytes; writes the control block.
@@ -67,9 +78,6 @@ class Producer {
  private:
   [[nodiscard]] std::uint64_t space() const;
 
-  RingControl* control_ = nullptr;
-  std::byte* data_ = nullptr;
-  std::size_t capacity_ = 0;
   std::uint64_t tail_ = 0;
   std::uint64_t known_head_ = 0;
   std::uint64_t claimed_at_ = 0;
@@ -83,7 +91,7 @@ struct Record {
 };
 
 // The consuming end. Thread-compatible.
-class Consumer {
+class Consumer : RingEnd {
  public:
   enum class Peek { kRecord, kEmpty, kCorrupt };
 
@@ -97,9 +105,6 @@ class Consumer {
   bool release();
 
  private:
-  RingControl* control_ = nullptr;
-  std::byte* data_ = nullptr;
-  std::size_t capacity_ = 0;
   std::uint64_t head_ = 0;
   std::uint64_t known_tail_ = 0;
   std::uint64_t next_ = 0;

@@ -68,7 +68,7 @@ bool Progress::drain(Locked& locked) {
 
 void Progress::wake_done_waiters() {
   for (Waiter* waiter : waiters_) {
-    if (waiter->woken || !(*waiter->done)()) continue;
+    if (waiter->woken || !waiter->done()) continue;
     waiter->woken = true;
     waiter->word.fetch_add(1, std::memory_order_seq_cst);
     os::futex_wake(waiter->word, 1);
@@ -138,8 +138,8 @@ bool Progress::spin() {
   return mailbox_.has_mail();
 }
 
-WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
-                           const std::function<void()>& before_sleep) {
+WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()> done,
+                           FunctionRef<void()> before_sleep) {
   struct Presence {
     Progress& progress;
     explicit Presence(Progress& p) : progress(p) { ++p.present_; }
@@ -156,7 +156,7 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, const std::functio
     if (role_ != Role::kEntrusted) {
       // Somebody drains: sleep until our condition holds or the role is ours.
       Waiter self;
-      self.done = &done;
+      self.done = done;
       waiters_.push_back(&self);
       announce();
       const auto seen = self.word.load(std::memory_order_seq_cst);

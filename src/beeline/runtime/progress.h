@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "beeline/base/clock.h"
+#include "beeline/base/function_ref.h"
 #include "beeline/ring/mailbox.h"
 #include "beeline/runtime/state_lock.h"
 
@@ -39,8 +40,8 @@ class Progress {
   // Waits until done() holds; it is asked with the state lock held, which `locked` must hold on entry and holds on
   // return. kInterrupted after a signal: the caller runs its handlers and comes back. `before_sleep` is called,
   // locked, each time before the thread really sleeps.
-  WaitOutcome wait(Locked& locked, Deadline deadline, const std::function<bool()>& done,
-                   const std::function<void()>& before_sleep = nullptr);
+  WaitOutcome wait(Locked& locked, Deadline deadline, FunctionRef<bool()> done,
+                   FunctionRef<void()> before_sleep = nullptr);
   // Drains now if nobody else is at it. The lock is held.
   void poke(Locked& locked);
   // Has the helper run its chores soon. The lock is held.
@@ -58,7 +59,7 @@ class Progress {
  private:
   enum class Role { kEntrusted, kHelper, kWaiter };  // kEntrusted: the helper sleeps and is woken by senders
   struct Waiter {
-    const std::function<bool()>* done = nullptr;
+    FunctionRef<bool()> done;
     std::atomic<std::uint32_t> word{0};
     bool woken = false;
   };
