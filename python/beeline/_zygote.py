@@ -28,7 +28,7 @@ _MAX_FDS = 16
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # When the daemon is gone, how long workers may take to leave by themselves.
 _ORPHANS_WAIT_S = 0.5
-# After as long without a request the zygote imports what takes time.
+# After as long without a request the zygote does what takes time.
 _IDLE_MS = 100
 
 
@@ -114,7 +114,8 @@ class _Zygote:
         self._session_dir = session_dir
         self._user_threads = user_threads
         self._children: set[int] = set()
-        self._has_numpy = False  # or cannot have it
+        # What remains to be done when nobody is in a hurry: the first actor does not wait for it.
+        self._idle_steps = [self._import_numpy, _let_go_of_code]
         self._attach(sock)
 
     def _attach(self, sock: socket.socket) -> None:
@@ -140,10 +141,9 @@ class _Zygote:
         self._daemon.send(_READY, 0)
         poll = self._new_poll()
         while True:
-            ready = {fd for fd, _ in poll.poll(None if self._has_numpy else _IDLE_MS)}
+            ready = {fd for fd, _ in poll.poll(_IDLE_MS if self._idle_steps else None)}
             if not ready:
-                # Nobody is in a hurry: the first actor does not wait for this, later ones have it ready.
-                self._import_numpy()
+                self._idle_steps.pop(0)()
                 continue
             if self._wake[0].fileno() in ready:
                 self._reap()
@@ -169,7 +169,6 @@ class _Zygote:
         return poll
 
     def _import_numpy(self) -> None:
-        self._has_numpy = True
         try:
             importlib.import_module("numpy.random")  # numpy leaves it to its first use: 20 ms in every worker
         except ImportError as error:
@@ -247,8 +246,9 @@ class _Zygote:
                     importlib.import_module(name)
                 except Exception as error:
                     print(f"import {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            if not self._has_numpy:
+            if self._import_numpy in self._idle_steps:
                 self._import_numpy()
+            self._idle_steps = [_let_go_of_code]
             _freeze()
             return True
         for fd in fds:
@@ -362,6 +362,26 @@ def _freeze() -> None:
     """Objects of now are left alone by the collector, so that children share their pages."""
     gc.collect()
     gc.freeze()
+
+
+def _let_go_of_code() -> None:
+    """Unmaps what was only read of libraries: 60 MiB after importing torch. It stays in the page cache, a child would
+    not have inherited it, and what is used again comes back by a minor fault.
+    """
+    import ctypes
+
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+    with open("/proc/self/smaps") as smaps:
+        start = end = 0
+        for line in smaps:
+            name, _, rest = line.partition(" ")
+            if not name.endswith(":"):
+                fields = rest.split(None, 4)
+                clean = "w" not in fields[0] and len(fields) == 5 and fields[4].startswith("/")
+                start, end = (int(part, 16) for part in name.split("-")) if clean else (0, 0)
+            elif name == "Anonymous:" and end > start and rest.split()[0] == "0":
+                madvise(start, end - start, 4)  # MADV_DONTNEED: pages of the file alone, none was written
 
 
 def _flush_and_exit(status: int) -> NoReturn:
