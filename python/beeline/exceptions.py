@@ -287,6 +287,30 @@ class ObjectRefStreamEndOfStreamError(BeelineError):
     """A stream of results has ended."""
 
 
+class StreamingGeneratorReplayInconsistentError(CoreError):
+    """A generator gave something else when it ran again."""
+
+
+class OufOfBandObjectRefSerializationException(BeelineError):  # noqa: N818 - Ray's name, as it is spelt there
+    """A reference was pickled by something else than Beeline."""
+
+
+class RpcError(BeelineError):
+    """Kept for programs that name it; processes of a session talk through shared memory."""
+
+
+class RayChannelError(CoreError):
+    """Kept for programs that name it; there are no compiled graphs."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """As RayChannelError."""
+
+
+class RayCgraphCapacityExceeded(CoreError):  # noqa: N818 - Ray's name
+    """As RayChannelError."""
+
+
 class DirectTransportError(CoreError):
     """A direct transfer failed; the processes on both ends go on."""
 

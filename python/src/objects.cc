@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "bindings.h"
+#include "dicts.h"
 
 namespace beeline::python {
 namespace {
@@ -262,18 +263,10 @@ void bind_objects(nb::module_& m) {
   m.def("mark_mutated", [](std::uint64_t publication) { process().mark_mutated(publication_of(publication)); });
   m.def("transfer_stats", [] {
     const auto stats = process().transfer_stats();
-    nb::dict out;
-    out["inline_objects"] = stats.inline_objects;
-    out["inline_bytes"] = stats.inline_bytes;
-    out["mapped_objects"] = stats.mapped_objects;
-    out["mapped_bytes"] = stats.mapped_bytes;
-    out["copied_objects"] = stats.copied_objects;
-    out["copied_bytes"] = stats.copied_bytes;
-    out["fetched_objects"] = stats.fetched_objects;
-    out["fetched_bytes"] = stats.fetched_bytes;
-    out["rehomed_objects"] = stats.rehomed_objects;
-    out["publications"] = stats.publications;
-    return out;
+    return dict_of("inline_objects", stats.inline_objects, "inline_bytes", stats.inline_bytes, "mapped_objects",
+                   stats.mapped_objects, "mapped_bytes", stats.mapped_bytes, "copied_objects", stats.copied_objects,
+                   "copied_bytes", stats.copied_bytes, "fetched_objects", stats.fetched_objects, "fetched_bytes",
+                   stats.fetched_bytes, "rehomed_objects", stats.rehomed_objects, "publications", stats.publications);
   });
   nb::class_<CompletionQueue>(m, "CompletionQueue")
       .def(nb::init<>())

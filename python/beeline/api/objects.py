@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor, session
+from beeline.api import actor as actors
+from beeline.api import session
 from beeline.tensors import mutation, transports
 
 _log = logging.getLogger("beeline")
@@ -136,15 +137,15 @@ def wait(
     return ready, others
 
 
-def kill(actor_handle: Any, *, no_restart: bool = True) -> None:
+def kill(actor: Any, *, no_restart: bool = True) -> None:
     """Ends an actor at once, with whatever it runs; its calls raise ActorDiedError.
 
     With no_restart=False an actor with restarts left is restarted. Raises ValueError for anything but a handle.
     """
-    if not isinstance(actor_handle, actor.ActorHandle):
-        raise ValueError(f"kill() only supported for actors. For tasks, try cancel(). Got: {type(actor_handle)}.")
+    if not isinstance(actor, actors.ActorHandle):
+        raise ValueError(f"kill() only supported for actors. For tasks, try cancel(). Got: {type(actor)}.")
     session.require()
-    _core.kill_actor(actor_handle._beeline_actor, no_restart)
+    _core.kill_actor(actor._beeline_actor, no_restart)
 
 
 def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) -> None:
@@ -161,7 +162,7 @@ def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) ->
     _core.cancel(ray_waitable, force, recursive)
 
 
-def get_actor(name: str, namespace: str | None = None) -> actor.ActorHandle:
+def get_actor(name: str, namespace: str | None = None) -> actors.ActorHandle:
     """A handle to the actor of that name in the namespace (None: the session's).
 
     The handle does not keep the actor alive. Raises ValueError if there is no such actor.
@@ -169,7 +170,7 @@ def get_actor(name: str, namespace: str | None = None) -> actor.ActorHandle:
     if not name:
         raise ValueError("Please supply a non-empty value to get_actor")
     session.ensure()
-    handle = actor.find_actor(name, namespace)
+    handle = actors.find_actor(name, namespace)
     if handle is None:
         where = namespace or session.current.namespace
         raise ValueError(

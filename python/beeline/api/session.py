@@ -245,8 +245,12 @@ def _cwd() -> str:
         return "/"
 
 
-def shutdown(_exiting_interpreter: bool = False) -> None:
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """Ends the session: actors, tasks, objects. Within two seconds; without a session it does nothing.
+
+    Args:
+        wait_for_processes: Both values wait for the session's processes.
+        _exiting_interpreter: A worker may then leave its session.
 
     References and handles of the session are of no use afterwards; `init` may be called again.
     """
@@ -301,4 +305,4 @@ def node_labels() -> dict[str, str]:
     return {"ray.io/node-id": node_id(), **current.labels}
 
 
-atexit.register(lambda: shutdown(True))
+atexit.register(lambda: shutdown(_exiting_interpreter=True))

@@ -291,3 +291,25 @@ def case_actor_error_of_a_dead_actor_says_why(ray):
         ray.get(doomed.f.remote(), timeout=20)
 
     return raised_at_last(ray, call, "Doomed", "ray.kill")
+
+
+# All of Ray 2.60.
+NAMES = """
+ActorAlreadyExistsError ActorDiedError ActorHandleNotFoundError ActorPlacementGroupRemoved
+ActorUnavailableError ActorUnschedulableError AsyncioActorExit AuthenticationError CrossLanguageError
+GetTimeoutError LocalRayletDiedError NodeDiedError ObjectFetchTimedOutError ObjectFreedError ObjectLostError
+ObjectReconstructionFailedError ObjectRefStreamEndOfStreamError ObjectStoreFullError
+OufOfBandObjectRefSerializationException OutOfDiskError OutOfMemoryError OwnerDiedError
+PendingCallsLimitExceeded PlasmaObjectNotAvailable RayActorError RayCgraphCapacityExceeded RayChannelError
+RayChannelTimeoutError RayDirectTransportError RayError RaySystemError RayTaskError
+ReferenceCountingAssertionError RpcError RuntimeEnvSetupError StreamingGeneratorReplayInconsistentError
+TaskCancelledError TaskPlacementGroupRemoved TaskUnschedulableError UnserializableException UserCodeException
+WorkerCrashedError
+""".split()
+
+
+def case_names_of_exceptions(ray):
+    """Which exist, and by what else an `except` clause catches them."""
+    kinds = {name: getattr(ray.exceptions, name, None) for name in NAMES}
+    bases = (ray.exceptions.RayError, ray.exceptions.RaySystemError, TimeoutError, ValueError, AssertionError)
+    return {name: kind and [issubclass(kind, base) for base in bases] for name, kind in kinds.items()}

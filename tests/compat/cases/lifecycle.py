@@ -42,7 +42,7 @@ def case_labels_of_the_node(ray):
     everywhere = [ray.nodes()[0]["Labels"], ray.get_runtime_context().get_node_labels()]
     everywhere.append(ray.get(ray.remote(lambda: ray.get_runtime_context().get_node_labels()).remote()))
     node_id = ray.get_runtime_context().get_node_id()
-    ray.shutdown()
+    ray.shutdown(wait_for_processes=True)
     return [[labels["team"], labels["ray.io/node-id"] == node_id] for labels in everywhere]
 
 

@@ -279,7 +279,7 @@ def case_results_survive_the_kill(ray):
     gate = _gate(ray)
     ref = gate.pid.remote()
     pid = ray.get(ref)
-    ray.kill(gate)
+    ray.kill(actor=gate)
     until(lambda: process_is_gone(pid))
     return ray.get(ref, timeout=20) == pid
 
