@@ -8,7 +8,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_int, c_int
 
 
 class HeapStats(Structure):
-    """`HeapStats` of src/beeline/memory/heap.h; bytes, but for `blocks` and `fork_children`."""
+    """`HeapStats` of src/beeline/memory/heap.h; bytes, but for `blocks`, `fork_children` and `allocations`."""
 
     _fields_ = [
         (name, c_uint64)
@@ -20,6 +20,7 @@ class HeapStats(Structure):
             "pinned_bytes",
             "blocks",
             "fork_children",
+            "allocations",
         )
     ]
 
@@ -41,12 +42,13 @@ class HeapAbi(Structure):
         ("_offset_of", CFUNCTYPE(c_int64, c_void_p, c_void_p, c_uint64)),
         ("_pin", CFUNCTYPE(c_int64, c_void_p, c_uint64, c_uint64)),
         ("_unpin", CFUNCTYPE(None, c_void_p, c_uint64)),
-        ("_trim", CFUNCTYPE(c_uint64, c_void_p)),
+        ("_trim", CFUNCTYPE(c_uint64, c_void_p, c_uint64)),
+        ("_set_quota", CFUNCTYPE(None, c_void_p, c_uint64)),
         ("_stats", CFUNCTYPE(None, c_void_p, POINTER(HeapStats))),
     ]
 
     def __getattr__(self, name):
-        """`abi.trim()` calls the table's `trim(heap)`."""
+        """`abi.trim(0)` calls the table's `trim(heap, 0)`."""
         function = object.__getattribute__(self, "_" + name)
         if name == "stands_aside":
             return function
@@ -62,5 +64,5 @@ class HeapAbi(Structure):
 def preloaded():
     """The table of the library that was preloaded into this process; ValueError when there is none."""
     abi = HeapAbi.in_dll(ctypes.CDLL(None), "beeline_arena_abi")
-    assert abi.version == 1 and abi.table_bytes == ctypes.sizeof(HeapAbi)
+    assert abi.version == 2 and abi.table_bytes == ctypes.sizeof(HeapAbi)
     return abi

@@ -90,7 +90,7 @@ def test_memory_is_reused_warm():
             assert round == 0 or (place, backed) == before
             before = place, backed
             del tensor
-        assert abi.trim() >= 64 << 20
+        assert abi.trim(0) >= 64 << 20
         assert os.fstat(abi.fd()).st_blocks == 0
     """))  # fmt: skip
 
@@ -194,7 +194,7 @@ def test_fork_keeps_its_meaning():
         assert abi.offset_of(data.data_ptr(), data.nbytes) == -1
         assert abi.offset_of(fresh[0].data_ptr(), fresh[0].nbytes) >= 0
         del data, fresh
-        abi.trim()
+        abi.trim(0)
         stats = abi.statistics()
         assert (stats.blocks, stats.used_bytes, stats.fork_children) == (0, 0, 0)
     """))  # fmt: skip

@@ -1,11 +1,13 @@
 #include "beeline/memory/arena.h"
 
 #include <dlfcn.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <string>
+#include <utility>
 
 namespace beeline::memory {
 namespace {
@@ -20,6 +22,11 @@ const beeline_heap_abi* preloaded_heap() {
   return abi;
 }
 
+// The heap behind malloc is one per process, and so is the arena over it: open, or parked until the next open().
+std::mutex malloc_arena_mutex;
+bool malloc_arena_is_open = false;
+Arena* parked_arena = nullptr;
+
 }  // namespace
 
 struct Arena::HeapMemory {
@@ -27,8 +34,8 @@ struct Arena::HeapMemory {
   ~HeapMemory() { heap.close(); }
 };
 
-Result<std::unique_ptr<Arena>> Arena::open(const Options& options) {
-  std::unique_ptr<Arena> arena(new Arena());
+Result<std::shared_ptr<Arena>> Arena::open(const Options& options) {
+  std::shared_ptr<Arena> arena(new Arena(), close);
   const std::uint64_t memory = machine_memory();
   const std::uint64_t capacity = options.capacity_bytes > 0 ? options.capacity_bytes : 4 * memory;
   const std::uint64_t quota = options.quota_bytes > 0 ? options.quota_bytes : memory;
@@ -39,9 +46,20 @@ Result<std::unique_ptr<Arena>> Arena::open(const Options& options) {
     arena->stands_aside_ = preloaded->stands_aside();
     if (arena->stands_aside_ == nullptr) {
       error = preloaded->activate(preloaded->heap, capacity, quota);
-      if (error == EALREADY && preloaded->is_active(preloaded->heap)) {
+      if (error == EALREADY && preloaded->is_active(preloaded->heap)) error = 0;
+    }
+    if (error == 0) {
+      const std::lock_guard guard(malloc_arena_mutex);
+      if (std::exchange(malloc_arena_is_open, true)) {
         return Status(Code::kAlreadyExists, "the arena that serves malloc in this process is open already");
       }
+      preloaded->set_quota(preloaded->heap, quota);
+      if (Arena* const parked = std::exchange(parked_arena, nullptr)) {
+        arena.reset(parked, close);
+        arena->drop_ended_holders();
+        return arena;
+      }
+      arena->is_malloc_arena_ = true;
     }
   }
   if (error != 0) {
@@ -77,7 +95,24 @@ Status Arena::open_control() {
   return Status::ok();
 }
 
-Arena::~Arena() {
+Arena::~Arena() = default;
+
+void Arena::close(Arena* arena) {
+  arena->end_publications();
+  if (!arena->is_malloc_arena_) {
+    delete arena;
+    return;
+  }
+  const std::lock_guard guard(malloc_arena_mutex);
+  malloc_arena_is_open = false;
+  if (arena->table_ != nullptr) {
+    parked_arena = arena;
+  } else {
+    delete arena;
+  }
+}
+
+void Arena::end_publications() {
   if (table_ == nullptr || !heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
   for (std::uint32_t slot = 0; slot < publications_.size(); ++slot) {
@@ -87,6 +122,7 @@ Arena::~Arena() {
     table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kRetired));
     waiting_.push_back(slot);
   }
+  published_ = 0;
   // What is still leased stays pinned: its readers keep their bytes.
   sweep_locked();
 }
@@ -233,6 +269,19 @@ Result<std::uint32_t> Arena::add_holder(pid_t pid) {
   return holder;
 }
 
+// Of those who had this arena the last time it was open: processes that are gone, and this process's own view unless
+// values that it opened then still live.
+void Arena::drop_ended_holders() {
+  for (std::uint32_t holder = 0; holder < holders_end_; ++holder) {
+    const pid_t pid = table_->header.holder_pids[holder].load();
+    if (pid == 0) continue;
+    const bool holds = std::any_of(waiting_.begin(), waiting_.end(),
+                                   [&](std::uint32_t slot) { return table_->slots[slot].held.has(holder); });
+    if (pid == ::getpid() ? !holds : ::kill(pid, 0) != 0 && errno == ESRCH) drop_holder(holder);
+  }
+  sweep();
+}
+
 void Arena::drop_holder(std::uint32_t holder) {
   if (!heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
@@ -256,9 +305,9 @@ Arena::Stats Arena::stats() const {
   return stats;
 }
 
-std::uint64_t Arena::trim() {
+std::uint64_t Arena::trim(std::uint64_t keep_bytes) {
   sweep();
-  return heap_.trim(heap_.heap);
+  return heap_.trim(heap_.heap, keep_bytes);
 }
 
 }  // namespace beeline::memory

@@ -29,9 +29,10 @@ class Arena {
     std::uint64_t quota_bytes = 0;     // of memory it may back; 0: the machine's memory
   };
 
-  // The preload library's arena where it is loaded and willing (activates it), else one of its own.
-  static Result<std::unique_ptr<Arena>> open(const Options& options);
-  // Ends publications. Memory of an arena of its own ends; memory that serves malloc stays.
+  // The preload library's arena where it is loaded and willing (activates it), else one of its own. Letting go of it
+  // ends publications. Memory of an arena of its own ends then; one that serves malloc stays, with what consumers still
+  // hold, and the next open() takes it on under the new quota. kAlreadyExists while somebody has that one open.
+  static Result<std::shared_ptr<Arena>> open(const Options& options);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -83,8 +84,8 @@ class Arena {
     std::uint64_t holders = 0;
   };
   [[nodiscard]] Stats stats() const;
-  // Gives idle memory back to the system; returns the bytes.
-  std::uint64_t trim();
+  // Gives idle memory back to the system, but for `keep_bytes` that stay warm; returns the bytes.
+  std::uint64_t trim(std::uint64_t keep_bytes = 0);
 
  private:
   struct Publication {
@@ -95,6 +96,9 @@ class Arena {
 
   Arena() = default;
   Status open_control();
+  static void close(Arena* arena);
+  void end_publications();
+  void drop_ended_holders();
   Status exhausted(std::size_t size) const;
   // These need mutex_.
   std::size_t sweep_locked();
@@ -105,6 +109,7 @@ class Arena {
   std::unique_ptr<HeapMemory> own_heap_;
   beeline_heap_abi heap_{};
   const char* stands_aside_ = nullptr;
+  bool is_malloc_arena_ = false;
   std::uint64_t capacity_bytes_ = 0;
   os::Fd data_;
   os::Fd control_fd_;

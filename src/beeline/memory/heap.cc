@@ -13,6 +13,7 @@ namespace {
 using Guard = std::lock_guard<os::ForkableLock>;
 
 constexpr std::size_t kLargePage = std::size_t{2} << 20;
+constexpr std::uint64_t kLargePages = kLargePage / os::kPageSize;
 constexpr std::uint32_t kMaxBlocks = 1u << 22;
 constexpr int kScannedPerClass = 16;
 
@@ -199,11 +200,18 @@ void Heap::unpin(std::uint64_t block_offset) {
   if (block.state == State::kReleased) finish_if_idle(index);
 }
 
-std::uint64_t Heap::trim() {
+std::uint64_t Heap::trim(std::uint64_t keep_bytes) {
   if (!is_active()) return 0;
   const Guard guard(lock_);
   finish_released();
-  return punch_free_blocks(~std::uint64_t{0}) * os::kPageSize;
+  const std::uint64_t keep_pages = keep_bytes / os::kPageSize;
+  if (warm_free_pages_ <= keep_pages) return 0;
+  return punch_free_blocks(warm_free_pages_ - keep_pages) * os::kPageSize;
+}
+
+void Heap::set_quota(std::uint64_t quota_bytes) {
+  const Guard guard(lock_);
+  quota_pages_ = static_cast<std::uint32_t>(std::min(quota_bytes, capacity_) / os::kPageSize);
 }
 
 HeapStats Heap::stats() const {
@@ -214,7 +222,8 @@ HeapStats Heap::stats() const {
           .warm_free_bytes = warm_free_pages_ * os::kPageSize,
           .pinned_bytes = pinned_pages_ * os::kPageSize,
           .blocks = live_blocks_,
-          .fork_children = fork_children_count_};
+          .fork_children = fork_children_count_,
+          .allocations = allocations_};
 }
 
 std::uint32_t Heap::new_record() {
@@ -363,6 +372,7 @@ std::byte* Heap::take(Fit fit, std::uint32_t pages) {
   block_of_page_[block.page] = index;
   used_pages_ += pages;
   ++live_blocks_;
+  ++allocations_;
 
   const std::uint32_t page = block.page;
   const std::uint32_t used = fit.skip + pages;
@@ -381,14 +391,19 @@ bool Heap::make_room(std::uint64_t cold_pages) {
   return warm_free_pages_ <= room;
 }
 
-// Punches free blocks, largest first, until `enough_pages` went; returns how many did.
+// Punches free blocks, largest first and each from its end, until `enough_pages` went (in large pages, which stay
+// whole); returns how many did.
 std::uint64_t Heap::punch_free_blocks(std::uint64_t enough_pages) {
   std::uint64_t punched = 0;
   for (std::uint32_t size_class = kSizeClasses; size_class-- > 0 && punched < enough_pages;) {
     while (warm_.heads[size_class] != kNone && punched < enough_pages) {
       const std::uint32_t index = warm_.heads[size_class];
       const Block block = blocks_[index];
-      if (os::punch_hole(fd_, std::uint64_t{block.page} * os::kPageSize, std::uint64_t{block.warm} * os::kPageSize) !=
+      const std::uint64_t wanted = std::min<std::uint64_t>(enough_pages - punched, block.warm);
+      const auto pages = static_cast<std::uint32_t>(
+          std::min<std::uint64_t>((wanted + kLargePages - 1) / kLargePages * kLargePages, block.warm));
+      const std::uint32_t kept = block.warm - pages;
+      if (os::punch_hole(fd_, std::uint64_t{block.page + kept} * os::kPageSize, std::uint64_t{pages} * os::kPageSize) !=
           0) {
         return punched;
       }
@@ -396,8 +411,8 @@ std::uint64_t Heap::punch_free_blocks(std::uint64_t enough_pages) {
       starts_.erase(block.page);
       forget_record(index);
       warm_free_pages_ -= block.warm;
-      punched += block.warm;
-      add_free(block.page, block.pages, 0);
+      punched += pages;
+      add_free(block.page, block.pages, kept);
     }
   }
   return punched;

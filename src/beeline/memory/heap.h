@@ -22,6 +22,7 @@ struct HeapStats {
   std::uint64_t pinned_bytes = 0;     // part of used_bytes
   std::uint64_t blocks = 0;           // allocated blocks
   std::uint64_t fork_children = 0;    // children of fork() that may still use frozen blocks
+  std::uint64_t allocations = 0;      // blocks ever given out
 };
 
 // Thread-safe. Usable in static storage: constant initialization, trivial destructor, open() before use.
@@ -65,8 +66,11 @@ class Heap {
   // Undoes one pin() by the block's own offset.
   void unpin(std::uint64_t block_offset);
 
-  // Gives the memory of all idle free blocks back to the system; returns the bytes.
-  std::uint64_t trim();
+  // Gives the memory of idle free blocks back to the system, largest first, until at most `keep_bytes` of it are left;
+  // returns the bytes.
+  std::uint64_t trim(std::uint64_t keep_bytes = 0);
+  // From now on; what is allocated already stays.
+  void set_quota(std::uint64_t quota_bytes);
   [[nodiscard]] HeapStats stats() const;
   [[nodiscard]] int fd() const { return fd_; }
   [[nodiscard]] std::byte* base() const { return base_.load(std::memory_order_relaxed); }  // after is_active()
@@ -154,6 +158,7 @@ class Heap {
   std::uint64_t warm_free_pages_ = 0;
   std::uint64_t pinned_pages_ = 0;
   std::uint64_t live_blocks_ = 0;
+  std::uint64_t allocations_ = 0;
 
   std::uint32_t forks_ = 0;
   std::uint32_t fork_children_count_ = 0;

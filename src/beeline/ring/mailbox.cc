@@ -80,8 +80,8 @@ os::FutexWait Mailbox::sleep_draining(std::uint32_t ticket, Deadline deadline) {
   return outcome;
 }
 
-void Mailbox::sleep_helping(std::uint32_t ticket) {
-  os::futex_wait(page_->helper_word, ticket, Deadline::never());
+os::FutexWait Mailbox::sleep_helping(std::uint32_t ticket, Deadline deadline) {
+  return os::futex_wait(page_->helper_word, ticket, deadline);
 }
 
 bool Mailbox::entrust(Sleeper who) {

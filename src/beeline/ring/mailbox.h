@@ -82,8 +82,9 @@ class Mailbox {
   // Sleeps as the draining thread until mail comes, wake() is called after the ticket was taken, the deadline passes
   // or a signal interrupts. Returns at once when there is mail.
   os::FutexWait sleep_draining(std::uint32_t ticket, Deadline deadline);
-  // Sleeps as the helper until a sender or wake() wakes it; entrust() decides whether senders do.
-  void sleep_helping(std::uint32_t ticket);
+  // Sleeps as the helper until a sender or wake() wakes it, or the deadline passes; entrust() decides whether senders
+  // do.
+  os::FutexWait sleep_helping(std::uint32_t ticket, Deadline deadline);
   // Leaves the waking of `who` to senders without sleeping in it: from now on they wake that one.
   // True if mail is waiting already.
   bool entrust(Sleeper who);

@@ -237,8 +237,12 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool drain();
   void on_idle();
   bool is_needed_by_others();
+  void run_chores();
   void clean_leases();
+  bool trim_arena();
   void rehome(ProcessIndex holder, const std::string& reason);
+  void lose(Entry& entry, const std::string& reason, const std::string& more);
+  void copy_lost_values();
   void reap();
   void release_lost_arenas();
   void retire(memory::PublicationId id);
@@ -279,6 +283,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::uint64_t next_pin_ = 1;
   TransferStats transfers_;
   std::atomic<bool> leases_to_clean_{false};
+  std::uint64_t allocations_seen_ = 0;  // by trim_arena(), of the helper thread
 
   Assignment assignment_;
   bool exiting_ = false;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "beeline/runtime/process.h"
 
@@ -12,6 +13,8 @@ namespace {
 using store::ErrorKind;
 using store::make_failure;
 using store::Payload;
+
+constexpr std::uint64_t kWarmReserve = 64u << 20;
 
 bool overlap(const std::vector<Extent>& extents, Extent range) {
   return std::any_of(extents.begin(), extents.end(), [&](Extent extent) {
@@ -83,6 +86,7 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
   const Locked locked(lock_);
   if (!arena_) return Status(Code::kShutdown, session_error_);
   publications_[id->slot] = {*id, std::move(referred), self_};
+  progress_.expect_lull();
   if (!to_copy.empty()) {
     ++transfers_.copied_objects;
     transfers_.copied_bytes += copy_bytes;
@@ -192,6 +196,20 @@ void Process::clean_leases() {
     }
     for (const auto& id : retired) peers_->send(process, Message::kLeaseReturned, view_of(id));
   }
+}
+
+// Once nobody has taken a block for a whole lull; true when somebody did. A reserve stays warm for whoever comes next.
+bool Process::trim_arena() {
+  std::shared_ptr<memory::Arena> arena;
+  {
+    const Locked locked(lock_);
+    arena = arena_;
+  }
+  if (!arena) return false;
+  const auto allocations = arena->stats().heap.allocations;
+  if (std::exchange(allocations_seen_, allocations) != allocations) return true;
+  arena->trim(kWarmReserve);
+  return false;
 }
 
 void Process::retire(memory::PublicationId id) {

@@ -94,6 +94,12 @@ void Progress::poke(Locked& locked) {
   leave(locked);
 }
 
+void Progress::expect_lull() {
+  if (expects_lull_ || stopping_ || !work_.lull_chores) return;
+  expects_lull_ = true;
+  mailbox_.wake(ring::Sleeper::kHelper);
+}
+
 // Gives the role away: to a thread that waits, else to the helper.
 void Progress::leave(Locked& locked) {
   for (Waiter* waiter : waiters_) {
@@ -191,6 +197,7 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()
       if (mail || changed_ || stopping_ || done()) continue;
       announce();
       if (done()) break;
+      expect_lull();
       const auto ticket = mailbox_.ticket(ring::Sleeper::kWaiter);
       ++stats_.sleeps;
       locked.unlock();
@@ -210,19 +217,31 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()
 void Progress::run_helper(std::uint32_t ticket) {
   ::pthread_setname_np(::pthread_self(), "bee-helper");
   int naps = 0;
+  auto lull_end = Deadline::never();
   for (;;) {
     if (naps > 0) {
       // Nobody needs to wake us while we nap: mail is looked for at its end.
       timespec pause{0, std::chrono::duration_cast<Nanos>(kNap).count()};
       ::nanosleep(&pause, nullptr);
     } else {
-      mailbox_.sleep_helping(ticket);
+      const auto slept = mailbox_.sleep_helping(ticket, lull_end);
+      if (slept == os::FutexWait::kTimedOut) {
+        {
+          const Locked locked(lock_);
+          expects_lull_ = false;
+        }
+        lull_end = Deadline::never();
+        const bool again = work_.lull_chores();
+        const Locked locked(lock_);
+        expects_lull_ |= again;
+      }
     }
     ticket = mailbox_.ticket(ring::Sleeper::kHelper);
     work_.chores();
     Locked locked(lock_);
     if (stopping_) return;
     ++stats_.helper_rounds;
+    if (expects_lull_ && lull_end.is_never()) lull_end = Deadline::after(work_.lull);
     if (role_ != Role::kEntrusted) {
       naps = 0;
       continue;
@@ -231,6 +250,10 @@ void Progress::run_helper(std::uint32_t ticket) {
     mailbox_.take_back();
     const bool any = drain(locked);
     work_.idle();
+    if (any && lull_end.is_never() && work_.lull_chores) {
+      expects_lull_ = true;
+      lull_end = Deadline::after(work_.lull);
+    }
     naps = any ? kNapsBeforeSleep : std::max(0, naps - 1);
     if (naps > 0 && waiters_.empty() && !mailbox_.has_mail()) {
       role_ = Role::kEntrusted;

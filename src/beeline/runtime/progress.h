@@ -29,6 +29,11 @@ class Progress {
     std::function<void()> idle;
     // Slow chores, without the lock, on the helper thread whenever it is woken.
     std::function<void()> chores;
+    // Housekeeping, as chores: `lull` after the process slept, was told something or expect_lull(). True: again after
+    // as long. False: it did what there was to do; the next time after one of these, so that an idle process sleeps for
+    // good.
+    std::function<bool()> lull_chores = nullptr;
+    Nanos lull = std::chrono::seconds(30);
   };
 
   Progress(StateLock& lock, ring::Mailbox& mailbox) : lock_(lock), mailbox_(mailbox) {}
@@ -48,6 +53,8 @@ class Progress {
   void request_chores() {
     if (!stopping_) mailbox_.wake(ring::Sleeper::kHelper);
   }
+  // Has the helper do its housekeeping after the lull, unless it will anyhow. The lock is held.
+  void expect_lull();
   // Something changed by other means than a message (the control thread): waiters look again. The lock is held.
   void notify();
 
@@ -79,6 +86,7 @@ class Progress {
   bool changed_ = false;           // notify() while a waiter holds the role
   std::uint32_t spin_credit_ = 8;  // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
+  bool expects_lull_ = false;  // the helper's sleep ends with the lull
   bool stopping_ = false;
   std::uint32_t present_ = 0;  // threads inside wait()
   std::condition_variable_any left_;

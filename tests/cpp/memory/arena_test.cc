@@ -39,7 +39,7 @@ TEST(IntervalSetTest, InsertsErasesAndFinds) {
 class ArenaTest : public ::testing::Test {
  protected:
   void SetUp() override { arena_ = Arena::open({.capacity_bytes = 256 * kMiB, .quota_bytes = 32 * kMiB}).value(); }
-  std::unique_ptr<Arena> arena_;
+  std::shared_ptr<Arena> arena_;
 };
 
 TEST_F(ArenaTest, HandsOutItsDataReadOnly) {

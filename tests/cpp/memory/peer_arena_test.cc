@@ -45,7 +45,7 @@ class PeerArenaTest : public ::testing::Test {
   }
   Lease acquire(const Published& published) { return peer_->acquire(published.id, {&published.range, 1}).value(); }
 
-  std::unique_ptr<Arena> arena_;
+  std::shared_ptr<Arena> arena_;
   std::shared_ptr<PeerArena> peer_;
 };
 

@@ -82,6 +82,15 @@ TEST(PreloadedArena, MemoryOutlivesTheArenaObject) {
   auto* data = static_cast<char*>(std::malloc(2 * kMiB));
   arena.reset();
   std::memset(data, 1, 2 * kMiB);
+  // Whoever opens it next publishes what was made before, under the new quota.
+  arena = Arena::open({.quota_bytes = 32 * kMiB}).value();
+  const auto offset = arena->offset_of(data, 2 * kMiB);
+  ASSERT_EQ(offset.has_value(), arena->serves_malloc());
+  EXPECT_EQ(arena->stats().heap.quota_bytes, 32 * kMiB);
+  if (offset) {
+    const Range range{*offset, 2 * kMiB};
+    EXPECT_TRUE(arena->publish({&range, 1}).is_ok());
+  }
   std::free(data);
 }
 

@@ -84,7 +84,7 @@ TEST_F(MailboxTest, AWakeAfterTheTicketEndsTheSleep) {
   EXPECT_EQ(mailbox_.sleep_draining(ticket, Deadline::never()), os::FutexWait::kWoken);
   const auto helper = mailbox_.ticket(Sleeper::kHelper);
   mailbox_.wake(Sleeper::kHelper);
-  mailbox_.sleep_helping(helper);
+  mailbox_.sleep_helping(helper, Deadline::never());
 }
 
 TEST_F(MailboxTest, SendersWakeWhoeverIsEntrusted) {

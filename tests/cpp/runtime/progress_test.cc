@@ -45,7 +45,7 @@ class ProgressTest : public ::testing::Test {
       draining_.fetch_sub(1);
       return any;
     };
-    ASSERT_TRUE(progress_.start({drain, [] {}, [this] { ++chores_; }}).is_ok());
+    ASSERT_TRUE(progress_.start({.drain = drain, .idle = [] {}, .chores = [this] { ++chores_; }}).is_ok());
   }
   void TearDown() override { progress_.stop(); }
 
@@ -71,6 +71,31 @@ class ProgressTest : public ::testing::Test {
   std::atomic<int> draining_{0};
   std::atomic<int> chores_{0};
 };
+
+TEST(ProgressLull, HousekeepingIsDoneOnceAfterWhatHappenedLast) {
+  StateLock lock;
+  ring::Mailbox mailbox = ring::Mailbox::create().value();
+  Progress progress(lock, mailbox);
+  std::atomic<int> looks{0};
+  const auto look = [&] { return ++looks % 2 == 1; };  // the first look of each two sees that something is new
+  ASSERT_TRUE(progress
+                  .start({.drain = [] { return false; },
+                          .idle = [] {},
+                          .chores = [] {},
+                          .lull_chores = look,
+                          .lull = std::chrono::milliseconds(20)})
+                  .is_ok());
+  EXPECT_EQ(looks, 0) << "nothing has happened yet";
+  for (const int expected : {2, 4}) {
+    Locked locked(lock);
+    progress.wait(locked, Deadline::after(std::chrono::milliseconds(1)), [] { return false; });  // it sleeps
+    locked.unlock();
+    const auto deadline = Deadline::after(kPatience);
+    while (looks < expected && !deadline.passed()) std::this_thread::yield();
+    ASSERT_EQ(looks, expected);
+  }
+  progress.stop();
+}
 
 TEST_F(ProgressTest, TheHelperDrainsWhileNobodyWaits) {
   for (std::uint64_t round = 1; round <= 200; ++round) {
