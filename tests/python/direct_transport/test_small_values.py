@@ -1,5 +1,6 @@
 """Small direct values travel inside messages, and yet come back to their producer as the same object."""
 
+import os
 import threading
 import time
 import weakref
@@ -143,24 +144,19 @@ def test_by_way_of_a_task_it_is_the_tasks_own(a):
 
 @pytest.mark.parametrize("n", [TINY, SMALL, LARGE])
 def test_a_task_never_gets_what_an_earlier_one_of_its_process_made(n):
+    # One function for both: workers are chosen by what functions ask for.
     @ray.remote(num_cpus=4, tensor_transport="auto")
-    def produce(n):
-        import os
-
-        return {"pid": os.getpid(), "x": torch.ones(n)}
-
-    @ray.remote(num_cpus=4)
-    def write(value):
-        import os
-
+    def task(n, value):
+        if value is None:
+            return {"pid": os.getpid(), "x": torch.ones(n)}
         value["x"].fill_(99.0)
         return os.getpid() == value["pid"]
 
-    ref = produce.remote(n)
     same_process = False
     deadline = time.monotonic() + 30
     while not same_process and time.monotonic() < deadline:
-        same_process = ray.get(write.remote(ref))
+        ref = task.remote(n, None)
+        same_process = ray.get(task.remote(n, ref))
         assert float(ray.get(ref)["x"].sum()) == n
     assert same_process
 
