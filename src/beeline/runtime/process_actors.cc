@@ -48,6 +48,11 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
                            : reply->code == 0 ? Status::ok()
                                               : Status(static_cast<Code>(reply->code), reply->message);
     if (!failure) {
+      // It may still make the actor when it comes to it.
+      if (failure.code() == Code::kDeadlineExceeded) {
+        tell_daemon(control::Type::kKillActor,
+                    control::KillActor{id, true, static_cast<std::uint8_t>(control::DeathCause::kOutOfScope)});
+      }
       actor_of_life_.erase(life.id.serial);
       objects_.drop_hold(life);
       return failure;
@@ -94,7 +99,9 @@ Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadl
     if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
     if (!session_error_.empty()) return Status(Code::kShutdown, what + ": " + session_error_);
     if (outcome == WaitOutcome::kTimedOut) {
-      return Status(Code::kDeadlineExceeded, what + ": the node daemon did not answer");
+      return Status(Code::kDeadlineExceeded, what + ": the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
+                                                 ") did not answer within " + std::to_string(kReplyWithin.count()) +
+                                                 " s: it is stopped, or the machine is overloaded; try again");
     }
     if (outcome == WaitOutcome::kInterrupted) continue;  // bounded: the daemon answers at once
   }
