@@ -45,6 +45,7 @@ control::State Daemon::state(std::uint64_t request) {
   state.counters["workers_started"] = pool.workers_started;
   state.counters["worker_start_failures"] = pool.worker_start_failures;
   state.counters["zygote_restarts"] = pool.zygote_restarts;
+  state.counters["log_bytes_lost"] = logs_.lost_bytes();
   return state;
 }
 

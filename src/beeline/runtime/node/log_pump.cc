@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 namespace beeline::runtime::node {
@@ -100,18 +102,27 @@ void LogPump::emit(std::uint64_t worker, int which, const std::string& lines) {
   sink_(entry.pid, entry.who, which == 1, lines);
 }
 
-void LogPump::append_to_file(const Worker& worker, int which, Pipe& pipe, const std::string& lines) const {
+void LogPump::append_to_file(const Worker& worker, int which, Pipe& pipe, const std::string& lines) {
   if (pipe.file_bytes >= max_file_bytes_) return;
   if (!pipe.file.is_open()) {
     const std::string path = log_dir_ + "/worker-" + std::to_string(worker.pid) + (which == 0 ? ".out" : ".err");
     pipe.file = os::Fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   }
   // A full disk costs the copy in the file; the lines go to the driver all the same.
-  [[maybe_unused]] auto written = ::write(pipe.file.get(), lines.data(), lines.size());
+  const ssize_t written = ::write(pipe.file.get(), lines.data(), lines.size());
+  if (written != static_cast<ssize_t>(lines.size())) {
+    const std::string why = std::strerror(written < 0 ? errno : ENOSPC);
+    if (lost_bytes_ == 0) {
+      sink_(worker.pid, worker.who, true,
+            "[beeline: log files under " + log_dir_ + " cannot be written (" + why +
+                "): what workers print reaches the driver only; free space there, or set BEELINE_TMPDIR]\n");
+    }
+    lost_bytes_ += lines.size() - static_cast<std::size_t>(std::max<ssize_t>(written, 0));
+  }
   pipe.file_bytes += lines.size();
   if (pipe.file_bytes >= max_file_bytes_) {
     static constexpr char kNote[] = "[the log file has reached its limit: what follows went to the driver only]\n";
-    written = ::write(pipe.file.get(), kNote, sizeof kNote - 1);
+    [[maybe_unused]] const auto noted = ::write(pipe.file.get(), kNote, sizeof kNote - 1);
     pipe.file.reset();
   }
 }

@@ -40,6 +40,8 @@ class LogPump {
   [[nodiscard]] std::string stderr_tail(std::uint64_t worker) const;
   // The worker has ended: its pipes are forgotten when they close.
   void ended(std::uint64_t worker);
+  // What the log files did not take (a full disk); the driver is warned at the first of them.
+  [[nodiscard]] std::uint64_t lost_bytes() const { return lost_bytes_; }
 
  private:
   struct Pipe {
@@ -62,7 +64,7 @@ class LogPump {
   void read(std::uint64_t worker, int which);
   void take(std::uint64_t worker, int which, const char* data, std::size_t size);
   void emit(std::uint64_t worker, int which, const std::string& lines);
-  void append_to_file(const Worker& worker, int which, Pipe& pipe, const std::string& lines) const;
+  void append_to_file(const Worker& worker, int which, Pipe& pipe, const std::string& lines);
   void close(std::uint64_t worker, int which);
 
   os::EventLoop& loop_;
@@ -70,6 +72,7 @@ class LogPump {
   std::uint64_t max_file_bytes_;
   Sink sink_;
   std::map<std::uint64_t, Worker> workers_;
+  std::uint64_t lost_bytes_ = 0;
 };
 
 }  // namespace beeline::runtime::node
