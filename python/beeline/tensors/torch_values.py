@@ -96,6 +96,8 @@ def _not_served(tensor: torch.Tensor) -> str:
     kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
     what = f"{kind} {str(tensor.dtype).removeprefix('torch.')} tensor of shape {list(tensor.shape)} on {tensor.device}"
     hint = "call .cpu() first" if tensor.device.type not in ("cpu", "meta") else "make it dense (.to_dense())"
+    if tensor.is_quantized:
+        hint = "call .dequantize() first"
     if tensor.device.type == "meta":
         hint = "it has no data"
     return f'A {what} has no direct transport in this version: {hint}, or use tensor_transport="object_store".'
