@@ -183,6 +183,7 @@ class FunctionCall:
         retry_exceptions: bool | Sequence[type],
         wants_torch: bool,
         env: dict[str, str],
+        max_calls: int,  # after as many of its calls a worker exits; 0: never
     ) -> None: ...
     def set_signature(
         self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]

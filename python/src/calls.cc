@@ -63,11 +63,11 @@ class ArgumentCheck {
 };
 
 // What workers need to know to run a function (or, without one, to decide on a method's retries): the function's
-// pickle and the exceptions that let a call be retried.
-std::string definition_of(std::string_view blob, nb::handle retry_exceptions) {
+// pickle, the exceptions that let a call be retried, and after how many calls a worker exits (0: never).
+std::string definition_of(std::string_view blob, nb::handle retry_exceptions, std::uint64_t max_calls) {
   nb::object filter = PyBool_Check(retry_exceptions.ptr()) ? nb::borrow(retry_exceptions)
                                                            : nb::object(nb::tuple(nb::borrow(retry_exceptions)));
-  nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(filter);
+  nb::object pickled = nb::module_::import_("cloudpickle").attr("dumps")(nb::make_tuple(filter, max_calls));
   return join_definition(blob,
                          {PyBytes_AsString(pickled.ptr()), static_cast<std::size_t>(PyBytes_Size(pickled.ptr()))});
 }
@@ -90,7 +90,7 @@ class ActorCall {
     options_.group = concurrency_group;
     if (is_true(retry_exceptions)) {
       options_.flags |= runtime::kCallRetryExceptions;
-      auto definition = definition_of({}, retry_exceptions);
+      auto definition = definition_of({}, retry_exceptions, 0);
       options_.function = hash_of(definition);
       process().define_function(options_.function, std::move(definition));
     }
@@ -125,12 +125,13 @@ class FunctionCall {
  public:
   FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
                const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
-               nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env)
+               nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env,
+               std::uint64_t max_calls)
       : name_(name), resources_(resources), wants_torch_(wants_torch), env_(env) {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_retries;
-    definition_ = definition_of({blob.c_str(), blob.size()}, retry_exceptions);
+    definition_ = definition_of({blob.c_str(), blob.size()}, retry_exceptions, max_calls);
     options_.function = hash_of(definition_);
     if (is_true(retry_exceptions)) options_.flags |= runtime::kCallRetryExceptions;
   }
@@ -260,9 +261,10 @@ void bind_calls(nb::module_& m) {
       .def("remote", &ActorCall::remote);
   nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
       .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
-                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&>(),
+                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t>(),
            nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
-           nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"))
+           nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"),
+           nb::arg("max_calls"))
       .def("set_signature", &FunctionCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &FunctionCall::remote);
   m.def("create_actor", &create_actor, nb::arg("blob"), nb::arg("class_name"), nb::arg("args"), nb::arg("kwargs"),

@@ -38,7 +38,8 @@ struct Worker {
   std::unordered_map<std::string, nb::object> methods;  // bound, by name
   struct Function {
     nb::object callable;
-    nb::object retryable;  // True, or the exception types that let a call be retried
+    nb::object retryable;          // True, or the exception types that let a call be retried
+    std::uint64_t calls_left = 0;  // until this worker exits; 0: no matter
   };
   std::unordered_map<std::uint64_t, Function> functions;  // by key
   std::unordered_map<std::string, int> method_modes;
@@ -87,7 +88,9 @@ Worker::Function& function_of(const IncomingCall& call) {
   const auto [blob, filter] = split_definition(*definition);
   Worker::Function function;
   if (!blob.empty()) function.callable = worker->hooks.attr("load_function")(nb::bytes(blob.data(), blob.size()));
-  function.retryable = nb::module_::import_("pickle").attr("loads")(nb::bytes(filter.data(), filter.size()));
+  nb::object limits = nb::module_::import_("pickle").attr("loads")(nb::bytes(filter.data(), filter.size()));
+  function.retryable = nb::object(limits[0]);
+  function.calls_left = nb::cast<std::uint64_t>(limits[1]);
   return worker->functions[call.header.function] = std::move(function);
 }
 
@@ -201,6 +204,14 @@ void check_mutation(const char* when) {
   if (shares_in_place()) worker->hooks.attr(when)();
 }
 
+// The last call of a function with max_calls: this worker takes no other from here on.
+void count_call(const IncomingCall& call) {
+  auto& calls_left = function_of(call).calls_left;
+  if (calls_left == 0 || --calls_left > 0) return;
+  const runtime::Locked locked(process().lock());
+  process().executor().leave();
+}
+
 // Runs one call in this thread. The GIL is held.
 void execute(IncomingCall& call) {
   auto& running = process();
@@ -224,6 +235,7 @@ void execute(IncomingCall& call) {
     }
     nb::object target = callable_of(call);
     auto [positional, keywords] = arguments_of(call);
+    if (function) count_call(call);
     value = nb::steal(PyObject_Call(target.ptr(), positional.ptr(), keywords.ptr()));
     if (!value.is_valid()) throw nb::python_error();
     interruptible.store(nullptr);

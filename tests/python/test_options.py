@@ -100,6 +100,15 @@ def test_defaults_are_not_said_to_have_no_effect(monkeypatch):
     assert notices.counts == {}
 
 
+@pytest.mark.parametrize(
+    ("given", "calls"),
+    [({}, 0), ({"max_calls": 3}, 3), ({"num_gpus": 0.5}, 1), ({"num_gpus": 1, "max_calls": 0}, 0)],
+    ids=str,
+)
+def test_calls_until_a_worker_exits(given, calls):
+    assert options.max_calls(given) == calls
+
+
 def test_concurrency_groups_belong_to_the_class():
     with pytest.raises(ValueError, match="concurrency_groups"):
         ray.remote(Plain).options(concurrency_groups={"io": 1})

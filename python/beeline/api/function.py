@@ -70,6 +70,7 @@ class RemoteFunction:
             options.get("retry_exceptions", False),
             uses_torch(self._function, blob),
             option_table.environment(options, session.current.env),
+            option_table.max_calls(options),
         )
 
     def options(self, **options: Any) -> RemoteFunction:

@@ -210,6 +210,14 @@ def validate_task(options: Mapping[str, Any]) -> None:
     validate(options, TASK_OPTIONS, "remote functions")
 
 
+def max_calls(options: Mapping[str, Any]) -> int:
+    """After how many calls of the function a worker exits; 0: never. As Ray: by default after one that holds GPUs, so
+    that their memory is free again.
+    """
+    given = options.get("max_calls")
+    return int(bool(options.get("num_gpus"))) if given is None else int(given)
+
+
 def validate_actor(options: Mapping[str, Any], in_options: bool) -> None:
     """Validates the options of an actor class; `in_options`: they come from `.options()`. ValueError or TypeError."""
     validate(options, ACTOR_OPTIONS, "actors")

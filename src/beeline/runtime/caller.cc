@@ -230,11 +230,13 @@ PayloadPtr Caller::death_of(const ActorTarget& actor, const std::string& call_na
 }
 
 void Caller::pump(Shape& shape) {
+  dismiss_leaving(shape);
   const auto ahead =
       static_cast<std::size_t>(std::clamp(kAheadNs / std::max(shape.mean_ns, 1.0), 1.0, double{kMaxAhead}));
   while (!shape.queued.empty()) {
     Lease* best = nullptr;
     for (auto& [id, lease] : shape.leases) {
+      if (lease.leaving) continue;
       if (best == nullptr || lease.in_flight.size() < best->in_flight.size()) best = &lease;
     }
     if (best == nullptr || best->in_flight.size() >= ahead) break;
@@ -274,26 +276,45 @@ void Caller::schedule_idle_check(Shape& shape) {
   });
 }
 
+void Caller::on_leaving(ProcessIndex worker) {
+  for (auto& shape : shapes_) {
+    for (auto& [id, lease] : shape->leases) lease.leaving |= lease.process == worker;
+  }
+}
+
+// Workers that take no more calls, and have answered or sent back those they had, may exit.
+void Caller::dismiss_leaving(Shape& shape) {
+  std::vector<LeaseId> done;
+  for (auto& [id, lease] : shape.leases) {
+    if (!lease.leaving || !lease.in_flight.empty()) continue;
+    process_.peers().send(lease.process, Message::kTerminate, view_of(ActorId{0}));
+    done.push_back(id);
+  }
+  for (const auto id : done) return_lease(shape, id, control::WorkerAfter::kLeaving);
+}
+
 // Gives back leases without work, and requests that nothing waits for.
 void Caller::return_idle(Shape& shape, bool requests_too) {
+  dismiss_leaving(shape);
   std::vector<LeaseId> idle;
   for (auto& [id, lease] : shape.leases) {
     if (lease.in_flight.empty() && shape.queued.empty()) idle.push_back(id);
   }
-  for (const auto id : idle) return_lease(shape, id, false);
+  for (const auto id : idle) return_lease(shape, id, control::WorkerAfter::kIdle);
   if (!requests_too || !shape.queued.empty()) return;
   const auto requested = std::move(shape.requested);
   shape.requested.clear();
   for (const auto id : requested) {
     shape_of_lease_.erase(id);
-    process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{id, false});
+    process_.tell_daemon(control::Type::kReturnLease,
+                         control::ReturnLease{id, static_cast<std::uint8_t>(control::WorkerAfter::kIdle)});
   }
 }
 
-void Caller::return_lease(Shape& shape, LeaseId lease, bool unusable) {
+void Caller::return_lease(Shape& shape, LeaseId lease, control::WorkerAfter worker) {
   shape.leases.erase(lease);
   shape_of_lease_.erase(lease);
-  process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{lease, unusable});
+  process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{lease, static_cast<std::uint8_t>(worker)});
 }
 
 void Caller::on_recall_leases() {
@@ -339,6 +360,7 @@ Status Caller::on_result(ProcessIndex from, Reader& reader) {
     values.push_back(std::move(value));
   }
   if (!reader.ok()) return {Code::kCorrupt, "a result that ends early"};
+  if (header.leaving != 0) on_leaving(from);
   Entry* entry = process_.objects().find({process_.self(), store::ObjectKind::kValue, header.task});
   auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
   if (call == nullptr || call->attempt != header.attempt || call->sent_to != from) {
@@ -501,7 +523,8 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
     for (const auto id : lost) {
       auto node = shape->leases.extract(id);
       shape_of_lease_.erase(id);
-      process_.tell_daemon(control::Type::kReturnLease, control::ReturnLease{id, true});
+      process_.tell_daemon(control::Type::kReturnLease,
+                           control::ReturnLease{id, static_cast<std::uint8_t>(control::WorkerAfter::kBroken)});
       bool first = true;
       std::deque<OutgoingCall*> again;
       for (OutgoingCall* call : node.mapped().in_flight) {

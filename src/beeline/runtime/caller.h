@@ -84,6 +84,7 @@ struct Lease {
   std::int32_t pid = 0;
   std::list<OutgoingCall*> in_flight;
   std::uint64_t idle_round = 0;  // of the shape's idle timer
+  bool leaving = false;          // its worker takes no more calls
 };
 
 // Functions with the same demands share workers.
@@ -143,7 +144,9 @@ class Caller {
   void request_lease(Shape& shape);
   void schedule_idle_check(Shape& shape);
   void return_idle(Shape& shape, bool all);
-  void return_lease(Shape& shape, LeaseId lease, bool unusable);
+  void return_lease(Shape& shape, LeaseId lease, control::WorkerAfter worker);
+  void on_leaving(ProcessIndex worker);
+  void dismiss_leaving(Shape& shape);
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);

@@ -231,10 +231,17 @@ struct LeaseFailed {
   MSGPACK_DEFINE_ARRAY(lease, code, message)
 };
 
+// What becomes of a worker whose lease is returned.
+enum class WorkerAfter : std::uint8_t {
+  kIdle = 0,     // serves others
+  kBroken = 1,   // cannot be reached: it is killed
+  kLeaving = 2,  // was told to exit, and does once nobody needs what it owns or has made
+};
+
 struct ReturnLease {
   LeaseId lease = 0;
-  bool worker_unusable = false;
-  MSGPACK_DEFINE_ARRAY(lease, worker_unusable)
+  std::uint8_t worker = 0;  // WorkerAfter
+  MSGPACK_DEFINE_ARRAY(lease, worker)
 };
 
 struct AssignActor {

@@ -36,7 +36,7 @@ Status Executor::on_call(ProcessIndex from, Reader& reader) {
     release(call);
     return status;
   }
-  if (blocked_ > 0 && call.header.actor == 0) {
+  if ((blocked_ > 0 || leaving_) && call.header.actor == 0) {
     bounce(call);
     return Status::ok();
   }
@@ -86,6 +86,7 @@ void Executor::become_actor(bool ordered, const std::vector<std::uint32_t>& limi
 void Executor::serve_lease(ProcessIndex lessee, LeaseId lease) {
   lessee_ = lessee;
   lease_ = lease;
+  leaving_ = false;  // the lessee that was to know of it is gone
   admit();
 }
 
@@ -192,6 +193,7 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   header.attempt = call.header.attempt;
   header.return_count = static_cast<std::uint16_t>(results.size());
   header.retryable = retryable ? 1 : 0;
+  header.leaving = leaving_ ? 1 : 0;
   if (call.started) header.execution_ns = static_cast<std::uint64_t>((Clock::now() - call.started_at).count());
   std::vector<store::ObjectId> refs;
   for (const auto& result : results) refs.insert(refs.end(), result->refs.begin(), result->refs.end());
@@ -258,7 +260,15 @@ void Executor::release(IncomingCall& call) {
 
 void Executor::set_blocked(bool blocked) {
   blocked_ = blocked ? blocked_ + 1 : blocked_ - 1;
-  if (!blocked) return;
+  if (blocked) bounce_unstarted();
+}
+
+void Executor::leave() {
+  leaving_ = true;
+  bounce_unstarted();
+}
+
+void Executor::bounce_unstarted() {
   std::vector<IncomingCall*> waiting;
   for (auto& [key, call] : calls_) {
     if (!call->started && call->header.actor == 0) waiting.push_back(call.get());

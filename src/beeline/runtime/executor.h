@@ -79,6 +79,10 @@ class Executor {
   // A thread of a function is going to wait, or has waited. Meanwhile function calls that have not started, or come,
   // go back to their callers: what it waits for may depend on them.
   void set_blocked(bool blocked);
+  // This process serves functions no longer: those that have not started, or come, go back to their callers, who learn
+  // of it with the next result.
+  void leave();
+  [[nodiscard]] bool leaving() const { return leaving_; }
   // Functions are here that cannot start, and none runs or can.
   [[nodiscard]] bool awaits_arguments() const {
     return !is_actor_ && running_ == 0 && runnable_.empty() && calls_.size() > unassigned_.size();
@@ -109,6 +113,7 @@ class Executor {
   void withdraw(IncomingCall& call);
   void release(IncomingCall& call);
   void bounce(IncomingCall& call);
+  void bounce_unstarted();
 
   // A concurrency group of an actor.
   struct Group {
@@ -136,6 +141,7 @@ class Executor {
   LeaseId lease_ = 0;
   bool ordered_ = true;
   bool terminating_ = false;
+  bool leaving_ = false;
 };
 
 }  // namespace beeline::runtime

@@ -24,7 +24,7 @@ enum class Message : std::uint16_t {
   kFree = 10,             // PublicationId: to its holder, nobody needs it
   kLeaseReturned = 11,    // PublicationId: to its holder, a lease on a retired publication came back
   kCancel = 12,           // CancelRecord
-  kTerminate = 13,        // to an actor: nobody holds a handle; finish what came before and exit
+  kTerminate = 13,        // u64 actor, 0 for a worker that leaves: finish what came before; exit when nobody needs you
   kFunctionRequest = 14,  // u64 key: to a caller
   kFunction = 15,         // u64 key, blob
   kRejected = 16,         // u64 task: to a caller, not started here; submit it elsewhere
@@ -72,7 +72,8 @@ struct ResultHeader {
   std::uint32_t forwarded = 0;  // how many kForward of this call were honoured
   std::uint16_t return_count = 0;
   std::uint8_t retryable = 0;  // an exception that the call's filter lets retry
-  std::uint8_t reserved[5] = {};
+  std::uint8_t leaving = 0;    // the worker takes no more functions
+  std::uint8_t reserved[4] = {};
 };
 static_assert(sizeof(ResultHeader) == 40);
 

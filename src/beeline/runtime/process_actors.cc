@@ -186,6 +186,8 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
 // Calls that were made before the last handle went away may come from processes that meet us only now.
 bool Process::may_terminate() {
   if (!executor_.terminating() || !executor_.idle()) return false;
+  // Nobody asked for the end of a worker that leaves: it stays for those who have yet to fetch what it made.
+  if (executor_.leaving() && !publications_.empty()) return false;
   peers_->accept_pending();
   return !mailbox_.has_mail() && executor_.idle() && !is_needed_by_others();
 }

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from outcome import raised
+from outcome import process_is_gone, raised, until
 
 
 def case_positional_keyword_and_default_arguments(ray):
@@ -432,3 +432,34 @@ def case_retry_listed_exceptions(ray):
         _attempts(ray, KeyError("x"), retry_exceptions=[KeyError], max_retries=2),
         _attempts(ray, KeyError("x"), retry_exceptions=[OSError], max_retries=2),
     ]
+
+
+def case_workers_exit_after_max_calls(ray):
+    @ray.remote(max_calls=2)
+    def pid():
+        return os.getpid()
+
+    @ray.remote(max_calls=1)
+    def owns():
+        return [ray.put("kept")]
+
+    pids = [ray.get(pid.remote()) for _ in range(6)]
+    together = ray.get([pid.remote() for _ in range(20)])
+    nested = ray.get(owns.remote())[0]
+    return [
+        max(pids.count(p) for p in pids) <= 2,
+        max(together.count(p) for p in together) <= 2,
+        bool(until(lambda: all(process_is_gone(p) for p in set(pids[:-2])))),
+        ray.get(nested, timeout=20),
+        raised(ray, lambda: pid.options(max_calls=3), "max_calls"),
+    ]
+
+
+def case_workers_that_held_a_gpu_exit(ray):
+    def pid():
+        return os.getpid()
+
+    once, always = ray.remote(num_gpus=1)(pid), ray.remote(num_gpus=1, max_calls=0)(pid)
+    gone = ray.get(once.remote())
+    stays = ray.get(always.remote())
+    return [bool(until(lambda: process_is_gone(gone))), process_is_gone(stays)]

@@ -48,9 +48,10 @@ void Daemon::return_lease(Connection& from, const control::ReturnLease& message)
   if (found == demand_of_lease_.end()) return;  // its worker ended meanwhile
   const DemandId id = found->second;
   const WorkerToken worker = demands_.at(id).worker;
-  if (worker != 0 && message.worker_unusable) return pool_.kill(worker);
+  const auto after = static_cast<control::WorkerAfter>(message.worker);
+  if (worker != 0 && after == control::WorkerAfter::kBroken) return pool_.kill(worker);
   withdraw(id);
-  if (worker == 0) return;
+  if (worker == 0 || after == control::WorkerAfter::kLeaving) return;
   pool_.give_back(worker);
   logs_.label(worker, {});
 }
