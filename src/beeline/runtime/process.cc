@@ -139,7 +139,8 @@ void Process::stop() {
     retired_.clear();
     own_view_.reset();
     mailbox_ = {};
-    arena = std::move(arena_);
+    // What a worker has stored stays published: its owners copy it out once this process has ended.
+    if (!is_worker_) arena = std::move(arena_);
   }
 }
 

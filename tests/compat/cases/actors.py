@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 from outcome import full, process_is_gone, raised, until
 
 
@@ -439,3 +440,17 @@ def case_many_actors(ray):
     Counter = _counter(ray, num_cpus=0)
     counters = [Counter.remote(i) for i in range(12)]
     return ray.get([counter.add.remote() for counter in counters])
+
+
+def case_results_outlive_an_actor_that_is_dropped(ray):
+    @ray.remote
+    class A:
+        def make(self):
+            return [os.getpid(), np.full(1 << 17, 7)]
+
+    a = A.remote()
+    large = a.make.remote()
+    pid = ray.get(ray.remote(lambda result: result[0]).remote(large))
+    del a
+    gone = bool(until(lambda: process_is_gone(pid)))
+    return [gone, int(ray.get(large)[1].sum())]
