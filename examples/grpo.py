@@ -268,6 +268,7 @@ def main() -> None:
     args = parse(__doc__)
     if args.compare:
         return compare(args, sys.argv)
+    torch.set_num_threads(args.threads)  # the driver's own: left alone, its OpenMP threads would spin beside the actors
     names = Settings.__dataclass_fields__
     settings = Settings(**{name: getattr(args, name) for name in names})
     report = Report(args)
