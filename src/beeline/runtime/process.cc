@@ -432,7 +432,7 @@ void Process::on_subscribe(ProcessIndex from, const store::ObjectId& id) {
                                         "reference to it"),
                           writer);
     peers_->send(from, Message::kObject, message);
-  } else if (entry->ready()) {
+  } else if (entry->ready() && !is_stale(*entry)) {
     send_object(from, *entry);
   } else {
     entry->subscribers.push_back(from);
@@ -475,8 +475,13 @@ void Process::ask_owners() {
   for (Entry* entry : awaited) subscribe(*entry);
 }
 
+void Process::run_chores() {
+  clean_leases();
+  copy_lost_values();
+}
+
 bool Process::is_stale(const Entry& entry) const {
-  return entry.id.owner != self_ && entry.ready() && !entry.payload->is_inline() &&
+  return entry.ready() && !entry.payload->is_inline() &&
          peers_->is_gone(entry.payload->placement->holder);
 }
 

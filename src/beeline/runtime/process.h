@@ -195,7 +195,7 @@ class Process final : public PeerEvents, public store::TableEvents {
     send_control(control::encode(type, body));
   }
   void send_object_to(ProcessIndex to, const Entry& entry) { send_object(to, entry); }
-  // A value of others whose holder is gone: their owner has it by now, or will have made it again.
+  // A value whose holder is gone: its owner copies it, or has it made again, and then tells it to who asks.
   [[nodiscard]] bool is_stale(const Entry& entry) const;
   void release_args(const store::PayloadPtr& args);
   void cancel_children(const CallKey& parent, bool force) { caller_.cancel_children(parent, force); }
@@ -278,6 +278,14 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::vector<memory::PublicationId> retired_;                   // of these, the ones that somebody may read yet
   std::uint64_t inline_publications_ = 0;                        // ever made
   std::shared_ptr<memory::PeerArena> own_view_;
+  // Own values in the memory of a process that is gone.
+  struct LostValue {
+    store::ObjectId id;
+    store::PayloadPtr value;
+    std::shared_ptr<memory::PeerArena> arena;
+    std::string reason;
+  };
+  std::vector<LostValue> to_rehome_;
   std::set<ProcessIndex> lost_holders_;  // gone, with memory that fetched objects may still be opened from
   std::unordered_map<std::uint64_t, std::pair<ProcessIndex, std::vector<Entry*>>> pins_;
   std::uint64_t next_pin_ = 1;

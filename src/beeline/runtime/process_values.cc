@@ -22,6 +22,82 @@ bool overlap(const std::vector<Extent>& extents, Extent range) {
   });
 }
 
+struct LaidOut {
+  std::unique_ptr<store::Placement> placement;
+  std::uint64_t bytes_in_place = 0;
+  std::uint64_t copied_bytes = 0;
+  bool has_copies = false;
+};
+
+// Publishes the buffers: where they are, if that is wanted and lies in the arena, else as copies in one block.
+Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<const SourceBuffer> buffers,
+                        bool in_place) {
+  constexpr std::size_t kAlign = 64;
+  LaidOut laid;
+  std::vector<memory::Range> ranges(buffers.size());
+  std::vector<std::size_t> to_copy;
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    if (in_place && buffers[i].size > 0) {
+      if (const auto offset = arena.offset_of(buffers[i].data, buffers[i].size)) {
+        ranges[i] = {*offset, buffers[i].size};
+        laid.bytes_in_place += buffers[i].size;
+        continue;
+      }
+    }
+    to_copy.push_back(i);
+    laid.copied_bytes += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
+  }
+  laid.has_copies = !to_copy.empty();
+  std::byte* copies = nullptr;
+  if (laid.has_copies) {
+    const auto size = std::max<std::size_t>(laid.copied_bytes, 1);
+    BEELINE_ASSIGN(copies, arena.allocate(size));
+    const auto base = arena.offset_of(copies, size);
+    BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
+    std::size_t at = 0;
+    for (const auto i : to_copy) {
+      if (buffers[i].size > 0) std::memcpy(copies + at, buffers[i].data, buffers[i].size);
+      ranges[i] = {*base + at, buffers[i].size};
+      at += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
+    }
+  }
+  std::vector<memory::Range> published;
+  for (const auto& range : ranges) {
+    if (range.length > 0) published.push_back(range);
+  }
+  auto id = arena.publish(published);
+  if (copies != nullptr) arena.release(copies);
+  if (!id) return std::move(id).status().with_context("publish " + std::to_string(buffers.size()) + " buffers");
+  laid.placement = std::make_unique<store::Placement>();
+  laid.placement->holder = holder;
+  laid.placement->publication = *id;
+  for (std::size_t i = 0; i < buffers.size(); ++i) laid.placement->buffers.push_back({ranges[i], buffers[i].writable});
+  return laid;
+}
+
+// The same value, with its bytes in `arena`.
+Result<store::PayloadPtr> copy_to(memory::Arena& arena, ProcessIndex holder, memory::PeerArena& from,
+                                  const Payload& value) {
+  std::vector<memory::Range> ranges;
+  for (const auto& buffer : value.placement->buffers) {
+    if (buffer.range.length > 0) ranges.push_back(buffer.range);
+  }
+  BEELINE_ASSIGN(const auto lease, from.acquire(value.placement->publication, ranges));
+  std::vector<SourceBuffer> sources;
+  for (const auto& buffer : value.placement->buffers) {
+    const std::byte* data = buffer.range.length > 0 ? lease.at(buffer.range.offset) : nullptr;
+    if (buffer.range.length > 0 && data == nullptr) return Status(Code::kCorrupt, "a buffer outside its publication");
+    sources.push_back({data, buffer.range.length, buffer.writable});
+  }
+  BEELINE_ASSIGN(auto laid, lay_out(arena, holder, sources, false));
+  auto copy = std::make_shared<Payload>();
+  copy->skeleton = value.skeleton;
+  copy->skeleton_in_buffer = value.skeleton_in_buffer;
+  copy->refs = value.refs;
+  copy->placement = std::move(laid.placement);
+  return store::PayloadPtr(std::move(copy));
+}
+
 }  // namespace
 
 bool Process::is_shareable(const void* data, std::size_t size) {
@@ -42,60 +118,23 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
     if (stopped_) return Status(Code::kShutdown, session_error_);
     arena = arena_;
   }
-  auto placement = std::make_unique<store::Placement>();
-  placement->holder = self_;
-  placement->direct = mode != Mode::kStored;
-  std::vector<memory::Range> ranges(buffers.size());
-  std::vector<std::size_t> to_copy;
-  std::size_t copy_bytes = 0;
-  std::uint64_t mapped_bytes = 0;
-  constexpr std::size_t kAlign = 64;
-  for (std::size_t i = 0; i < buffers.size(); ++i) {
-    if (mode == Mode::kLive && buffers[i].size > 0) {
-      if (const auto offset = arena->offset_of(buffers[i].data, buffers[i].size)) {
-        ranges[i] = {*offset, buffers[i].size};
-        mapped_bytes += buffers[i].size;
-        continue;
-      }
-    }
-    to_copy.push_back(i);
-    copy_bytes += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
-  }
-  std::byte* copies = nullptr;
-  if (!to_copy.empty()) {
-    BEELINE_ASSIGN(copies, arena->allocate(std::max<std::size_t>(copy_bytes, 1)));
-    const auto base = arena->offset_of(copies, std::max<std::size_t>(copy_bytes, 1));
-    BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
-    std::size_t at = 0;
-    for (const auto i : to_copy) {
-      if (buffers[i].size > 0) std::memcpy(copies + at, buffers[i].data, buffers[i].size);
-      ranges[i] = {*base + at, buffers[i].size};
-      at += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
-    }
-  }
-  std::vector<memory::Range> published;
-  for (const auto& range : ranges) {
-    if (range.length > 0) published.push_back(range);
-  }
-  auto id = arena->publish(published);
-  if (copies != nullptr) arena->release(copies);
-  if (!id) return std::move(id).status().with_context("publish " + std::to_string(buffers.size()) + " buffers");
-  placement->publication = *id;
-  for (std::size_t i = 0; i < buffers.size(); ++i) placement->buffers.push_back({ranges[i], buffers[i].writable});
+  BEELINE_ASSIGN(auto laid, lay_out(*arena, self_, buffers, mode == Mode::kLive));
+  laid.placement->direct = mode != Mode::kStored;
+  const auto id = laid.placement->publication;
 
   const Locked locked(lock_);
   if (!arena_) return Status(Code::kShutdown, session_error_);
-  publications_[id->slot] = {*id, std::move(referred), self_};
+  publications_[id.slot] = {id, std::move(referred), self_};
   progress_.expect_lull();
-  if (!to_copy.empty()) {
+  if (laid.has_copies) {
     ++transfers_.copied_objects;
-    transfers_.copied_bytes += copy_bytes;
+    transfers_.copied_bytes += laid.copied_bytes;
   }
-  if (mapped_bytes > 0) {
+  if (laid.bytes_in_place > 0) {
     ++transfers_.mapped_objects;
-    transfers_.mapped_bytes += mapped_bytes;
+    transfers_.mapped_bytes += laid.bytes_in_place;
   }
-  return placement;
+  return std::move(laid.placement);
 }
 
 std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> referred) {
@@ -291,7 +330,7 @@ TransferStats Process::transfer_stats() {
   return transfers_;
 }
 
-// The worker that held them is gone; what it stored (not what it shared in place) lives on in our arena.
+// The worker that held them is gone; what it stored (not what it shared in place) will live on in our arena.
 void Process::rehome(ProcessIndex holder, const std::string& reason) {
   std::vector<Entry*> affected;
   objects_.for_each([&](Entry& entry) {
@@ -301,60 +340,54 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
     }
   });
   for (Entry* entry : affected) {
-    const auto& old = *entry->payload;
-    const auto lost = [&](const std::string& why) {
-      objects_.replace(*entry, make_failure(ErrorKind::kObjectLost,
-                                            (entry->name != nullptr ? *entry->name : std::string("an object")) +
-                                                ": its value lay in a process that is gone (" + reason + ")" + why));
-    };
-    if (old.placement->direct) {
-      lost("; a direct tensor lives as long as its producer");
-      continue;
-    }
     auto arena = peers_->arena_of(holder);
-    if (!arena) {
-      lost("");
-      continue;
+    if (entry->payload->placement->direct) {
+      lose(*entry, reason, "; a direct tensor lives as long as its producer");
+    } else if (!arena) {
+      lose(*entry, reason, "");
+    } else {
+      to_rehome_.push_back({entry->id, entry->payload, *arena, reason});
     }
-    std::vector<memory::Range> ranges;
-    std::size_t total = 0;
-    for (const auto& buffer : old.placement->buffers) {
-      if (buffer.range.length > 0) ranges.push_back(buffer.range);
-      total += (buffer.range.length + 63) / 64 * 64;
+  }
+  if (!to_rehome_.empty()) progress_.request_chores();
+}
+
+void Process::lose(Entry& entry, const std::string& reason, const std::string& more) {
+  objects_.replace(entry, make_failure(ErrorKind::kObjectLost,
+                                       (entry.name != nullptr ? *entry.name : std::string("an object")) +
+                                           ": its value lay in a process that is gone (" + reason + ")" + more));
+}
+
+// On the helper thread: copying takes long. Until then we alone can open such a value, and nobody else is told it.
+void Process::copy_lost_values() {
+  for (;;) {
+    LostValue lost;
+    std::shared_ptr<memory::Arena> arena;
+    {
+      const Locked locked(lock_);
+      if (stopped_ || to_rehome_.empty()) return;
+      lost = std::move(to_rehome_.back());
+      to_rehome_.pop_back();
+      arena = arena_;
     }
-    auto lease = (*arena)->acquire(old.placement->publication, ranges);
-    auto block = arena_->allocate(std::max<std::size_t>(total, 1));
-    if (!lease || !block) {
-      lost("; it could not be copied: " + (lease ? block.status() : lease.status()).message());
-      continue;
+    auto copy = copy_to(*arena, self_, *lost.arena, *lost.value);
+    const Locked locked(lock_);
+    if (stopped_) return;
+    Entry* entry = objects_.find(lost.id);
+    const bool wanted = entry != nullptr && entry->payload == lost.value;
+    if (copy) {
+      const auto id = (*copy)->placement->publication;
+      publications_[id.slot] = {id, {}, self_};
+      if (!wanted) retire(id);
     }
-    const auto base = arena_->offset_of(*block, std::max<std::size_t>(total, 1));
-    auto fresh = std::make_shared<Payload>();
-    fresh->skeleton = old.skeleton;
-    fresh->skeleton_in_buffer = old.skeleton_in_buffer;
-    fresh->refs = old.refs;
-    fresh->placement = std::make_unique<store::Placement>();
-    fresh->placement->holder = self_;
-    std::size_t at = 0;
-    std::vector<memory::Range> published;
-    for (const auto& buffer : old.placement->buffers) {
-      if (buffer.range.length > 0) {
-        std::memcpy(*block + at, lease->at(buffer.range.offset), buffer.range.length);
-        published.push_back({*base + at, buffer.range.length});
-      }
-      fresh->placement->buffers.push_back({{*base + at, buffer.range.length}, buffer.writable});
-      at += (buffer.range.length + 63) / 64 * 64;
+    if (wanted && copy) {
+      objects_.replace(*entry, std::move(*copy));
+      ++transfers_.rehomed_objects;
+    } else if (wanted) {
+      lose(*entry, lost.reason, "; it could not be copied: " + copy.status().message());
     }
-    auto id = arena_->publish(published);
-    arena_->release(*block);
-    if (!id) {
-      lost("; it could not be published again: " + id.status().message());
-      continue;
-    }
-    fresh->placement->publication = *id;
-    publications_[id->slot] = {*id, {}, self_};
-    entry->payload = std::move(fresh);
-    ++transfers_.rehomed_objects;
+    if (to_rehome_.empty()) release_lost_arenas();
+    progress_.notify();
   }
 }
 

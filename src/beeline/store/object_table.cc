@@ -107,9 +107,7 @@ void ObjectTable::set_ready(Entry& entry, PayloadPtr payload) {
   auto watchers = std::move(entry.watchers);
   entry.watchers.clear();
   for (Watcher* watcher : watchers) watcher->on_ready(entry);
-  auto subscribers = std::move(entry.subscribers);
-  entry.subscribers.clear();
-  for (const auto process : subscribers) events_.send_object(process, entry);
+  tell_subscribers(entry);
 }
 
 void ObjectTable::replace(Entry& entry, PayloadPtr payload) {
@@ -118,6 +116,11 @@ void ObjectTable::replace(Entry& entry, PayloadPtr payload) {
   for (const auto& ref : entry.payload->refs) hold(ref, true);
   drop_contents(old);
   if (entry.id.owner == self_ && old->placement) events_.free_placement(*old->placement);
+  tell_subscribers(entry);
+}
+
+void ObjectTable::tell_subscribers(Entry& entry) {
+  for (const auto process : std::exchange(entry.subscribers, {})) events_.send_object(process, entry);
 }
 
 void ObjectTable::unwatch(Entry& entry, Watcher& watcher) {

@@ -38,7 +38,7 @@ struct Entry {
   const std::string* name = nullptr;      // of the task that makes it, for people; interned
   void* producer = nullptr;               // own, pending: the caller's record of the call that makes it
   std::vector<ProcessIndex> borrowers;    // own
-  std::vector<ProcessIndex> subscribers;  // own, pending: told when it is ready
+  std::vector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced
   std::vector<Watcher*> watchers;
 
   [[nodiscard]] bool ready() const { return payload != nullptr; }
@@ -81,7 +81,8 @@ class ObjectTable {
 
   // The value is there. Takes a hold on every reference inside it. Ignored if the object is ready or gone.
   void set_ready(Entry& entry, PayloadPtr payload);
-  // Replaces the value of a ready object: later fetches see the new one. Frees the bytes of an own value.
+  // Replaces the value of a ready object: later fetches see the new one, subscribers are told it. Frees the bytes of an
+  // own value.
   void replace(Entry& entry, PayloadPtr payload);
   void watch(Entry& entry, Watcher& watcher) { entry.watchers.push_back(&watcher); }
   void unwatch(Entry& entry, Watcher& watcher);
@@ -116,6 +117,7 @@ class ObjectTable {
   void doom(Entry& entry);
   void take_back(ProcessIndex process, std::size_t count);
   void free_entry(Entry& entry);
+  void tell_subscribers(Entry& entry);
   void drop_contents(const PayloadPtr& payload);
 
   TableEvents& events_;

@@ -1,6 +1,8 @@
 // What must hold whatever overtakes what: orders of events that a whole session shows only now and then.
 #include "session/scripted.h"
 
+#include <algorithm>
+
 namespace beeline::runtime::session {
 namespace {
 
@@ -141,6 +143,44 @@ TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   EXPECT_EQ(numbers_of(*get(consumer, passed)).at(0), 6);
   consumer.finish(*consuming, {numbers({7})}, false);
   EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
+}
+
+TEST_F(ScriptedTest, AValueWhoseHolderEndedIsToldOnceItIsCopied) {
+  constexpr std::size_t kSize = 8u << 20;
+  Process& owner = join();
+  Process& producer = join();
+  Process& consumer = join();
+  Entry* produced = call(owner, numbers({1}));
+  grant(owner, producer);
+  IncomingCall* producing = take(producer);
+  ASSERT_NE(producing, nullptr);
+  const std::vector<std::byte> bytes(kSize, std::byte{7});
+  const SourceBuffer source{bytes.data(), bytes.size(), false};
+  auto placement = producer.publish({&source, 1}, Mode::kStored);
+  ASSERT_TRUE(placement.is_ok()) << placement.status().message();
+  auto value = std::make_shared<store::Payload>();
+  value->skeleton = "7";
+  value->placement = std::move(*placement);
+  producer.finish(*producing, {value}, false);
+  EXPECT_EQ(get(owner, produced)->placement->holder, producer.self());
+  const auto gone = producer.self();
+  end(producer);
+  ASSERT_TRUE(eventually(owner, [&] { return owner.peers().is_gone(gone); }));
+  Entry* consumed = call(owner, numbers({1}), {produced});
+  grant(owner, consumer);
+  IncomingCall* consuming = take(consumer);
+  ASSERT_NE(consuming, nullptr);
+  const auto given = consumer.payload(*consuming->dependencies.at(0));
+  ASSERT_TRUE(!given->is_error()) << given->failure->message;
+  EXPECT_EQ(given->placement->holder, owner.self());
+  auto opened = consumer.open(*given->placement, Deadline::after(kPatience));
+  ASSERT_TRUE(opened.is_ok()) << opened.status().message();
+  ASSERT_EQ(opened->buffers.at(0).size(), kSize);
+  EXPECT_TRUE(std::all_of(opened->buffers.at(0).begin(), opened->buffers.at(0).end(),
+                          [](std::byte byte) { return byte == std::byte{7}; }));
+  EXPECT_EQ(owner.transfer_stats().rehomed_objects, 1u);
+  consumer.finish(*consuming, {numbers({2})}, false);
+  EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 2);
 }
 
 }  // namespace
