@@ -481,8 +481,7 @@ void Process::run_chores() {
 }
 
 bool Process::is_stale(const Entry& entry) const {
-  return entry.ready() && !entry.payload->is_inline() &&
-         peers_->is_gone(entry.payload->placement->holder);
+  return entry.ready() && !entry.payload->is_inline() && peers_->is_gone(entry.payload->placement->holder);
 }
 
 void Process::watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) {

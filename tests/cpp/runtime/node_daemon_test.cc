@@ -291,8 +291,7 @@ TEST_F(NodeTest, WorkersAreStartedAheadAndIdleOnesRetire) {
   };
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });
   for (LeaseId number = 1; number <= 3; ++number) lease(driver, number, {});
-  for (LeaseId number = 1; number <= 3; ++number)
-    driver.send(Type::kReturnLease, control::ReturnLease{number, false});
+  for (LeaseId number = 1; number <= 3; ++number) driver.send(Type::kReturnLease, control::ReturnLease{number, false});
   EXPECT_EQ(idle(driver.state()), 3);
   driver.state_when([&](const control::State& state) { return idle(state) == 1; });
 }
