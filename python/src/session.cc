@@ -37,6 +37,14 @@ nb::dict describe(const runtime::Process& process) {
                  nb::bytes(registered.config.data(), registered.config.size()));
 }
 
+// A wait for the daemon ends when a handler raises, as it does at Ctrl-C.
+void heed_signals(runtime::Process& process) {
+  process.on_signal = [] {
+    const nb::gil_scoped_acquire acquired;
+    return PyErr_CheckSignals() != 0;
+  };
+}
+
 nb::dict start_session(const nb::dict& options) {
   if (process_or_null() != nullptr) throw nb::value_error("a session runs already in this process");
   runtime::LaunchOptions launch;
@@ -58,6 +66,7 @@ nb::dict start_session(const nb::dict& options) {
   the_process = std::move(started).value().release();
   process_pid = ::getpid();
   watch_publications(*the_process);
+  heed_signals(*the_process);
   return describe(*the_process);
 }
 
@@ -71,6 +80,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
   if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
   the_process = std::move(joined).value().release();
   process_pid = ::getpid();
+  heed_signals(*the_process);
   return describe(*the_process);
 }
 
@@ -163,6 +173,8 @@ constexpr Meaning kMeanings[] = {
 }  // namespace
 
 void raise_status(const Status& status, const std::string& what, Work work) {
+  // What a signal's handler raised.
+  if (status.code() == Code::kInterrupted && PyErr_Occurred() != nullptr) throw nb::python_error();
   auto kind = work == Work::kTransfer ? store::ErrorKind::kTransport : store::ErrorKind::kSystem;
   for (const auto& meaning : kMeanings) {
     if (meaning.code == status.code()) kind = work == Work::kTransfer ? meaning.of_transfer : meaning.of_runtime;

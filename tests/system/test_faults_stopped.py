@@ -67,6 +67,11 @@ STOPPED_DAEMON = """
     late = A.remote()
     ref = late.echo.remote(5)
     say("new actor", tried(lambda: ray.get(ref, timeout=0.2)))
+    try:
+        say("blocking")
+        A.options(name="zero").remote()
+    except KeyboardInterrupt:
+        say("interrupted")
     say("named actor", tried(lambda: A.options(name="one").remote()))
     hear()
     say("goes on", [ray.get(ref), ray.get(A.options(name="one").remote().echo.remote(6))])
@@ -84,6 +89,9 @@ def test_a_stopped_daemon(start_driver):
     driver.tell()
     assert driver.expect("established calls") is True
     assert "GetTimeoutError" in driver.expect("new actor")[0]
+    driver.expect("blocking")
+    driver.interrupt()
+    driver.expect("interrupted", 10)
     kinds, message = driver.expect("named actor")
     assert "RaySystemError" in kinds and "create actor" in message, (kinds, message)
     assert f"pid {daemon.pid}" in message and "30 s" in message

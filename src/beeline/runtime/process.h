@@ -177,6 +177,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   void set_executing_task(bool executing);
   static bool is_executing_task();
   Executor& executor() { return executor_; }
+  // Asked, without the state lock, when a signal interrupts a wait for the daemon: whether the caller gives up
+  // (kInterrupted). Set before other threads use the process.
+  std::function<bool()> on_signal;
   bool exiting();
   [[nodiscard]] bool exiting_locked() const { return exiting_; }
   // An actor without handles has done what it was asked, and nobody needs what it owns. The state lock is held.

@@ -49,7 +49,7 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
                                               : Status(static_cast<Code>(reply->code), reply->message);
     if (!failure) {
       // It may still make the actor when it comes to it.
-      if (failure.code() == Code::kDeadlineExceeded) {
+      if (failure.code() == Code::kDeadlineExceeded || failure.code() == Code::kInterrupted) {
         tell_daemon(control::Type::kKillActor,
                     control::KillActor{id, true, static_cast<std::uint8_t>(control::DeathCause::kOutOfScope)});
       }
@@ -103,7 +103,12 @@ Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadl
                                                  ") did not answer within " + std::to_string(kReplyWithin.count()) +
                                                  " s: it is stopped, or the machine is overloaded; try again");
     }
-    if (outcome == WaitOutcome::kInterrupted) continue;  // bounded: the daemon answers at once
+    if (outcome == WaitOutcome::kInterrupted && on_signal) {
+      locked.unlock();
+      const bool gives_up = on_signal();
+      locked.lock();
+      if (gives_up) return Status(Code::kInterrupted, what + ": interrupted by a signal");
+    }
   }
 }
 
