@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from beeline.engines import preload
+from beeline.engines import cgroup, preload
 from beeline.tensors import transports
 
 MINIMUM_KERNEL = (5, 14)
@@ -79,10 +79,10 @@ def _huge_pages() -> Check:
 
 def _memory() -> Check:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _read("/sys/fs/cgroup/memory.max")
+    limit = cgroup.memory_limit_bytes() or total
     found = f"{total / 2**30:.1f} GiB"
-    if limit.isdigit() and int(limit) < total:
-        found += f", cgroup limit {int(limit) / 2**30:.1f} GiB"
+    if limit < total:
+        found += f", cgroup limit {limit / 2**30:.1f} GiB"
     return Check("memory", "ok", found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from beeline import _core
-from beeline.engines import preload
+from beeline.engines import cgroup, preload
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAEMON = PACKAGE / "bin" / "beelined"
@@ -62,16 +62,12 @@ def detected_resources(num_cpus: float | None, num_gpus: float | None, custom: M
 def memory_bytes() -> int:
     """Memory of the machine or of its cgroup, whichever is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _read("/sys/fs/cgroup/memory.max") or _read("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    return min(total, int(limit)) if limit.isdigit() else total
+    return min(total, cgroup.memory_limit_bytes() or total)
 
 
 def _cpu_count() -> int:
     count = len(os.sched_getaffinity(0))
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.isdigit():
-        count = min(count, max(1, int(quota) // int(period)))
-    return count
+    return min(count, max(1, int(cgroup.cpu_limit() or count)))
 
 
 def _gpu_count() -> int:
@@ -79,10 +75,3 @@ def _gpu_count() -> int:
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     return len(glob.glob("/dev/nvidia[0-9]*"))
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -133,7 +133,8 @@ Status Arena::exhausted(std::size_t size) const {
                 "the arena has no room for " + std::to_string(size) + " bytes: quota " +
                     std::to_string(now.heap.quota_bytes) + ", used " + std::to_string(now.heap.used_bytes) +
                     " (published " + std::to_string(now.heap.pinned_bytes) + ", " + std::to_string(now.waiting) +
-                    " retired publications wait for their consumers); release tensors or raise the quota");
+                    " retired publications wait for their consumers); release tensors, or raise the quota "
+                    "(object_store_memory of init)");
 }
 
 Result<std::byte*> Arena::allocate(std::size_t size) {

@@ -540,8 +540,8 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
           fail(*call, make_failure(ErrorKind::kWorkerCrashed,
                                    *call->options.name + ": the worker that ran it (pid " +
                                        std::to_string(node.mapped().pid) + ") died: " + reason +
-                                       ". Look at its log in the session's directory; set max_retries to have it "
-                                       "run again"));
+                                       ". Look at its log in the session's directory, and whether memory ran out "
+                                       "(dmesg); set max_retries to have it run again"));
           continue;
         }
         if (started && call->retries_left > 0) --call->retries_left;
