@@ -195,7 +195,7 @@ class CoreError(BeelineError):
     """The runtime itself failed."""
 
 
-class SessionLostError(CoreError):
+class SessionLostError(BeelineError):
     """The session ended under the program: the node daemon died. `init()` starts a new one."""
 
 

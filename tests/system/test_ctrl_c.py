@@ -89,7 +89,7 @@ def test_during_calls_and_python_code(start_driver):
     driver = start_driver(
         PRELUDE
         + """
-    refs, interrupted = [], 0
+    refs, interrupted = [gate.pid.remote()], 0
     while interrupted < 5:
         try:
             say("looping")  # inside: the signal may come before say() returns
