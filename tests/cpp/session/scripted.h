@@ -35,6 +35,7 @@ class ScriptedTest : public ::testing::Test {
     // Before their connections: a worker that loses its daemon ends its process.
     for (auto& [index, member] : members_) member.process->stop();
     members_.clear();
+    ended_.clear();
     std::error_code ignored;
     std::filesystem::remove_all(dir_, ignored);
   }
@@ -64,11 +65,11 @@ class ScriptedTest : public ::testing::Test {
     member.process = std::move(*joining.get());
     return *member.process;
   }
-  // Its end, as others see it.
+  // Its end, as others see it. A process that exits retires nothing: what it stored stays for its owners to copy.
   void end(Process& process) {
-    const auto node = members_.extract(process.self());
+    ended_.push_back(std::move(members_.extract(process.self()).mapped()));
     ::unlink(control::link_socket(dir_, process.self()).c_str());
-    node.mapped().process->stop();
+    process.stop();
   }
 
   template <typename Message>
@@ -153,6 +154,7 @@ class ScriptedTest : public ::testing::Test {
   std::string dir_;
   os::Fd listener_;
   std::map<ProcessIndex, Member> members_;
+  std::vector<Member> ended_;
 };
 
 }  // namespace beeline::runtime::session
