@@ -115,7 +115,7 @@ class _Zygote:
         self._user_threads = user_threads
         self._children: set[int] = set()
         # What remains to be done when nobody is in a hurry: the first actor does not wait for it.
-        self._idle_steps = [self._import_numpy, _let_go_of_code]
+        self._idle_steps = [self._import_numpy, _collect, _let_go_of_code]
         self._attach(sock)
 
     def _attach(self, sock: socket.socket) -> None:
@@ -175,7 +175,7 @@ class _Zygote:
             print(f"import numpy: {error}", file=sys.stderr, flush=True)
             return
         _find_openblas_setters()
-        _freeze()
+        gc.freeze()
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -215,6 +215,7 @@ class _Zygote:
         status = 1
         try:
             self._detach()
+            gc.enable()
             for target, fd in zip((1, 2), fds, strict=True):
                 os.dup2(fd, target)
                 os.close(fd)
@@ -239,7 +240,6 @@ class _Zygote:
             self._detach()
             self._attach(socket.socket(fileno=fds[0]))
             _set_name("beeline-zyg-pt")
-            gc.unfreeze()
             for name in modules:
                 # A worker that needs it imports it again and sees the error where it can be understood.
                 try:
@@ -248,8 +248,8 @@ class _Zygote:
                     print(f"import {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             if self._import_numpy in self._idle_steps:
                 self._import_numpy()
-            self._idle_steps = [_let_go_of_code]
-            _freeze()
+            self._idle_steps = [_collect, _let_go_of_code]
+            gc.freeze()
             return True
         for fd in fds:
             os.close(fd)
@@ -358,8 +358,9 @@ def _set_name(name: str) -> None:
         file.write(name)
 
 
-def _freeze() -> None:
-    """Objects of now are left alone by the collector, so that children share their pages."""
+def _collect() -> None:
+    """What imports left as garbage goes; the rest is left alone by the collector, so that children share its pages."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -430,8 +431,10 @@ def main() -> None:
         raise
     os.set_inheritable(_CONTROL_FD, False)
     _set_name("beeline-zygote")
+    # Imports make objects that stay: looking through them for garbage meanwhile costs a tenth of the time.
+    gc.disable()
     user_threads = _import_for_workers()
-    _freeze()
+    gc.freeze()
     _Zygote(sock, session_dir, user_threads).run()
     os._exit(0)
 

@@ -9,9 +9,14 @@ from typing import Any
 # One parameter: (name, kind, has a default). Plain data, so that it travels with a handle.
 Parameters = tuple[tuple[str, int, bool], ...]
 
+# What a class without a constructor takes, by its signature. inspect needs 5 ms to find out, the first time.
+_ANYTHING: Parameters = (("args", 2, False), ("kwargs", 4, False))
+
 
 def parameters_of(function: Callable[..., Any], skip_first: bool) -> Parameters | None:
     """The parameters of `function`, without `self` if `skip_first`; None where it has no signature (some builtins)."""
+    if function is object.__init__:
+        return _ANYTHING
     try:
         found = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):

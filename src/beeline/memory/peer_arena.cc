@@ -246,14 +246,15 @@ void PeerArena::end(Lease& lease) {
 
 void PeerArena::drop_written(const Lease::Segment& segment) {
   const std::size_t size = segment.end - segment.start;
-  std::size_t dropped = 0;
   if (segment.own_mapping) {
     os::unmap(segment.data, size);
   } else if (watched_.contains(segment.start, segment.end)) {
-    os::drop_watched_pages(segment.data, size, dropped);
+    os::drop_watched_pages(segment.data, size);
   } else {
-    os::drop_written_pages(segment.data, size, dropped);
-    if (size >= kWatchBytes && os::watch_writes(segment.data, size)) watched_.insert(segment.start, segment.end);
+    const auto dropped = os::drop_written_pages(segment.data, size);
+    // Where little was read, looking at that costs little, and mapping the rest could cost memory.
+    if (size < kWatchBytes || dropped.mapped_bytes < size / 2) return;
+    if (os::watch_writes(segment.data, size)) watched_.insert(segment.start, segment.end);
   }
 }
 

@@ -108,11 +108,12 @@ struct Categories {
 };
 constexpr Categories kOwnPages{0, kIsPresent | kIsSwapped, kIsFile};
 constexpr Categories kUnprotectedPages{kIsWritten, kIsPresent | kIsSwapped, 0};
-constexpr Categories kPresentPages{kIsPresent, kIsPresent, 0};
+constexpr Categories kMappedPages{0, kIsPresent | kIsSwapped, 0};
 
 // Calls visit(start, size) for every run of such pages until it returns false; false when it cannot tell.
 template <typename Visit>
 bool scan(std::byte* at, std::size_t size, const Categories& pages, Visit visit) {
+  if (best_method.load() != PageScan::kScan) return false;
   const int fd = pagemap.get();
   if (fd < 0) return false;
   const auto start = reinterpret_cast<std::uint64_t>(at);
@@ -174,6 +175,16 @@ bool for_each_written(std::byte* at, std::size_t size, Visit visit) {
   return method != PageScan::kNone && read_pagemap(at, size, visit);
 }
 
+// Looks at every page that is mapped; drops all where it cannot be told which were written. Zero, or errno.
+int drop_own_pages(std::byte* at, std::size_t size) {
+  int error = 0;
+  const bool known = for_each_written(at, size, [&](std::byte* start, std::size_t bytes) {
+    error = drop_pages(start, bytes);
+    return error == 0;
+  });
+  return known ? error : drop_pages(at, size);
+}
+
 }  // namespace
 
 bool any_page_written(std::byte* at, std::size_t size) {
@@ -185,28 +196,19 @@ bool any_page_written(std::byte* at, std::size_t size) {
   return !known || found;
 }
 
-int drop_written_pages(std::byte* at, std::size_t size, std::size_t& dropped) {
-  dropped = 0;
-  int error = 0;
-  const bool known = for_each_written(at, size, [&](std::byte* start, std::size_t bytes) {
-    error = drop_pages(start, bytes);
-    dropped += bytes;
-    return error == 0;
+Dropped drop_written_pages(std::byte* at, std::size_t size) {
+  Dropped result;
+  const bool known = scan(at, size, kMappedPages, [&](std::byte* start, std::size_t bytes) {
+    result.mapped_bytes += bytes;
+    result.error = drop_own_pages(start, bytes);
+    return result.error == 0;
   });
-  if (known) return error;
-  dropped = size;
-  return drop_pages(at, size);
+  if (!known) result.error = drop_own_pages(at, size);
+  return result;
 }
 
 bool watch_writes(std::byte* at, std::size_t size) {
-  if (best_method.load() != PageScan::kScan) return false;
-  std::size_t present = 0;
-  const bool known = scan(at, size, kPresentPages, [&](std::byte*, std::size_t bytes) {
-    present += bytes;
-    return true;
-  });
-  // Where little is mapped, looking at every page costs little, and mapping the rest could cost memory.
-  if (!known || present < size / 2 || watcher.get() < 0) return false;
+  if (best_method.load() != PageScan::kScan || watcher.get() < 0) return false;
   uffdio_register range{};
   range.range = {reinterpret_cast<std::uint64_t>(at), size};
   range.mode = UFFDIO_REGISTER_MODE_WP;
@@ -217,21 +219,14 @@ bool watch_writes(std::byte* at, std::size_t size) {
          ::ioctl(watcher.get(), UFFDIO_WRITEPROTECT, &protection) == 0;
 }
 
-int drop_watched_pages(std::byte* at, std::size_t size, std::size_t& dropped) {
-  dropped = 0;
+int drop_watched_pages(std::byte* at, std::size_t size) {
   int error = 0;
   // Pages that were dropped once are no longer protected: they are looked at every time.
   const bool known = scan(at, size, kUnprotectedPages, [&](std::byte* start, std::size_t bytes) {
-    std::size_t part = 0;
-    error = drop_written_pages(start, bytes, part);
-    dropped += part;
+    error = drop_own_pages(start, bytes);
     return error == 0;
   });
-  return known ? error : drop_written_pages(at, size, dropped);
-}
-
-bool can_watch_writes() {
-  return page_scan_method() == PageScan::kScan && watcher.get() >= 0;
+  return known ? error : drop_own_pages(at, size);
 }
 
 PageScan page_scan_method() {
