@@ -177,7 +177,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void set_executing_task(bool executing);
   static bool is_executing_task();
   Executor& executor() { return executor_; }
-  // Asked, without the state lock, when a signal interrupts a wait for the daemon: whether the caller gives up
+  // Asked now and then, without the state lock, during a wait for the daemon: whether a signal makes the caller give up
   // (kInterrupted). Set before other threads use the process.
   std::function<bool()> on_signal;
   bool exiting();

@@ -10,6 +10,7 @@ using store::ObjectKind;
 using store::PayloadPtr;
 
 constexpr auto kReplyWithin = std::chrono::seconds(30);
+constexpr auto kSignalSlice = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -94,16 +95,18 @@ void Process::release_spec(ActorSpec& spec) {
 template <typename Answer>
 Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what) {
   for (;;) {
-    const auto outcome =
-        progress_.wait(locked, deadline, [&] { return replies_.contains(request) || !session_error_.empty(); });
+    // In slices: a signal that comes just before the wait does not interrupt it.
+    const auto slice = Deadline::after(kSignalSlice);
+    const auto outcome = progress_.wait(locked, slice.at() < deadline.at() ? slice : deadline,
+                                        [&] { return replies_.contains(request) || !session_error_.empty(); });
     if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
     if (!session_error_.empty()) return Status(Code::kShutdown, what + ": " + session_error_);
-    if (outcome == WaitOutcome::kTimedOut) {
+    if (outcome == WaitOutcome::kTimedOut && deadline.passed()) {
       return Status(Code::kDeadlineExceeded, what + ": the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
                                                  ") did not answer within " + std::to_string(kReplyWithin.count()) +
                                                  " s: it is stopped, or the machine is overloaded; try again");
     }
-    if (outcome == WaitOutcome::kInterrupted && on_signal) {
+    if (on_signal) {
       locked.unlock();
       const bool gives_up = on_signal();
       locked.lock();
