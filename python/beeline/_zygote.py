@@ -73,7 +73,9 @@ class _Connection:
 
     def send(self, kind: int, *fields: int) -> None:
         body = _TYPE.pack(kind) + bytes([0x90 | len(fields)]) + b"".join(struct.pack(">Bq", 0xD3, n) for n in fields)
-        self.sock.sendall(_HEADER.pack(len(body), 0) + body)
+        # A daemon that is gone is seen, and its session ended, at the next read.
+        with contextlib.suppress(ConnectionError):
+            self.sock.sendall(_HEADER.pack(len(body), 0) + body)
 
     def fill(self) -> bool:
         """Reads what is there, waiting for the first byte; False at the end of the stream."""

@@ -201,6 +201,21 @@ def test_without_its_daemon_it_leaves_nothing(session):
     assert not session_dir.exists()
 
 
+def test_a_worker_that_ends_together_with_the_daemon(session):
+    """The news of the worker has nobody to go to any more: the end of the session comes all the same."""
+    daemon, process, session_dir = session
+    daemon.receive(READY)
+    pid, out, _ = daemon.fork(1, WORD="sleep")
+    assert os.read(out, 100) == b"asleep\n"
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid))
+    daemon.sock.close()
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.wait(30) == 0
+    assert not session_dir.exists()
+
+
 def test_started_by_hand_it_says_what_it_is():
     env = {name: value for name, value in os.environ.items() if name != "BEELINE_SESSION"}
     result = subprocess.run([sys.executable, str(ZYGOTE)], env=env, capture_output=True, text=True, timeout=60)
