@@ -246,12 +246,15 @@ void PeerArena::end(Lease& lease) {
 
 void PeerArena::drop_written(const Lease::Segment& segment) {
   const std::size_t size = segment.end - segment.start;
-  if (segment.own_mapping) {
-    os::unmap(segment.data, size);
-  } else if (watched_.contains(segment.start, segment.end)) {
-    os::drop_watched_pages(segment.data, size);
-  } else {
-    const auto dropped = os::drop_written_pages(segment.data, size);
+  if (segment.own_mapping) return os::unmap(segment.data, size);
+  const bool watched = watched_.contains(segment.start, segment.end);
+  const auto dropped =
+      watched ? os::Dropped{os::drop_watched_pages(segment.data, size)} : os::drop_written_pages(segment.data, size);
+  if (dropped.error != 0) {
+    // Locked memory (mlockall) cannot be dropped: the range is mapped anew.
+    os::map_private_over(segment.data, size, data_.get(), segment.start);
+    watched_.erase(segment.start, segment.end);
+  } else if (!watched) {
     // Where little was read, looking at that costs little, and mapping the rest could cost memory.
     if (size < kWatchBytes || dropped.mapped_bytes < size / 2) return;
     if (os::watch_writes(segment.data, size)) watched_.insert(segment.start, segment.end);

@@ -2,6 +2,7 @@
 #include "beeline/memory/peer_arena.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -249,6 +250,21 @@ TEST_F(PeerArenaTest, WritesToAWatchedRangeAreDroppedEachTime) {
     std::memset(published.data, 10 + round, published.range.length);
     EXPECT_EQ(std::memcmp(at, published.data, published.range.length), 0) << "round " << round;
   }
+}
+
+// As after mlockall() in the program: its pages cannot be dropped.
+TEST_F(PeerArenaTest, WritesToLockedMemoryAreNotSeenByTheNextFetch) {
+  const auto published = publish(kMiB, 4);
+  Lease lease = acquire(published);
+  std::byte* const at = lease.at(published.range.offset);
+  ASSERT_EQ(::mlock(at, kMiB), 0);
+  std::memset(at, 9, kMiB);
+  lease.done_reading();
+  peer_->clean();
+  const Lease again = acquire(published);
+  ASSERT_EQ(again.at(published.range.offset), at);
+  EXPECT_EQ(byte_at(at), 4);
+  EXPECT_EQ(byte_at(at + kMiB - 1), 4);
 }
 
 TEST_F(PeerArenaTest, AWatchedRangeUnderAnotherPublication) {
