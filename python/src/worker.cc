@@ -240,6 +240,10 @@ void execute(IncomingCall& call) {
     if (!value.is_valid()) throw nb::python_error();
     interruptible.store(nullptr);
     results = results_of(call, value);
+    const bool waits = runtime::Process::set_cleaning_waits(true);
+    positional.reset();
+    keywords.reset();
+    runtime::Process::set_cleaning_waits(waits);
   } catch (nb::python_error& error) {
     raised = fetch_exception(error);
   } catch (const nb::builtin_exception& error) {

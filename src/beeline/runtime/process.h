@@ -105,6 +105,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   Result<Opened> open(const store::Placement& placement, Deadline deadline);
   // A lease ended: its pages are cleaned and given back by the helper, off this thread's path.
   void lease_ended();
+  // Whether the helper is to be left asleep when a lease ends in this thread, until it sleeps or has its next call:
+  // what it is about to send goes first. Returns what held before.
+  static bool set_cleaning_waits(bool waits);
   void free_placement_now(const store::Placement& placement);
   // How many live publications of this process refer to memory that overlaps the range.
   std::size_t publications_of(const void* data, std::size_t size);
@@ -242,6 +245,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool is_needed_by_others();
   void run_chores();
   void clean_leases();
+  void request_cleaning();
   bool trim_arena();
   void rehome(ProcessIndex holder, const std::string& reason);
   void lose(Entry& entry, const std::string& reason, const std::string& more);

@@ -177,6 +177,7 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
       locked, deadline,
       [&] { return executor_.has_runnable() || exiting_ || assignment_.version != seen || may_terminate(); },
       [&] {
+        request_cleaning();
         // Functions whose arguments are being made elsewhere: that may need this worker's CPU.
         if (blocked || !executor_.awaits_arguments()) return;
         blocked = true;
@@ -187,7 +188,10 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
   if (assignment_.version != seen) return Next::kAssigned;
   if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;
   call = executor_.take();
-  if (call != nullptr) return Next::kCall;
+  if (call != nullptr) {
+    request_cleaning();
+    return Next::kCall;
+  }
   return may_terminate() ? Next::kExit : Next::kInterrupted;
 }
 
@@ -220,7 +224,9 @@ Process::Assignment Process::assignment() {
 }
 
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
-  const Locked locked(lock_);
+  Locked locked(lock_);
+  // Perhaps to whom the results are to go.
+  if (mailbox_.is_marked()) progress_.poke(locked);
   for (const auto& result : results) {
     if (result->placement) {
       const auto it = publications_.find(result->placement->publication.slot);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "beeline/memory/copy.h"
 #include "beeline/runtime/process.h"
 
 namespace beeline::runtime {
@@ -15,6 +16,8 @@ using store::make_failure;
 using store::Payload;
 
 constexpr std::uint64_t kWarmReserve = 64u << 20;
+
+thread_local bool cleaning_waits = false;
 
 bool overlap(const std::vector<Extent>& extents, Extent range) {
   return std::any_of(extents.begin(), extents.end(), [&](Extent extent) {
@@ -56,7 +59,7 @@ Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<con
     BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
     std::size_t at = 0;
     for (const auto i : to_copy) {
-      if (buffers[i].size > 0) std::memcpy(copies + at, buffers[i].data, buffers[i].size);
+      if (buffers[i].size > 0) memory::copy_bytes(copies + at, buffers[i].data, buffers[i].size);
       ranges[i] = {*base + at, buffers[i].size};
       at += (buffers[i].size + kAlign - 1) / kAlign * kAlign;
     }
@@ -210,8 +213,17 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
 
 void Process::lease_ended() {
   leases_to_clean_.store(true);
+  if (cleaning_waits) return;
   const Locked locked(lock_);
   progress_.request_chores();
+}
+
+bool Process::set_cleaning_waits(bool waits) {
+  return std::exchange(cleaning_waits, waits);
+}
+
+void Process::request_cleaning() {
+  if (leases_to_clean_.load()) progress_.request_chores();
 }
 
 void Process::clean_leases() {
