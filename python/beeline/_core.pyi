@@ -60,10 +60,10 @@ def set_hooks(hooks: Any) -> None:
         program's own memory, not a copy made on the way.
         ranges: (address, bytes) of tensors and arrays that no buffer with flag 2 shows; empty unless mode is 1.
     dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, ranges, dependencies: list[ObjectRef])
-        skeleton unpickles (loads) to (args: list, kwargs: dict, slots: tuple[int | str]): slots[i] says where the
+        skeleton unpickles to (args: list, kwargs: dict, slots: tuple[int | str]): slots[i] says where the
         value of dependencies[i] (the top-level ObjectRefs) goes. refs: nested ones only.
-    loads(skeleton: bytes-like, buffers: list[memoryview], targets) -> value
-        targets: what set_target(ref, targets) registered for this object, else None.
+    loads_into(skeleton: bytes-like, buffers: list[memoryview], targets) -> value
+        targets: what set_target(ref, targets) registered for this object. Without, the core unpickles it itself.
     make_error(kind: int, message: str, payload: bytes, actor_id: int, name: str) -> BaseException
         an object's error becomes the exception that `get` raises; kind: the ERROR_* constants; payload:
         what dumps_error made (kinds TASK and ACTOR_INIT_FAILED), else empty.
@@ -72,6 +72,8 @@ def set_hooks(hooks: Any) -> None:
     published(publication: int)
         on the thread that called dumps() with mode 1, when what it gave was published in place: ties the tensors that
         dumps() saw to the publication, for before_call and after_call. Small values are copied, and not reported.
+    remember(tensors: list)
+        as dumps() does with mode 1, for a value that the core pickled itself.
     """
 
 ERROR_TASK: int  # user code raised; payload
@@ -108,10 +110,25 @@ def wait(refs: Sequence[ObjectRef], num_returns: int, timeout_s: float | None) -
 def ready(ref: ObjectRef) -> bool: ...
 
 class View:
-    """The bytes of a fetched value, as loads() gets them in memoryviews; keeps their lease (or memory) alive."""
+    """The bytes of a fetched value, as unpickling gets them in memoryviews; keeps their lease (or memory) alive."""
 
     @property
     def nbytes(self) -> int: ...
+
+def copied_view(data: bytes, writable: bool) -> View: ...  # a view of a copy
+def pickle_tree(value: Any, mode: int) -> tuple[bytes, list[tuple[bytes, bool]]] | None:
+    """How the core pickles a tree of tensors, arrays and plain values: the skeleton, and copies of its buffers with
+    whether the consumer may write them. None: it leaves such a value to hooks.dumps.
+    """
+
+def restore_tensor(header: bytes, buffer: Any) -> Any:
+    """In skeletons of the core: a torch tensor over a memoryview of a View, or over a copy of bytes."""
+
+def restore_array(header: bytes, buffer: Any) -> Any:
+    """In skeletons of the core: a numpy array over a buffer."""
+
+def replacing_tensors(replace: Callable[[Any], Any], load: Callable[[], Any]) -> Any:
+    """load(), in which every tensor that restore_tensor makes is what replace(tensor) returns."""
 
 class CompletionQueue:
     """Tells when objects are ready without a thread in `get`: for event loops and `.future()`."""

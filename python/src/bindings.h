@@ -2,6 +2,7 @@
 #pragma once
 
 #include "session.h"
+#include "trees.h"
 #include "values.h"
 
 namespace beeline::python {

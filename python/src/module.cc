@@ -24,6 +24,7 @@ NB_MODULE(_core, m) {
   error("ERROR_SYSTEM", ErrorKind::kSystem);
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
+  beeline::python::bind_trees(m);
   beeline::python::bind_objects(m);
   beeline::python::bind_calls(m);
   beeline::python::bind_worker(m);

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <optional>
 
+#include "beeline/os/fork_count.h"
 #include "dicts.h"
 #include "values.h"
 
@@ -17,7 +19,7 @@ namespace beeline::python {
 namespace {
 
 runtime::Process* the_process = nullptr;
-pid_t process_pid = 0;  // of the process that started it: a child of fork() has none
+std::uint64_t process_forks = 0;  // os::fork_count() of the process that started it: a child of fork() has none
 nb::object the_hooks;
 
 std::vector<std::string> strings(nb::handle list) {
@@ -64,7 +66,7 @@ nb::dict start_session(const nb::dict& options) {
   }();
   if (!started) raise_status(started.status(), "init");
   the_process = std::move(started).value().release();
-  process_pid = ::getpid();
+  process_forks = os::fork_count();
   watch_publications(*the_process);
   heed_signals(*the_process);
   return describe(*the_process);
@@ -79,7 +81,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
   }();
   if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
   the_process = std::move(joined).value().release();
-  process_pid = ::getpid();
+  process_forks = os::fork_count();
   heed_signals(*the_process);
   return describe(*the_process);
 }
@@ -102,18 +104,27 @@ void stop() {
 }  // namespace
 
 bool on_main_thread() {
-  return ::getpid() == static_cast<pid_t>(::gettid());
+  // Asked of the kernel once per thread and fork: the thread that forks is its child's main one.
+  struct Answer {
+    std::uint64_t forks;
+    bool yes;
+  };
+  thread_local std::optional<Answer> known;
+  if (const auto forks = os::fork_count(); !known || known->forks != forks) {
+    known = Answer{forks, ::getpid() == static_cast<pid_t>(::gettid())};
+  }
+  return known->yes;
 }
 
 runtime::Process* process_or_null() {
-  return process_pid == ::getpid() ? the_process : nullptr;
+  return the_process != nullptr && process_forks == os::fork_count() ? the_process : nullptr;
 }
 
 runtime::Process& process() {
   runtime::Process* running = process_or_null();
   if (running == nullptr) {
     raise_error(store::ErrorKind::kSessionLost,
-                the_process != nullptr && process_pid != ::getpid()
+                the_process != nullptr && process_forks != os::fork_count()
                     ? "this process was made by fork(): it has no part in its parent's session. Use Beeline in the "
                       "parent, or start a fresh interpreter (multiprocessing's spawn method)"
                     : "no session runs: call init() first");

@@ -8,6 +8,8 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "trees.h"
+
 namespace beeline::python {
 namespace {
 
@@ -132,65 +134,79 @@ nb::object kept_value(const memory::PublicationId& id) {
   return nb::borrow(it->second.object);
 }
 
+// A pickled value before it is a payload; the bytes are others'.
+struct Pickled {
+  std::string_view skeleton;
+  std::vector<runtime::SourceBuffer> buffers;
+  std::vector<runtime::Extent> referred;  // the program's memory that a live value stands for
+  std::vector<store::ObjectId> refs;
+};
+
 // What the pickler says of a buffer.
 enum BufferFlag : std::uint8_t { kWritable = 1, kReferred = 2 };
 
-// The program's memory that a value stands for: buffers that are flagged so, and ranges beside them.
-std::vector<runtime::Extent> referred_by(const std::vector<SourceView>& views, const std::uint8_t* flags,
-                                         nb::handle ranges) {
-  std::vector<runtime::Extent> referred;
-  for (std::size_t i = 0; i < views.size(); ++i) {
-    if ((flags[i] & kReferred) != 0) referred.emplace_back(views[i].data(), views[i].size());
+// What beeline.tensors made of a value: (skeleton, buffers, flags, refs, ranges).
+class Dumped {
+ public:
+  explicit Dumped(nb::object dumped) : dumped_(std::move(dumped)) {
+    nb::object buffers = dumped_[1];
+    nb::object flags = dumped_[2];
+    const auto* flag = reinterpret_cast<const std::uint8_t*>(PyBytes_AsString(flags.ptr()));
+    views_.reserve(nb::len(buffers));
+    for (nb::handle buffer : buffers) {
+      const auto& view = views_.emplace_back(buffer);
+      sources_.push_back({view.data(), view.size(), (*flag & kWritable) != 0});
+      if ((*flag++ & kReferred) != 0) referred_.emplace_back(view.data(), view.size());
+    }
+    for (nb::handle range : nb::object(dumped_[4])) {
+      const auto address = nb::cast<std::uintptr_t>(range[0]);
+      referred_.emplace_back(reinterpret_cast<const std::byte*>(address), nb::cast<std::size_t>(range[1]));
+    }
+    for (nb::handle ref : nb::object(dumped_[3])) refs_.push_back(nb::cast<Ref&>(ref).id());
   }
-  for (nb::handle range : ranges) {
-    const auto address = nb::cast<std::uintptr_t>(range[0]);
-    referred.emplace_back(reinterpret_cast<const std::byte*>(address), nb::cast<std::size_t>(range[1]));
-  }
-  return referred;
-}
 
-// Assembles a payload of what the pickler gave: small values inline, large ones published.
-PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, nb::handle refs, nb::handle ranges,
-                    runtime::Mode mode, nb::handle value) {
+  [[nodiscard]] Pickled pickled() {
+    nb::object skeleton = dumped_[0];
+    char* text = nullptr;
+    Py_ssize_t size = 0;
+    if (PyBytes_AsStringAndSize(skeleton.ptr(), &text, &size) != 0) throw nb::python_error();
+    return {{text, static_cast<std::size_t>(size)}, std::move(sources_), std::move(referred_), std::move(refs_)};
+  }
+
+ private:
+  nb::object dumped_;
+  std::vector<SourceView> views_;
+  std::vector<runtime::SourceBuffer> sources_;
+  std::vector<runtime::Extent> referred_;
+  std::vector<store::ObjectId> refs_;
+};
+
+// Assembles a payload of what was pickled: small values inline, large ones published.
+PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value) {
   auto payload = std::make_shared<Payload>();
-  char* text = nullptr;
-  Py_ssize_t text_size = 0;
-  if (PyBytes_AsStringAndSize(skeleton.ptr(), &text, &text_size) != 0) throw nb::python_error();
-  const std::string_view skeleton_view(text, static_cast<std::size_t>(text_size));
-  for (nb::handle ref : refs) payload->refs.push_back(nb::cast<Ref&>(ref).id());
-
-  const auto count = nb::len(buffers);
-  std::vector<SourceView> views;
-  views.reserve(count);
-  std::size_t total = skeleton_view.size();
-  for (nb::handle buffer : buffers) {
-    views.emplace_back(buffer);
-    total += views.back().size();
-  }
-  const auto* flag = reinterpret_cast<const std::uint8_t*>(PyBytes_AsString(flags.ptr()));
+  payload->refs = std::move(pickled.refs);
+  auto& sources = pickled.buffers;
+  auto& referred = pickled.referred;
+  std::size_t total = pickled.skeleton.size();
+  for (const auto& source : sources) total += source.size;
   auto& running = process();
-  auto referred = referred_by(views, flag, ranges);
   // What is without tensors is a value like any other.
   const bool is_kept = mode == runtime::Mode::kLive && !referred.empty() && running.is_lasting();
   if (total <= store::kInlineLimit) {
-    payload->skeleton = skeleton_view;
-    for (std::size_t i = 0; i < views.size(); ++i) {
+    payload->skeleton = pickled.skeleton;
+    for (const auto& source : sources) {
       payload->inline_buffers.push_back(
-          {std::string(reinterpret_cast<const char*>(views[i].data()), views[i].size()), (flag[i] & kWritable) != 0});
+          {std::string(reinterpret_cast<const char*>(source.data), source.size), source.writable});
     }
     if (is_kept) payload->placement = running.publish_inline(std::move(referred));
     if (payload->placement) keep(payload->placement->publication, value, false);
     return payload;
   }
-  std::vector<runtime::SourceBuffer> sources;
-  sources.reserve(views.size() + 1);
-  for (std::size_t i = 0; i < views.size(); ++i)
-    sources.push_back({views[i].data(), views[i].size(), (flag[i] & kWritable) != 0});
-  if (skeleton_view.size() > store::kInlineLimit) {
+  if (pickled.skeleton.size() > store::kInlineLimit) {
     payload->skeleton_in_buffer = true;
-    sources.push_back({reinterpret_cast<const std::byte*>(skeleton_view.data()), skeleton_view.size(), false});
+    sources.push_back({reinterpret_cast<const std::byte*>(pickled.skeleton.data()), pickled.skeleton.size(), false});
   } else {
-    payload->skeleton = skeleton_view;
+    payload->skeleton = pickled.skeleton;
   }
   auto published = [&] {
     nb::gil_scoped_release released;
@@ -207,7 +223,7 @@ PayloadPtr assemble(nb::handle skeleton, nb::handle buffers, nb::handle flags, n
 }
 
 // The memory of inline buffers: 64-byte aligned, owned by the views.
-nb::object heap_view(const std::string& bytes, bool writable) {
+nb::object heap_view(std::string_view bytes, bool writable) {
   auto* view = new View;
   const std::size_t size = std::max<std::size_t>(64, (bytes.size() + 63) / 64 * 64);
   auto memory = std::shared_ptr<void>(std::aligned_alloc(64, size), std::free);
@@ -280,7 +296,12 @@ nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline
     }
   }
   nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
-  return hook("loads")(bytes, views, targets.is_valid() ? nb::object(nb::borrow(targets)) : nb::none());
+  if (targets.is_valid()) return hook("loads_into")(bytes, views, nb::borrow(targets));
+  static PyObject* const names = Py_BuildValue("(s)", "buffers");
+  PyObject* arguments[] = {bytes.ptr(), views.ptr()};
+  nb::object value = nb::steal(PyObject_Vectorcall(pickle_loads(), arguments, 1, names));
+  if (!value.is_valid()) throw nb::python_error();
+  return value;
 }
 
 int view_get_buffer(PyObject* exporter, Py_buffer* out, int flags) {
@@ -305,8 +326,12 @@ PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
     payload->skeleton = plain_pickle(value.ptr());
     if (payload->skeleton.size() <= store::kInlineLimit) return payload;
   }
-  nb::object dumped = hook("dumps")(value, static_cast<int>(mode));
-  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], dumped[4], mode, value);
+  if (Tree tree; pickle_tree(value, mode, tree)) {
+    if (mode == runtime::Mode::kLive) hook("remember")(tree.counted);
+    return assemble({tree.skeleton, std::move(tree.buffers), std::move(tree.referred), {}}, mode, value);
+  }
+  Dumped dumped(hook("dumps")(value, static_cast<int>(mode)));
+  return assemble(dumped.pickled(), mode, value);
 }
 
 PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store::Entry*>& dependencies) {
@@ -324,38 +349,39 @@ PayloadPtr to_call_payload(nb::handle args, nb::handle kwargs, std::vector<store
   }
   bool plain = !has_kwargs || is_plain(kwargs.ptr(), kPlainDepth);
   Py_ssize_t references = 0;
-  for (Py_ssize_t i = 0; plain && i < count; ++i) {
+  for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* item = PyTuple_GET_ITEM(args.ptr(), i);
     if (nb::isinstance<Ref>(item)) {
       ++references;
     } else {
-      plain = is_plain(item, kPlainDepth);
+      plain = plain && is_plain(item, kPlainDepth);
     }
   }
-  if (plain) {
-    nb::object list = nb::steal(PyList_New(count));
-    nb::object slots = nb::steal(PyTuple_New(references));
-    Py_ssize_t slot = 0;
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      PyObject* item = PyTuple_GET_ITEM(args.ptr(), i);
-      if (references > 0 && nb::isinstance<Ref>(item)) {
-        dependencies.push_back(&nb::cast<Ref&>(nb::handle(item)).entry());
-        PyTuple_SET_ITEM(slots.ptr(), slot++, PyLong_FromSsize_t(i));
-        item = Py_None;
-      }
-      PyList_SET_ITEM(list.ptr(), i, Py_NewRef(item));
+  nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
+  nb::object list = nb::steal(PyList_New(count));
+  nb::object slots = nb::steal(PyTuple_New(references));
+  Py_ssize_t slot = 0;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* item = PyTuple_GET_ITEM(args.ptr(), i);
+    if (references > 0 && nb::isinstance<Ref>(item)) {
+      dependencies.push_back(&nb::cast<Ref&>(nb::handle(item)).entry());
+      PyTuple_SET_ITEM(slots.ptr(), slot++, PyLong_FromSsize_t(i));
+      item = Py_None;
     }
-    nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
-    nb::object whole = nb::steal(PyTuple_Pack(3, list.ptr(), keywords.ptr(), slots.ptr()));
+    PyList_SET_ITEM(list.ptr(), i, Py_NewRef(item));
+  }
+  nb::object whole = nb::steal(PyTuple_Pack(3, list.ptr(), keywords.ptr(), slots.ptr()));
+  if (plain) {
     auto payload = std::make_shared<Payload>();
     payload->skeleton = plain_pickle(whole.ptr());
     if (payload->skeleton.size() <= store::kInlineLimit) return payload;
-    dependencies.clear();
+  } else if (Tree tree; pickle_tree(whole, runtime::Mode::kStored, tree)) {
+    return assemble({tree.skeleton, std::move(tree.buffers), {}, {}}, runtime::Mode::kStored, nb::handle());
   }
-  nb::object keywords = has_kwargs ? nb::object(nb::borrow(kwargs)) : nb::object(nb::dict());
+  dependencies.clear();
   nb::object dumped = hook("dumps_call")(args, keywords);
   for (nb::handle ref : dumped[5]) dependencies.push_back(&nb::cast<Ref&>(ref).entry());
-  return assemble(dumped[0], dumped[1], dumped[2], dumped[3], dumped[4], runtime::Mode::kStored, nb::handle());
+  return assemble(Dumped(dumped).pickled(), runtime::Mode::kStored, nb::handle());
 }
 
 PayloadPtr to_task_failure(nb::handle exception, const std::string& function, std::uint64_t actor) {
@@ -420,6 +446,8 @@ void watch_publications(runtime::Process& running) {
 }
 
 void bind_values(nb::module_& m) {
+  m.def("copied_view",
+        [](nb::bytes bytes, bool writable) { return heap_view({bytes.c_str(), bytes.size()}, writable); });
   nb::class_<View>(m, "View", nb::type_slots(view_slots)).def_prop_ro("nbytes", [](const View& view) {
     return view.size;
   });

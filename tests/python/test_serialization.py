@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 
+from beeline import _core
 from beeline.exceptions import TargetMismatchError, TransportUnavailableError
 from beeline.tensors import values
 from beeline.tensors.transports import DIRECT_LIVE, DIRECT_SNAPSHOT, OBJECT_STORE
@@ -27,15 +28,31 @@ DTYPES = [
 ]
 
 
-def carry(value, mode=DIRECT_LIVE, targets=None):
-    """What a consumer gets: buffers are copies, writable where flagged."""
+@pytest.fixture(autouse=True, params=["core", "pickler"])
+def pickled_by(request, monkeypatch):
+    """Every test twice: trees are pickled by the core, as in a session, and by the pickler, as other values are."""
+    if request.param == "pickler":
+        monkeypatch.setattr(_core, "pickle_tree", lambda value, mode: None)
+    return request.param
+
+
+def dump(value, mode):
+    """Skeleton and buffers of a value without references; the buffers with whether they may be written."""
+    tree = _core.pickle_tree(value, mode)
+    if tree is not None:
+        return tree
     skeleton, buffers, flags, refs, _ = values.dumps(value, mode)
     assert len(flags) == len(buffers) and refs == []
-    received = [
-        memoryview(bytearray(buffer) if flag & values.WRITABLE else bytes(buffer))
-        for buffer, flag in zip(buffers, flags, strict=True)
-    ]
-    return values.loads(skeleton, received, targets)
+    return skeleton, [(bytes(b), bool(flag & values.WRITABLE)) for b, flag in zip(buffers, flags, strict=True)]
+
+
+def carry(value, mode=DIRECT_LIVE, targets=None):
+    """What a consumer gets: buffers are copies, writable where flagged."""
+    skeleton, buffers = dump(value, mode)
+    received = [memoryview(_core.copied_view(buffer, writable)) for buffer, writable in buffers]
+    if targets is None:
+        return pickle.loads(skeleton, buffers=received)
+    return values.loads_into(skeleton, received, targets)
 
 
 def bits(tensor):
@@ -226,7 +243,7 @@ def test_targets_that_do_not_fit_are_not_written(targets):
 
 def test_arguments_of_a_call():
     skeleton, buffers, flags, refs, _, dependencies = values.dumps_call((1, torch.ones(5000)), {"k": "v"})
-    args, kwargs, slots = values.loads(skeleton, [memoryview(bytearray(b)) for b in buffers], None)
+    args, kwargs, slots = pickle.loads(skeleton, buffers=[memoryview(bytearray(b)) for b in buffers])
     assert args[0] == 1 and args[1].sum() == 5000 and kwargs == {"k": "v"} and slots == ()
     assert refs == dependencies == [] and flags == b"\x01"
 

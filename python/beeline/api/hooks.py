@@ -6,8 +6,8 @@ from beeline import _core
 from beeline.api import this_worker
 from beeline.api.errors import make_error
 from beeline.exceptions import dump_task_error
-from beeline.tensors.mutation import published
-from beeline.tensors.values import dumps, dumps_call, loads
+from beeline.tensors.mutation import published, remember
+from beeline.tensors.values import dumps, dumps_call, loads_into
 
 
 class Hooks:
@@ -15,9 +15,10 @@ class Hooks:
 
     dumps = staticmethod(dumps)
     dumps_call = staticmethod(dumps_call)
-    loads = staticmethod(loads)
+    loads_into = staticmethod(loads_into)
     make_error = staticmethod(make_error)
     published = staticmethod(published)
+    remember = staticmethod(remember)
 
     @staticmethod
     def dumps_error(error: BaseException, function_name: str) -> bytes:

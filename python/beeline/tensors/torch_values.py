@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
+from beeline import _core
 from beeline.exceptions import TargetMismatchError, TransportUnavailableError
 from beeline.tensors.transports import DIRECT_LIVE, OBJECT_STORE
 from beeline.tensors.values import REFERRED, WRITABLE
@@ -186,7 +187,7 @@ def loads_into(skeleton: Any, buffers: list[Any], targets: list[torch.Tensor]) -
     """
     pairs = _loading.pairs = _Pairs(targets)
     try:
-        value = pickle.loads(skeleton, buffers=buffers)
+        value = _core.replacing_tensors(pairs.target_for, lambda: pickle.loads(skeleton, buffers=buffers))
     finally:
         _loading.pairs = None
     pairs.copy()

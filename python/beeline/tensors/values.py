@@ -1,6 +1,7 @@
 """Serialization of values: cloudpickle, with tensors and arrays as buffers and references collected on the way.
 
-The hooks of `_core` (dumps, dumps_call, loads) are here. torch is looked at only where the program has imported it.
+The hooks of `_core` (dumps, dumps_call, loads_into) are here; trees of tensors, arrays and plain values do not come by:
+`_core` pickles those itself. torch is looked at only where the program has imported it.
 Any thread; nothing here is shared between calls but `mutation`'s record of the last dumps of this thread.
 """
 
@@ -141,13 +142,11 @@ def dumps_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
     return (*dumps((positional, named, tuple(slots)), transports.OBJECT_STORE), dependencies)
 
 
-def loads(skeleton: Any, buffers: list[Any], targets: Any) -> Any:
-    """The value of (skeleton, buffers); with `targets`, its tensors are written into those, see `torch_values`.
+def loads_into(skeleton: Any, buffers: list[Any], targets: Any) -> Any:
+    """The value of (skeleton, buffers), its tensors written into `targets`, see `torch_values`.
 
     Raises TargetMismatchError where the targets do not fit; nothing was written then.
     """
-    if targets is None:
-        return pickle.loads(skeleton, buffers=buffers)
     from beeline.tensors import torch_values
 
     return torch_values.loads_into(skeleton, buffers, targets)
