@@ -251,6 +251,7 @@ def run_worker(hooks: Any) -> None:
         info: {actor_id, incarnation, name, namespace, accelerators, resources, is_async, max_concurrency,
         class_name}, as actor_info() gives them; runs __init__; what it raises ends the actor (ERROR_ACTOR_INIT_FAILED).
     assign(accelerators: dict[str, list[int]], resources: dict[str, float]) -> None  (CUDA_VISIBLE_DEVICES, threads)
+    rehearse() -> None: at the start of a worker that has no assignment yet
     start_async(instance, max_concurrency: int) -> None
         only for async actors: runs the event loop in this (main) thread until exit; takes calls by next_calls().
     before_call() / after_call(): only while live direct publications of this process exist (mutation check).

@@ -5,6 +5,7 @@ The zygote calls `main` in the child.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import pickle
@@ -58,6 +59,16 @@ class WorkerHooks(Hooks):
     def start_async(instance: Any, max_concurrency: int) -> None:
         """Runs the event loop of an async actor until the process is to exit."""
         WorkerHooks.async_executor.run(instance, max_concurrency)
+
+    @staticmethod
+    def rehearse() -> None:
+        """Does what a first assignment will need, in a worker that has none yet: what a fork touches first is slow."""
+        importlib.util.find_spec("beeline_no_such_module")  # looks through every folder of sys.path
+        from beeline._rehearsal import Rehearsal
+
+        cls = pickle.loads(pickle.dumps(Rehearsal, protocol=5))
+        _add_standard_methods(cls)
+        getattr(cls(), actor_meta.READY)()
 
     before_call = staticmethod(mutation.check)
     after_call = staticmethod(mutation.check)

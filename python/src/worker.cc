@@ -394,6 +394,7 @@ void run_worker(nb::object hooks) {
   }
   watch_publications(running);
   std::uint64_t seen = 0;
+  if (running.assignment().version == 0) worker->hooks.attr("rehearse")();
   for (;;) {
     const auto assignment = running.assignment();
     seen = assignment.version;
