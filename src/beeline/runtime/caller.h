@@ -64,6 +64,8 @@ struct OutgoingCall {
   LeaseId lease = 0;
   std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
 };
+// What such a call ends with when it was cancelled and nobody had begun it.
+store::PayloadPtr cancelled_before_start(const OutgoingCall& call);
 
 // An actor as its callers see it.
 struct ActorTarget {
