@@ -87,7 +87,8 @@ void control_frame(BytesView input) {
   (void)type_of(input);
   decode_each<Register, Registered, CreateActor, Reply, WatchActor, ActorUpdate, LookupActor, ActorInfo, ListActors,
               NamedActors, KillActor, ActorReady, ActorExited, RequestLease, LeaseGranted, LeaseFailed, ReturnLease,
-              AssignActor, AssignLease, GetState, State, LogLines, Fork, ForkZygote, Forked, ChildExited>(input);
+              AssignActor, AssignLease, GetState, ReportUsage, Usage, State, LogLines, Fork, ForkZygote, Forked,
+              ChildExited>(input);
 }
 
 void frame_socket(BytesView input) {

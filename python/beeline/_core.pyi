@@ -49,7 +49,11 @@ def session_error() -> str | None:
 
 def live_sessions() -> list[str]: ...  # directories of this user's sessions on this machine
 def remove_stale_sessions() -> dict[str, int]: ...  # what dead sessions left: {directories, processes}
-def session_state(session_dir: str) -> dict[str, Any]: ...  # as node_state(), of any session
+def session_state(session_dir: str) -> dict[str, Any]:
+    """As node_state(), of any session, and what each process holds and has moved: `usage` of its row, empty where it
+    did not answer within half a second.
+    """
+
 def stop_session(session_dir: str, timeout_s: float) -> bool: ...  # False: it has not ended in time
 def set_hooks(hooks: Any) -> None:
     """`hooks` is a module or object with the functions below; set once at import of beeline.api.
@@ -121,6 +125,9 @@ def pickle_tree(value: Any, mode: int) -> tuple[bytes, list[tuple[bytes, bool]]]
     whether the consumer may write them. None: it leaves such a value to hooks.dumps.
     """
 
+def unpickle_tree(skeleton: bytes, buffers: list[tuple[bytes, bool]]) -> tuple[Any] | None:
+    """How the core reads such a skeleton: the value, alone in a tuple. None: it leaves the skeleton to pickle."""
+
 def restore_tensor(header: bytes, buffer: Any) -> Any:
     """In skeletons of the core: a torch tensor over a memoryview of a View, or over a copy of bytes."""
 
@@ -140,7 +147,6 @@ class CompletionQueue:
     def wait(self, timeout_s: float | None) -> bool: ...  # blocks without the GIL; True if drain() has something
 
 def set_target(ref: ObjectRef, targets: Any) -> None: ...
-def object_state(ref: ObjectRef) -> dict[str, Any]: ...  # {ready, inline, bytes, holder, direct, error}
 def holds_overlapping(address: int, nbytes: int) -> int:
     """How many live direct publications of this process refer to memory that overlaps this range."""
 

@@ -63,12 +63,15 @@ class WorkerHooks(Hooks):
     @staticmethod
     def rehearse() -> None:
         """Does what a first assignment will need, in a worker that has none yet: what a fork touches first is slow."""
-        importlib.util.find_spec("beeline_no_such_module")  # looks through every folder of sys.path
-        from beeline._rehearsal import Rehearsal
+        try:
+            importlib.util.find_spec("beeline_no_such_module")  # looks through every folder of sys.path
+            from beeline._rehearsal import Rehearsal
 
-        cls = pickle.loads(pickle.dumps(Rehearsal, protocol=5))
-        _add_standard_methods(cls)
-        getattr(cls(), actor_meta.READY)()
+            cls = pickle.loads(pickle.dumps(Rehearsal, protocol=5))
+            _add_standard_methods(cls)
+            getattr(cls(), actor_meta.READY)()
+        except Exception:  # whatever the program's import hooks do: it will be seen when it is meant
+            logging.getLogger("beeline").debug("The rehearsal failed", exc_info=True)
 
     before_call = staticmethod(mutation.check)
     after_call = staticmethod(mutation.check)

@@ -235,7 +235,8 @@ nb::dict describe(const runtime::control::State& state) {
                    "state", row.state, "pid", row.pid, "incarnation", row.incarnation, "resources", row.resources);
   });
   const auto processes = list_of(state.processes, [](const auto& row) {
-    return dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes", row.pss_bytes);
+    return dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes", row.pss_bytes,
+                   "usage", row.usage);
   });
   return dict_of("session_name", state.session_name, "uptime_s", state.uptime_s, "total", state.total, "available",
                  state.available, "actors", actors, "processes", processes, "pending_actors", state.pending_actors,

@@ -19,7 +19,6 @@ struct DataType {
   std::uint8_t code, bits;
   std::uint16_t lanes;
 };
-inline constexpr std::uint8_t kComplex = 5;
 
 struct Tensor {
   void* data;

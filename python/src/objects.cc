@@ -186,21 +186,6 @@ class CompletionQueue {
   std::shared_ptr<Shared> shared_;
 };
 
-nb::dict object_state(const Ref& ref) {
-  auto& running = process();
-  nb::dict out;
-  const bool ready = running.ready(ref.entry());
-  out["ready"] = ready;
-  if (!ready) return out;
-  const auto payload = running.payload(ref.entry());
-  out["error"] = payload->is_error();
-  out["bytes"] = payload->size_bytes();
-  out["inline"] = payload->is_inline();
-  out["holder"] = payload->is_inline() ? running.self() : payload->placement->holder;
-  out["direct"] = payload->placement && payload->placement->direct;
-  return out;
-}
-
 }  // namespace
 
 std::string binary_of(const store::ObjectId& id) {
@@ -239,7 +224,6 @@ void bind_objects(nb::module_& m) {
   m.def("wait", &wait, nb::arg("refs"), nb::arg("num_returns"), nb::arg("timeout_s").none());
   m.def("ready", [](const Ref& ref) { return process().ready(ref.entry()); });
   m.def("set_target", [](const Ref& ref, nb::object value) { targets()[ref.id()] = std::move(value); });
-  m.def("object_state", &object_state);
   m.def("holds_overlapping", [](std::uintptr_t address, std::size_t size) {
     return process().publications_of(reinterpret_cast<const void*>(address), size);
   });

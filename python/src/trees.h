@@ -1,8 +1,11 @@
 // Values that are trees of plain containers and scalars with torch tensors or numpy arrays for leaves: weights,
-// batches, rollouts. They are pickled here, without Python's pickler; anything else is left to beeline.tensors.
+// batches, rollouts. They are pickled and read here, without Python's pickle; anything else is left to beeline.tensors.
+// What is written is a pickle nonetheless (tree_format.h), which pickle reads as well.
 #pragma once
 
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "session.h"
@@ -20,6 +23,11 @@ struct Tree {
 // False where the value is no such tree, or holds no tensor or array: nothing was done, and `tree` is of no use.
 // Tensors must be contiguous CPU memory without gradient, attributes or shared memory.
 bool pickle_tree(nb::handle value, runtime::Mode mode, Tree& tree);
+
+struct View;
+// The value of such a skeleton; null, without a Python error, where it is for pickle to read. Raises where a leaf's
+// description does not fit its bytes.
+nb::object unpickle_tree(std::string_view skeleton, std::span<const View> buffers);
 
 void bind_trees(nb::module_& m);
 

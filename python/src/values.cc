@@ -222,19 +222,6 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value) {
   return payload;
 }
 
-// The memory of inline buffers: 64-byte aligned, owned by the views.
-nb::object heap_view(std::string_view bytes, bool writable) {
-  auto* view = new View;
-  const std::size_t size = std::max<std::size_t>(64, (bytes.size() + 63) / 64 * 64);
-  auto memory = std::shared_ptr<void>(std::aligned_alloc(64, size), std::free);
-  std::memcpy(memory.get(), bytes.data(), bytes.size());
-  view->data = static_cast<std::byte*>(memory.get());
-  view->size = bytes.size();
-  view->writable = writable;
-  view->keep_alive = std::move(memory);
-  return nb::cast(view, nb::rv_policy::take_ownership);
-}
-
 // What unpickling a value raised, as Ray reports it: an error of the system, caused by the value's own.
 [[noreturn]] void raise_unpicklable(nb::python_error& error) {
   nb::object exceptions = nb::module_::import_("beeline.exceptions");
@@ -252,12 +239,13 @@ nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline
     if (nb::object same = kept_value(payload->placement->publication); same.is_valid()) return same;
   }
   if (payload->is_inline() && payload->inline_buffers.empty() && !targets.is_valid()) {
+    if (nb::object value = unpickle_tree(skeleton, {}); value.is_valid()) return value;
     nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
     nb::object value = nb::steal(PyObject_CallOneArg(pickle_loads(), bytes.ptr()));
     if (!value.is_valid()) throw nb::python_error();
     return value;
   }
-  nb::list views;
+  std::vector<View> buffers;
   runtime::Opened opened;
   if (!payload->is_inline()) {
     auto& running = process();
@@ -284,16 +272,19 @@ nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline
       skeleton = {reinterpret_cast<const char*>(last.data()), last.size()};
     }
     for (std::size_t i = 0; i < count; ++i) {
-      auto* view = new View{opened.lease, opened.buffers[i].data(), opened.buffers[i].size(),
-                            payload->placement->buffers[i].writable};
-      nb::object holder = nb::cast(view, nb::rv_policy::take_ownership);
-      views.append(nb::steal(PyMemoryView_FromObject(holder.ptr())));
+      buffers.push_back(
+          {opened.lease, opened.buffers[i].data(), opened.buffers[i].size(), payload->placement->buffers[i].writable});
     }
   } else {
-    for (const auto& buffer : payload->inline_buffers) {
-      nb::object holder = heap_view(buffer.bytes, buffer.writable);
-      views.append(nb::steal(PyMemoryView_FromObject(holder.ptr())));
-    }
+    for (const auto& buffer : payload->inline_buffers) buffers.push_back(copy_of(buffer.bytes, buffer.writable));
+  }
+  if (!targets.is_valid()) {
+    if (nb::object value = unpickle_tree(skeleton, buffers); value.is_valid()) return value;
+  }
+  nb::list views;
+  for (const View& buffer : buffers) {
+    nb::object holder = nb::cast(new View(buffer), nb::rv_policy::take_ownership);
+    views.append(nb::steal(PyMemoryView_FromObject(holder.ptr())));
   }
   nb::object bytes = nb::steal(PyBytes_FromStringAndSize(skeleton.data(), static_cast<Py_ssize_t>(skeleton.size())));
   if (targets.is_valid()) return hook("loads_into")(bytes, views, nb::borrow(targets));
@@ -314,6 +305,15 @@ int view_get_buffer(PyObject* exporter, Py_buffer* out, int flags) {
 PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_get_buffer)}, {0, nullptr}};
 
 }  // namespace
+
+View copy_of(std::string_view bytes, bool writable) {
+  constexpr std::size_t kAlign = 64;
+  const std::size_t size = std::max(kAlign, (bytes.size() + kAlign - 1) / kAlign * kAlign);
+  auto memory = std::shared_ptr<void>(std::aligned_alloc(kAlign, size), std::free);
+  std::memcpy(memory.get(), bytes.data(), bytes.size());
+  auto* const data = static_cast<std::byte*>(memory.get());
+  return {std::move(memory), data, bytes.size(), writable};
+}
 
 Ref::~Ref() {
   if (home_ != nullptr && home_ == process_or_null()) home_->drop_hold(*entry_);
@@ -429,7 +429,7 @@ bool shares_in_place() {
 }
 
 void watch_publications(runtime::Process& running) {
-  running.on_retired = [](memory::PublicationId id) {
+  running.on_retired = [&running](memory::PublicationId id) {
     bool first = false;
     {
       const std::lock_guard guard(kept().mutex);
@@ -440,14 +440,17 @@ void watch_publications(runtime::Process& running) {
       kept().values.erase(it);
       first = !kept().any_retired.exchange(true);
     }
-    // Python drops the value itself when its main thread next runs bytecode; no GIL is taken here.
-    if (first) Py_AddPendingCall(&drop_retired_pending, nullptr);
+    if (!first) return;
+    // Python drops the value itself, when its main thread next runs bytecode; no GIL is taken here. One that waits for
+    // calls, or for events, is told.
+    Py_AddPendingCall(&drop_retired_pending, nullptr);
+    running.request_python();
+    if (running.executor().on_runnable) running.executor().on_runnable();
   };
 }
 
 void bind_values(nb::module_& m) {
-  m.def("copied_view",
-        [](nb::bytes bytes, bool writable) { return heap_view({bytes.c_str(), bytes.size()}, writable); });
+  m.def("copied_view", [](nb::bytes bytes, bool writable) { return copy_of({bytes.c_str(), bytes.size()}, writable); });
   nb::class_<View>(m, "View", nb::type_slots(view_slots)).def_prop_ro("nbytes", [](const View& view) {
     return view.size;
   });

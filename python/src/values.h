@@ -41,6 +41,9 @@ struct View {
   bool writable = false;
 };
 
+// A copy of the bytes, 64-byte aligned.
+View copy_of(std::string_view bytes, bool writable);
+
 // Pickles a value; large arrays are published. In live mode drivers and actors keep one with tensors until its object
 // is freed: fetched here, it is the same.
 store::PayloadPtr to_payload(nb::handle value, runtime::Mode mode);

@@ -285,6 +285,7 @@ LoopEnd run_calls(std::uint64_t seen) {
       case runtime::Process::Next::kAssigned:
         return LoopEnd::kReassigned;
       case runtime::Process::Next::kInterrupted:
+        drop_retired_values();
         // A late interrupt of a call that is over.
         if (PyErr_CheckSignals() != 0) PyErr_Clear();
         continue;

@@ -1,5 +1,6 @@
 """Values to skeleton and buffers and back, as one process would send them to another."""
 
+import math
 import pickle
 import random
 
@@ -28,12 +29,15 @@ DTYPES = [
 ]
 
 
-@pytest.fixture(autouse=True, params=["core", "pickler"])
+@pytest.fixture(autouse=True, params=["core", "core, read by pickle", "pickler"])
 def pickled_by(request, monkeypatch):
-    """Every test twice: trees are pickled by the core, as in a session, and by the pickler, as other values are."""
+    """Every test thrice: trees pickled and read by the core, as in a session; pickled by it, and read by pickle; and
+    pickled by the pickler, as other values are.
+    """
     if request.param == "pickler":
         monkeypatch.setattr(_core, "pickle_tree", lambda value, mode: None)
-    return request.param
+    elif request.param != "core":
+        monkeypatch.setattr(_core, "unpickle_tree", lambda skeleton, buffers: None)
 
 
 def dump(value, mode):
@@ -51,7 +55,8 @@ def carry(value, mode=DIRECT_LIVE, targets=None):
     skeleton, buffers = dump(value, mode)
     received = [memoryview(_core.copied_view(buffer, writable)) for buffer, writable in buffers]
     if targets is None:
-        return pickle.loads(skeleton, buffers=received)
+        read = _core.unpickle_tree(skeleton, buffers)
+        return read[0] if read is not None else pickle.loads(skeleton, buffers=received)
     return values.loads_into(skeleton, received, targets)
 
 
@@ -187,6 +192,8 @@ def test_arrays_of_the_object_store_are_read_only_and_direct_ones_are_not():
         stored, direct = carry(array, OBJECT_STORE), carry(array, DIRECT_LIVE)
         assert (stored == array).all() and not stored.flags.writeable
         assert (direct == array).all() and direct.flags.writeable
+        array.flags.writeable = False
+        assert not carry(array, DIRECT_LIVE).flags.writeable  # as it was
 
 
 def test_a_strided_array_leaves_the_skeleton_too():
@@ -254,3 +261,14 @@ def test_too_deep_a_value_is_a_pickling_error():
         value = [value]
     with pytest.raises(pickle.PicklingError, match="deep"):
         values.dumps(value, OBJECT_STORE)
+
+
+def test_scalars_and_containers_of_a_tree_arrive_as_they_were():
+    value = {"t": torch.ones(2), 7: [1, -1, 2**31, -(2**63), 2**63 - 1, 0.1, float("inf"), True, False, None]}
+    value |= {"text": ["", "x" * 300, "\N{SNOWMAN}"], "bytes": [b"", b"y" * 300], "empty": [(), [], {}]}
+    value["tuples"] = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), ((), (1, (2,)))]
+    got = carry(value, OBJECT_STORE)
+    assert list(got) == list(value) and torch.equal(got.pop("t"), value.pop("t"))
+    assert got == value
+    assert [type(item) for item in got[7]] == [type(item) for item in value[7]]
+    assert math.isnan(carry([torch.ones(1), float("nan")])[1])

@@ -99,6 +99,46 @@ def test_owner_serves_its_objects_and_references_are_passed_on(start_driver):
     assert driver.expect("third") == [4.0 * (1 << 18), True]
 
 
+def test_leases_return_while_their_reader_computes(start_driver):
+    driver = start_driver(
+        PRELUDE
+        + """
+    from beeline import _core
+
+    @ray.remote
+    class Looker:
+        def keep(self, array):
+            self.kept = array
+            return float(array.sum())
+
+        def let_go(self, path):
+            self.kept = None
+            open(path, "w").close()
+            return hold_gil()
+
+    def used_mib():
+        (session,) = _core.live_sessions()
+        rows = _core.session_state(session)["processes"]
+        return max(row["usage"]["arena_used_bytes"] for row in rows if row["what"] == "actor Holder") >> 20
+
+    looker, path = Looker.remote(), __file__ + ".looking"
+    shared = holder.make.options(tensor_transport="auto").remote(4 << 20)
+    say("kept", [ray.get(looker.keep.remote(shared)), used_mib() >= 32])
+    looking = looker.let_go.remote(path)
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    del shared
+    while used_mib() >= 32 and still_held(looking):
+        time.sleep(0.01)
+    say("returned", [used_mib() < 32, still_held(looking)])
+    say("looked", ray.get(looking))
+    """
+    )
+    assert driver.expect("kept") == [3.0 * (4 << 20), True]
+    assert driver.expect("returned") == [True, True]
+    assert driver.expect("looked") == "held"
+
+
 def test_cancel_of_a_queued_call_is_delivered(start_driver):
     driver = start_driver(
         PRELUDE

@@ -27,7 +27,7 @@ def main() -> None:
 @main.command(short_help="Show your running sessions.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list, an object per session.")
 def status(as_json: bool) -> None:
-    """Show actors, processes, resources and counters of your running sessions."""
+    """Show what your running sessions hold: resources, actors, objects, transfers, memory, counters."""
     from beeline import _core
 
     states: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from beeline.cli.doctor import Check
 
+_TOOL = 2  # control::ProcessKind
 _ACTOR_STATES = ("pending", "starting", "alive", "restarting", "dead")
 _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]", "absent": "no"}
 
@@ -43,16 +44,41 @@ def show_session(console: Console, state: dict[str, Any]) -> None:
                 held,
             )
         console.print(actors)
-    processes = Table("process", "pid", "memory (PSS)")
-    for row in state["processes"]:
-        processes.add_row(row["what"], str(row["pid"]), f"{row['pss_bytes'] / 2**20:.1f} MiB")
-    console.print(processes)
+    _show_processes(console, state["processes"])
     if state["counters"]:
         counters = Table("counter", "value")
         for name, value in sorted(state["counters"].items()):
             counters.add_row(name, str(value))
         console.print(counters)
     console.print(f"waiting: {state['pending_actors']} actors, {state['pending_leases']} tasks' leases")
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _moved(usage: dict[str, int], path: str) -> str:
+    objects = usage[f"{path}_objects"]
+    return f"{objects}: {_mib(usage[f'{path}_bytes'])}" if objects else "-"
+
+
+def _show_processes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    processes = Table("process", "pid", "memory (PSS)", "objects owned", "borrowed", "arena used", "kept warm")
+    transfers = Table("transfers by", "pid", "published in place", "copied", "in messages", "fetched")
+    for row in rows:
+        usage = row["usage"]
+        own = [row["what"], str(row["pid"])]
+        if usage:
+            held = [str(usage["objects_owned"]), str(usage["objects_borrowed"])]
+            held += [_mib(usage["arena_used_bytes"]), _mib(usage["arena_warm_bytes"])]
+            transfers.add_row(*own, *(_moved(usage, path) for path in ("mapped", "copied", "inline", "fetched")))
+        else:
+            # The daemon and the zygotes hold no objects; whoever else says nothing is stopped, or starved.
+            held = ["no answer" if row["index"] and row["kind"] != _TOOL else ""]
+        processes.add_row(*own, _mib(row["pss_bytes"]), *held)
+    console.print(processes)
+    if transfers.row_count:
+        console.print(transfers)
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -44,6 +44,7 @@ enum class Type : std::uint16_t {
   kShutdown = 13,    // from the driver: end the session
   kListActors = 14,  //                       kNamedActors
   kLinkLost = 15,    // another process cannot be reached any more, or sent what cannot be
+  kUsage = 16,       // the answer to kReportUsage
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -58,7 +59,8 @@ enum class Type : std::uint16_t {
   kExit = 42,          // to a worker: finish and exit
   kRecallLeases = 43,  // to a lessee: others wait for resources; give idle leases back
   kNamedActors = 44,
-  kRetire = 45,  // to an idle worker: exit, unless it holds what others still need; no answer
+  kRetire = 45,       // to an idle worker: exit, unless it holds what others still need; no answer
+  kReportUsage = 46,  // to drivers and workers: say what you hold
   // daemon -> zygote and back
   kFork = 64,        //                       kForked; two descriptors: stdout, stderr
   kForkZygote = 65,  // become two: the copy imports the named modules; one descriptor: its socket
@@ -266,7 +268,22 @@ struct AssignLease {
 
 struct GetState {
   std::uint64_t request = 0;
-  MSGPACK_DEFINE_ARRAY(request)
+  bool usage = false;  // also of what each process says it uses, which takes as long as the slowest of them
+  MSGPACK_DEFINE_ARRAY(request, usage)
+};
+
+struct ReportUsage {
+  std::uint64_t query = 0;
+  MSGPACK_DEFINE_ARRAY(query)
+};
+
+// What a process holds now (objects, arena), and has moved so far, by name.
+using Counts = std::map<std::string, std::uint64_t>;
+
+struct Usage {
+  std::uint64_t query = 0;
+  Counts counts;
+  MSGPACK_DEFINE_ARRAY(query, counts)
 };
 
 struct ActorRow {
@@ -285,7 +302,8 @@ struct ProcessRow {
   std::uint8_t kind = 0;
   std::string what;  // "driver", "actor Counter", "task worker", "idle"
   std::uint64_t pss_bytes = 0;
-  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes)
+  Counts usage;  // empty: not asked for, has none, or did not answer in time
+  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage)
 };
 
 struct State {
@@ -296,7 +314,7 @@ struct State {
   std::vector<ActorRow> actors;
   std::vector<ProcessRow> processes;
   std::uint64_t pending_actors = 0, pending_leases = 0;
-  std::map<std::string, std::uint64_t> counters;
+  Counts counters;
   MSGPACK_DEFINE_ARRAY(request, session_name, uptime_s, total, available, actors, processes, pending_actors,
                        pending_leases, counters)
 };

@@ -57,6 +57,7 @@ Result<Session> launch_session(LaunchOptions options);
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind);
 
 // Asks a live session, as a tool, for its state.
+// With what each of its processes uses.
 Result<control::State> session_state(const std::string& session_dir, Deadline deadline);
 // Ends a live session, as a tool; kOk once its daemon is gone.
 Status stop_session(const std::string& session_dir, Deadline deadline);

@@ -160,8 +160,10 @@ class Process final : public PeerEvents, public store::TableEvents {
     std::uint64_t version = 0;  // grows with each change
   };
   // Waits for a call to run, a new assignment (version differs from `seen`), or the end.
-  enum class Next { kCall, kAssigned, kExit, kInterrupted };
+  enum class Next { kCall, kAssigned, kExit, kInterrupted };  // the last: a signal, or chores for Python
   Next next_call(std::uint64_t seen, IncomingCall*& call, Deadline deadline);
+  // Has a thread that waits for a call return to Python soon, or now if it waits. The lock is held.
+  void request_python() { has_chores_for_python_ = true; }
   IncomingCall* try_take();
   Assignment assignment();
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
@@ -238,7 +240,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void daemon_lost(const std::string& reason);
   void send_control(const Bytes& frame);
   template <typename Answer>
-  Result<Answer> await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what);
+  Result<Answer> await_reply(Locked& locked, std::uint64_t request, Deadline deadline);
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
   bool drain();
   void on_idle();
@@ -246,6 +248,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   void run_chores();
   void clean_leases();
   void request_cleaning();
+  void read_quiet_mail(Locked& locked);
+  control::Counts usage();
   bool trim_arena();
   void rehome(ProcessIndex holder, const std::string& reason);
   void lose(Entry& entry, const std::string& reason, const std::string& more);
@@ -298,6 +302,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::uint64_t next_pin_ = 1;
   TransferStats transfers_;
   std::atomic<bool> leases_to_clean_{false};
+  bool has_chores_for_python_ = false;
   std::uint64_t allocations_seen_ = 0;  // by trim_arena(), of the helper thread
 
   Assignment assignment_;

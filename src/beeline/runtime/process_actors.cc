@@ -1,5 +1,6 @@
 // Actors as their creators and callers see them, and the side of the worker that becomes one.
 #include <algorithm>
+#include <utility>
 
 #include "beeline/runtime/process.h"
 
@@ -44,7 +45,7 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
   target.creation_args = std::move(args);
   target.creation_holds = std::move(holds);
   if (wait_for_name) {
-    auto reply = await_reply<control::Reply>(locked, request_id, Deadline::after(kReplyWithin), "create actor");
+    auto reply = await_reply<control::Reply>(locked, request_id, Deadline::after(kReplyWithin));
     const Status failure = !reply             ? reply.status()
                            : reply->code == 0 ? Status::ok()
                                               : Status(static_cast<Code>(reply->code), reply->message);
@@ -93,16 +94,16 @@ void Process::release_spec(ActorSpec& spec) {
 }
 
 template <typename Answer>
-Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline, const std::string& what) {
+Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline) {
   for (;;) {
     // In slices: a signal that comes just before the wait does not interrupt it.
     const auto slice = Deadline::after(kSignalSlice);
     const auto outcome = progress_.wait(locked, slice.at() < deadline.at() ? slice : deadline,
                                         [&] { return replies_.contains(request) || !session_error_.empty(); });
     if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
-    if (!session_error_.empty()) return Status(Code::kShutdown, what + ": " + session_error_);
+    if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);
     if (outcome == WaitOutcome::kTimedOut && deadline.passed()) {
-      return Status(Code::kDeadlineExceeded, what + ": the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
+      return Status(Code::kDeadlineExceeded, "the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
                                                  ") did not answer within " + std::to_string(kReplyWithin.count()) +
                                                  " s: it is stopped, or the machine is overloaded; try again");
     }
@@ -110,7 +111,7 @@ Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadl
       locked.unlock();
       const bool gives_up = on_signal();
       locked.lock();
-      if (gives_up) return Status(Code::kInterrupted, what + ": interrupted by a signal");
+      if (gives_up) return Status(Code::kInterrupted, "interrupted by a signal");
     }
   }
 }
@@ -119,21 +120,21 @@ Result<control::ActorInfo> Process::lookup_actor(const std::string& name, const 
   Locked locked(lock_);
   const auto request = next_request_++;
   tell_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
-  return await_reply<control::ActorInfo>(locked, request, Deadline::after(kReplyWithin), "look up actor " + name);
+  return await_reply<control::ActorInfo>(locked, request, Deadline::after(kReplyWithin));
 }
 
 Result<control::NamedActors> Process::list_actors(const std::string& name_space, bool all) {
   Locked locked(lock_);
   const auto request = next_request_++;
   tell_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
-  return await_reply<control::NamedActors>(locked, request, Deadline::after(kReplyWithin), "list actors");
+  return await_reply<control::NamedActors>(locked, request, Deadline::after(kReplyWithin));
 }
 
 Result<control::State> Process::node_state() {
   Locked locked(lock_);
   const auto request = next_request_++;
-  tell_daemon(control::Type::kGetState, control::GetState{request});
-  return await_reply<control::State>(locked, request, Deadline::after(kReplyWithin), "ask for the node's state");
+  tell_daemon(control::Type::kGetState, control::GetState{request, false});
+  return await_reply<control::State>(locked, request, Deadline::after(kReplyWithin));
 }
 
 void Process::kill_actor(ActorId id, bool no_restart) {
@@ -175,7 +176,10 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
   bool blocked = false;
   const auto outcome = progress_.wait(
       locked, deadline,
-      [&] { return executor_.has_runnable() || exiting_ || assignment_.version != seen || may_terminate(); },
+      [&] {
+        return executor_.has_runnable() || exiting_ || assignment_.version != seen || has_chores_for_python_ ||
+               may_terminate();
+      },
       [&] {
         request_cleaning();
         // Functions whose arguments are being made elsewhere: that may need this worker's CPU.
@@ -186,6 +190,7 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
   if (blocked) tell_daemon(control::Type::kUnblocked, control::Empty{});
   if (exiting_) return Next::kExit;
   if (assignment_.version != seen) return Next::kAssigned;
+  if (std::exchange(has_chores_for_python_, false)) return Next::kInterrupted;
   if (outcome == WaitOutcome::kInterrupted || outcome == WaitOutcome::kTimedOut) return Next::kInterrupted;
   call = executor_.take();
   if (call != nullptr) {
@@ -197,7 +202,7 @@ Process::Next Process::next_call(std::uint64_t seen, IncomingCall*& call, Deadli
 
 // Calls that were made before the last handle went away may come from processes that meet us only now.
 bool Process::may_terminate() {
-  if (!executor_.terminating() || !executor_.idle()) return false;
+  if (stopped_ || !executor_.terminating() || !executor_.idle()) return false;
   // Nobody asked for the end of a worker that leaves: it stays for those who have yet to fetch what it made.
   if (executor_.leaving() && !publications_.empty()) return false;
   peers_->accept_pending();
@@ -225,8 +230,7 @@ Process::Assignment Process::assignment() {
 
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
   Locked locked(lock_);
-  // Perhaps to whom the results are to go.
-  if (mailbox_.is_marked()) progress_.poke(locked);
+  read_quiet_mail(locked);  // perhaps of those to whom the results are to go
   for (const auto& result : results) {
     if (result->placement) {
       const auto it = publications_.find(result->placement->publication.slot);
@@ -237,6 +241,7 @@ void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool r
     transfers_.inline_bytes += result->skeleton.size();
   }
   executor_.finish(call, std::move(results), retryable);
+  if (executor_.terminating()) progress_.notify();  // it may have been the last
 }
 
 void Process::actor_ready(bool failed, const std::string& message, BytesView error) {

@@ -55,6 +55,11 @@ Status Process::on_daemon_frame(BytesView frame) {
       replies_[state.request] = Bytes(frame.begin(), frame.end());
       return Status::ok();
     }
+    case control::Type::kReportUsage: {
+      BEELINE_ASSIGN(const auto asked, control::decode<control::ReportUsage>(frame));
+      tell_daemon(control::Type::kUsage, control::Usage{asked.query, usage()});
+      return Status::ok();
+    }
     case control::Type::kActorUpdate: {
       BEELINE_ASSIGN(const auto update, control::decode<control::ActorUpdate>(frame));
       caller_.on_actor_update(update);

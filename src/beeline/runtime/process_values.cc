@@ -342,6 +342,28 @@ TransferStats Process::transfer_stats() {
   return transfers_;
 }
 
+// What this process holds and has moved, by name.
+control::Counts Process::usage() {
+  const auto objects = objects_.stats();
+  const auto arena = arena_ ? arena_->stats() : memory::Arena::Stats{};
+  return {{"objects_owned", objects.own},
+          {"objects_borrowed", objects.foreign},
+          {"publications", publications_.size()},
+          {"arena_used_bytes", arena.heap.used_bytes},
+          {"arena_warm_bytes", arena.heap.warm_free_bytes},
+          {"arena_quota_bytes", arena.heap.quota_bytes},
+          {"mapped_objects", transfers_.mapped_objects},
+          {"mapped_bytes", transfers_.mapped_bytes},
+          {"copied_objects", transfers_.copied_objects},
+          {"copied_bytes", transfers_.copied_bytes},
+          {"inline_objects", transfers_.inline_objects},
+          {"inline_bytes", transfers_.inline_bytes},
+          {"fetched_objects", transfers_.fetched_objects},
+          {"fetched_bytes", transfers_.fetched_bytes},
+          {"rehomed_objects", transfers_.rehomed_objects},
+          {"late_borrows", objects.late_borrows}};
+}
+
 // The worker that held them is gone; what it stored (not what it shared in place) will live on in our arena.
 void Process::rehome(ProcessIndex holder, const std::string& reason) {
   std::vector<Entry*> affected;

@@ -220,6 +220,7 @@ void Daemon::sweep() {
 }
 
 void Daemon::process_gone(ProcessIndex process) {
+  expect_no_usage(process);
   for (const auto& [actor, watchers] : actors_.take_unborn_of(process)) {
     control::ActorUpdate update;
     update.actor = actor;
@@ -303,7 +304,14 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
   if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
     from.greeting = std::move(greeting);
     from.greeting_fd = std::move(socket);
-    loop_.after(kWarmWait, [this] { greet_drivers(); });
+    loop_.after(kWarmWait, [this, id = from.id] {
+      const auto found = connections_.find(id);
+      if (found == connections_.end() || !found->second->greeting) return;
+      ++counters_["inits_without_worker"];
+      std::fprintf(stderr, "beelined: no worker has started within %lld s: the driver (pid %d) goes on without\n",
+                   static_cast<long long>(kWarmWait.count()), found->second->pid);
+      greet_drivers();
+    });
   } else {
     send(from, greeting, listener);
   }
@@ -390,7 +398,12 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
       return Status::ok();
     case Type::kGetState: {
       BEELINE_MESSAGE(GetState);
-      send(from.index, Type::kState, state(message.request));
+      get_state(from, message);
+      return Status::ok();
+    }
+    case Type::kUsage: {
+      BEELINE_MESSAGE(Usage);
+      add_usage(from.index, std::move(message));
       return Status::ok();
     }
     case Type::kShutdown:

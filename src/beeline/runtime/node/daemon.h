@@ -123,6 +123,10 @@ class Daemon final : private PoolEvents {
 
   // daemon_state.cc
   control::State state(std::uint64_t request);
+  void get_state(Connection& from, const control::GetState& message);
+  void add_usage(ProcessIndex process, control::Usage message);
+  void expect_no_usage(ProcessIndex process);
+  void answer(std::uint64_t query);
 
   // daemon_end.cc
   // A driver ends its part: the session as well, unless somebody needs it.
@@ -159,7 +163,16 @@ class Daemon final : private PoolEvents {
   std::map<WorkerToken, DemandId> demand_of_worker_;
   os::EventLoop::TimerId recall_timer_ = 0;
   Nanos recall_delay_{};
-  std::map<std::string, std::uint64_t> counters_;
+  control::Counts counters_;
+  // A request for the state that waits for what processes say of themselves.
+  struct Query {
+    ProcessIndex from = 0;
+    std::uint64_t request = 0;
+    std::set<ProcessIndex> awaited;
+    std::map<ProcessIndex, control::Counts> usage;
+  };
+  std::uint64_t next_query_ = 1;
+  std::map<std::uint64_t, Query> queries_;
 
   bool ending_ = false;
   bool ended_ = false;

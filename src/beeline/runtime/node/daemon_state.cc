@@ -5,6 +5,12 @@
 #include "beeline/runtime/node/daemon.h"
 
 namespace beeline::runtime::node {
+namespace {
+
+// A process that is stopped or starved does not hold up those who ask for the state.
+constexpr auto kUsageWithin = std::chrono::milliseconds(500);
+
+}  // namespace
 
 control::State Daemon::state(std::uint64_t request) {
   control::State state;
@@ -47,6 +53,48 @@ control::State Daemon::state(std::uint64_t request) {
   state.counters["zygote_restarts"] = pool.zygote_restarts;
   state.counters["log_bytes_lost"] = logs_.lost_bytes();
   return state;
+}
+
+void Daemon::get_state(Connection& from, const control::GetState& message) {
+  if (!message.usage) return send(from.index, control::Type::kState, state(message.request));
+  const std::uint64_t id = next_query_++;
+  Query& query = queries_[id];
+  query.from = from.index;
+  query.request = message.request;
+  for (const auto& [index, connection] : processes_) {
+    if (connection->kind == control::ProcessKind::kTool || connection->closing || connection->greeting) continue;
+    query.awaited.insert(index);
+  }
+  const auto asked = query.awaited;
+  for (const ProcessIndex index : asked) send(index, control::Type::kReportUsage, control::ReportUsage{id});
+  if (asked.empty()) return answer(id);
+  loop_.after(kUsageWithin, [this, id] { answer(id); });
+}
+
+void Daemon::add_usage(ProcessIndex process, control::Usage message) {
+  const auto found = queries_.find(message.query);
+  if (found == queries_.end() || found->second.awaited.erase(process) == 0) return;  // too late
+  found->second.usage[process] = std::move(message.counts);
+  if (found->second.awaited.empty()) answer(message.query);
+}
+
+void Daemon::expect_no_usage(ProcessIndex process) {
+  std::vector<std::uint64_t> complete;
+  for (auto& [id, query] : queries_) {
+    if (query.awaited.erase(process) > 0 && query.awaited.empty()) complete.push_back(id);
+  }
+  for (const std::uint64_t id : complete) answer(id);
+}
+
+void Daemon::answer(std::uint64_t query) {
+  const auto node = queries_.extract(query);
+  if (!node) return;  // answered before its time was up
+  if (const auto missing = node.mapped().awaited.size(); missing > 0) counters_["usage_unanswered"] += missing;
+  auto now = state(node.mapped().request);
+  for (auto& row : now.processes) {
+    if (const auto usage = node.mapped().usage.extract(row.index)) row.usage = std::move(usage.mapped());
+  }
+  send(node.mapped().from, control::Type::kState, now);
 }
 
 }  // namespace beeline::runtime::node
