@@ -1,9 +1,15 @@
 """`examples/grpo.py`: the arithmetic of GRPO, and the whole program as a user runs it."""
 
+import contextlib
+import fcntl
 import importlib.util
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from statistics import fmean
 
@@ -224,6 +230,44 @@ def test_beeline_trains_digits(tmp_path):
     # The same arithmetic in the same order; only how far a library rounds alike in both processes is left open.
     assert actors["reward"] == pytest.approx(plain["reward"], abs=0.15)
     assert fmean(actors["reward"]) == pytest.approx(fmean(plain["reward"]), abs=0.02)
+
+
+@pytest.mark.full
+def test_the_demo_reaches_95_percent_and_leaves_a_picture(tmp_path):
+    figures = run(tmp_path, "--input", "digits", "--png", "demo.png")
+    check(figures, Digits.steps)
+    assert figures["heldout_accuracy"] >= 0.95
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("transport", ["object_store", "gloo", "nixl"])
+def test_ray_trains_digits_by_every_transport(tmp_path, transport):
+    how = ["--engine", "ray", "--transport", transport]
+    figures = run(tmp_path, "--input", "digits", "--steps", "60", "--seed", "1", *how)
+    check(figures, 60)
+    assert figures["heldout_accuracy"] > 0.6
+
+
+def test_a_terminal_shows_progress_as_it_is(tmp_path):
+    """In a real terminal (a pty): one table that is drawn over and over, with everything in it."""
+    command = [sys.executable, str(EXAMPLES / "grpo.py"), "--input", "compass", "--steps", "150", "--eval-every", "50"]
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    program = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path)
+    os.close(terminal)
+    shown = bytearray()
+    with contextlib.suppress(OSError):  # the terminal's end
+        while part := os.read(master, 65536):
+            shown += part
+    os.close(master)
+    assert program.wait(60) == 0, shown.decode(errors="replace")
+    text = shown.decode()
+    assert text.count("GRPO · compass · beeline, auto") > 1
+    for part in ("step 150/150", "reward", "held-out accuracy", "version 150 in the Generator", "batch 1.0 behind"):
+        assert part in text, part
+    for part in ("ms per step", "generate", "learn", "guard", "update", "overhead", "MiB by auto"):
+        assert part in text, part
 
 
 def test_ray_learns_as_one_plain_process(tmp_path, plain_compass):

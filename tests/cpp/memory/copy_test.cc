@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "seed.h"
+
 namespace beeline::memory {
 namespace {
 
@@ -15,8 +17,7 @@ constexpr std::byte kUntouched{0xee};
 
 // Small ones, and large ones that go past the caches.
 TEST(CopyTest, CopiesEveryByteAndNoMoreAtAnyAlignment) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto seed = test_seed();
   std::mt19937_64 random(seed);
   std::vector<std::byte> source(20 * kMiB);
   for (std::size_t i = 0; i + 8 <= source.size(); i += 8) {

@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "seed.h"
+
 namespace beeline::memory {
 namespace {
 
@@ -153,9 +155,7 @@ TEST_F(HeapTest, GrowsIntoFreeNeighboursOnly) {
 }
 
 TEST_F(HeapTest, RandomUseAgreesWithAModel) {
-  const char* given = std::getenv("BEELINE_TEST_SEED");
-  const unsigned seed = given != nullptr ? static_cast<unsigned>(std::atoi(given)) : std::random_device{}();
-  SCOPED_TRACE("BEELINE_TEST_SEED=" + std::to_string(seed));
+  const auto seed = test_seed();
   struct Live {
     std::size_t size;
     std::uint8_t mark;

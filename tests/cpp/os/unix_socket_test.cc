@@ -14,6 +14,8 @@
 #include <random>
 #include <thread>
 
+#include "seed.h"
+
 namespace beeline::os {
 namespace {
 
@@ -118,11 +120,10 @@ TEST_F(FrameSocketTest, DescriptorsComeWithTheirOwnFrame) {
 }
 
 TEST_F(FrameSocketTest, ManyFramesOfRandomSizesSurviveAFullSocket) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto seed = test_seed();
   constexpr int kFrames = 400;
   const auto frame_of = [&](int i) {
-    std::mt19937 random(seed + static_cast<unsigned>(i));
+    std::mt19937_64 random(seed + static_cast<unsigned>(i));
     Bytes bytes(i % 50 == 7 ? 300'000 : random() % 2000);
     for (auto& byte : bytes) byte = static_cast<std::byte>(random());
     return bytes;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "beeline/os/fd.h"
+#include "seed.h"
 
 namespace beeline::ring {
 namespace {
@@ -130,8 +131,7 @@ TEST_F(RingTest, TheLargestRecordFitsWhereverTheRingStands) {
 }
 
 TEST_F(RingTest, RandomRecordsAgreeWithAQueue) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto seed = test_seed();
   std::mt19937_64 random(seed);
   std::deque<std::pair<std::size_t, unsigned>> model;
   for (int step = 0; step < 100'000; ++step) {
@@ -227,8 +227,7 @@ TEST_F(RingTest, CorruptTailsAndHeadersAreSeenNotFollowed) {
 }
 
 TEST_F(RingTest, RandomBytesAreNeverFollowedOutsideTheRing) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto seed = test_seed();
   std::mt19937_64 random(seed);
   const std::byte* const begin = memory_.data() + kRingDataOffset;
   for (int round = 0; round < 5000; ++round) {

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "beeline/runtime/node/actor_table.h"
+#include "seed.h"
 
 namespace beeline::runtime::node {
 namespace {
@@ -97,9 +98,8 @@ TEST(ActorTableTest, TheDeadAreForgottenInTheEnd) {
 
 // Whatever comes, in whatever order: dead is final, restarts are counted down, the living alone have a process.
 TEST(ActorTableTest, RandomEventsKeepTheInvariants) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 random(seed);
+  const auto seed = test_seed();
+  std::mt19937_64 random(seed);
   for (std::uint32_t round = 1; round <= 2000; ++round) {
     ActorTable table;
     const auto restarts = static_cast<std::int32_t>(random() % 4) - 1;

@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "seed.h"
+
 namespace beeline::runtime {
 namespace {
 
@@ -145,14 +147,13 @@ TEST_F(ProgressTest, ManyThreadsWaitAndEachGetsItsOwn) {
 }
 
 TEST_F(ProgressTest, WaitsWithShortDeadlinesNeverLoseTheRole) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto seed = test_seed();
   const std::uint64_t rounds = is_short() ? 300 : 1500;
   std::atomic<bool> over{false};
   std::vector<std::thread> impatient;
   for (unsigned i = 0; i < 4; ++i) {
     impatient.emplace_back([&, i] {
-      std::mt19937 random(seed + i);
+      std::mt19937_64 random(seed + i);
       while (!over) (void)wait_for(1, ~std::uint64_t{0}, Deadline::after(std::chrono::microseconds(random() % 200)));
     });
   }

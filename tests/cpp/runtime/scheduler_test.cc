@@ -5,6 +5,8 @@
 #include <limits>
 #include <random>
 
+#include "seed.h"
+
 namespace beeline::runtime::node {
 namespace {
 
@@ -47,9 +49,8 @@ TEST(SchedulerTest, WholeRequestsTakeFreeGpusOnly) {
 
 // 2,000 random cases against the plainest model there is: first fit over a list of what is left.
 TEST(SchedulerTest, FractionsAgreeWithBruteForce) {
-  const auto seed = std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
-  std::mt19937 random(seed);
+  const auto seed = test_seed();
+  std::mt19937_64 random(seed);
   for (int round = 0; round < 2000; ++round) {
     const int gpus = 1 + static_cast<int>(random() % 8);
     auto scheduler = make({{"GPU", gpus}});

@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "seed.h"
 #include "session/driver.h"
 
 namespace beeline::runtime::session {
@@ -24,11 +25,6 @@ struct Item {
 
 class FuzzTest : public SessionTest {
  protected:
-  static std::uint64_t first_seed() {
-    const char* given = std::getenv("BEELINE_TEST_SEED");
-    return given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  }
-
   void play(std::uint64_t seed, bool kills, int steps) {
     random_.seed(seed);
     kills_ = kills;
@@ -267,15 +263,11 @@ class FuzzTest : public SessionTest {
 };
 
 TEST_F(FuzzTest, WithoutDeathsEveryValueIsRight) {
-  const auto seed = first_seed();
-  SCOPED_TRACE("BEELINE_TEST_SEED=" + std::to_string(seed));
-  play(seed, false, is_short() ? 1500 : 6000);
+  play(test_seed(), false, is_short() ? 1500 : 6000);
 }
 
 TEST_F(FuzzTest, WithDeathsEveryCallEndsWithItsValueOrATypedError) {
-  const auto seed = first_seed();
-  SCOPED_TRACE("BEELINE_TEST_SEED=" + std::to_string(seed));
-  play(seed, true, is_short() ? 1000 : 4000);
+  play(test_seed(), true, is_short() ? 1000 : 4000);
 }
 
 }  // namespace

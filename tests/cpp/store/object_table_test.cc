@@ -8,6 +8,8 @@
 #include <random>
 #include <set>
 
+#include "seed.h"
+
 namespace beeline::store {
 namespace {
 
@@ -548,9 +550,10 @@ class World {
 };
 
 TEST(ObjectHistoryTest, NothingIsFreedWhileHeldAndEverythingAtTheEnd) {
-  const char* given = std::getenv("BEELINE_TEST_SEED");
-  const std::uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  const int rounds = given != nullptr ? 1 : std::getenv("BEELINE_TEST_SHORT") != nullptr ? 20 : 100;
+  const std::uint64_t first = test_seed();
+  const int rounds = std::getenv("BEELINE_TEST_SEED") != nullptr    ? 1
+                     : std::getenv("BEELINE_TEST_SHORT") != nullptr ? 20
+                                                                    : 100;
   for (int round = 0; round < rounds; ++round) {
     const std::uint64_t seed = first + static_cast<std::uint64_t>(round);
     SCOPED_TRACE("BEELINE_TEST_SEED=" + std::to_string(seed));

@@ -5,6 +5,8 @@
 
 #include <random>
 
+#include "seed.h"
+
 namespace beeline::store {
 namespace {
 
@@ -82,9 +84,7 @@ Bytes encoded(const Payload& payload) {
 
 class PayloadTest : public ::testing::Test {
  protected:
-  const std::uint64_t seed_ = std::random_device{}();
-  ::testing::ScopedTrace trace_{__FILE__, __LINE__, "seed " + std::to_string(seed_)};
-  std::mt19937_64 random_{seed_};
+  std::mt19937_64 random_{test_seed()};
 };
 
 TEST_F(PayloadTest, RandomPayloadsComeBack) {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import beeline as ray
+from beeline import _core
 from tests.python.direct_transport.nodes import LARGE, SMALL, call, ones, total
 
 # ----- whose bytes ------------------------------------------------------------------------------------------------
@@ -227,6 +228,18 @@ def test_unknown_isolation(a):
         call(a, ones, 3, transport="auto", isolation="frozen")
 
 
+def test_a_tensor_that_no_transport_serves_is_a_typed_error_and_nothing_else_suffers(a, b):
+    def on_meta(node):
+        return {"fine": torch.ones(LARGE), "not": torch.empty(LARGE, device="meta")}
+
+    with pytest.raises(ray.exceptions.RayTaskError, match="on meta.*no data") as raised:
+        ray.get(call(a, on_meta, transport="auto"))
+    assert isinstance(raised.value, ray.exceptions.TransportUnavailableError)
+    with pytest.raises(ray.exceptions.TransportUnavailableError, match="on meta"):
+        ray.put(torch.empty(3, device="meta"), _tensor_transport="shm")
+    assert ray.get(call(b, total, call(a, ones, LARGE, transport="auto"))) == LARGE
+
+
 @pytest.mark.parametrize("kind", ["numpy", "torch", "nested"])
 def test_large_arguments_by_value_are_not_pickled(b, kind):
     n = 8 << 20
@@ -236,19 +249,21 @@ def test_large_arguments_by_value_are_not_pickled(b, kind):
         "nested": lambda: {"x": [torch.ones(n // 2), np.ones(n // 2, np.float32)]},
     }[kind]()
 
-    def look(node, batch, *, again):
-        parts = batch["x"] if isinstance(batch, dict) else [batch]
-        return [sum(float(part.sum()) for part in parts), again]
-
-    ray.get(call(b, look, batch, again=0))
+    ray.get(b.sums.remote(batch, again=0))
+    before = _core.transfer_stats()
     tracemalloc.start()
     try:
-        ref = call(b, look, batch, again=1)
+        # Beside a function, which the core leaves to Python's pickler, and as it is.
+        refs = [call(b, lambda node, batch, again: node.sums(batch, again=again), batch, again=1)]
+        refs.append(b.sums.remote(batch, again=2))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert ray.get(ref) == [float(n), 1]
+    assert ray.get(refs) == [[float(n), 1], [float(n), 2]]
     assert peak < 4 << 20, peak  # a pickle of the bytes would be 32 MiB in Python's memory
+    after = _core.transfer_stats()
+    assert after["copied_bytes"] - before["copied_bytes"] == 2 * 4 * n  # by way of the arena
+    assert after["inline_bytes"] - before["inline_bytes"] < 1 << 16
 
 
 def test_arguments_by_value_are_taken_at_the_call(b):
