@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,9 +52,13 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="handoff: where the picture goes (default handoff.png).",
+    help="handoff: where the picture goes (default: beside the JSON, else build/handoff.png).",
 )
-def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) -> None:
+@click.option(
+    "--from", "finished", type=click.Path(path_type=Path, exists=True), help="Show this JSON, measure nothing."
+)
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the table for a document.")
+def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot, finished, markdown) -> None:
     """Measures Beeline beside its peers, on this machine, in one run."""
     rows = _selected(name, only)
     chosen = _engines(engines)
@@ -62,6 +67,9 @@ def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) 
             bound = row.bound.text(row.unit) if row.bound else "reported"
             click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measure}")
         return
+    if finished:
+        content = json.loads(finished.read_text())
+        return show(name, content["machine"], content["commit"], content["rows"], markdown, check)
     rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
     console = Console(stderr=not sys.stdout.isatty())
     machine, commit = runner.describe_machine(), runner.commit()
@@ -86,14 +94,21 @@ def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot) 
         results = runner.run(rows, chosen, rounds, quick, step, save)
         progress.update(task, description="done", completed=len(started))
     save(results)
+    if name == "handoff":
+        picture = plot or (json_path.with_suffix(".png") if json_path else Path("build/handoff.png"))
+        draw(results, str(picture), f"{machine['cpu']}, {machine['cores']} cores")
+        console.print(f"picture: {picture}")
+    show(name, machine, commit, results, markdown, check)
+
+
+def show(name: str, machine: dict, commit: str, rows: list[dict], markdown: Path | None, check: bool) -> None:
+    """Prints what was measured; exits with 1 where a bound does not hold and `check` asks for it."""
     title = f"{name} on {machine['cpu']}, {machine['cores']} cores, commit {commit}"
     wide = Console() if sys.stdout.isatty() else Console(width=180)
-    wide.print(report.table(title, results))
-    if name == "handoff":
-        picture = plot or (json_path.with_suffix(".png") if json_path else Path("handoff.png"))
-        draw(results, str(picture), f"{machine['cpu']}, {machine['cores']} cores")
-        wide.print(f"picture: {picture}")
-    if (missed := report.missed(results)) and check:
+    wide.print(report.table(title, rows))
+    if markdown:
+        markdown.write_text(report.markdown(rows))
+    if (missed := report.missed(rows)) and check:
         wide.print(f"bounds that do not hold: {', '.join(missed)}")
         sys.exit(1)
 

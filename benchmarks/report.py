@@ -85,6 +85,29 @@ def table(title: str, rows: list[dict]) -> Table:
     return shown
 
 
+def markdown(rows: list[dict]) -> str:
+    """The same table for a document."""
+    lines = ["| measure | unit | Beeline | peers | limit | ratio | bound | |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        peers = [
+            f"{name} {_with_spread(row, name, value)}" for name, value in row["peers"].items() if value is not None
+        ]
+        peers += [f"{name}: failed" for name in row["errors"]]
+        word = verdict(row).plain
+        cells = [
+            row["measure"],
+            row["unit"],
+            _with_spread(row, "beeline", row["beeline"]),
+            "; ".join(peers),
+            number(row["limit"]),
+            ratio_text(row),
+            bound_text(row),
+            f"**{word}**" if word in ("misses", "failed") else word,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def missed(rows: list[dict]) -> list[str]:
     """Keys of rows whose bound does not hold, or could not be judged because something failed."""
     return [row["key"] for row in rows if row["bound"] is not None and not row["holds"]]
