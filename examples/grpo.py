@@ -287,6 +287,7 @@ def main() -> None:
         save_json(result, args.json)
     if args.png:
         save_png(result, args.png)
+        print(f"picture: {args.png}")
 
 
 if __name__ == "__main__":
