@@ -33,14 +33,19 @@ control::State Daemon::state(std::uint64_t request) {
              : demand->actor == 0 ? "task worker"
                                   : "actor " + actors_.find(demand->actor)->create.class_name;
     }
-    state.processes.push_back({index, static_cast<std::int32_t>(connection->pid),
-                               static_cast<std::uint8_t>(connection->kind), what, os::pss_bytes(connection->pid)});
+    state.processes.push_back({index,
+                               static_cast<std::int32_t>(connection->pid),
+                               static_cast<std::uint8_t>(connection->kind),
+                               what,
+                               os::pss_bytes(connection->pid),
+                               {}});
   }
   // Processes that have no index: they are nobody's peers.
   constexpr auto kTool = static_cast<std::uint8_t>(control::ProcessKind::kTool);
-  state.processes.push_back({0, static_cast<std::int32_t>(::getpid()), kTool, "beelined", os::pss_bytes(::getpid())});
+  state.processes.push_back(
+      {0, static_cast<std::int32_t>(::getpid()), kTool, "beelined", os::pss_bytes(::getpid()), {}});
   for (const auto& [pid, name] : pool_.zygotes()) {
-    state.processes.push_back({0, static_cast<std::int32_t>(pid), kTool, name, os::pss_bytes(pid)});
+    state.processes.push_back({0, static_cast<std::int32_t>(pid), kTool, name, os::pss_bytes(pid), {}});
   }
   for (const auto& [id, demand] : demands_) {
     if (demand.worker != 0) continue;
