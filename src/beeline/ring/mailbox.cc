@@ -52,11 +52,6 @@ void Doorbell::ring() const {
   }
 }
 
-void Doorbell::mark() const {
-  set_bit(*page_, channel_);
-  page_->marked.store(1, std::memory_order_relaxed);
-}
-
 Result<Mailbox> Mailbox::create() {
   Mailbox mailbox;
   BEELINE_ASSIGN(mailbox.memory_, os::make_memfd("beeline-mailbox", sizeof(MailboxPage)));

@@ -27,12 +27,10 @@ struct MailboxPage {
   std::atomic<std::uint32_t> waiter_word;          // futex; counts wakes
   std::atomic<std::uint32_t> helper_word;          // futex; counts wakes
   alignas(64) std::atomic<std::uint64_t> summary;  // bit i: word i of channels may be set
-  std::atomic<std::uint32_t> marked;               // not 0: something came since collect() that nobody was woken for
   alignas(64) std::array<std::atomic<std::uint64_t>, kMaxChannels / 64> channels;
 };
 static_assert(sizeof(MailboxPage) == 192 + kMaxChannels / 8);
-static_assert(offsetof(MailboxPage, summary) == 128 && offsetof(MailboxPage, marked) == 136 &&
-              offsetof(MailboxPage, channels) == 192);
+static_assert(offsetof(MailboxPage, summary) == 128 && offsetof(MailboxPage, channels) == 192);
 
 // A peer's mailbox: rings its bell. Thread-safe.
 class Doorbell {
@@ -42,8 +40,6 @@ class Doorbell {
 
   // Everything this thread wrote before is visible to the owner when it sees the bit.
   void ring() const;
-  // As ring(), but wakes nobody: the owner sees the bit when it next looks, for whatever reason, and is_marked().
-  void mark() const;
 
  private:
   os::Mapping mapping_;
@@ -64,8 +60,6 @@ class Mailbox {
   template <typename Visit>
   bool collect(Visit&& visit) {
     if (page_->summary.load(std::memory_order_relaxed) == 0) return false;
-    // Relaxed: a hint. Before the bits are taken, so that a mark that comes later stays.
-    if (page_->marked.load(std::memory_order_relaxed) != 0) page_->marked.store(0, std::memory_order_relaxed);
     std::uint64_t words = page_->summary.exchange(0, std::memory_order_seq_cst);
     while (words != 0) {
       const auto word = static_cast<std::uint32_t>(std::countr_zero(words));
@@ -80,8 +74,6 @@ class Mailbox {
     return true;
   }
   [[nodiscard]] bool has_mail() const { return page_->summary.load(std::memory_order_seq_cst) != 0; }
-  // Whether somebody marked a channel and left it at that.
-  [[nodiscard]] bool is_marked() const { return page_->marked.load(std::memory_order_relaxed) != 0; }
   // Marks a channel for the next collect(): its ring holds more than was taken.
   void mark(std::uint32_t channel);
 

@@ -111,8 +111,6 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   header.name_size = static_cast<std::uint16_t>(name.size());
 
   std::vector<std::pair<ProcessIndex, ForwardRecord>> forwards;
-  bool will_come = false;
-  bool has_to_act = call.actor == nullptr;  // a function's worker that has to wait lends its CPU
   scratch_.clear();
   Writer writer(scratch_);
   writer.write(header);
@@ -126,10 +124,8 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
     } else if (producer == nullptr) {
       // Somebody else's object: the receiver asks its owner. Our own hold keeps it alive meanwhile.
       record.state = DependencyHeader::kSubscribe;
-      has_to_act = true;
     } else {
       record.state = DependencyHeader::kWillCome;
-      will_come = true;
       if (producer->sent_to != 0) {
         const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
         const auto index = static_cast<std::uint32_t>(at - producer->returns.begin());
@@ -151,13 +147,9 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   }
   store::encode_payload(*call.args, writer);
   // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call.
-  // Nobody is woken for nothing: who brings the missing argument rings, and a producer looks for forwards when it is
-  // done.
-  peers.send(to, Message::kCall, scratch_, {}, will_come && !has_to_act ? Bell::kQuiet : Bell::kRing);
+  peers.send(to, Message::kCall, scratch_);
   // After the call: what tells of a producer's end is told to the consumer behind it.
-  for (const auto& [producer, forward] : forwards) {
-    peers.send(producer, Message::kForward, view_of(forward), {}, Bell::kQuiet);
-  }
+  for (const auto& [producer, forward] : forwards) peers.send(producer, Message::kForward, view_of(forward));
 }
 
 void Caller::pump(ActorTarget& actor) {

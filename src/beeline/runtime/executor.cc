@@ -108,14 +108,10 @@ Status Executor::read_arguments(IncomingCall& call, Reader& reader) {
       objects.set_ready(*entry, std::move(attached));
       continue;
     }
-    const bool producer_is_gone = process_.peers().is_gone(record.producer);
-    if (const auto early = early_.extract(record.id); early && !producer_is_gone) {
-      objects.set_ready(*entry, early.mapped());
-      continue;
-    }
     ++call.unresolved;
     objects.watch(*entry, call);
-    if (record.state == DependencyHeader::kSubscribe || producer_is_gone) {
+    const bool was_early = early_.erase(record.id) > 0;
+    if (record.state == DependencyHeader::kSubscribe || was_early || process_.peers().is_gone(record.producer)) {
       process_.subscribe(*entry);
     }
   }
@@ -340,7 +336,7 @@ void Executor::on_process_lost(ProcessIndex process) {
     release(*call);
   }
   lanes_.erase(process);
-  std::erase_if(early_, [&](const auto& early) { return early.first.owner == process; });
+  std::erase_if(early_, [&](const store::ObjectId& id) { return id.owner == process; });
   // Functions that it may have been asked for and others wait for as well: one of them is asked.
   for (auto it = awaiting_function_.begin(); it != awaiting_function_.end();) {
     auto& [key, waiting] = *it;

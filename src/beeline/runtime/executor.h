@@ -101,7 +101,7 @@ class Executor {
   void resolved(IncomingCall& call);
   // A value came for an object that nobody here knows: its producer was quicker than the call that names it, on
   // another ring. That call asks the owner.
-  void on_early_object(const store::ObjectId& id, store::PayloadPtr value) { early_[id] = std::move(value); }
+  void on_early_object(const store::ObjectId& id) { early_.insert(id); }
 
  private:
   Status read_arguments(IncomingCall& call, Reader& reader);
@@ -133,7 +133,7 @@ class Executor {
   std::unordered_map<std::uint64_t, std::shared_ptr<const std::string>> functions_;
   // Calls by the function they wait for; the caller of the first was asked for it.
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
-  std::unordered_map<store::ObjectId, store::PayloadPtr, store::ObjectIdHash> early_;
+  std::unordered_set<store::ObjectId, store::ObjectIdHash> early_;
   std::size_t running_ = 0;
   std::size_t blocked_ = 0;  // threads that wait within a function
   bool is_actor_ = false;

@@ -188,7 +188,7 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
   return Status::ok();
 }
 
-bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body, Bell bell) {
+bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) {
   if (closed_) return false;
   auto& peer = peers_[to];
   if (peer.gone) return false;
@@ -207,7 +207,7 @@ bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body, 
     writer.append(body);
     return true;
   }
-  return push(*peer.out, type, head, body, bell);
+  return push(*peer.out, type, head, body);
 }
 
 void Peers::send_held_back() {
@@ -228,9 +228,9 @@ void Peers::connect(ProcessIndex process) {
   }
 }
 
-bool Peers::push(Link& link, Message type, BytesView head, BytesView body, Bell bell) {
+bool Peers::push(Link& link, Message type, BytesView head, BytesView body) {
   const std::size_t size = head.size() + body.size();
-  if (size <= kFragment) return push_record(link, type, head, body, bell);
+  if (size <= kFragment) return push_record(link, type, head, body);
   Bytes whole;
   whole.reserve(size);
   Writer writer(whole);
@@ -239,24 +239,19 @@ bool Peers::push(Link& link, Message type, BytesView head, BytesView body, Bell 
   for (std::size_t at = 0; at < size; at += kFragment) {
     const FragmentHeader fragment{size, static_cast<std::uint16_t>(type), {}};
     push_record(link, Message::kFragment, view_of(fragment),
-                BytesView(whole).subspan(at, std::min(kFragment, size - at)), bell);
+                BytesView(whole).subspan(at, std::min(kFragment, size - at)));
   }
   return true;
 }
 
-bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body, Bell bell) {
+bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body) {
   const std::size_t size = head.size() + body.size();
   if (link.overflow.empty()) {
     if (std::byte* room = link.out.claim(size)) {
       std::copy(head.begin(), head.end(), room);
       std::copy(body.begin(), body.end(), room + head.size());
       link.out.commit(static_cast<std::uint16_t>(type), 0);
-      if (!link.open) return true;
-      if (bell == Bell::kRing) {
-        link.bell.ring();
-      } else {
-        link.bell.mark();
-      }
+      if (link.open) link.bell.ring();
       return true;
     }
   }

@@ -35,12 +35,6 @@ class PeerEvents {
   ~PeerEvents() = default;
 };
 
-// Whether a message wakes its receiver.
-enum class Bell {
-  kRing,
-  kQuiet,  // its receiver can do nothing about it before another message comes, which will wake it
-};
-
 class Peers {
  public:
   static constexpr std::size_t kRingCapacity = 128 * 1024;
@@ -54,7 +48,7 @@ class Peers {
 
   // Queues a message, connecting first if need be. False if the process is known to be gone: the message is dropped
   // and on_peer_lost has been (or is being) reported.
-  bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {}, Bell bell = Bell::kRing);
+  bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {});
 
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
   bool drain(std::size_t budget);
@@ -119,8 +113,8 @@ class Peers {
   void on_socket(Link& link, std::uint32_t events);
   Status on_hello(Link& link, os::Frame& frame);
   Status greet(Link& link, int ring_memory);
-  bool push(Link& link, Message type, BytesView head, BytesView body, Bell bell = Bell::kRing);
-  bool push_record(Link& link, Message type, BytesView head, BytesView body, Bell bell);
+  bool push(Link& link, Message type, BytesView head, BytesView body);
+  bool push_record(Link& link, Message type, BytesView head, BytesView body);
   void flush_overflow(Link& link);
   // Messages until the ring is empty or the budget is used up.
   void drain_link(Link& link, std::size_t& budget);

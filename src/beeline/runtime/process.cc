@@ -174,16 +174,7 @@ void Process::drop_hold(Entry& entry) {
   objects_.drop_hold(entry);
   // An own object without borrowers may go at once: nothing about it can be under way in a ring that we have not
   // seen, since every message that carried it was answered. Others wait for the next look at all rings.
-  if (!objects_.has_doomed()) return;
-  read_quiet_mail(locked);
-  if (!mailbox_.has_mail()) reap();
-}
-
-// Looks at mail that nobody was woken for: it may have been lying here for long.
-void Process::read_quiet_mail(Locked& locked) {
-  if (stopped_ || !mailbox_.is_marked()) return;
-  progress_.poke(locked);
-  if (mailbox_.is_marked()) progress_.notify();  // another thread has the role, and sleeps
+  if (objects_.has_doomed() && !mailbox_.has_mail()) reap();
 }
 
 void Process::reap() {
@@ -367,7 +358,7 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
       } else if (entry != nullptr) {
         objects_.set_ready(*entry, std::move(payload));
       } else if (id.owner != self_) {
-        executor_.on_early_object(id, std::move(payload));
+        executor_.on_early_object(id);
       }
       break;
     }

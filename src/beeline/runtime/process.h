@@ -248,7 +248,6 @@ class Process final : public PeerEvents, public store::TableEvents {
   void run_chores();
   void clean_leases();
   void request_cleaning();
-  void read_quiet_mail(Locked& locked);
   control::Counts usage();
   bool trim_arena();
   void rehome(ProcessIndex holder, const std::string& reason);

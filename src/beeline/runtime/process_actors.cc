@@ -229,8 +229,7 @@ Process::Assignment Process::assignment() {
 }
 
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
-  Locked locked(lock_);
-  read_quiet_mail(locked);  // perhaps of those to whom the results are to go
+  const Locked locked(lock_);
   for (const auto& result : results) {
     if (result->placement) {
       const auto it = publications_.find(result->placement->publication.slot);

@@ -61,19 +61,6 @@ TEST_F(MailboxTest, AMarkedChannelIsVisitedAgain) {
   EXPECT_EQ(collected(), std::vector<std::uint32_t>{5});
 }
 
-TEST_F(MailboxTest, AMarkWakesNobodyAndIsSeenByWhoeverLooks) {
-  const auto helper = mailbox_.ticket(Sleeper::kHelper);
-  EXPECT_FALSE(mailbox_.entrust(Sleeper::kHelper));
-  bell(7).mark();
-  EXPECT_EQ(mailbox_.ticket(Sleeper::kHelper), helper);
-  EXPECT_TRUE(mailbox_.is_marked());
-  EXPECT_EQ(mailbox_.sleep_draining(mailbox_.ticket(Sleeper::kWaiter), Deadline::never()), os::FutexWait::kWoken);
-  EXPECT_EQ(collected(), std::vector<std::uint32_t>{7});
-  EXPECT_FALSE(mailbox_.is_marked());
-  bell(7).ring();
-  EXPECT_FALSE(mailbox_.is_marked());
-}
-
 TEST_F(MailboxTest, NonsenseIsRefused) {
   auto copy = os::duplicate(mailbox_.fd());
   ASSERT_TRUE(copy.is_ok());
@@ -188,7 +175,6 @@ TEST(MailboxLayoutTest, TheLayoutIsWhatPeersExpect) {
   EXPECT_EQ(offsetof(MailboxPage, sleeper), 64u);
   EXPECT_EQ(offsetof(MailboxPage, waiter_word), 68u);
   EXPECT_EQ(offsetof(MailboxPage, helper_word), 72u);
-  EXPECT_EQ(offsetof(MailboxPage, marked), 136u);
 }
 
 }  // namespace

@@ -145,63 +145,6 @@ TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
 }
 
-TEST_F(ScriptedTest, AQuietMessageIsReadWithTheNextThatRings) {
-  Process& sender = join();
-  Process& receiver = join();
-  {
-    const Locked locked(sender.lock());
-    sender.peers().connect(receiver.self());
-  }
-  const auto received = [&] {
-    const Locked locked(receiver.lock());
-    return receiver.peers().stats().messages_in;
-  };
-  const auto send = [&](Bell bell) {
-    const Locked locked(sender.lock());
-    sender.peers().send(receiver.self(), Message::kRefsTaken, view_of(std::uint64_t{12345}), {}, bell);
-  };
-  ASSERT_TRUE(eventually(sender, [&] { return sender.peers().has_link(receiver.self()); }));
-  send(Bell::kRing);
-  ASSERT_TRUE(eventually(receiver, [&] { return receiver.peers().stats().messages_in == 1; }));
-  // Its helper naps for some time after a message, and looks; then it sleeps until somebody rings.
-  const auto patience = Deadline::after(kPatience);
-  std::uint64_t sent = 1;
-  while (received() == sent && !patience.passed()) {
-    send(Bell::kQuiet);
-    ++sent;
-    ::usleep(2000);
-  }
-  EXPECT_LT(received(), sent) << "every quiet message woke its receiver";
-  send(Bell::kRing);
-  ++sent;
-  while (received() < sent && !patience.passed()) ::usleep(200);
-  EXPECT_EQ(received(), sent);
-}
-
-TEST_F(ScriptedTest, AProducerLooksForItsConsumersBeforeItAnswers) {
-  Process& owner = join();
-  Process& producer = join();
-  Process& consumer = join();
-  Entry* produced = call(owner, numbers({1}));
-  grant(owner, producer);
-  IncomingCall* producing = take(producer);
-  ASSERT_NE(producing, nullptr);
-  Entry* consumed = call(owner, numbers({1}), {produced});
-  grant(owner, consumer);
-  ASSERT_TRUE(eventually(consumer, [&] { return !consumer.executor().idle(); }));
-  {
-    // The owner does nothing meanwhile: the value comes from its producer.
-    const Locked locked(owner.lock());
-    producer.finish(*producing, {numbers({3})}, false);
-    EXPECT_TRUE(eventually(consumer, [&] { return consumer.executor().has_runnable(); }));
-  }
-  IncomingCall* consuming = take(consumer);
-  ASSERT_NE(consuming, nullptr);
-  EXPECT_EQ(numbers_of(*consumer.payload(*consuming->dependencies.at(0))).at(0), 3);
-  consumer.finish(*consuming, {numbers({4})}, false);
-  EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 4);
-}
-
 TEST_F(ScriptedTest, AValueWhoseHolderEndedIsToldOnceItIsCopied) {
   constexpr std::size_t kSize = 8u << 20;
   Process& owner = join();

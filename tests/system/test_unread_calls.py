@@ -1,4 +1,4 @@
-"""Messages that wake nobody (a call whose argument is still being made) hold up nothing while they wait to be read."""
+"""Calls that wait, unread or for their arguments, hold up nothing else."""
 
 THREADED = """
     ray.init(num_cpus=4)
