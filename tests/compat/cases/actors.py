@@ -220,8 +220,11 @@ def case_actor_creates_an_actor_and_returns_its_handle(ray):
         def make(self):
             return Counter.remote(7)
 
-    counter = ray.get(Factory.remote().make.remote())
-    return ray.get(counter.add.remote())
+    factory = Factory.remote()  # it owns the other one, which ends with it
+    counter = ray.get(factory.make.remote())
+    total = ray.get(counter.add.remote())
+    del factory
+    return total
 
 
 def case_current_actor_gives_a_handle_to_itself(ray):

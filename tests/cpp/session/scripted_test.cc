@@ -145,6 +145,31 @@ TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
 }
 
+TEST_F(ScriptedTest, AnObjectThatNobodyHoldsAnyMoreTakesNoValue) {
+  Process& owner = join();
+  Process& consumer = join();
+  Entry* inner = owner.put(numbers({1}), nullptr);
+  const store::ObjectId id{owner.self(), store::ObjectKind::kValue, 12345};
+  store::Payload value;
+  value.skeleton = "4";
+  value.refs.push_back(inner->id);
+  Bytes message;
+  Writer writer(message);
+  writer.write(id);
+  store::encode_payload(value, writer);
+  {
+    // A call that waited for it was cancelled, and its owner was told so; then its producer's word comes.
+    const Locked locked(consumer.lock());
+    auto& objects = consumer.objects();
+    objects.drop_hold(*objects.hold(id, false));
+    EXPECT_TRUE(static_cast<PeerEvents&>(consumer).on_message(owner.self(), Message::kObject, message).is_ok());
+    EXPECT_EQ(objects.find(inner->id), nullptr) << "it took hold of what the owner may have freed";
+    objects.reap();
+    EXPECT_EQ(objects.find(id), nullptr);
+  }
+  owner.drop_hold(*inner);
+}
+
 TEST_F(ScriptedTest, AValueWhoseHolderEndedIsToldOnceItIsCopied) {
   constexpr std::size_t kSize = 8u << 20;
   Process& owner = join();
