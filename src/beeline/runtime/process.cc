@@ -354,7 +354,10 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
       BEELINE_ASSIGN(auto payload, store::decode_payload(reader));
       Entry* entry = objects_.find(id);
       // One that nobody holds is about to go, and takes nothing any more: what the value refers to may be gone already.
-      if (entry != nullptr && entry->local == 0 && id.owner != self_) entry = nullptr;
+      if (entry != nullptr && entry->local == 0 && id.owner != self_) {
+        entry->subscribed = false;  // whoever takes hold of it after all asks anew
+        entry = nullptr;
+      }
       if (entry != nullptr && is_stale(*entry) && from == id.owner) {
         // Its producer told us and ended before it told the owner, who had it made again.
         objects_.replace(*entry, std::move(payload));

@@ -161,9 +161,12 @@ TEST_F(ScriptedTest, AnObjectThatNobodyHoldsAnyMoreTakesNoValue) {
     // A call that waited for it was cancelled, and its owner was told so; then its producer's word comes.
     const Locked locked(consumer.lock());
     auto& objects = consumer.objects();
-    objects.drop_hold(*objects.hold(id, false));
+    Entry* const entry = objects.hold(id, false);
+    entry->subscribed = true;
+    objects.drop_hold(*entry);
     EXPECT_TRUE(static_cast<PeerEvents&>(consumer).on_message(owner.self(), Message::kObject, message).is_ok());
     EXPECT_EQ(objects.find(inner->id), nullptr) << "it took hold of what the owner may have freed";
+    EXPECT_FALSE(entry->subscribed) << "who holds it again would wait for an answer that came already";
     objects.reap();
     EXPECT_EQ(objects.find(id), nullptr);
   }
