@@ -3,7 +3,8 @@
 #include <bit>
 #include <cstring>
 #include <memory>
-#include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
