@@ -28,6 +28,7 @@ enum class Message : std::uint16_t {
   kFunctionRequest = 14,  // u64 key: to a caller
   kFunction = 15,         // u64 key, blob
   kRejected = 16,         // u64 task: to a caller, not started here; submit it elsewhere
+  kGreeted = 17,          // from the side that connected, once per link: from here on each record rings
 };
 
 enum CallFlag : std::uint8_t {

@@ -132,6 +132,12 @@ void Peers::accept_pending() {
   for (std::size_t i = 0; i < links_.size() && opening_ > 0; ++i) {
     if (links_[i] && !links_[i]->open) on_socket(*links_[i], EPOLLIN);
   }
+  for (std::size_t i = 0, left = unheard_; i < links_.size() && left > 0; ++i) {
+    if (!links_[i] || !links_[i]->unheard) continue;
+    --left;
+    ring::Record record{};
+    if (links_[i]->in.peek(record) != ring::Consumer::Peek::kEmpty) mailbox_.mark(links_[i]->channel);
+  }
 }
 
 void Peers::on_socket(Link& link, std::uint32_t events) {
@@ -181,7 +187,10 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
   }
   link.open = true;
   --opening_;
+  link.unheard = !link.connecting_side;
+  if (link.unheard) ++unheard_;
   flush_overflow(link);
+  if (link.connecting_side) push_record(link, Message::kGreeted, {}, {});
   // What either side wrote into its ring before it knew the other's doorbell.
   link.bell.ring();
   mailbox_.mark(link.channel);
@@ -329,6 +338,10 @@ void Peers::drain_link(Link& link, std::size_t& budget) {
 
 Status Peers::handle(Link& link, const ring::Record& record) {
   const auto type = static_cast<Message>(record.type);
+  if (type == Message::kGreeted) {
+    heard(link);
+    return Status::ok();
+  }
   if (type != Message::kFragment) return events_.on_message(link.peer, type, record.payload);
   Reader reader(record.payload);
   const auto fragment = reader.read<FragmentHeader>();
@@ -342,6 +355,10 @@ Status Peers::handle(Link& link, const ring::Record& record) {
   const Bytes whole = std::move(link.assembly);
   link.assembly = {};
   return events_.on_message(link.peer, static_cast<Message>(fragment.type), whole);
+}
+
+void Peers::heard(Link& link) {
+  if (std::exchange(link.unheard, false)) --unheard_;
 }
 
 void Peers::cut(Link& link, const Status& reason) {
@@ -375,6 +392,7 @@ void Peers::cut(Link& link, const Status& reason) {
     }
   }
   if (!link.open) --opening_;
+  heard(link);
   for (const auto& outgoing : link.overflow) borrows_waiting_ -= outgoing.type == Message::kBorrow ? 1 : 0;
   const std::uint32_t channel = link.channel;
   links_[channel].reset();
@@ -430,6 +448,7 @@ void Peers::close() {
   }
   links_.clear();
   opening_ = 0;
+  unheard_ = 0;
   peers_.clear();
   free_channels_.clear();
   closed_ = true;

@@ -53,7 +53,8 @@ class Peers {
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
   bool drain(std::size_t budget);
 
-  // Takes in links that others are making right now: what they wrote before is in rings that count from here on.
+  // Takes in links that others are making right now, and looks into rings whose writers do not ring yet: whatever was
+  // written before this call is in the mailbox after it.
   void accept_pending();
 
   // The mapped arena of a process that is or was linked to this one.
@@ -93,7 +94,8 @@ class Peers {
     std::optional<std::uint32_t> holder;  // its index in our lease table, from the greeting on
     ProcessIndex peer = 0;                // 0 until its hello came
     bool connecting_side = false;
-    bool open = false;  // handshake done
+    bool open = false;     // handshake done
+    bool unheard = false;  // the peer may still write without ringing: it has not read our greeting
     bool closed = false;
     Bytes assembly;  // fragments so far
     std::deque<Outgoing> overflow;
@@ -119,6 +121,7 @@ class Peers {
   // Messages until the ring is empty or the budget is used up.
   void drain_link(Link& link, std::size_t& budget);
   Status handle(Link& link, const ring::Record& record);
+  void heard(Link& link);
   void cut(Link& link, const Status& reason);
   void send_held_back();
   void watch(Link& link);
@@ -135,6 +138,7 @@ class Peers {
   std::vector<std::unique_ptr<Link>> links_;  // by channel
   std::vector<std::uint32_t> free_channels_;
   std::size_t opening_ = 0;  // links without a handshake so far
+  std::size_t unheard_ = 0;  // open links whose peer may not know it
   // Messages that let a third process drop its hold on an object must not be seen before our own borrow of it: while
   // one of those waits for room, they wait too.
   struct HeldBack {
