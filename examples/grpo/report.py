@@ -113,7 +113,9 @@ class Report:
         return statistics.median(step[name] for step in self._steps[-50:])
 
     def _bytes_by_path(self) -> dict[str, dict[str, int]]:
-        """Bytes of tensors that went from actor to actor: {what: {path: bytes}}."""
+        """Bytes of tensors that went from actor to actor: {what: {path: bytes}}.
+
+        The path is the one that was asked for: both engines take a named transport or fail."""
         transport = "none (one process)" if self._args.plain else self._args.transport
         rollouts = transport if self._args.direct == "all" or self._args.plain else "object_store"
         total = {name: sum(step[name] for step in self._steps) for name in ("weight_bytes", "rollout_bytes")}

@@ -34,6 +34,7 @@ struct Imported {
   dlpack::ManagedTensor managed{};
   std::shared_ptr<void> keep_alive;
   std::vector<std::int64_t> shape_and_strides;
+  bool* deleted = nullptr;  // tells the importer that torch took it and let go of it
 };
 
 // In a thread that replaces tensors while it loads a value (set_target_for_ref): called with each.
@@ -71,12 +72,20 @@ nb::object make_tensor(std::string_view header, const View& bytes) {
   auto& managed = imported->managed;
   managed.version = {dlpack::kMajorVersion, 0};
   managed.context = imported.get();
-  managed.deleter = [](dlpack::ManagedTensor* self) { delete static_cast<Imported*>(self->context); };
+  managed.deleter = [](dlpack::ManagedTensor* self) {
+    const std::unique_ptr<Imported> imported(static_cast<Imported*>(self->context));
+    if (imported->deleted != nullptr) *imported->deleted = true;
+  };
   managed.tensor = {bytes.data,        {dlpack::kCpu, 0},        head.ndim, head.dtype,
                     dimensions.data(), dimensions.data() + ndim, 0};
   void* made = nullptr;
-  if (api->object_from_managed(&managed, &made) != 0) throw nb::python_error();
-  imported.release();  // NOLINT: torch has it now
+  bool deleted = false;
+  imported->deleted = &deleted;
+  if (api->object_from_managed(&managed, &made) != 0) {
+    if (deleted) imported.release();  // NOLINT: torch failed after it had taken it
+    throw nb::python_error();
+  }
+  imported.release()->deleted = nullptr;  // torch has it now
   nb::object tensor = nb::steal(static_cast<PyObject*>(made));
   return on_tensor == nullptr ? tensor : (*on_tensor)(tensor);
 }
