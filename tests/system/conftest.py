@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -19,6 +20,13 @@ def session_folder(monkeypatch):
     monkeypatch.setenv("BEELINE_TMPDIR", folder)
     yield pathlib.Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminal_signals():
+    """Drivers inherit a terminal's signals as a shell gives them, also where nohup or a background job ignored them."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
