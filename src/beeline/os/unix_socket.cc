@@ -40,21 +40,6 @@ Result<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
-Status wait_for(int fd, short events, Deadline deadline) {
-  for (;;) {
-    pollfd entry{fd, events, 0};
-    int timeout_ms = -1;
-    if (!deadline.is_never()) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline.left()).count();
-      timeout_ms = static_cast<int>(std::min<std::int64_t>(left, 1'000'000));
-    }
-    const int ready = ::poll(&entry, 1, timeout_ms);
-    if (ready > 0) return Status::ok();
-    if (ready < 0 && errno != EINTR) return Status::from_errno("poll a unix socket", errno);
-    if (deadline.passed()) return {Code::kDeadlineExceeded, "no answer on a unix socket within the deadline"};
-  }
-}
-
 }  // namespace
 
 Result<Fd> listen_unix(const std::string& path) {
@@ -77,6 +62,14 @@ Result<Fd> connect_unix(const std::string& path) {
     if (errno != EINTR) return Status::from_errno("connect to " + path, errno);
   }
   return fd;
+}
+
+bool is_left_behind(const std::string& path) {
+  const auto address = address_of(path);
+  const Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!address || !fd.is_open()) return false;
+  const auto& target = *address;
+  return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&target), sizeof target) != 0 && errno == ECONNREFUSED;
 }
 
 Result<Fd> accept_unix(int listener) {
@@ -154,7 +147,7 @@ Status FrameSocket::flush() {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) return Status::ok();
       if (errno == EPIPE || errno == ECONNRESET) return {Code::kPeerLost, "the peer closed the connection"};
-      return Status::from_errno("send on a unix socket", errno);
+      return Status::from_errno("send on a socket", errno);
     }
     head.fds.clear();
     head.at += static_cast<std::size_t>(sent);
@@ -163,11 +156,11 @@ Status FrameSocket::flush() {
   return Status::ok();
 }
 
-Status FrameSocket::flush_all(Deadline deadline) {
+Status FrameSocket::flush_all(const Wait& wait) {
   for (;;) {
     BEELINE_RETURN_IF_ERROR(flush());
     if (!wants_write()) return Status::ok();
-    BEELINE_RETURN_IF_ERROR(wait_for(socket_.get(), POLLOUT, deadline));
+    BEELINE_RETURN_IF_ERROR(wait_ready(socket_.get(), POLLOUT, wait, "room in a socket"));
   }
 }
 
@@ -188,7 +181,7 @@ Result<bool> FrameSocket::fill() {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
       if (errno == ECONNRESET) return false;
-      return Status::from_errno("receive on a unix socket", errno);
+      return Status::from_errno("receive on a socket", errno);
     }
     for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
       if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -242,12 +235,12 @@ Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
   }
 }
 
-Status FrameSocket::receive_within(Frame& frame, Deadline deadline) {
+Status FrameSocket::receive_within(Frame& frame, const Wait& wait) {
   for (;;) {
     BEELINE_ASSIGN(const auto outcome, receive(frame));
     if (outcome == Receive::kFrame) return Status::ok();
     if (outcome == Receive::kClosed) return {Code::kPeerLost, "the peer closed the connection"};
-    BEELINE_RETURN_IF_ERROR(wait_for(socket_.get(), POLLIN, deadline));
+    BEELINE_RETURN_IF_ERROR(wait_ready(socket_.get(), POLLIN, wait, "an answer on a socket"));
   }
 }
 

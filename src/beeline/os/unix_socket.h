@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "beeline/base/bytes.h"
-#include "beeline/base/clock.h"
 #include "beeline/base/status.h"
 #include "beeline/os/fd.h"
+#include "beeline/os/wait.h"
 
 namespace beeline::os {
 
@@ -24,6 +24,8 @@ struct PeerCredentials {
 Result<Fd> listen_unix(const std::string& path);
 // Connects to `path`; the socket is blocking.
 Result<Fd> connect_unix(const std::string& path);
+// Whether `path` is the socket of a listener that has ended: a file that it left behind. Does not wait.
+bool is_left_behind(const std::string& path);
 // Accepts one connection; no value inside the Fd when none is pending. Refuses peers of other users.
 Result<Fd> accept_unix(int listener);
 Result<std::pair<Fd, Fd>> make_socket_pair();
@@ -34,8 +36,9 @@ struct Frame {
   std::vector<Fd> fds;
 };
 
-// Both directions of one connection. Not thread-safe: one owner, or a lock around it. Frames are at most
-// kMaxFrame bytes; descriptors arrive with the frame they were sent with (at most kMaxFds).
+// Both directions of one connection, of the unix domain or (then without descriptors) TCP. Not thread-safe: one owner,
+// or a lock around it. Frames are at most kMaxFrame bytes; descriptors arrive with the frame they were sent with (at
+// most kMaxFds).
 class FrameSocket {
  public:
   static constexpr std::uint32_t kMaxFrame = 1u << 30;
@@ -53,14 +56,14 @@ class FrameSocket {
   // Writes more of the queue; kOk also when some is left (see wants_write).
   Status flush();
   [[nodiscard]] bool wants_write() const { return !out_.empty(); }
-  // Writes all of the queue, waiting until the deadline.
-  Status flush_all(Deadline deadline);
+  // Writes all of the queue.
+  Status flush_all(const Wait& wait);
 
   enum class Receive { kFrame, kNothing, kClosed };
   // The next whole frame without blocking.
   Result<Receive> receive(Frame& frame);
-  // The next whole frame, waiting until the deadline; kPeerLost when the peer closed.
-  Status receive_within(Frame& frame, Deadline deadline);
+  // The next whole frame; kPeerLost when the peer closed.
+  Status receive_within(Frame& frame, const Wait& wait);
 
  private:
   struct Outgoing {

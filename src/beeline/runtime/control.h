@@ -3,15 +3,13 @@
 // the same as a format.
 #pragma once
 
-#define MSGPACK_NO_BOOST 1
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
 
-#include <msgpack.hpp>
-
 #include "beeline/base/bytes.h"
+#include "beeline/base/msgpack.h"
 #include "beeline/base/status.h"
 #include "beeline/store/ids.h"
 
@@ -357,14 +355,7 @@ struct Empty {
 
 template <typename Message>
 Bytes encode(Type type, const Message& message) {
-  msgpack::sbuffer body;
-  msgpack::pack(body, message);
-  Bytes frame;
-  frame.reserve(sizeof(Type) + body.size());
-  Writer writer(frame);
-  writer.write(type);
-  writer.append({reinterpret_cast<const std::byte*>(body.data()), body.size()});
-  return frame;
+  return pack_frame(type, message);
 }
 
 inline Result<Type> type_of(BytesView frame) {
@@ -378,16 +369,7 @@ inline Result<Type> type_of(BytesView frame) {
 template <typename Message>
 Result<Message> decode(BytesView frame) {
   if (frame.size() < sizeof(Type)) return Status(Code::kCorrupt, "a control frame shorter than its type");
-  try {
-    // No container can have more elements than the frame has bytes: a hostile length allocates nothing.
-    const std::size_t size = frame.size() - sizeof(Type);
-    const msgpack::unpack_limit limit(size, size, size, size, size, 32);
-    const auto handle =
-        msgpack::unpack(reinterpret_cast<const char*>(frame.data()) + sizeof(Type), size, nullptr, nullptr, limit);
-    return handle.get().as<Message>();
-  } catch (const std::exception& error) {
-    return Status(Code::kCorrupt, std::string("a control frame that does not decode: ") + error.what());
-  }
+  return unpack<Message>(frame.subspan(sizeof(Type)), "a control frame");
 }
 
 }  // namespace control

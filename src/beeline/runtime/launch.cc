@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <random>
 
+#include "beeline/os/private_folder.h"
 #include "beeline/os/process.h"
 
 namespace beeline::runtime {
@@ -30,22 +31,7 @@ constexpr int kDriverFd = 3;
 constexpr int kLockFd = 4;
 
 std::filesystem::path sessions_dir() {
-  const char* base = std::getenv("BEELINE_TMPDIR");
-  return std::filesystem::path(base != nullptr && *base != '\0' ? base : "/tmp") /
-         ("beeline-" + std::to_string(::geteuid()));
-}
-
-Status make_private_dir(const std::filesystem::path& path) {
-  if (::mkdir(path.c_str(), 0700) == 0) return Status::ok();
-  if (errno != EEXIST) return Status::from_errno("make directory " + path.string(), errno);
-  struct stat info{};
-  if (::lstat(path.c_str(), &info) != 0) return Status::from_errno("stat " + path.string(), errno);
-  if (!S_ISDIR(info.st_mode) || info.st_uid != ::geteuid() || (info.st_mode & 0077) != 0) {
-    return {Code::kInvalidArgument, path.string() +
-                                        " is not a directory of this user alone (mode 0700): remove it, or "
-                                        "set BEELINE_TMPDIR to another place"};
-  }
-  return Status::ok();
+  return os::user_folder();
 }
 
 // Takes the lock without waiting; nothing inside the Fd when somebody holds it.
@@ -77,7 +63,7 @@ Result<SessionDir> make_session_dir() {
   const auto unfinished = parent / (kUnfinishedPrefix + name);
   // The last session of this user that ends removes the parent: it may go between the two calls.
   for (int attempt = 0;; ++attempt) {
-    BEELINE_RETURN_IF_ERROR(make_private_dir(parent));
+    BEELINE_RETURN_IF_ERROR(os::make_private_folder(parent.string()));
     if (::mkdir(unfinished.c_str(), 0700) == 0) break;
     if (errno != ENOENT || attempt == 10) return Status::from_errno("make directory " + unfinished.string(), errno);
   }

@@ -134,6 +134,8 @@ void Process::stop() {
     daemon_.close();
     for (auto& [slot, publication] : publications_) {
       if (on_retired) on_retired(publication.id);
+      // An agent of the transfer engine may use the arena beside us.
+      if (!is_worker_) arena_->retire(publication.id);
     }
     publications_.clear();
     retired_.clear();

@@ -1,5 +1,5 @@
 // One process of a session: what its Python (or C++) side talks to. Owns the links, the objects, the calls, and the
-// two threads that keep them going (control_loop.h, progress.h).
+// two threads that keep them going (os/control_loop.h, progress.h).
 //
 // Thread-safe: public functions take the state lock themselves unless they say otherwise.
 #pragma once
@@ -13,14 +13,14 @@
 #include <unordered_map>
 #include <vector>
 
+#include "beeline/os/control_loop.h"
+#include "beeline/os/state_lock.h"
 #include "beeline/runtime/caller.h"
-#include "beeline/runtime/control_loop.h"
 #include "beeline/runtime/executor.h"
 #include "beeline/runtime/launch.h"
 #include "beeline/runtime/log_printer.h"
 #include "beeline/runtime/peers.h"
 #include "beeline/runtime/progress.h"
-#include "beeline/runtime/state_lock.h"
 
 namespace beeline::runtime {
 
@@ -192,10 +192,11 @@ class Process final : public PeerEvents, public store::TableEvents {
   void ask_owners();
 
   // ----- for the parts of this process; the state lock is held
+  [[nodiscard]] std::shared_ptr<memory::Arena> arena() const { return arena_; }
   StateLock& lock() { return lock_; }
   store::ObjectTable& objects() { return objects_; }
   Peers& peers() { return *peers_; }
-  ControlLoop& control() { return control_; }
+  os::ControlLoop& control() { return control_; }
   Progress& progress() { return progress_; }
   void subscribe(Entry& entry);
   template <typename Body>
@@ -270,7 +271,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   control::Registered registered_;
   std::shared_ptr<memory::Arena> arena_;  // shared with publish() in other threads; null once stopped
   ring::Mailbox mailbox_;
-  ControlLoop control_;
+  os::ControlLoop control_;
   Progress progress_;
   std::unique_ptr<Peers> peers_;
   store::ObjectTable objects_;

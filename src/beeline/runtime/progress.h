@@ -13,10 +13,13 @@
 
 #include "beeline/base/clock.h"
 #include "beeline/base/function_ref.h"
+#include "beeline/os/state_lock.h"
 #include "beeline/ring/mailbox.h"
-#include "beeline/runtime/state_lock.h"
 
 namespace beeline::runtime {
+
+using os::Locked;
+using os::StateLock;
 
 enum class WaitOutcome { kDone, kTimedOut, kInterrupted };
 

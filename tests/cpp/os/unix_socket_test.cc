@@ -243,7 +243,11 @@ TEST(UnixListenerTest, AcceptsThePeerAndKnowsIt) {
   EXPECT_EQ(credentials->pid, ::getpid());
   EXPECT_EQ(credentials->uid, ::geteuid());
   EXPECT_EQ(std::filesystem::status(path).permissions() & std::filesystem::perms(077), std::filesystem::perms::none);
+  EXPECT_FALSE(is_left_behind(path));
+  listener->reset();
+  EXPECT_TRUE(is_left_behind(path));
   ::unlink(path.c_str());
+  EXPECT_FALSE(is_left_behind(path));
   EXPECT_EQ(connect_unix(path).status().system_error(), ENOENT);
   EXPECT_EQ(listen_unix("/" + std::string(200, 'x')).status().code(), Code::kInvalidArgument);
 }

@@ -1,5 +1,5 @@
 // The control thread: descriptors and timers, watched and forgotten from anywhere.
-#include "beeline/runtime/control_loop.h"
+#include "beeline/os/control_loop.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-namespace beeline::runtime {
+namespace beeline::os {
 namespace {
 
 constexpr auto kPatience = std::chrono::seconds(20);
@@ -28,8 +28,8 @@ class ControlLoopTest : public ::testing::Test {
       std::this_thread::yield();
     }
   }
-  static os::Fd event() {
-    auto fd = os::make_eventfd();
+  static Fd event() {
+    auto fd = make_eventfd();
     EXPECT_TRUE(fd.is_ok());
     return std::move(*fd);
   }
@@ -38,28 +38,28 @@ class ControlLoopTest : public ::testing::Test {
 };
 
 TEST_F(ControlLoopTest, AHandlerIsCalledUntilItIsForgotten) {
-  const os::Fd fd = event();
+  const Fd fd = event();
   int calls = 0;
   {
     const Locked locked(lock_);
     loop_.watch(fd.get(), false, [&](std::uint32_t) {
       ++calls;
-      os::drain_eventfd(fd.get());
+      drain_eventfd(fd.get());
     });
   }
-  os::signal_eventfd(fd.get());
+  signal_eventfd(fd.get());
   EXPECT_TRUE(eventually([&] { return calls == 1; }));
-  os::signal_eventfd(fd.get());
+  signal_eventfd(fd.get());
   EXPECT_TRUE(eventually([&] { return calls == 2; }));
   const Locked locked(lock_);
   loop_.forget(fd.get());
-  os::signal_eventfd(fd.get());
+  signal_eventfd(fd.get());
   loop_.forget(fd.get());
 }
 
 TEST_F(ControlLoopTest, AHandlerMayForgetAnotherWhoseEventWasReceivedAlready) {
-  const os::Fd first = event();
-  const os::Fd second = event();
+  const Fd first = event();
+  const Fd second = event();
   int calls = 0;
   const auto handler = [&](int mine, int other) {
     return [this, &calls, mine, other](std::uint32_t) {
@@ -73,8 +73,8 @@ TEST_F(ControlLoopTest, AHandlerMayForgetAnotherWhoseEventWasReceivedAlready) {
     const Locked locked(lock_);
     loop_.watch(first.get(), false, handler(first.get(), second.get()));
     loop_.watch(second.get(), false, handler(second.get(), first.get()));
-    os::signal_eventfd(first.get());
-    os::signal_eventfd(second.get());
+    signal_eventfd(first.get());
+    signal_eventfd(second.get());
   }
   bool over = false;
   {
@@ -86,7 +86,7 @@ TEST_F(ControlLoopTest, AHandlerMayForgetAnotherWhoseEventWasReceivedAlready) {
 }
 
 TEST_F(ControlLoopTest, WatchingAgainReplacesTheHandler) {
-  const os::Fd fd = event();
+  const Fd fd = event();
   int old_calls = 0;
   int new_calls = 0;
   {
@@ -118,17 +118,17 @@ TEST_F(ControlLoopTest, TimersRunInTheOrderOfTheirTimes) {
 }
 
 TEST_F(ControlLoopTest, NothingRunsAfterStop) {
-  const os::Fd fd = event();
+  const Fd fd = event();
   int calls = 0;
   {
     const Locked locked(lock_);
     loop_.watch(fd.get(), false, [&](std::uint32_t) { ++calls; });
-    os::signal_eventfd(fd.get());
+    signal_eventfd(fd.get());
   }
   EXPECT_TRUE(eventually([&] { return calls > 0; }));
   loop_.stop();
   const int after = calls;
-  os::signal_eventfd(fd.get());
+  signal_eventfd(fd.get());
   const Locked locked(lock_);
   loop_.watch(fd.get(), false, [&](std::uint32_t) { ++calls; });
   loop_.after(Nanos::zero(), [&] { ++calls; });
@@ -136,4 +136,4 @@ TEST_F(ControlLoopTest, NothingRunsAfterStop) {
 }
 
 }  // namespace
-}  // namespace beeline::runtime
+}  // namespace beeline::os

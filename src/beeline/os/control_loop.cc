@@ -1,4 +1,4 @@
-#include "beeline/runtime/control_loop.h"
+#include "beeline/os/control_loop.h"
 
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -7,13 +7,14 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <utility>
 
-namespace beeline::runtime {
+namespace beeline::os {
 
 Status ControlLoop::start() {
-  epoll_ = os::Fd(::epoll_create1(EPOLL_CLOEXEC));
+  epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_.is_open()) return Status::from_errno("epoll_create1", errno);
-  BEELINE_ASSIGN(wake_, os::make_eventfd());
+  BEELINE_ASSIGN(wake_, make_eventfd());
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = 0;
@@ -34,12 +35,13 @@ void ControlLoop::stop() {
     const Locked locked(lock_);
     stopping_ = true;
   }
-  if (wake_.is_open()) os::signal_eventfd(wake_.get());
+  if (wake_.is_open()) signal_eventfd(wake_.get());
   if (thread_.joinable()) thread_.join();
   const Locked locked(lock_);
   handlers_.clear();
   id_of_fd_.clear();
   timers_.clear();
+  deferred_.clear();
   epoll_.reset();
   wake_.reset();
 }
@@ -68,7 +70,13 @@ void ControlLoop::forget(int fd) {
 void ControlLoop::after(Nanos delay, std::function<void()> action) {
   if (stopping_) return;
   timers_.emplace(Clock::now() + delay, std::move(action));
-  os::signal_eventfd(wake_.get());
+  signal_eventfd(wake_.get());
+}
+
+void ControlLoop::defer(std::function<void()> action) {
+  if (stopping_) return;
+  deferred_.push_back(std::move(action));
+  signal_eventfd(wake_.get());
 }
 
 // Runs what is due; milliseconds until the next timer, -1 if there is none.
@@ -98,7 +106,7 @@ void ControlLoop::run() {
     for (int i = 0; i < count; ++i) {
       const auto& event = events[static_cast<std::size_t>(i)];
       if (event.data.u64 == 0) {
-        os::drain_eventfd(wake_.get());
+        drain_eventfd(wake_.get());
         continue;
       }
       // Gone if an earlier handler of this round forgot it.
@@ -109,7 +117,10 @@ void ControlLoop::run() {
       if (stopping_) return;
     }
     timeout_ms = run_timers();
+    const auto deferred = std::exchange(deferred_, {});
+    locked.unlock();
+    for (const auto& action : deferred) action();
   }
 }
 
-}  // namespace beeline::runtime
+}  // namespace beeline::os

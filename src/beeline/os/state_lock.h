@@ -1,12 +1,12 @@
-// The lock over a process's runtime state: its objects, calls and links. Held for microseconds, never across a wait,
-// a GIL or user code. Contended acquisitions spin briefly before they sleep.
+// The lock over the state of a process or an agent: its objects, calls and links. Held for microseconds, never across a
+// wait, a GIL or user code. Contended acquisitions spin briefly before they sleep.
 #pragma once
 
 #include <pthread.h>
 
 #include <mutex>
 
-namespace beeline::runtime {
+namespace beeline::os {
 
 class StateLock {
  public:
@@ -30,4 +30,4 @@ class StateLock {
 
 using Locked = std::unique_lock<StateLock>;
 
-}  // namespace beeline::runtime
+}  // namespace beeline::os
