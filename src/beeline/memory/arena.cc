@@ -25,6 +25,7 @@ const beeline_heap_abi* preloaded_heap() {
 // The heap behind malloc is one per process, and so is the arena over it: open, or parked until the next open().
 std::mutex malloc_arena_mutex;
 bool malloc_arena_is_open = false;
+std::weak_ptr<Arena> malloc_arena;
 Arena* parked_arena = nullptr;
 
 }  // namespace
@@ -50,16 +51,19 @@ Result<std::shared_ptr<Arena>> Arena::open(const Options& options) {
     }
     if (error == 0) {
       const std::lock_guard guard(malloc_arena_mutex);
+      if (auto open = malloc_arena.lock()) return open;
       if (std::exchange(malloc_arena_is_open, true)) {
-        return Status(Code::kAlreadyExists, "the arena that serves malloc in this process is open already");
+        return Status(Code::kAlreadyExists, "the arena that serves malloc in this process is being closed");
       }
       preloaded->set_quota(preloaded->heap, quota);
       if (Arena* const parked = std::exchange(parked_arena, nullptr)) {
         arena.reset(parked, close);
         arena->drop_ended_holders();
+        malloc_arena = arena;
         return arena;
       }
       arena->is_malloc_arena_ = true;
+      malloc_arena = arena;
     }
   }
   if (error != 0) {

@@ -31,7 +31,7 @@ class Arena {
 
   // The preload library's arena where it is loaded and willing (activates it), else one of its own. Letting go of it
   // ends publications. Memory of an arena of its own ends then; one that serves malloc stays, with what consumers still
-  // hold, and the next open() takes it on under the new quota. kAlreadyExists while somebody has that one open.
+  // hold, and the next open() takes it on under the new quota. While somebody has that one open, others share it.
   static Result<std::shared_ptr<Arena>> open(const Options& options);
   ~Arena();
   Arena(const Arena&) = delete;

@@ -178,6 +178,20 @@ Result<Lease> PeerArena::acquire(PublicationId id, std::span<const Range> ranges
   return lease;
 }
 
+Result<const std::byte*> PeerArena::view() {
+  if (forked()) return Status(Code::kUnsupported, "this process was forked from the one that attached the arena");
+  const std::lock_guard guard(mutex_);
+  if (view_.data() == nullptr) {
+    BEELINE_ASSIGN(view_, os::Mapping::map(data_.get(), 0, main_.size(), os::Access::kRead, os::Sharing::kShared));
+  }
+  return static_cast<const std::byte*>(view_.data());
+}
+
+bool PeerArena::is_published(PublicationId id) const {
+  return id.slot < kMaxPublications &&
+         table_->slots[id.slot].state.load() == PublicationSlot::pack(id.generation, SlotState::kPublished);
+}
+
 // Counts one more lease on the publication; the first one sets this process's bits.
 Status PeerArena::hold(PublicationId id) {
   PublicationSlot& slot = table_->slots[id.slot];
@@ -237,6 +251,7 @@ void PeerArena::end(Lease& lease) {
   const std::lock_guard guard(mutex_);
   Hold& hold = holds_.at(lease.id_.slot);
   if (--hold.live == 0) table_->slots[lease.id_.slot].reading.clear(holder_);
+  if (lease.segments_.empty()) return drop_if_unused(lease.id_);  // nothing was mapped: nothing is to be cleaned
   ++hold.ended;
   for (const Lease::Segment& segment : lease.segments_) {
     if (!segment.own_mapping) to_clean_.insert(segment.start, segment.end);

@@ -64,7 +64,8 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   PeerArena& operator=(const PeerArena&) = delete;
 
   // kStale when the publication was retired or its slot reused; kInvalidArgument for ranges outside the arena.
-  // Costs no copy and no page fault. Ranges are normalised to pages.
+  // Costs no copy and no page fault. Ranges are normalised to pages. Without ranges it is a hold alone, for whoever
+  // copies out of view() or by other means; it needs no cleaning.
   Result<Lease> acquire(PublicationId id, std::span<const Range> ranges);
 
   // Drops the pages written through leases that have ended, and gives up those holds. Off the critical path: 0.1 s
@@ -73,6 +74,13 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   std::vector<PublicationId> clean();
   // Whether clean() has anything to do.
   [[nodiscard]] bool needs_cleaning() const;
+
+  // The producer's bytes as they are now, for copying out of; valid as long as this object. A mapping of its own,
+  // shared and read-only: what leases wrote into theirs does not show here. Only bytes under a lease are worth reading.
+  Result<const std::byte*> view();
+  // Whether the publication may still be leased: after a copy under a lease this tells that nothing was reused
+  // meanwhile.
+  [[nodiscard]] bool is_published(PublicationId id) const;
 
   [[nodiscard]] std::uint64_t capacity_bytes() const { return main_.size(); }
   [[nodiscard]] std::size_t live_leases() const;
@@ -105,6 +113,7 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   std::uint32_t holder_ = 0;
   os::Fd data_;
   os::Mapping main_;
+  os::Mapping view_;  // needs mutex_ until it is there
   os::Mapping control_;
   ControlTable* table_ = nullptr;
 
