@@ -8,6 +8,7 @@
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/store/payload.h"
+#include "beeline/transfer/descriptor.h"
 #include "targets.h"
 
 namespace {
@@ -57,6 +58,20 @@ std::vector<Bytes> seeds() {
       writer.write(std::uint32_t{0});
       writer.write(i);
     }
+  }
+  {
+    auto schema = std::make_shared<beeline::transfer::Schema>();
+    beeline::transfer::Descriptor descriptor;
+    descriptor.owner = "beeline://a?id=0123456789abcdef0123456789abcdef&tcp=h:1";
+    descriptor.regions.push_back({{1, 2}, 1 << 20, 4096, 0, {}});
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      schema->tensors.push_back({{2, 32, 1}, {3, static_cast<std::int64_t>(i)}, {}});
+      descriptor.places.push_back({0, i * 4096});
+    }
+    descriptor.schema = std::move(schema);
+    inputs.push_back(descriptor.encode());
+    const auto text = beeline::as_bytes(descriptor.owner);
+    inputs.emplace_back(text.begin(), text.end());
   }
   return inputs;
 }

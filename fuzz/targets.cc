@@ -14,6 +14,9 @@
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/store/payload.h"
+#include "beeline/transfer/address.h"
+#include "beeline/transfer/descriptor.h"
+#include "beeline/transfer/messages.h"
 
 namespace beeline::fuzz {
 namespace {
@@ -133,6 +136,36 @@ void hello(BytesView input) {
   if (!arena.is_ok()) return;
   const memory::Range range{static_cast<std::uint64_t>(greeting.pid), greeting.channel};
   (void)(*arena)->acquire({greeting.process % memory::kMaxPublications, greeting.channel}, {&range, 1});
+}
+
+void descriptor(BytesView input) {
+  const auto decoded = transfer::Descriptor::decode(input);
+  if (!decoded.is_ok()) return;
+  for (std::size_t i = 0; i < decoded->places.size(); ++i) {
+    const auto& spec = decoded->spec(i);
+    const auto extent = transfer::extent_of(spec);
+    const auto& place = decoded->places[i];
+    BEELINE_CHECK(spec.elements() == 0 ||
+                      (static_cast<std::uint64_t>(-extent.first) <= place.offset &&
+                       place.offset + static_cast<std::uint64_t>(extent.end) <= decoded->regions[place.region].length),
+                  "a tensor lies inside its region");
+  }
+  const auto again = transfer::Descriptor::decode(decoded->encode());
+  BEELINE_CHECK(again.is_ok() && again->places == decoded->places && again->regions == decoded->regions &&
+                    again->schema->tensors.size() == decoded->schema->tensors.size(),
+                "an encoding of ours decodes to the same");
+}
+
+void agent(BytesView input) {
+  namespace messages = transfer::messages;
+  (void)messages::decode<messages::Hello>(messages::Type::kHello, input);
+  (void)messages::decode<messages::Welcome>(messages::Type::kWelcome, input);
+  (void)messages::decode<messages::Refused>(messages::Type::kRefused, input);
+  (void)messages::decode<messages::Returned>(messages::Type::kReturned, input);
+  const auto address = transfer::Address::parse(std::string(as_text(input)));
+  if (!address.is_ok()) return;
+  const auto again = transfer::Address::parse(address->text());
+  BEELINE_CHECK(again.is_ok() && *again == *address, "a text of ours is read as it was");
 }
 
 }  // namespace beeline::fuzz

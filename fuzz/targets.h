@@ -11,6 +11,8 @@ void payload(BytesView input);        // store/payload.h
 void control_frame(BytesView input);  // runtime/control.h: every message type
 void frame_socket(BytesView input);   // os/unix_socket.h: a stream in pieces
 void hello(BytesView input);          // runtime/messages.h: the greeting of a link and the tables that come with it
+void descriptor(BytesView input);     // transfer/descriptor.h
+void agent(BytesView input);          // transfer/address.h and messages.h
 
 struct Target {
   const char* name;
@@ -20,6 +22,8 @@ inline constexpr Target kTargets[] = {{"ring_records", ring_records},
                                       {"payload", payload},
                                       {"control_frame", control_frame},
                                       {"frame_socket", frame_socket},
-                                      {"hello", hello}};
+                                      {"hello", hello},
+                                      {"descriptor", descriptor},
+                                      {"agent", agent}};
 
 }  // namespace beeline::fuzz

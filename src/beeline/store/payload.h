@@ -37,6 +37,11 @@ enum class ErrorKind : std::uint8_t {
   kTimeout = 15,
   kInvalid = 16,
   kSystem = 17,
+  kPeerLost = 18,
+  kStaleReference = 19,
+  kUnavailable = 20,
+  kTransferTimeout = 21,
+  kTransferCancelled = 22,
 };
 
 struct Buffer {

@@ -1,0 +1,137 @@
+// One end of every transfer: a named process that registers memory, lets peers reach it, and reaches theirs.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "beeline/memory/arena.h"
+#include "beeline/os/control_loop.h"
+#include "beeline/os/unix_socket.h"
+#include "beeline/transfer/address.h"
+#include "beeline/transfer/peer.h"
+#include "beeline/transfer/regions.h"
+#include "beeline/transfer/snapshot.h"
+#include "beeline/transfer/subscription.h"
+#include "beeline/transport/server.h"
+
+namespace beeline::transfer {
+
+// Thread-safe. In a child of fork() an agent is the parent's: every operation fails, and nothing is undone.
+class Agent : public std::enable_shared_from_this<Agent> {
+ public:
+  struct Options {
+    std::string name;
+    // Folder of the socket by which agents on this host find it; made if need be, for this user alone. Empty:
+    // <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents. Sockets that killed agents have left there are removed.
+    std::string folder;
+    bool share_memory = true;              // with agents on this host
+    std::optional<os::TcpAddress> tcp;     // where to listen; port 0 takes a free one
+    std::string advertise;                 // the host that peers connect to; empty: the one it listens on
+    std::string token;                     // asked of whoever connects by TCP, and shown to those it connects to
+    std::shared_ptr<memory::Arena> arena;  // empty: one of its own
+  };
+  // Letting go of it undoes everything: peers get kPeerLost.
+  static Result<std::shared_ptr<Agent>> open(Options options);
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  [[nodiscard]] const Address& address() const { return address_; }
+  [[nodiscard]] const std::shared_ptr<Regions>& regions() const { return regions_; }
+  [[nodiscard]] const std::shared_ptr<memory::Arena>& arena() const { return arena_; }
+
+  // The agent at that address; connects the first time. kPeerLost when nobody is there, kNotFound when somebody else
+  // is, kInvalidArgument when the token is refused.
+  Result<std::shared_ptr<Peer>> peer(const std::string& address, const os::Wait& wait);
+
+  // Makes the snapshot the newest version of a name, and tells all subscribers. The number is larger than those before;
+  // 0 takes the next one. The newest `keep` versions stay readable, older ones as long as somebody reads them.
+  Result<std::uint64_t> publish(const std::string& name, std::uint64_t number, Snapshot snapshot, std::size_t keep);
+  // No version of the name can be fetched from here on; numbers go on where they were.
+  void withdraw(const std::string& name);
+  // Versions that the agent at that address publishes under a name; ends when nobody refers to it any more.
+  Result<std::shared_ptr<Subscription>> subscribe(const std::string& address, const std::string& name,
+                                                  const os::Wait& wait);
+
+  struct Stats {
+    std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
+    std::uint64_t refused = 0;
+  };
+  [[nodiscard]] Stats stats() const;
+
+ private:
+  // A connection that this agent made.
+  struct Line {
+    os::FrameSocket socket;
+    std::shared_ptr<Peer> peer;
+    // What subscribers hold ends the subscription with its last reference, which is never let go of under the lock.
+    struct Subscribed {
+      std::shared_ptr<Subscription> own;
+      std::weak_ptr<Subscription> given;
+    };
+    std::unordered_map<std::string, Subscribed> subscriptions;  // by name
+  };
+  // One that another agent made.
+  struct Visitor {
+    os::FrameSocket socket;
+    std::string id;
+    std::optional<std::uint32_t> holder;
+    bool welcome = false;
+  };
+
+  // What is published under one name.
+  struct Topic {
+    std::uint64_t number = 0;                        // of the newest version ever
+    Bytes newest;                                    // as subscribers are told; empty if there is none
+    std::deque<std::shared_ptr<Registration>> kept;  // oldest first
+    std::set<int> subscribers;                       // descriptors of visitors
+  };
+
+  Agent() = default;
+  static void close(Agent* agent);
+  Status listen(const Options& options);
+  Result<std::string> listen_in(const std::string& chosen);
+  void accept_all();
+  void add_visitor(os::Fd connection, const std::string& id);
+  void on_visitor(int fd, std::uint32_t events);
+  Status on_frame(Visitor& visitor, const os::Frame& frame);
+  Status greet(Visitor& visitor, const os::Frame& frame);
+  void on_subscribe(Visitor& visitor, const std::string& name);
+  void tell(Visitor& visitor, BytesView frame);
+  void dismiss(int fd);
+  Result<std::shared_ptr<Peer>> connect(const Address& address, const os::Wait& wait);
+  Result<std::shared_ptr<Peer>> meet(const Address& address, os::Fd connection, const std::string& unshared,
+                                     const os::Wait& wait);
+  void on_line(int fd, std::uint32_t events);
+  Status on_answer(Line& line, const os::Frame& frame);
+  void send(Line& line, BytesView frame);
+  void unsubscribe(const Peer& publisher, const std::string& name);
+  Peer::Requests requests();
+  Line* line_of(const Peer& peer);
+  void clean(const std::shared_ptr<Peer>& peer);
+
+  std::string name_, token_, folder_;
+  bool is_own_folder_ = false;
+  Address address_;
+  std::shared_ptr<memory::Arena> arena_;
+  std::shared_ptr<Regions> regions_;
+  std::shared_ptr<const transport::Transports> transports_;
+  std::uint64_t fork_count_ = 0;
+  os::Fd listener_;
+
+  mutable os::StateLock lock_;
+  std::unordered_map<int, Visitor> visitors_;                           // by descriptor
+  std::unordered_map<std::string, Topic> topics_;                       // by name
+  std::unordered_map<int, Line> lines_;                                 // likewise
+  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_id_;  // those that are not gone
+  std::uint64_t refused_ = 0;
+  bool closing_ = false;
+  os::ControlLoop control_{lock_};
+  std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
+};
+
+}  // namespace beeline::transfer

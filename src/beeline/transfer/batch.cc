@@ -1,0 +1,59 @@
+#include "beeline/transfer/batch.h"
+
+#include <utility>
+
+namespace beeline::transfer {
+namespace {
+
+using transport::Run;
+
+// Neighbours that continue each other on both sides become one.
+void join_neighbours(std::vector<Run>& runs) {
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < runs.size(); ++i) {
+    Run& last = runs[kept];
+    const Run& next = runs[i];
+    const bool continues = last.count == 1 && next.count == 1 && next.offset == last.offset + last.length &&
+                           next.local == last.local + last.length;
+    if (continues) {
+      last.length += next.length;
+    } else {
+      runs[++kept] = next;
+    }
+  }
+  if (!runs.empty()) runs.resize(kept + 1);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Batch>> Batch::prepare(std::shared_ptr<Peer> peer, std::span<const Copy> copies,
+                                              const Requirement& requirement, const os::Wait& wait) {
+  std::unique_ptr<Batch> batch(new Batch());
+  batch->peer_ = std::move(peer);
+  batch->requirement_ = requirement;
+  for (auto& [region, runs] : runs_by_region(copies)) {
+    BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
+    join_neighbours(runs);
+    BEELINE_ASSIGN(auto leases, batch->peer_->lease(runs));
+    std::move(leases.begin(), leases.end(), std::back_inserter(batch->leases_));
+    BEELINE_ASSIGN(auto chosen, batch->peer_->paths().choose(runs, requirement, wait));
+    batch->bytes_ += transport::bytes_of(runs);
+    batch->parts_.push_back({nullptr, std::move(runs), std::move(chosen)});
+  }
+  // A region lives in its descriptor.
+  for (Part& part : batch->parts_) {
+    for (const Copy& copy : copies) {
+      if (&copy.remote->home() == part.runs.front().region) part.descriptor = copy.remote->descriptor;
+    }
+  }
+  return batch;
+}
+
+Status Batch::run(const os::Wait& wait) {
+  for (Part& part : parts_) {
+    BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.runs, part.chosen, requirement_, wait));
+  }
+  return peer_->check_held(leases_);
+}
+
+}  // namespace beeline::transfer

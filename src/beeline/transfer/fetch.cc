@@ -1,0 +1,52 @@
+#include "beeline/transfer/fetch.h"
+
+namespace beeline::transfer {
+
+using transport::Region;
+using transport::Run;
+
+std::vector<std::pair<const Region*, std::vector<Run>>> runs_by_region(std::span<const Copy> copies) {
+  std::vector<std::pair<const Region*, std::vector<Run>>> groups;
+  std::size_t last = 0;
+  for (const Copy& copy : copies) {
+    const Region& region = copy.remote->home();
+    if (last >= groups.size() || groups[last].first != &region) {
+      for (last = 0; last < groups.size() && groups[last].first != &region; ++last) {
+      }
+      if (last == groups.size()) groups.emplace_back(&region, std::vector<Run>());
+    }
+    append_runs(region, copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides,
+                groups[last].second);
+  }
+  return groups;
+}
+
+RemoteTensor RemoteTensor::whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index) {
+  const Place place = descriptor->places[index];
+  TensorSpec spec = descriptor->spec(index);
+  return {std::move(descriptor), place.region, place.offset, std::move(spec)};
+}
+
+Result<RemoteTensor> RemoteTensor::part(std::span<const Slice> slices) const {
+  RemoteTensor piece{descriptor, region, offset, {}};
+  std::int64_t distance = 0;
+  BEELINE_ASSIGN(piece.spec, slice(spec, slices, distance));
+  piece.offset += static_cast<std::uint64_t>(distance);
+  return piece;
+}
+
+Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
+  for (const auto& [region, runs] : runs_by_region(copies)) {
+    BEELINE_RETURN_IF_ERROR(peer.read(runs, requirement, wait));
+  }
+  return Status::ok();
+}
+
+Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
+  for (const auto& [region, runs] : runs_by_region(copies)) {
+    BEELINE_RETURN_IF_ERROR(peer.write(runs, requirement, wait));
+  }
+  return Status::ok();
+}
+
+}  // namespace beeline::transfer

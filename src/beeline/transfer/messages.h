@@ -1,0 +1,96 @@
+// What agents say to each other over their control connections: frames of a u16 type and a msgpack array. None of it is
+// on the path of a transfer. docs/wire_format.md describes the same as a format.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "beeline/base/msgpack.h"
+#include "beeline/memory/region.h"
+
+namespace beeline::transfer::messages {
+
+enum class Type : std::uint16_t {
+  kHello = 1,        // from the side that connected; the first
+  kWelcome = 2,      // the answer; over a unix socket with two descriptors: the arena's data and control file
+  kRefused = 3,      // the answer to whoever is not let in; then the connection ends
+  kReturned = 4,     // the last hold on undone registrations came back
+  kSubscribe = 5,    // to a publisher: tell the versions of a name, the newest now if there is one
+  kUnsubscribe = 6,  // no more
+  kPublished = 7,    // to subscribers: a version
+  kMayWrite = 8,     // to an owner on this host: was the region granted to me?
+  kGrant = 9,        // the answer
+};
+
+inline constexpr std::uint32_t kVersion = 1;
+
+struct Hello {
+  std::uint32_t version = kVersion;
+  std::string id;
+  std::string name;
+  MSGPACK_DEFINE_ARRAY(version, id, name)
+};
+
+struct Welcome {
+  std::uint32_t version = kVersion;
+  std::string id;
+  std::string name;
+  std::uint32_t holder = 0;  // the caller's index in the lease table; without descriptors of no meaning
+  MSGPACK_DEFINE_ARRAY(version, id, name, holder)
+};
+
+struct Refused {
+  std::uint8_t code = 0;  // Code
+  std::string message;
+  MSGPACK_DEFINE_ARRAY(code, message)
+};
+
+struct Returned {
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> ids;  // slot, generation
+  MSGPACK_DEFINE_ARRAY(ids)
+};
+
+struct MayWrite {
+  std::uint32_t slot = 0, generation = 0;
+  MSGPACK_DEFINE_ARRAY(slot, generation)
+};
+
+struct Grant {
+  std::uint32_t slot = 0, generation = 0;
+  std::uint8_t code = 0;  // Code
+  std::string message;
+  MSGPACK_DEFINE_ARRAY(slot, generation, code, message)
+};
+
+struct Topic {
+  std::string name;
+  MSGPACK_DEFINE_ARRAY(name)
+};
+
+struct Published {
+  std::string name;
+  std::uint64_t number = 0;
+  Bytes tensors;  // a descriptor
+  MSGPACK_DEFINE_ARRAY(name, number, tensors)
+};
+
+template <typename Message>
+Bytes encode(Type type, const Message& message) {
+  return pack_frame(type, message);
+}
+
+inline Type type_of(BytesView frame) {
+  return Reader(frame).read<Type>();
+}
+
+// kCorrupt unless the frame is a message of that type.
+template <typename Message>
+Result<Message> decode(Type type, BytesView frame) {
+  Reader reader(frame);
+  if (reader.read<Type>() != type || !reader.ok()) return Status(Code::kCorrupt, "a message of another type");
+  return unpack<Message>(frame.subspan(sizeof(Type)), "a message between agents");
+}
+
+}  // namespace beeline::transfer::messages

@@ -1,0 +1,246 @@
+#include "beeline/transfer/paths.h"
+
+#include <algorithm>
+#include <climits>
+#include <utility>
+
+#include "beeline/os/futex.h"
+
+namespace beeline::transfer {
+namespace {
+
+using transport::Region;
+using transport::Run;
+
+// A path that failed is left alone for so long.
+constexpr auto kCooldown = std::chrono::seconds(5);
+// A path further down the order is taken only if it has been faster by this factor: measurements are noisy.
+constexpr double kClearlyFaster = 1.25;
+// Fewer measurements than these say nothing: the first ones fill caches and page tables.
+constexpr std::uint32_t kEnough = 4;
+// What the newest measurement weighs.
+constexpr double kNewest = 0.25;
+
+std::size_t size_class(std::uint64_t bytes) {
+  std::size_t at = 0;
+  for (std::uint64_t bound = 4096; at < 4 && bytes >= bound; bound *= 16) ++at;
+  return at;
+}
+
+// Whether another path may do what this one could not: the transfer itself was in order.
+bool is_of_path(const Status& status) {
+  switch (status.code()) {
+    case Code::kUnsupported:
+    case Code::kPeerLost:
+    case Code::kSystem:
+    case Code::kResourceExhausted:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string list_of(const Explanation& explanation) {
+  std::string text;
+  for (const Candidate& candidate : explanation.candidates) {
+    text += (text.empty() ? "" : "; ") + candidate.path + ": " + candidate.reason;
+  }
+  return text;
+}
+
+}  // namespace
+
+Paths::Paths(std::shared_ptr<const transport::Transports> transports, transport::PeerFacts facts, std::string unshared)
+    : transports_(std::move(transports)), facts_(std::move(facts)), unshared_(std::move(unshared)) {
+  for (const auto& transport : *transports_) {
+    paths_.push_back(std::make_unique<Path>());
+    paths_.back()->transport = transport.get();
+  }
+}
+
+Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
+  // Relaxed: statistics on their own.
+  const auto& measured = path.measured[size_class(bytes)];
+  if (measured.samples.load(std::memory_order_relaxed) >= kEnough) {
+    return {measured.gbps.load(std::memory_order_relaxed), true};
+  }
+  return {path.transport->capabilities().expected_gbps, false};
+}
+
+bool Paths::will_do(const Path& path, const Need& need, std::string* reason) const {
+  const auto no = [reason](const auto& why) {
+    if (reason != nullptr) *reason = why();
+    return false;
+  };
+  const auto& capabilities = path.transport->capabilities();
+  const Requirement& requirement = *need.requirement;
+  if (!requirement.path.empty() && requirement.path != path.transport->name()) {
+    return no([&] { return "the caller requires " + requirement.path; });
+  }
+  if (need.direction == Direction::kWrite && !capabilities.writes) return no([] { return "it does not write"; });
+  if (capabilities.same_host_only && !facts_.same_host()) return no([&] { return unshared_; });
+  if (const Status reached = path.transport->reaches(facts_, *need.region); !reached) {
+    return no([&] { return reached.message(); });
+  }
+  // Relaxed: what stands behind it is read under the mutex.
+  if (Clock::now().time_since_epoch().count() < path.retry_at.load(std::memory_order_relaxed)) {
+    return no([&] {
+      const std::lock_guard guard(mutex_);
+      return "failed a moment ago: " + path.failure.message();
+    });
+  }
+  if (const auto [gbps, measured] = speed(path, need.bytes); gbps < requirement.min_gbps) {
+    return no([&, gbps = gbps, measured = measured] {
+      return "too slow: " + std::to_string(gbps) + " GB/s " + (measured ? "measured" : "expected") +
+             ", the caller requires " + std::to_string(requirement.min_gbps);
+    });
+  }
+  return true;
+}
+
+std::size_t Paths::best(const Need& need) const {
+  std::size_t found = paths_.size();
+  Speed fastest;
+  for (std::size_t i = 0; i < paths_.size(); ++i) {
+    const Speed own = speed(*paths_[i], need.bytes);
+    const bool is_first = found == paths_.size();
+    // What was assumed of one says nothing beside what was measured of the other.
+    const bool is_faster = own.measured && fastest.measured && own.gbps > fastest.gbps * kClearlyFaster;
+    if ((!is_first && !is_faster) || !will_do(*paths_[i], need, nullptr)) continue;
+    found = i;
+    fastest = own;
+  }
+  return found;
+}
+
+Explanation Paths::explain(const Need& need) const {
+  Explanation explanation;
+  explanation.failovers = failovers_.load(std::memory_order_relaxed);  // a statistic on its own
+  const std::size_t at = best(need);
+  const Path* const chosen = at < paths_.size() ? paths_[at].get() : nullptr;
+  if (chosen != nullptr) explanation.chosen = chosen->transport->name();
+  for (const auto& path : paths_) {
+    auto& candidate = explanation.candidates.emplace_back();
+    candidate.path = path->transport->name();
+    const auto [gbps, measured] = speed(*path, need.bytes);
+    candidate.gbps = gbps;
+    candidate.measured = measured;
+    candidate.usable = will_do(*path, need, &candidate.reason);
+    if (!candidate.usable) continue;
+    candidate.reason = path.get() == chosen ? "taken" : explanation.chosen + " is preferred";
+  }
+  return explanation;
+}
+
+Explanation Paths::explain(const Region& region, std::uint64_t bytes, const Requirement& requirement) const {
+  return explain({Direction::kRead, &region, bytes, &requirement});
+}
+
+Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+  Chosen chosen;
+  return move(Direction::kRead, runs, chosen, requirement, wait);
+}
+
+Status Paths::read(std::span<const Run> runs, Chosen& chosen, const Requirement& requirement, const os::Wait& wait) {
+  return move(Direction::kRead, runs, chosen, requirement, wait);
+}
+
+Status Paths::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+  Chosen chosen;
+  return move(Direction::kWrite, runs, chosen, requirement, wait);
+}
+
+Result<Paths::Chosen> Paths::choose(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+  return choose({Direction::kRead, runs.front().region, bytes_of(runs), &requirement}, wait);
+}
+
+Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
+  Status last;
+  // Each failure takes one path out for a while, so that this ends.
+  for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
+    const std::size_t at = best(need);
+    if (at == paths_.size()) break;
+    auto connected = endpoint(*paths_[at], wait);
+    if (connected) return Chosen{at, std::move(*connected)};
+    last = connected.status().with_context("by " + std::string(paths_[at]->transport->name()));
+    if (!is_of_path(last)) return last;
+    fail(*paths_[at], last);
+    failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+  }
+  if (!last) return last;
+  return Status(Code::kUnsupported, "no path to " + facts_.name + " will do. " + list_of(explain(need)));
+}
+
+Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chosen, const Requirement& requirement,
+                   const os::Wait& wait) {
+  const Need need{direction, runs.empty() ? nullptr : runs.front().region, bytes_of(runs), &requirement};
+  if (need.bytes == 0) return Status::ok();
+  Status last;
+  // Likewise.
+  for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
+    if (chosen.endpoint == nullptr) {
+      auto found = choose(need, wait);
+      // What failed says more than that nothing is left.
+      if (!found) return attempt == 0 ? found.status() : last;
+      chosen = std::move(*found);
+    }
+    Path& path = *paths_[chosen.path];
+    const auto begin = Clock::now();
+    last = direction == Direction::kRead ? chosen.endpoint->read(runs, wait) : chosen.endpoint->write(runs, wait);
+    if (last) {
+      note_speed(path, need.bytes, Clock::now() - begin);
+      return last;
+    }
+    last = std::move(last).with_context("by " + std::string(path.transport->name()));
+    if (!is_of_path(last)) return last;
+    fail(path, last);
+    failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+    chosen.endpoint.reset();
+  }
+  return last;
+}
+
+void Paths::note_speed(Path& path, std::uint64_t bytes, Nanos took) {
+  const double gbps = static_cast<double>(bytes) / static_cast<double>(std::max<Nanos::rep>(took.count(), 1));
+  auto& measured = path.measured[size_class(bytes)];
+  // Relaxed: statistics; a measurement that another thread overwrites is lost and no harm.
+  const bool is_first = measured.samples.fetch_add(1, std::memory_order_relaxed) == 0;
+  const double before = measured.gbps.load(std::memory_order_relaxed);
+  measured.gbps.store(is_first ? gbps : before + kNewest * (gbps - before), std::memory_order_relaxed);
+}
+
+Result<std::shared_ptr<transport::Endpoint>> Paths::endpoint(Path& path, const os::Wait& wait) {
+  // One thread connects; others wait for it, each no longer than it may.
+  for (std::uint32_t nobody = 0;; nobody = 0) {
+    {
+      const std::lock_guard guard(mutex_);
+      if (path.endpoint != nullptr) return path.endpoint;
+    }
+    if (path.connecting.compare_exchange_strong(nobody, 1)) break;
+    BEELINE_RETURN_IF_ERROR(wait.check().with_context("while another thread connects to " + facts_.name));
+    const auto woken = os::futex_wait(path.connecting, 1, wait.deadline);
+    if (woken == os::FutexWait::kInterrupted && wait.interrupted && wait.interrupted()) {
+      return Status(Code::kInterrupted, "a signal ended the wait for a connection to " + facts_.name);
+    }
+  }
+  auto made = path.transport->connect(facts_, wait);
+  Result<std::shared_ptr<transport::Endpoint>> outcome(made.status());
+  if (made) {
+    const std::lock_guard guard(mutex_);
+    path.endpoint = std::move(*made);
+    outcome = path.endpoint;
+  }
+  path.connecting.store(0);
+  os::futex_wake(path.connecting, INT_MAX);
+  return outcome;
+}
+
+void Paths::fail(Path& path, const Status& status) {
+  const std::lock_guard guard(mutex_);
+  path.endpoint.reset();
+  path.failure = status;
+  // Relaxed: as in will_do().
+  path.retry_at.store((Clock::now() + kCooldown).time_since_epoch().count(), std::memory_order_relaxed);
+}
+
+}  // namespace beeline::transfer

@@ -1,0 +1,110 @@
+// The ways to one peer: which can reach a region, how fast each has been, and which is taken. Says why.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "beeline/transport/transport.h"
+
+namespace beeline::transfer {
+
+// What the caller insists on. Nothing: the best path there is.
+struct Requirement {
+  std::string path;     // by name; empty: any
+  double min_gbps = 0;  // 10^9 bytes per second, by the estimate for the transfer's size
+};
+
+struct Candidate {
+  std::string path;
+  bool usable = false;
+  std::string reason;     // why not, or why it is (not) taken
+  double gbps = 0;        // estimate
+  bool measured = false;  // by transfers of about this size to this peer, not assumed
+};
+
+struct Explanation {
+  std::vector<Candidate> candidates;  // in order of preference
+  std::string chosen;                 // empty: none will do
+  std::uint64_t failovers = 0;        // transfers to this peer that changed paths
+};
+
+// Thread-safe.
+class Paths {
+ public:
+  // `unshared`: why the peer shares no memory with us, if it does not.
+  Paths(std::shared_ptr<const transport::Transports> transports, transport::PeerFacts facts, std::string unshared);
+
+  [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
+  [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
+                                    const Requirement& requirement) const;
+
+  // A path that is connected. A value.
+  struct Chosen {
+    std::size_t path = 0;
+    std::shared_ptr<transport::Endpoint> endpoint;
+  };
+  // Of runs of one kind of region; the next one where a path does not connect.
+  Result<Chosen> choose(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+  // By the path that was chosen, or by another one, which is then `chosen`, if it fails before the peer does.
+  Status read(std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
+              const os::Wait& wait);
+
+  // Moves the runs, all of one kind of region, by the best path; by the next one where a path fails before the peer
+  // does. kUnsupported, with all reasons, when none will do: before a byte moves.
+  Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+  Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+
+ private:
+  // Sizes that are alike: below 4 KiB, 64 KiB, 1 MiB, 16 MiB, and the rest.
+  static constexpr std::size_t kSizes = 5;
+  struct Path {
+    const transport::Transport* transport = nullptr;
+    struct Measured {
+      std::atomic<double> gbps{0};
+      std::atomic<std::uint32_t> samples{0};
+    };
+    std::array<Measured, kSizes> measured;
+    std::atomic<std::uint32_t> connecting{0};       // futex: 1 while a thread does
+    std::shared_ptr<transport::Endpoint> endpoint;  // needs mutex_
+    Status failure;                                 // needs mutex_: why it is not tried before retry_at
+    std::atomic<Clock::rep> retry_at{Clock::time_point::min().time_since_epoch().count()};
+  };
+
+  enum class Direction : std::uint8_t { kRead, kWrite };
+  struct Need {
+    Direction direction = Direction::kRead;
+    const transport::Region* region = nullptr;
+    std::uint64_t bytes = 0;
+    const Requirement* requirement = nullptr;
+  };
+  Status move(Direction direction, std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
+              const os::Wait& wait);
+  Result<Chosen> choose(const Need& need, const os::Wait& wait);
+  // Whether the path will do; if not, `reason` says why, unless it is null.
+  bool will_do(const Path& path, const Need& need, std::string* reason) const;
+  struct Speed {
+    double gbps = 0;
+    bool measured = false;
+  };
+  static Speed speed(const Path& path, std::uint64_t bytes);
+  // The path that is taken; paths_.size() when none will do.
+  [[nodiscard]] std::size_t best(const Need& need) const;
+  [[nodiscard]] Explanation explain(const Need& need) const;
+  Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
+  void fail(Path& path, const Status& status);
+  static void note_speed(Path& path, std::uint64_t bytes, Nanos took);
+
+  std::shared_ptr<const transport::Transports> transports_;
+  transport::PeerFacts facts_;
+  std::string unshared_;
+  std::vector<std::unique_ptr<Path>> paths_;
+  mutable std::mutex mutex_;
+  std::atomic<std::uint64_t> failovers_{0};
+};
+
+}  // namespace beeline::transfer

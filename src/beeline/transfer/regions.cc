@@ -1,0 +1,197 @@
+#include "beeline/transfer/regions.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace beeline::transfer {
+namespace {
+
+using memory::PublicationId;
+using memory::Range;
+using transport::Region;
+
+// By offset, with those that touch as one.
+std::vector<Range> merged(std::vector<Range> extents) {
+  std::sort(extents.begin(), extents.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    Range& last = extents[kept];
+    if (extents[i].offset <= last.offset + last.length) {
+      last.length = std::max(last.length, extents[i].offset + extents[i].length - last.offset);
+    } else {
+      extents[++kept] = extents[i];
+    }
+  }
+  if (!extents.empty()) extents.resize(kept + 1);
+  return extents;
+}
+
+Status stale(PublicationId id) {
+  return {Code::kStale, "publication " + std::to_string(id.slot) + "." + std::to_string(id.generation) +
+                            " is none, or its owner has undone it"};
+}
+
+}  // namespace
+
+Registration::~Registration() {
+  if (home_ != nullptr) home_->undo(*this);
+}
+
+std::shared_ptr<Regions> Regions::make(std::shared_ptr<memory::Arena> arena) {
+  return std::shared_ptr<Regions>(new Regions(std::move(arena)));
+}
+
+Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive) {
+  std::vector<std::size_t> inside;
+  std::vector<std::size_t> outside;
+  std::vector<std::uint64_t> offsets(pieces.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const auto offset = pieces[i].size > 0 ? arena_->offset_of(pieces[i].data, pieces[i].size) : std::nullopt;
+    (offset ? inside : outside).push_back(i);
+    offsets[i] = offset.value_or(reinterpret_cast<std::uintptr_t>(pieces[i].data));
+  }
+  const std::uint64_t hash = XXH3_64bits(pieces.data(), pieces.size() * sizeof(Piece));
+  if (outside.empty()) {
+    if (auto found = find(hash, pieces)) return found;
+  }
+  std::shared_ptr<Registration> registration(new Registration());
+  registration->pieces_.assign(pieces.begin(), pieces.end());
+  registration->positions_.resize(pieces.size());
+  registration->home_ = shared_from_this();
+  if (!inside.empty()) BEELINE_RETURN_IF_ERROR(add_region(*registration, inside, offsets));
+  if (!outside.empty()) {
+    registration->keep_alive_ = std::move(keep_alive);
+    BEELINE_RETURN_IF_ERROR(add_region(*registration, outside, {}));
+  }
+  const std::lock_guard guard(mutex_);
+  for (const Region& region : registration->regions()) known_[region.id.slot].registration = registration;
+  if (outside.empty()) cache_.emplace(hash, registration);
+  return registration;
+}
+
+std::shared_ptr<Registration> Regions::find(std::uint64_t hash, std::span<const Piece> pieces) {
+  // May be the last to let go of some: not under the lock, which undoing takes.
+  std::vector<std::shared_ptr<Registration>> candidates;
+  const std::lock_guard guard(mutex_);
+  const auto [begin, end] = cache_.equal_range(hash);
+  for (auto it = begin; it != end; ++it) {
+    const auto& candidate = candidates.emplace_back(it->second.lock());
+    if (candidate == nullptr || !std::ranges::equal(candidate->pieces_, pieces)) continue;
+    ++reused_;
+    return candidate;
+  }
+  return nullptr;
+}
+
+Status Regions::add_region(Registration& registration, std::span<const std::size_t> indices,
+                           std::span<const std::uint64_t> arena_offsets) {
+  const auto& pieces = registration.pieces_;
+  std::byte* first = nullptr;
+  std::byte* last = nullptr;
+  for (const std::size_t i : indices) {
+    if (pieces[i].size == 0) continue;
+    if (first == nullptr || pieces[i].data < first) first = pieces[i].data;
+    last = std::max(last, pieces[i].data + pieces[i].size);
+  }
+  Region region;
+  region.address = reinterpret_cast<std::uintptr_t>(first);
+  region.length = static_cast<std::uint64_t>(last - first);
+  std::vector<Range> extents;
+  std::vector<Range> published;
+  for (const std::size_t i : indices) {
+    // A piece without bytes lies anywhere.
+    const std::uint64_t offset = pieces[i].size > 0 ? static_cast<std::uint64_t>(pieces[i].data - first) : 0;
+    registration.positions_[i] = {static_cast<std::uint32_t>(registration.regions_.size()), offset};
+    if (pieces[i].size == 0) continue;
+    extents.push_back({offset, pieces[i].size});
+    if (!arena_offsets.empty()) published.push_back({arena_offsets[i], pieces[i].size});
+    if (!arena_offsets.empty() && offset == 0) region.arena_offset = arena_offsets[i];
+  }
+  BEELINE_ASSIGN(region.id, arena_->publish(published));
+  registration.regions_.push_back(region);
+  registration.extents_.push_back(merged(std::move(extents)));
+  const std::lock_guard guard(mutex_);
+  known_[region.id.slot] = {region.id.generation, {}, first, region.length, registration.extents_.back(), {}};
+  return Status::ok();
+}
+
+void Regions::undo(Registration& registration) {
+  Waiting waiting;
+  {
+    const std::lock_guard guard(mutex_);
+    for (const Region& region : registration.regions_) {
+      const auto found = known_.find(region.id.slot);
+      if (found != known_.end() && found->second.generation == region.id.generation) known_.erase(found);
+      waiting.ids.push_back(region.id);
+    }
+    std::erase_if(cache_, [](const auto& entry) { return entry.second.expired(); });
+  }
+  for (const PublicationId id : waiting.ids) arena_->retire(id);
+  waiting.keep_alive = std::move(registration.keep_alive_);
+  {
+    const std::lock_guard guard(mutex_);
+    waiting_.push_back(std::move(waiting));
+  }
+  sweep();
+}
+
+std::size_t Regions::sweep() {
+  arena_->sweep();
+  std::vector<Waiting> done;  // ends without the lock
+  const std::lock_guard guard(mutex_);
+  const auto is_held = [this](const Waiting& waiting) {
+    return std::ranges::any_of(waiting.ids, [this](PublicationId id) { return arena_->holds(id).holding > 0; });
+  };
+  const auto ended = std::partition(waiting_.begin(), waiting_.end(), is_held);
+  done.assign(std::make_move_iterator(ended), std::make_move_iterator(waiting_.end()));
+  waiting_.erase(ended, waiting_.end());
+  return waiting_.size();
+}
+
+const Regions::Known* Regions::look_up(PublicationId id) const {
+  const auto found = known_.find(id.slot);
+  const bool is_it = found != known_.end() && found->second.generation == id.generation;
+  return is_it && !found->second.registration.expired() ? &found->second : nullptr;
+}
+
+Status Regions::check_writer(const Known& known, std::string_view agent_id) {
+  if (known.writers.contains(agent_id)) return Status::ok();
+  return {Code::kInvalidArgument, "the region was not granted to this agent: its owner calls grant(ref, to=...) first"};
+}
+
+Status Regions::grant(PublicationId id, const std::string& agent_id) {
+  const std::lock_guard guard(mutex_);
+  if (look_up(id) == nullptr) return stale(id);
+  known_.at(id.slot).writers.insert(agent_id);
+  return Status::ok();
+}
+
+Status Regions::check_grant(PublicationId id, std::string_view agent_id) const {
+  const std::lock_guard guard(mutex_);
+  const Known* const known = look_up(id);
+  return known == nullptr ? stale(id) : check_writer(*known, agent_id);
+}
+
+Result<Regions::Held> Regions::hold(PublicationId id, transport::Access access, std::string_view agent_id) {
+  std::shared_ptr<Registration> registration;  // may be the last to let go of it: not under the lock
+  const std::lock_guard guard(mutex_);
+  const Known* const known = look_up(id);
+  if (known != nullptr) registration = known->registration.lock();
+  if (registration == nullptr) return stale(id);
+  if (access == transport::Access::kWrite) BEELINE_RETURN_IF_ERROR(check_writer(*known, agent_id));
+  return Held{std::move(registration), known->data, known->length, known->extents};
+}
+
+Regions::Stats Regions::stats() const {
+  const std::lock_guard guard(mutex_);
+  Stats stats;
+  stats.reused = reused_;
+  stats.waiting = waiting_.size();
+  for (const auto& [slot, known] : known_) stats.registrations += known.registration.expired() ? 0 : 1;
+  return stats;
+}
+
+}  // namespace beeline::transfer

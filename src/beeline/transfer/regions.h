@@ -1,0 +1,120 @@
+// What this agent has registered: memory that peers may reach, who may write to it, and what keeps it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "beeline/memory/arena.h"
+#include "beeline/transport/transport.h"
+
+namespace beeline::transfer {
+
+class Regions;
+
+// Bytes of this process.
+struct Piece {
+  std::byte* data = nullptr;
+  std::uint64_t size = 0;
+  friend bool operator==(const Piece&, const Piece&) = default;
+};
+
+// Pieces that were registered together; in one region those of the arena, in another one those outside it. Undone when
+// the last owner lets go: no peer begins to read from then on, and what keeps the memory is dropped once none is at it
+// any more.
+class Registration {
+ public:
+  ~Registration();
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
+
+  [[nodiscard]] const std::vector<transport::Region>& regions() const { return regions_; }
+  // Which region holds piece `index`, and at which offset it begins there.
+  struct Position {
+    std::uint32_t region = 0;
+    std::uint64_t offset = 0;
+  };
+  [[nodiscard]] Position position(std::size_t index) const { return positions_[index]; }
+
+ private:
+  friend class Regions;
+  Registration() = default;
+
+  std::shared_ptr<Regions> home_;
+  std::vector<transport::Region> regions_;
+  std::vector<Position> positions_;
+  std::vector<Piece> pieces_;
+  std::vector<std::vector<memory::Range>> extents_;  // by region: what of it was registered, by offset, disjoint
+  std::shared_ptr<void> keep_alive_;
+};
+
+// Thread-safe.
+class Regions final : public transport::RegionSource, public std::enable_shared_from_this<Regions> {
+ public:
+  static std::shared_ptr<Regions> make(std::shared_ptr<memory::Arena> arena);
+
+  // Blocks of the arena are pinned; memory outside it is kept by `keep_alive`, which is dropped on any thread, the
+  // agent's control thread among them, without a lock held. The same pieces of the arena are registered once: a block
+  // that is pinned is not given out again, so an address found in the cache still means what it meant. Memory outside
+  // it has no such promise and is not looked up.
+  Result<std::shared_ptr<Registration>> add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive);
+
+  // Lets the agent of that id write to the region, until the registration is undone.
+  Status grant(memory::PublicationId id, const std::string& agent_id);
+  // kInvalidArgument unless it was, kStale when the registration was undone.
+  [[nodiscard]] Status check_grant(memory::PublicationId id, std::string_view agent_id) const;
+
+  // Of a region by a peer's back end.
+  Result<Held> hold(memory::PublicationId id, transport::Access access, std::string_view agent_id) override;
+
+  // Drops what kept memory of undone registrations that no peer holds any more; returns how many still wait.
+  std::size_t sweep();
+
+  struct Stats {
+    std::uint64_t registrations = 0;  // now
+    std::uint64_t reused = 0;         // found in the cache
+    std::uint64_t waiting = 0;        // undone, held by a peer yet
+  };
+  [[nodiscard]] Stats stats() const;
+
+ private:
+  friend class Registration;
+  // A region as its server needs it.
+  struct Known {
+    std::uint32_t generation = 0;
+    std::weak_ptr<Registration> registration;
+    std::byte* data = nullptr;
+    std::uint64_t length = 0;
+    std::span<const memory::Range> extents;  // the registration's
+    std::set<std::string, std::less<>> writers;
+  };
+  struct Waiting {
+    std::vector<memory::PublicationId> ids;
+    std::shared_ptr<void> keep_alive;
+  };
+
+  explicit Regions(std::shared_ptr<memory::Arena> arena) : arena_(std::move(arena)) {}
+  // Needs mutex_: what is known of a region that is registered, or null.
+  [[nodiscard]] const Known* look_up(memory::PublicationId id) const;
+  static Status check_writer(const Known& known, std::string_view agent_id);
+  std::shared_ptr<Registration> find(std::uint64_t hash, std::span<const Piece> pieces);
+  // Publishes the pieces of one kind and describes them as a region.
+  Status add_region(Registration& registration, std::span<const std::size_t> indices,
+                    std::span<const std::uint64_t> arena_offsets);
+  void undo(Registration& registration);
+
+  std::shared_ptr<memory::Arena> arena_;
+  mutable std::mutex mutex_;
+  std::unordered_map<std::uint32_t, Known> known_;                             // by slot
+  std::unordered_multimap<std::uint64_t, std::weak_ptr<Registration>> cache_;  // by hash of the pieces
+  std::vector<Waiting> waiting_;
+  std::uint64_t reused_ = 0;
+};
+
+}  // namespace beeline::transfer

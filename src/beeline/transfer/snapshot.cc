@@ -1,0 +1,52 @@
+#include "beeline/transfer/snapshot.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "beeline/memory/copy.h"
+
+namespace beeline::transfer {
+namespace {
+
+// Where a tensor begins: a cache line, and what vector instructions like.
+constexpr std::uint64_t kAlign = 64;
+
+void copy_dense(std::byte* to, const Source& source) {
+  const transport::Region whole;  // runs are told apart by distances from the first element
+  std::vector<transport::Run> runs;
+  append_runs(whole, 0, *source.spec, to, {}, runs);
+  for (const transport::Run& run : runs) {
+    // Offsets wrap where strides go backwards.
+    const std::byte* from = source.data + static_cast<std::int64_t>(run.offset);
+    for (std::uint64_t i = 0; i < run.count; ++i) {
+      memory::copy_bytes(run.local + i * run.local_stride, from + i * run.stride, run.length);
+    }
+  }
+}
+
+}  // namespace
+
+Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
+                               std::span<const Source> sources, std::vector<std::string> names) {
+  auto descriptor = std::make_shared<Descriptor>();
+  auto schema = std::make_shared<Schema>();
+  std::uint64_t size = 0;
+  for (const Source& source : sources) {
+    schema->tensors.push_back({source.spec->dtype, source.spec->shape, {}});
+    descriptor->places.push_back({0, size});
+    size += (source.spec->bytes() + kAlign - 1) / kAlign * kAlign;
+  }
+  BEELINE_ASSIGN(std::byte* const block, arena.allocate(std::max(size, kAlign)));
+  for (std::size_t i = 0; i < sources.size(); ++i) copy_dense(block + descriptor->places[i].offset, sources[i]);
+  const Piece piece{block, std::max(size, kAlign)};
+  auto added = regions.add({&piece, 1}, nullptr);
+  arena.release(block);  // the registration keeps it
+  if (!added) return added.status();
+  descriptor->owner = owner;
+  descriptor->regions = (*added)->regions();
+  descriptor->schema = std::move(schema);
+  descriptor->names = std::move(names);
+  return Snapshot{std::move(descriptor), std::move(*added)};
+}
+
+}  // namespace beeline::transfer

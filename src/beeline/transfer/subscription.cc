@@ -1,0 +1,53 @@
+#include "beeline/transfer/subscription.h"
+
+#include <climits>
+#include <utility>
+
+#include "beeline/os/futex.h"
+
+namespace beeline::transfer {
+
+Result<Version> Subscription::newer_than(std::uint64_t number, const os::Wait& wait) {
+  for (;;) {
+    // Before the look: what changes after it makes the sleep end at once.
+    const std::uint32_t ticket = changes_.load();
+    {
+      const std::lock_guard guard(mutex_);
+      if (latest_.number > number) return latest_;
+      if (!ended_) return ended_;
+    }
+    BEELINE_RETURN_IF_ERROR(
+        wait.check().with_context("while waiting for a version of \"" + name_ + "\" after " + std::to_string(number)));
+    if (os::futex_wait(changes_, ticket, wait.deadline) != os::FutexWait::kInterrupted) continue;
+    if (wait.interrupted && wait.interrupted()) {
+      return Status(Code::kInterrupted, "a signal ended the wait for a version of \"" + name_ + "\"");
+    }
+  }
+}
+
+Version Subscription::latest() const {
+  const std::lock_guard guard(mutex_);
+  return latest_;
+}
+
+void Subscription::publish(Version version) {
+  {
+    const std::lock_guard guard(mutex_);
+    if (version.number <= latest_.number) return;
+    latest_ = std::move(version);
+  }
+  changes_.fetch_add(1);
+  os::futex_wake(changes_, INT_MAX);
+}
+
+void Subscription::end(const Status& why) {
+  {
+    const std::lock_guard guard(mutex_);
+    if (!ended_) return;
+    ended_ = why;
+  }
+  changes_.fetch_add(1);
+  os::futex_wake(changes_, INT_MAX);
+}
+
+}  // namespace beeline::transfer

@@ -1,0 +1,45 @@
+// What another agent publishes under a name, as it is told here: the newest version.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "beeline/os/wait.h"
+#include "beeline/transfer/descriptor.h"
+
+namespace beeline::transfer {
+
+// One version of what is published under a name. A value.
+struct Version {
+  std::uint64_t number = 0;
+  std::shared_ptr<const Descriptor> tensors;
+};
+
+// Thread-safe.
+class Subscription {
+ public:
+  explicit Subscription(std::string name) : name_(std::move(name)) {}
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  // The newest version whose number is larger, waiting for it. kPeerLost when its publisher is gone, kDeadlineExceeded,
+  // kInterrupted. Versions that newer ones have replaced meanwhile are passed over.
+  Result<Version> newer_than(std::uint64_t number, const os::Wait& wait);
+  // The newest one if there is any; does not wait. Its number is 0 if there is none.
+  [[nodiscard]] Version latest() const;
+
+  // From the agent.
+  void publish(Version version);
+  void end(const Status& why);
+
+ private:
+  const std::string name_;
+  mutable std::mutex mutex_;
+  Version latest_;                         // needs mutex_
+  Status ended_;                           // needs mutex_
+  std::atomic<std::uint32_t> changes_{0};  // futex
+};
+
+}  // namespace beeline::transfer

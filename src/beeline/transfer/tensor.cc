@@ -1,0 +1,168 @@
+#include "beeline/transfer/tensor.h"
+
+#include <algorithm>
+
+namespace beeline::transfer {
+namespace {
+
+struct Dimension {
+  std::uint64_t size;
+  std::int64_t from;  // bytes to the next index in the region
+  std::int64_t to;    // likewise in local memory
+};
+
+// What is left of the dimensions once those of size 1 are gone and neighbours that are one run on both sides are one.
+std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides) {
+  const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
+  const auto strides = spec.strides_or_dense();
+  const TensorSpec local{spec.dtype, spec.shape, {local_strides.begin(), local_strides.end()}};
+  const auto local_dense = local.strides_or_dense();
+  std::vector<Dimension> dimensions;
+  for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+    if (spec.shape[i] == 1) continue;
+    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * size};
+    if (!dimensions.empty()) {
+      Dimension& outer = dimensions.back();
+      const auto count = static_cast<std::int64_t>(inner.size);
+      if (outer.from == inner.from * count && outer.to == inner.to * count) {
+        outer = {outer.size * inner.size, inner.from, inner.to};
+        continue;
+      }
+    }
+    dimensions.push_back(inner);
+  }
+  return dimensions;
+}
+
+}  // namespace
+
+std::uint64_t TensorSpec::elements() const {
+  std::uint64_t count = 1;
+  for (const std::int64_t size : shape) count *= static_cast<std::uint64_t>(size);
+  return count;
+}
+
+std::vector<std::int64_t> TensorSpec::strides_or_dense() const {
+  if (strides.size() == shape.size()) return strides;
+  std::vector<std::int64_t> dense(shape.size());
+  std::int64_t stride = 1;
+  for (std::size_t i = shape.size(); i-- > 0;) {
+    dense[i] = stride;
+    stride *= std::max<std::int64_t>(1, shape[i]);
+  }
+  return dense;
+}
+
+Status check(const TensorSpec& spec) {
+  const auto bad = [](std::string why) { return Status(Code::kInvalidArgument, "no tensor: " + std::move(why)); };
+  if (spec.dtype.bytes() == 0) {
+    return bad("elements of " + std::to_string(spec.dtype.bits) + " bits, " + std::to_string(spec.dtype.lanes) +
+               " lanes, do not fill bytes");
+  }
+  if (spec.shape.size() > kMaxDimensions) return bad(std::to_string(spec.shape.size()) + " dimensions");
+  if (!spec.strides.empty() && spec.strides.size() != spec.shape.size()) {
+    return bad(std::to_string(spec.strides.size()) + " strides for " + std::to_string(spec.shape.size()) +
+               " dimensions");
+  }
+  // Every product that is formed later is at most this one.
+  std::int64_t bytes = static_cast<std::int64_t>(spec.dtype.bytes());
+  std::int64_t reach = bytes;
+  for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+    const std::int64_t size = spec.shape[i];
+    if (size < 0) return bad("a size of " + std::to_string(size));
+    if (__builtin_mul_overflow(bytes, std::max<std::int64_t>(1, size), &bytes)) return bad("more than 2^63 bytes");
+    if (spec.strides.empty() || size == 0) continue;
+    std::int64_t distance = 0;
+    if (spec.strides[i] == INT64_MIN || __builtin_mul_overflow(std::abs(spec.strides[i]), size, &distance) ||
+        __builtin_mul_overflow(distance, static_cast<std::int64_t>(spec.dtype.bytes()), &distance) ||
+        __builtin_add_overflow(reach, distance, &reach)) {
+      return bad("strides that reach beyond 2^63 bytes");
+    }
+  }
+  return Status::ok();
+}
+
+Extent extent_of(const TensorSpec& spec) {
+  const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
+  const auto strides = spec.strides_or_dense();
+  Extent extent{0, size};
+  for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+    if (spec.shape[i] == 0) return {};
+    const std::int64_t reach = (spec.shape[i] - 1) * strides[i] * size;
+    (reach < 0 ? extent.first : extent.end) += reach;
+  }
+  return extent;
+}
+
+Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, std::int64_t& offset) {
+  if (slices.size() > spec.shape.size()) {
+    return Status(Code::kInvalidArgument, std::to_string(slices.size()) + " slices of a tensor of " +
+                                              std::to_string(spec.shape.size()) + " dimensions");
+  }
+  TensorSpec part{spec.dtype, spec.shape, spec.strides_or_dense()};
+  offset = 0;
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    const Slice& piece = slices[i];
+    const std::int64_t size = spec.shape[i];
+    const bool is_empty = piece.count == 0;
+    std::int64_t last = piece.start;
+    std::int64_t reach = 0;
+    const bool fits = piece.count >= 0 && piece.step != 0 &&
+                      (is_empty || (!__builtin_mul_overflow(piece.count - 1, piece.step, &reach) &&
+                                    !__builtin_add_overflow(piece.start, reach, &last) && piece.start >= 0 &&
+                                    piece.start < size && last >= 0 && last < size));
+    if (!fits) {
+      return Status(Code::kInvalidArgument, "slice " + std::to_string(i) + " takes " + std::to_string(piece.count) +
+                                                " from " + std::to_string(piece.start) + " on, " +
+                                                std::to_string(piece.step) + " apart, of a dimension of size " +
+                                                std::to_string(size));
+    }
+    if (!is_empty) offset += piece.start * part.strides[i] * static_cast<std::int64_t>(spec.dtype.bytes());
+    part.shape[i] = piece.count;
+    part.strides[i] *= is_empty ? 1 : piece.step;
+  }
+  if (part.elements() == 0) offset = 0;
+  return part;
+}
+
+void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
+                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs) {
+  if (spec.elements() == 0) return;
+  auto dimensions = merged(spec, local_strides);
+  transport::Run run;
+  run.region = &region;
+  run.length = spec.dtype.bytes();
+  const auto length = static_cast<std::int64_t>(run.length);
+  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == length) {
+    run.length *= dimensions.back().size;
+    dimensions.pop_back();
+  }
+  // The innermost dimension that is left becomes the run's count; a run only goes forward.
+  if (!dimensions.empty() && dimensions.back().from >= 0 && dimensions.back().to >= 0) {
+    run.count = dimensions.back().size;
+    run.stride = static_cast<std::uint64_t>(dimensions.back().from);
+    run.local_stride = static_cast<std::uint64_t>(dimensions.back().to);
+    dimensions.pop_back();
+  }
+  std::vector<std::uint64_t> index(dimensions.size());
+  std::int64_t from = static_cast<std::int64_t>(offset);
+  std::int64_t to = 0;
+  for (;;) {
+    run.offset = static_cast<std::uint64_t>(from);
+    run.local = local + to;
+    runs.push_back(run);
+    std::size_t i = dimensions.size();
+    for (; i > 0; --i) {
+      const Dimension& dimension = dimensions[i - 1];
+      from += dimension.from;
+      to += dimension.to;
+      if (++index[i - 1] < dimension.size) break;
+      from -= dimension.from * static_cast<std::int64_t>(dimension.size);
+      to -= dimension.to * static_cast<std::int64_t>(dimension.size);
+      index[i - 1] = 0;
+    }
+    if (i == 0) return;
+  }
+}
+
+}  // namespace beeline::transfer

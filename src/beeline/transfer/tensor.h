@@ -1,0 +1,71 @@
+// What a tensor is, apart from where its bytes lie, and how its elements map onto memory of another layout.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "beeline/base/status.h"
+#include "beeline/transport/transport.h"
+
+namespace beeline::transfer {
+
+// DLPack's data types: code 0 int, 1 uint, 2 float, 4 bfloat, 5 complex, 6 bool, 7 and more float8.
+struct DType {
+  std::uint8_t code = 0;
+  std::uint8_t bits = 0;
+  std::uint16_t lanes = 1;
+
+  // Of one element; 0 where it does not fill whole bytes.
+  [[nodiscard]] std::uint64_t bytes() const {
+    const std::uint64_t all = std::uint64_t{bits} * lanes;
+    return all % 8 == 0 ? all / 8 : 0;
+  }
+  friend bool operator==(const DType&, const DType&) = default;
+};
+static_assert(sizeof(DType) == 4);
+
+inline constexpr std::size_t kMaxDimensions = 64;
+
+struct TensorSpec {
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> strides;  // in elements; empty: row-major without gaps
+
+  [[nodiscard]] std::uint64_t elements() const;
+  [[nodiscard]] std::uint64_t bytes() const { return elements() * dtype.bytes(); }  // of its elements, without gaps
+  [[nodiscard]] std::vector<std::int64_t> strides_or_dense() const;
+  friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
+};
+
+// kInvalidArgument unless sizes are not negative, strides fit the shape, nothing overflows and elements fill bytes.
+Status check(const TensorSpec& spec);
+
+// The bytes from the first to the last element: relative to the element with all indices 0, [first, end).
+struct Extent {
+  std::int64_t first = 0;
+  std::int64_t end = 0;
+};
+// Of a checked spec; both zero where there is no element.
+Extent extent_of(const TensorSpec& spec);
+
+// A piece of one dimension: `count` indices from `start` on, `step` apart (negative: backwards). As Python's slices
+// after slice.indices().
+struct Slice {
+  std::int64_t start = 0;
+  std::int64_t step = 1;
+  std::int64_t count = 0;
+};
+// The part of a tensor that one slice for each of its first dimensions names: its spec, and in `offset` the byte
+// distance of its first element from the tensor's.
+Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, std::int64_t& offset);
+
+// Appends the runs that bring a tensor's elements, in row-major order, to memory laid out by `local_strides` (in
+// elements; empty: without gaps). `offset` is that of its first element in the region. Dimensions that are contiguous
+// on both sides become one run. Both specs are checked.
+void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
+                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs);
+
+}  // namespace beeline::transfer

@@ -1,0 +1,45 @@
+// Cuts a transfer into requests, and keeps those that have to be made again.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "beeline/transport/tcp/stream.h"
+#include "beeline/transport/transport.h"
+
+namespace beeline::transport::tcp {
+
+// At most kMaxRequestBytes of a transfer, and where they lie in local memory.
+struct Request {
+  std::vector<RunRecord> runs;
+  std::vector<iovec> local;
+  std::uint64_t bytes = 0;
+};
+
+// Thread-safe: several streams draw from it.
+class Requests {
+ public:
+  // Borrows the runs.
+  explicit Requests(std::span<const Run> runs) : runs_(runs) {}
+
+  // Nothing when all were given out; some may come back.
+  std::optional<Request> next();
+  void give_back(Request request);
+
+ private:
+  void add_part(Request& request);
+
+  std::mutex mutex_;
+  std::span<const Run> runs_;
+  std::size_t at_ = 0;       // run
+  std::uint64_t index_ = 0;  // of its `count`
+  std::uint64_t done_ = 0;   // bytes of that one
+  std::deque<Request> again_;
+};
+
+}  // namespace beeline::transport::tcp

@@ -1,0 +1,287 @@
+#include "beeline/transport/tcp/server.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include "beeline/base/bytes.h"
+#include "beeline/transport/tcp/stream.h"
+
+namespace beeline::transport::tcp {
+namespace {
+
+constexpr auto kOpeningPatience = std::chrono::seconds(10);
+// A reader that takes nothing for so long is given up: what it reads from must not stay held for its sake.
+constexpr auto kStallPatience = std::chrono::seconds(30);
+// Shorter runs are gathered by copying: an element of a kernel's vector costs as much as copying these.
+constexpr std::uint64_t kGatherBelow = 2048;
+
+std::thread thread_without_signals(std::function<void()> body) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+}  // namespace
+
+// One request, with what it refers to.
+struct TcpServer::Serving {
+  Caller caller;
+  RequestHeader header;
+  std::vector<RunRecord> runs;
+  std::vector<RegionSource::Held> held;  // by run
+  Bytes staging;
+  os::Wait wait;
+
+  void reserve_staging() {
+    if (staging.size() < header.bytes) staging.resize(header.bytes);
+  }
+};
+
+Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionSource& regions, OnControl on_control) {
+  if (options.token.empty()) {
+    return Status(Code::kInvalidArgument,
+                  "an agent that listens on TCP needs a token: whoever has it may read what "
+                  "is published");
+  }
+  std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
+  server->token_ = options.token;
+  BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
+  BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
+  BEELINE_ASSIGN(server->stopping_, os::Cancellation::make());
+  server->acceptor_ = thread_without_signals([self = server.get()] { self->accept_loop(); });
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+TcpServer::~TcpServer() {
+  if (stopping_) stopping_->cancel();
+  if (acceptor_.joinable()) acceptor_.join();
+  {
+    const std::lock_guard guard(mutex_);
+    for (const Connection& connection : connections_) {
+      if (connection.fd.is_open()) ::shutdown(connection.fd.get(), SHUT_RDWR);
+    }
+  }
+  // Nobody adds any more: the acceptor has ended.
+  for (Connection& connection : connections_) connection.thread.join();
+}
+
+TcpServer::Stats TcpServer::stats() const {
+  Stats stats;
+  {
+    const std::lock_guard guard(mutex_);
+    stats.connections = static_cast<std::uint64_t>(
+        std::count_if(connections_.begin(), connections_.end(), [](const Connection& c) { return !c.ended; }));
+  }
+  stats.refused = refused_;
+  stats.requests = requests_;
+  stats.bytes_read = bytes_read_;
+  stats.bytes_written = bytes_written_;
+  stats.failed = failed_;
+  return stats;
+}
+
+void TcpServer::accept_loop() {
+  ::pthread_setname_np(::pthread_self(), "bee-tcp-accept");
+  os::Wait wait;
+  wait.cancellation = stopping_.get();
+  while (os::wait_ready(listener_.get(), POLLIN, wait, "a TCP connection")) {
+    auto accepted = os::accept_tcp(listener_.get());
+    if (accepted && accepted->is_open()) {
+      add(std::move(*accepted));
+    } else if (!accepted) {
+      // Out of descriptors: the caller waits in the backlog until one is free.
+      ++refused_;
+      wait.deadline = Deadline::after(std::chrono::milliseconds(50));
+      (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
+      wait.deadline = Deadline::never();
+    }
+  }
+}
+
+void TcpServer::add(os::Fd fd) {
+  join_ended();
+  const std::lock_guard guard(mutex_);
+  if (connections_.size() >= kMaxConnections) {
+    ++refused_;
+    return;
+  }
+  Connection& connection = connections_.emplace_back();
+  connection.fd = std::move(fd);
+  connection.thread = thread_without_signals([this, &connection] { run(connection); });
+}
+
+void TcpServer::join_ended() {
+  std::list<Connection> ended;
+  {
+    const std::lock_guard guard(mutex_);
+    for (auto it = connections_.begin(); it != connections_.end();) {
+      const auto next = std::next(it);
+      if (it->ended) ended.splice(ended.end(), connections_, it);
+      it = next;
+    }
+  }
+  for (Connection& connection : ended) connection.thread.join();
+}
+
+void TcpServer::run(Connection& connection) {
+  ::pthread_setname_np(::pthread_self(), "bee-tcp-serve");
+  os::Wait wait;
+  wait.deadline = Deadline::after(kOpeningPatience);
+  wait.cancellation = stopping_.get();
+  auto caller = admit_connection(connection.fd.get(), token_, wait);
+  if (!caller) {
+    ++refused_;
+  } else if (caller->purpose == Purpose::kStream) {
+    if (const auto status = serve(connection.fd.get(), *caller); !status && status.code() != Code::kPeerLost) ++failed_;
+  }
+  os::Fd fd;
+  {
+    // From here on the destructor does not touch it.
+    const std::lock_guard guard(mutex_);
+    fd = std::move(connection.fd);
+    connection.ended = true;
+  }
+  if (caller && caller->purpose == Purpose::kControl && !stopping_->is_cancelled()) {
+    on_control_(std::move(fd), caller->agent_id);
+  }
+}
+
+Status TcpServer::serve(int fd, const Caller& caller) {
+  Serving serving;
+  serving.caller = caller;
+  serving.wait.cancellation = stopping_.get();
+  for (;;) {
+    serving.wait.deadline = Deadline::never();  // between requests a connection may idle
+    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &serving.header, sizeof serving.header, serving.wait));
+    const RequestHeader& header = serving.header;
+    if (header.magic != RequestHeader::kMagic || header.runs > kMaxRequestRuns || header.bytes > kMaxRequestBytes ||
+        (header.op != Op::kRead && header.op != Op::kWrite)) {
+      return {Code::kCorrupt, "a request that is none"};
+    }
+    serving.wait.deadline = Deadline::after(kStallPatience);
+    serving.runs.resize(header.runs);
+    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
+    ++requests_;
+    BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(fd, serving) : answer_write(fd, serving));
+  }
+}
+
+namespace {
+
+// Finds the memory of each run and checks that it lies inside.
+Status resolve(RegionSource& regions, const std::vector<RunRecord>& runs, std::uint64_t bytes, Access access,
+               const std::string& agent_id, std::vector<RegionSource::Held>& held) {
+  held.clear();
+  std::uint64_t total = 0;
+  for (const RunRecord& record : runs) {
+    const memory::PublicationId id{record.slot, record.generation};
+    const bool again = !held.empty() && runs[held.size() - 1].slot == record.slot &&
+                       runs[held.size() - 1].generation == record.generation;
+    if (again) {
+      held.push_back(held.back());
+    } else {
+      BEELINE_ASSIGN(auto found, regions.hold(id, access, agent_id));
+      held.push_back(std::move(found));
+    }
+    Region region;
+    region.length = held.back().length;
+    const Run run{&region, record.offset, nullptr, record.length, record.count, record.stride, 0};
+    BEELINE_RETURN_IF_ERROR(check_bounds({&run, 1}));
+    if (record.length == 0 || run.bytes() > kMaxRequestBytes) {
+      return {Code::kInvalidArgument, "a run of " + std::to_string(run.bytes()) + " bytes in one request"};
+    }
+    BEELINE_RETURN_IF_ERROR(check_extents(run, held.back().extents));
+    if (__builtin_add_overflow(total, run.bytes(), &total)) total = ~std::uint64_t{0};
+  }
+  if (total == bytes) return Status::ok();
+  return {Code::kInvalidArgument,
+          "the runs of a request have " + std::to_string(total) + " bytes, its header says " + std::to_string(bytes)};
+}
+
+template <typename Visit>
+void for_each_run(const std::vector<RunRecord>& runs, const std::vector<RegionSource::Held>& held, Visit&& visit) {
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    std::byte* at = held[i].data + runs[i].offset;
+    for (std::uint64_t k = 0; k < runs[i].count; ++k, at += runs[i].stride) visit(at, runs[i].length);
+  }
+}
+
+Status send_refusal(int fd, std::uint32_t id, const Status& status, const os::Wait& wait) {
+  ReplyHeader reply;
+  reply.id = id;
+  reply.code = static_cast<std::uint16_t>(status.code());
+  std::string message = status.message();
+  if (message.size() > kMaxMessageBytes) message.resize(kMaxMessageBytes);
+  reply.message_bytes = static_cast<std::uint32_t>(message.size());
+  std::vector<iovec> pieces{{&reply, sizeof reply}, {message.data(), message.size()}};
+  return send_all(fd, pieces, wait);
+}
+
+}  // namespace
+
+Status TcpServer::answer_read(int fd, Serving& serving) {
+  const Status found =
+      resolve(regions_, serving.runs, serving.header.bytes, Access::kRead, serving.caller.agent_id, serving.held);
+  if (!found) {
+    ++failed_;
+    return send_refusal(fd, serving.header.id, found, serving.wait);
+  }
+  ReplyHeader reply;
+  reply.id = serving.header.id;
+  reply.bytes = serving.header.bytes;
+  std::vector<iovec> pieces{{&reply, sizeof reply}};
+  serving.reserve_staging();  // before pointers into it are taken
+  std::byte* room = serving.staging.data();
+  for_each_run(serving.runs, serving.held, [&](std::byte* data, std::uint64_t length) {
+    if (length >= kGatherBelow) {
+      pieces.push_back({data, length});
+      return;
+    }
+    std::memcpy(room, data, length);
+    if (static_cast<std::byte*>(pieces.back().iov_base) + pieces.back().iov_len == room) {
+      pieces.back().iov_len += length;
+    } else {
+      pieces.push_back({room, length});
+    }
+    room += length;
+  });
+  const Status sent = send_all(fd, pieces, serving.wait);
+  serving.held.clear();
+  if (sent) bytes_read_ += serving.header.bytes;
+  return sent;
+}
+
+Status TcpServer::answer_write(int fd, Serving& serving) {
+  const Status found =
+      resolve(regions_, serving.runs, serving.header.bytes, Access::kWrite, serving.caller.agent_id, serving.held);
+  // What follows the request has to be read in either case; what was refused goes nowhere.
+  std::vector<iovec> pieces;
+  if (found) {
+    for_each_run(serving.runs, serving.held,
+                 [&](std::byte* data, std::uint64_t length) { pieces.push_back({data, length}); });
+  } else {
+    ++failed_;
+    serving.reserve_staging();
+    pieces.push_back({serving.staging.data(), serving.header.bytes});
+  }
+  const Status received = receive_all(fd, pieces, serving.wait);
+  serving.held.clear();
+  BEELINE_RETURN_IF_ERROR(received);
+  if (!found) return send_refusal(fd, serving.header.id, found, serving.wait);
+  bytes_written_ += serving.header.bytes;
+  ReplyHeader reply;
+  reply.id = serving.header.id;
+  std::vector<iovec> answer{{&reply, sizeof reply}};
+  return send_all(fd, answer, serving.wait);
+}
+
+}  // namespace beeline::transport::tcp

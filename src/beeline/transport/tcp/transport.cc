@@ -1,0 +1,231 @@
+#include "beeline/transport/tcp/transport.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "beeline/transport/tcp/opening.h"
+#include "beeline/transport/tcp/requests.h"
+#include "beeline/transport/tcp/stream.h"
+
+namespace beeline::transport::tcp {
+namespace {
+
+constexpr std::size_t kStreams = 2;
+// Requests that a stream has under way: the owner reads one while the other's bytes are on their way.
+constexpr std::size_t kDepth = 2;
+// A transfer takes up again after so many broken connections, and then fails.
+constexpr int kMaxReconnects = 3;
+constexpr std::size_t kIdleStreams = 8;
+
+// One transfer over some streams. The first failure ends all of them.
+class Transfer {
+ public:
+  Transfer(Op op, std::span<const Run> runs, const os::Wait& wait) : op_(op), requests_(runs), wait_(wait) {}
+
+  // Moves requests over `fd` until none is left. kPeerLost: the connection broke, what it had under way is back.
+  Status run(int fd, const os::Wait& wait);
+
+  // Whether to try again on another connection.
+  bool may_reconnect() { return !failed_ && reconnects_.fetch_add(1) < kMaxReconnects; }
+  void fail(const Status& status);
+  [[nodiscard]] Status outcome() const { return failure_; }
+  [[nodiscard]] const os::Wait& wait() const { return wait_; }
+
+  // Streams at work, so that a failure elsewhere ends their waits.
+  void enter(int fd);
+  void leave(int fd);
+
+ private:
+  Status send(int fd, Request& request, const os::Wait& wait);
+  Status receive(int fd, Request& request, const os::Wait& wait);
+
+  Op op_;
+  Requests requests_;
+  const os::Wait& wait_;
+  std::atomic<int> reconnects_{0};
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  Status failure_;         // needs mutex_ while streams are at work
+  std::vector<int> busy_;  // needs mutex_
+};
+
+void Transfer::fail(const Status& status) {
+  const std::lock_guard guard(mutex_);
+  if (failed_.exchange(true)) return;
+  failure_ = status;
+  for (const int fd : busy_) ::shutdown(fd, SHUT_RDWR);
+}
+
+void Transfer::enter(int fd) {
+  const std::lock_guard guard(mutex_);
+  busy_.push_back(fd);
+  if (failed_) ::shutdown(fd, SHUT_RDWR);
+}
+
+void Transfer::leave(int fd) {
+  const std::lock_guard guard(mutex_);
+  std::erase(busy_, fd);
+}
+
+Status Transfer::send(int fd, Request& request, const os::Wait& wait) {
+  RequestHeader header;
+  header.op = op_;
+  header.runs = static_cast<std::uint32_t>(request.runs.size());
+  header.bytes = request.bytes;
+  std::vector<iovec> pieces{{&header, sizeof header}, {request.runs.data(), request.runs.size() * sizeof(RunRecord)}};
+  if (op_ == Op::kWrite) pieces.insert(pieces.end(), request.local.begin(), request.local.end());
+  return send_all(fd, pieces, wait);
+}
+
+Status Transfer::receive(int fd, Request& request, const os::Wait& wait) {
+  ReplyHeader reply;
+  BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &reply, sizeof reply, wait));
+  const std::uint64_t expected = op_ == Op::kRead && reply.code == 0 ? request.bytes : 0;
+  if (reply.magic != ReplyHeader::kMagic || reply.message_bytes > kMaxMessageBytes || reply.bytes != expected) {
+    return {Code::kCorrupt, "a reply that fits no request"};
+  }
+  if (reply.code != 0) {
+    std::string message(reply.message_bytes, '\0');
+    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, message.data(), message.size(), wait));
+    return {static_cast<Code>(reply.code), message};
+  }
+  if (op_ == Op::kWrite) return Status::ok();
+  std::vector<iovec> pieces = request.local;
+  return receive_all(fd, pieces, wait);
+}
+
+Status Transfer::run(int fd, const os::Wait& wait) {
+  std::deque<Request> under_way;
+  Status status;
+  while (status && !failed_) {
+    while (status && under_way.size() < kDepth) {
+      auto request = requests_.next();
+      if (!request) break;
+      under_way.push_back(std::move(*request));
+      status = send(fd, under_way.back(), wait);
+    }
+    if (!status || under_way.empty()) break;
+    status = receive(fd, under_way.front(), wait);
+    if (status) under_way.pop_front();
+  }
+  for (Request& request : under_way) requests_.give_back(std::move(request));
+  return status;
+}
+
+class TcpEndpoint final : public Endpoint {
+ public:
+  explicit TcpEndpoint(const PeerFacts& peer)
+      : name_(peer.name), self_id_(peer.self_id), token_(peer.token), addresses_(peer.tcp) {}
+
+  Status read(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kRead, runs, wait); }
+  Status write(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kWrite, runs, wait); }
+
+  // A stream that works, kept for the first transfer.
+  Status open_first(const os::Wait& wait) {
+    BEELINE_ASSIGN(auto stream, open(wait));
+    give(std::move(stream));
+    return Status::ok();
+  }
+
+ private:
+  Status move(Op op, std::span<const Run> runs, const os::Wait& wait) {
+    Transfer transfer(op, runs, wait);
+    const std::uint64_t requests = bytes_of(runs) / kMaxRequestBytes + 1;
+    std::vector<std::thread> helpers;
+    for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
+      os::Wait unsignalled = wait;
+      unsignalled.interrupted = nullptr;  // signals are the calling thread's
+      helpers.emplace_back([this, &transfer, unsignalled] { work(transfer, unsignalled); });
+    }
+    work(transfer, wait);
+    for (std::thread& helper : helpers) helper.join();
+    return transfer.outcome();
+  }
+
+  // One stream's part of a transfer.
+  void work(Transfer& transfer, const os::Wait& wait) {
+    for (;;) {
+      auto stream = take(wait);
+      if (!stream) return transfer.fail(stream.status());
+      transfer.enter(stream->get());
+      const Status status = transfer.run(stream->get(), wait);
+      transfer.leave(stream->get());
+      // After a failure bytes of it may be under way: such a stream is of no use any more.
+      if (status) return give(std::move(*stream));
+      if (status.code() != Code::kPeerLost || !transfer.may_reconnect()) {
+        return transfer.fail(Status(status).with_context("on a stream to " + name_));
+      }
+    }
+  }
+
+  Result<os::Fd> take(const os::Wait& wait) {
+    {
+      const std::lock_guard guard(mutex_);
+      if (!idle_.empty()) {
+        os::Fd fd = std::move(idle_.back());
+        idle_.pop_back();
+        return fd;
+      }
+    }
+    return open(wait);
+  }
+
+  void give(os::Fd fd) {
+    const std::lock_guard guard(mutex_);
+    if (idle_.size() < kIdleStreams) idle_.push_back(std::move(fd));
+  }
+
+  Result<os::Fd> open(const os::Wait& wait) {
+    Status last(Code::kUnsupported, name_ + " listens on no TCP address");
+    for (const os::TcpAddress& address : addresses_) {
+      auto fd = os::connect_tcp(address, wait);
+      if (fd) {
+        last = open_connection(fd->get(), Purpose::kStream, self_id_, token_, wait);
+        if (last) return fd;
+      } else {
+        last = fd.status();
+      }
+    }
+    return std::move(last).with_context("while opening a stream to " + name_);
+  }
+
+  const std::string name_, self_id_, token_;
+  const std::vector<os::TcpAddress> addresses_;
+  std::mutex mutex_;
+  std::vector<os::Fd> idle_;  // needs mutex_
+};
+
+class TcpTransport final : public Transport {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "tcp"; }
+  [[nodiscard]] const Capabilities& capabilities() const override {
+    static constexpr Capabilities kCapabilities{
+        .same_host_only = false, .arena_only = false, .maps = false, .writes = true, .expected_gbps = 3};
+    return kCapabilities;
+  }
+
+  [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
+    if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
+    if (peer.tcp.empty()) return {Code::kUnsupported, "the peer listens on no TCP address: open its agent with tcp="};
+    return Status::ok();
+  }
+
+  Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
+    auto endpoint = std::make_unique<TcpEndpoint>(peer);
+    BEELINE_RETURN_IF_ERROR(endpoint->open_first(wait));
+    return std::unique_ptr<Endpoint>(std::move(endpoint));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Transport> make() {
+  return std::make_unique<TcpTransport>();
+}
+
+}  // namespace beeline::transport::tcp

@@ -1,0 +1,128 @@
+// One-sided access to memory that another agent has registered: what a back end offers, and how it is asked.
+//
+// A back end is a folder of this layer; builtin.cc alone names them. It moves bytes and knows nothing of tensors,
+// names, leases or choice: those are the transfer layer's.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "beeline/base/status.h"
+#include "beeline/memory/peer_arena.h"
+#include "beeline/memory/region.h"
+#include "beeline/os/tcp_socket.h"
+#include "beeline/os/wait.h"
+
+namespace beeline::transport {
+
+// As DLPack numbers them: 1 is host memory, 2 CUDA.
+struct Device {
+  std::int32_t type = 1;
+  std::int32_t id = 0;
+  [[nodiscard]] bool is_host() const { return type == 1; }
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+// Registered memory of an agent, as its peers know it. A value; travels in descriptors.
+struct Region {
+  static constexpr std::uint64_t kOutsideArena = ~std::uint64_t{0};
+
+  memory::PublicationId id;  // in the owner's table of leases; stale once the registration is undone
+  std::uint64_t length = 0;
+  std::uint64_t address = 0;                   // in the owner's address space
+  std::uint64_t arena_offset = kOutsideArena;  // of the first byte in the owner's arena
+  Device device;
+
+  [[nodiscard]] bool in_arena() const { return arena_offset != kOutsideArena; }
+  friend bool operator==(const Region&, const Region&) = default;
+};
+
+// `count` runs of `length` bytes each, at equal distances on either side. Borrows the region and the local memory.
+struct Run {
+  const Region* region = nullptr;
+  std::uint64_t offset = 0;  // of the first byte within the region
+  std::byte* local = nullptr;
+  std::uint64_t length = 0;
+  std::uint64_t count = 1;
+  std::uint64_t stride = 0;        // bytes from one run's start to the next one's, in the region
+  std::uint64_t local_stride = 0;  // likewise in local memory
+
+  [[nodiscard]] std::uint64_t bytes() const { return length * count; }
+};
+
+// kInvalidArgument unless every run lies inside its region. Before any byte moves: offsets come from outside.
+Status check_bounds(std::span<const Run> runs);
+// kInvalidArgument unless every byte of a run that is within bounds lies in one of the extents (by offset, disjoint).
+Status check_extents(const Run& run, std::span<const memory::Range> extents);
+std::uint64_t bytes_of(std::span<const Run> runs);
+
+enum class Access : std::uint8_t { kRead, kWrite };
+
+// Whoever registered memory, for back ends that serve it to peers. Thread-safe.
+class RegionSource {
+ public:
+  struct Held {
+    std::shared_ptr<const void> hold;  // keeps the memory registered
+    std::byte* data = nullptr;
+    std::uint64_t length = 0;
+    std::span<const memory::Range> extents;  // what of the region was registered: by offset, disjoint; kept by `hold`
+  };
+  // kStale when the registration was undone; kInvalidArgument when it was never granted to the agent of that id.
+  virtual Result<Held> hold(memory::PublicationId id, Access access, std::string_view agent_id) = 0;
+
+ protected:
+  ~RegionSource() = default;
+};
+
+// What a back end can do, whoever the peer is.
+struct Capabilities {
+  bool same_host_only = false;
+  bool arena_only = false;  // reaches registered memory only where it lies in the owner's arena
+  bool maps = false;        // gives access without a copy
+  bool writes = false;
+  double expected_gbps = 0;  // 10^9 bytes per second, of a large transfer, while nothing was measured
+};
+
+// What a back end may need to reach an agent. Paths that share memory are proven, not claimed: `arena` came as
+// descriptors over a unix socket.
+struct PeerFacts {
+  std::string name;     // for messages
+  std::string self_id;  // of the agent that asks
+  pid_t pid = 0;        // 0: on another host
+  std::shared_ptr<memory::PeerArena> arena;
+  std::vector<os::TcpAddress> tcp;
+  std::string token;
+
+  [[nodiscard]] bool same_host() const { return arena != nullptr; }
+};
+
+// One peer by one back end. Thread-safe.
+class Endpoint {
+ public:
+  virtual ~Endpoint() = default;
+  // Fills local memory. The runs are within bounds, and leased where the peer is on this host. When it returns, with
+  // whatever outcome, nothing writes to local memory any more; after a failure its content is undefined.
+  virtual Status read(std::span<const Run> runs, const os::Wait& wait) = 0;
+  // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
+  virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
+};
+
+// A back end. Thread-safe.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  [[nodiscard]] virtual const Capabilities& capabilities() const = 0;
+  // kOk if the peer's region can be reached; else the reason, and what would help. Moves no byte.
+  [[nodiscard]] virtual Status reaches(const PeerFacts& peer, const Region& region) const = 0;
+  virtual Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const = 0;
+};
+using Transports = std::vector<std::unique_ptr<const Transport>>;
+
+}  // namespace beeline::transport
