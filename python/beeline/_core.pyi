@@ -97,6 +97,11 @@ ERROR_OUT_OF_MEMORY: int  # arena quota
 ERROR_TIMEOUT: int  # make_error makes GetTimeoutError; message says what was waited for
 ERROR_INVALID: int  # ValueError
 ERROR_SYSTEM: int  # CoreError: a system call, the daemon or its answer failed
+ERROR_PEER_LOST: int  # PeerLostError: an agent of the transfer engine is gone
+ERROR_STALE_REFERENCE: int  # StaleReferenceError
+ERROR_UNAVAILABLE: int  # TransportUnavailableError
+ERROR_TRANSFER_TIMEOUT: int  # TransferTimeoutError
+ERROR_TRANSFER_CANCELLED: int  # TransferCancelledError
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 
@@ -280,3 +285,106 @@ def exit_actor() -> None:
 def actor_info() -> dict[str, Any] | None: ...
 def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
     """Async actors: called in the loop's thread by next_calls() when a running call is to be cancelled."""
+
+# ----- the transfer engine -----------------------------------------------------------------------------------------
+
+class Cancellation:
+    """Ends the transfers that were given it."""
+
+    @staticmethod
+    def make() -> Cancellation: ...
+    def cancel(self) -> None: ...
+
+class TensorRef:
+    """A registered tensor or a part of one; `beeline.transfer.TensorRef` is the surface."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def row(self) -> tuple[int, int, int, list[int], list[int], int, int]:
+        """(dtype code, bits, lanes, shape, strides, region, offset); strides are empty where there are no gaps."""
+
+    def part(self, pieces: Sequence[tuple[int, int, int]], dropped: Sequence[int]) -> TensorRef:
+        """(start, step, count) for each of the first dimensions; those in `dropped` (count 1, ascending) vanish."""
+
+    def alone(self) -> TensorRefs: ...
+
+class TensorRefs:
+    """Tensors that were registered together; `beeline.transfer.TensorRefs` is the surface."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def at(self, index: int) -> TensorRef: ...
+    def encode(self, with_schema: bool) -> bytes: ...
+    @staticmethod
+    def decode(data: bytes) -> TensorRefs: ...
+    def regions(self) -> list[tuple[int, int, int, int, int, int, int]]:
+        """(slot, generation, length, address, offset in the arena or -1, device type, device id) each."""
+
+    @staticmethod
+    def build(
+        owner: str,
+        regions: Sequence[tuple[int, ...]],
+        rows: Sequence[tuple[Any, ...]],
+        names: Sequence[str],
+    ) -> TensorRefs: ...
+
+class Batch:
+    """A fetch that is made again and again."""
+
+    def run(self, timeout_s: float | None) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Subscription:
+    """Both give (number, references): the newest version; number 0 and None where there is none."""
+
+    def latest(self) -> tuple[int, TensorRefs | None]: ...
+    def newer_than(self, number: int, timeout_s: float | None) -> tuple[int, TensorRefs | None]: ...
+
+class Agent:
+    """`beeline.transfer.Agent` is the surface; here tensors and references come in lists."""
+
+    def __init__(
+        self, name: str, folder: str, share_memory: bool, tcp: str | None, advertise: str, token: str
+    ) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def address(self) -> str: ...
+    def add(self, tensors: list[Any], names: Sequence[str]) -> TensorRefs: ...
+    def empty(self, row: tuple[int, int, int, Sequence[int]]) -> Any: ...
+    def grant(self, refs: TensorRefs, to: str) -> None: ...
+    def publish(self, name: str, tensors: list[Any], names: Sequence[str], number: int, keep: int) -> int: ...
+    def withdraw(self, name: str) -> None: ...
+    def subscribe(self, address: str, name: str, timeout_s: float | None) -> Subscription: ...
+    def connect(self, address: str, timeout_s: float | None) -> None: ...
+    def fetch(
+        self,
+        refs: Sequence[TensorRef],
+        targets: list[Any] | None,
+        path: str,
+        min_gbps: float,
+        timeout_s: float | None,
+        cancellation: Cancellation | None,
+    ) -> list[Any]: ...
+    def prepare(
+        self, refs: Sequence[TensorRef], targets: list[Any], path: str, min_gbps: float, timeout_s: float | None
+    ) -> Batch: ...
+    def push(
+        self,
+        refs: Sequence[TensorRef],
+        sources: list[Any],
+        path: str,
+        min_gbps: float,
+        timeout_s: float | None,
+        cancellation: Cancellation | None,
+    ) -> None: ...
+    def map(self, refs: Sequence[TensorRef], timeout_s: float | None) -> list[Any]: ...
+    def explain(self, ref: TensorRef, path: str, min_gbps: float, timeout_s: float | None) -> dict[str, Any]: ...
+    def stats(self) -> dict[str, int]: ...

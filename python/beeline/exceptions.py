@@ -323,6 +323,22 @@ class TensorMutatedError(DirectTransportError):
     """A tensor published with isolation="live" was written before its consumers were done."""
 
 
+class PeerLostError(DirectTransportError):
+    """The agent on the other side has ended or cannot be reached; what was being filled is undefined."""
+
+
+class StaleReferenceError(DirectTransportError):
+    """The tensors that a reference names are not registered any more; what was being filled is undefined."""
+
+
+class TransferTimeoutError(DirectTransportError, TimeoutError):
+    """A transfer did not end within its time; nothing of it is written later."""
+
+
+class TransferCancelledError(DirectTransportError):
+    """A transfer was cancelled; nothing of it is written later."""
+
+
 class TargetMismatchError(DirectTransportError, ValueError):
     """The tensors given to `set_target_for_ref` do not fit the object's; nothing was written."""
 

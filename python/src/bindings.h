@@ -10,5 +10,6 @@ namespace beeline::python {
 void bind_objects(nb::module_& m);
 void bind_calls(nb::module_& m);
 void bind_worker(nb::module_& m);
+void bind_transfer(nb::module_& m);
 
 }  // namespace beeline::python

@@ -22,10 +22,16 @@ NB_MODULE(_core, m) {
   error("ERROR_TIMEOUT", ErrorKind::kTimeout);
   error("ERROR_INVALID", ErrorKind::kInvalid);
   error("ERROR_SYSTEM", ErrorKind::kSystem);
+  error("ERROR_PEER_LOST", ErrorKind::kPeerLost);
+  error("ERROR_STALE_REFERENCE", ErrorKind::kStaleReference);
+  error("ERROR_UNAVAILABLE", ErrorKind::kUnavailable);
+  error("ERROR_TRANSFER_TIMEOUT", ErrorKind::kTransferTimeout);
+  error("ERROR_TRANSFER_CANCELLED", ErrorKind::kTransferCancelled);
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
   beeline::python::bind_trees(m);
   beeline::python::bind_objects(m);
   beeline::python::bind_calls(m);
   beeline::python::bind_worker(m);
+  beeline::python::bind_transfer(m);
 }

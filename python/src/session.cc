@@ -168,17 +168,22 @@ struct Meaning {
   Code code;
   store::ErrorKind of_runtime;
   store::ErrorKind of_transfer;
+  store::ErrorKind of_agent;
 };
+using Kind = store::ErrorKind;
 constexpr Meaning kMeanings[] = {
-    {Code::kInvalidArgument, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
-    {Code::kNotFound, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
-    {Code::kAlreadyExists, store::ErrorKind::kInvalid, store::ErrorKind::kInvalid},
-    {Code::kDeadlineExceeded, store::ErrorKind::kSystem, store::ErrorKind::kTimeout},
-    {Code::kResourceExhausted, store::ErrorKind::kOutOfMemory, store::ErrorKind::kOutOfMemory},
-    {Code::kPeerLost, store::ErrorKind::kSystem, store::ErrorKind::kObjectLost},
-    {Code::kStale, store::ErrorKind::kSystem, store::ErrorKind::kObjectLost},
-    {Code::kMutated, store::ErrorKind::kMutated, store::ErrorKind::kMutated},
-    {Code::kShutdown, store::ErrorKind::kSessionLost, store::ErrorKind::kSessionLost},
+    {Code::kInvalidArgument, Kind::kInvalid, Kind::kInvalid, Kind::kInvalid},
+    {Code::kNotFound, Kind::kInvalid, Kind::kInvalid, Kind::kStaleReference},
+    {Code::kAlreadyExists, Kind::kInvalid, Kind::kInvalid, Kind::kInvalid},
+    {Code::kDeadlineExceeded, Kind::kSystem, Kind::kTimeout, Kind::kTransferTimeout},
+    {Code::kCancelled, Kind::kSystem, Kind::kTransport, Kind::kTransferCancelled},
+    {Code::kResourceExhausted, Kind::kOutOfMemory, Kind::kOutOfMemory, Kind::kOutOfMemory},
+    {Code::kPeerLost, Kind::kSystem, Kind::kObjectLost, Kind::kPeerLost},
+    {Code::kUnsupported, Kind::kSystem, Kind::kTransport, Kind::kUnavailable},
+    {Code::kStale, Kind::kSystem, Kind::kObjectLost, Kind::kStaleReference},
+    {Code::kCorrupt, Kind::kSystem, Kind::kTransport, Kind::kInvalid},
+    {Code::kMutated, Kind::kMutated, Kind::kMutated, Kind::kMutated},
+    {Code::kShutdown, Kind::kSessionLost, Kind::kSessionLost, Kind::kSessionLost},
 };
 
 }  // namespace
@@ -186,9 +191,12 @@ constexpr Meaning kMeanings[] = {
 void raise_status(const Status& status, const std::string& what, Work work) {
   // What a signal's handler raised.
   if (status.code() == Code::kInterrupted && PyErr_Occurred() != nullptr) throw nb::python_error();
-  auto kind = work == Work::kTransfer ? store::ErrorKind::kTransport : store::ErrorKind::kSystem;
+  auto kind = work == Work::kRuntime ? Kind::kSystem : Kind::kTransport;
   for (const auto& meaning : kMeanings) {
-    if (meaning.code == status.code()) kind = work == Work::kTransfer ? meaning.of_transfer : meaning.of_runtime;
+    if (meaning.code != status.code()) continue;
+    kind = work == Work::kRuntime    ? meaning.of_runtime
+           : work == Work::kTransfer ? meaning.of_transfer
+                                     : meaning.of_agent;
   }
   raise_error(kind, what + ": " + status.message());
 }

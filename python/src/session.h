@@ -23,8 +23,8 @@ void set_hooks(nb::object hooks);
 // Raises what hooks.make_error makes. Needs the GIL.
 [[noreturn]] void raise_error(store::ErrorKind kind, const std::string& message, std::uint64_t actor = 0,
                               const std::string& name = {}, std::string_view payload = {});
-// What failed: a transfer of a value between processes, or anything else that the runtime does.
-enum class Work : std::uint8_t { kRuntime, kTransfer };
+// What failed: a transfer of a value between processes, one between agents, or anything else that the runtime does.
+enum class Work : std::uint8_t { kRuntime, kTransfer, kAgent };
 [[noreturn]] void raise_status(const Status& status, const std::string& what, Work work = Work::kRuntime);
 nb::object make_exception(const store::Payload& failure);
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "local_tensors.h"
 #include "tree_format.h"
 #include "trees.h"
 #include "values.h"
@@ -29,24 +30,11 @@ std::size_t size_of(const std::int64_t* shape, std::int32_t ndim, std::size_t el
   return size;
 }
 
-// A tensor that torch knows through DLPack, with what keeps its memory.
-struct Imported {
-  dlpack::ManagedTensor managed{};
-  std::shared_ptr<void> keep_alive;
-  std::vector<std::int64_t> shape_and_strides;
-  bool* deleted = nullptr;  // tells the importer that torch took it and let go of it
-};
-
 // In a thread that replaces tensors while it loads a value (set_target_for_ref): called with each.
 thread_local nb::object* on_tensor = nullptr;
 
 nb::object make_tensor(std::string_view header, const View& bytes) {
   constexpr const char* kWhat = "restore a tensor";
-  if (tensor_type() == nullptr) nb::module_::import_("torch");
-  const auto* api = tensor_type() != nullptr ? exchange() : nullptr;
-  if (api == nullptr) {
-    throw std::runtime_error("this process's torch does not exchange tensors by DLPack's C interface");
-  }
   TensorHeader head{};
   if (header.size() < sizeof head) raise_corrupt(kWhat);
   std::memcpy(&head, header.data(), sizeof head);
@@ -55,38 +43,13 @@ nb::object make_tensor(std::string_view header, const View& bytes) {
     raise_corrupt(kWhat);
   }
   const auto ndim = static_cast<std::size_t>(head.ndim);
-  auto imported = std::make_unique<Imported>();
-  auto& dimensions = imported->shape_and_strides;
-  dimensions.resize(2 * ndim);
-  if (ndim > 0) std::memcpy(dimensions.data(), header.data() + sizeof head, ndim * sizeof(std::int64_t));
+  std::vector<std::int64_t> shape(ndim);
+  if (ndim > 0) std::memcpy(shape.data(), header.data() + sizeof head, ndim * sizeof(std::int64_t));
   const bool is_known = head.dtype.lanes == 1 && head.dtype.bits % 8 == 0 && std::has_single_bit(head.dtype.bits);
-  if (!is_known || size_of(dimensions.data(), head.ndim, head.dtype.bits / 8, kWhat) != bytes.size) {
+  if (!is_known || size_of(shape.data(), head.ndim, head.dtype.bits / 8, kWhat) != bytes.size) {
     raise_corrupt(kWhat);
   }
-  std::int64_t stride = 1;
-  for (std::size_t i = ndim; i-- > 0;) {
-    dimensions[ndim + i] = stride;
-    stride *= std::max<std::int64_t>(1, dimensions[i]);
-  }
-  imported->keep_alive = bytes.keep_alive;
-  auto& managed = imported->managed;
-  managed.version = {dlpack::kMajorVersion, 0};
-  managed.context = imported.get();
-  managed.deleter = [](dlpack::ManagedTensor* self) {
-    const std::unique_ptr<Imported> imported(static_cast<Imported*>(self->context));
-    if (imported->deleted != nullptr) *imported->deleted = true;
-  };
-  managed.tensor = {bytes.data,        {dlpack::kCpu, 0},        head.ndim, head.dtype,
-                    dimensions.data(), dimensions.data() + ndim, 0};
-  void* made = nullptr;
-  bool deleted = false;
-  imported->deleted = &deleted;
-  if (api->object_from_managed(&managed, &made) != 0) {
-    if (deleted) imported.release();  // NOLINT: torch failed after it had taken it
-    throw nb::python_error();
-  }
-  imported.release()->deleted = nullptr;  // torch has it now
-  nb::object tensor = nb::steal(static_cast<PyObject*>(made));
+  nb::object tensor = import_tensor(head.dtype, shape, {}, bytes.data, bytes.keep_alive);
   return on_tensor == nullptr ? tensor : (*on_tensor)(tensor);
 }
 

@@ -41,4 +41,9 @@ _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_TIMEOUT: exceptions.GetTimeoutError,
     _core.ERROR_INVALID: ValueError,
     _core.ERROR_SYSTEM: exceptions.CoreError,
+    _core.ERROR_PEER_LOST: exceptions.PeerLostError,
+    _core.ERROR_STALE_REFERENCE: exceptions.StaleReferenceError,
+    _core.ERROR_UNAVAILABLE: exceptions.TransportUnavailableError,
+    _core.ERROR_TRANSFER_TIMEOUT: exceptions.TransferTimeoutError,
+    _core.ERROR_TRANSFER_CANCELLED: exceptions.TransferCancelledError,
 }

@@ -1,0 +1,15 @@
+"""The transfer engine: any two processes hand each other tensors by the shortest path there is.
+
+An `Agent` registers tensors and gives references to them: values that travel as JSON, as bytes, or inside any object.
+An agent of another process fetches, maps or fills what a reference names; neither process needs a runtime.
+
+    # one process                                   # another
+    agent = Agent("trainer")                        agent = Agent("inference")
+    refs = agent.register(model.state_dict())       refs = TensorRefs.from_json(text)
+    text = refs.to_json()                           weights = agent.fetch(refs)
+"""
+
+from beeline.transfer.agent import Agent, Batch, Subscription, Transfer
+from beeline.transfer.references import TensorRef, TensorRefs
+
+__all__ = ["Agent", "Batch", "Subscription", "TensorRef", "TensorRefs", "Transfer"]

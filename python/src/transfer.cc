@@ -1,0 +1,521 @@
+// Agents of the transfer engine: registering tensors, fetching, mapping and filling those of others. Raw, as
+// beeline.transfer uses it: tensors and references come in lists.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <optional>
+#include <tuple>
+
+#include "beeline/transfer/agent.h"
+#include "beeline/transfer/batch.h"
+#include "beeline/transfer/fetch.h"
+#include "bindings.h"
+#include "dicts.h"
+#include "local_tensors.h"
+
+namespace beeline::python {
+namespace {
+
+using transfer::Descriptor;
+using transfer::DType;
+using transfer::RemoteTensor;
+using transfer::TensorSpec;
+
+// Smaller tensors that are fetched get ordinary memory: a block of the arena takes whole pages.
+constexpr std::uint64_t kArenaFrom = 64 * 1024;
+
+// References and what keeps them registered, if they are this process's own.
+struct TensorRefs {
+  std::shared_ptr<const Descriptor> descriptor;
+  std::shared_ptr<transfer::Registration> registration;
+};
+struct TensorRef {
+  RemoteTensor remote;
+  std::shared_ptr<transfer::Registration> registration;
+};
+
+// Drops a Python object on whatever thread lets go of it last.
+std::shared_ptr<void> keep(nb::object object) {
+  return {object.release().ptr(), [](void* held) {
+            if (Py_IsInitialized() == 0) return;
+            const nb::gil_scoped_acquire acquired;
+            Py_DECREF(static_cast<PyObject*>(held));
+          }};
+}
+
+template <typename Work>
+auto without_gil(Work&& work) {
+  const nb::gil_scoped_release released;
+  return work();
+}
+
+// Waits of an agent: bounded, and ended by what a signal's handler raises.
+os::Wait wait_for(std::optional<double> timeout_s, const os::Cancellation* cancellation = nullptr) {
+  static auto interrupted = [] {
+    const nb::gil_scoped_acquire acquired;
+    return PyErr_CheckSignals() != 0;
+  };
+  os::Wait wait(Deadline::after_seconds(timeout_s));
+  wait.cancellation = cancellation;
+  if (on_main_thread()) wait.interrupted = interrupted;
+  return wait;
+}
+
+void require(const Status& status, const std::string& what) {
+  if (!status) raise_status(status, what, Work::kAgent);
+}
+
+// (dtype code, bits, lanes, shape)
+using TensorRow = std::tuple<int, int, int, std::vector<std::int64_t>>;
+
+// The newest version that is larger than a number: (number, references); number 0 when there is none.
+using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
+Numbered numbered(transfer::Version version) {
+  if (version.number == 0) return {0, std::nullopt};
+  return {version.number, TensorRefs{std::move(version.tensors), nullptr}};
+}
+
+class PySubscription {
+ public:
+  explicit PySubscription(std::shared_ptr<transfer::Subscription> subscription)
+      : subscription_(std::move(subscription)) {}
+
+  [[nodiscard]] Numbered latest() const { return numbered(subscription_->latest()); }
+  [[nodiscard]] Numbered newer_than(std::uint64_t number, std::optional<double> timeout_s) const {
+    const auto wait = wait_for(timeout_s);
+    auto version = without_gil([&] { return subscription_->newer_than(number, wait); });
+    require(version.status(), "wait for a version");
+    return numbered(std::move(*version));
+  }
+
+ private:
+  std::shared_ptr<transfer::Subscription> subscription_;
+};
+
+class PyBatch {
+ public:
+  PyBatch(std::unique_ptr<transfer::Batch> batch, nb::list targets)
+      : batch_(std::move(batch)), targets_(std::move(targets)) {}
+
+  void run(std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    const Status status = without_gil([&] { return batch_->run(wait); });
+    require(status, "fetch a batch of " + std::to_string(nb::len(targets_)) + " tensors, " +
+                        std::to_string(batch_->bytes()) + " bytes");
+  }
+  [[nodiscard]] std::uint64_t bytes() const { return batch_->bytes(); }
+
+ private:
+  std::unique_ptr<transfer::Batch> batch_;
+  nb::list targets_;  // their memory is borrowed
+};
+
+class PyAgent {
+ public:
+  PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
+          const std::string& advertise, const std::string& token) {
+    transfer::Agent::Options options;
+    options.name = name;
+    options.folder = folder;
+    options.share_memory = share_memory;
+    options.advertise = advertise;
+    options.token = token;
+    if (runtime::Process* running = process_or_null()) options.arena = running->arena();
+    auto opened = [&]() -> Result<std::shared_ptr<transfer::Agent>> {
+      if (tcp) {
+        BEELINE_ASSIGN(options.tcp, os::TcpAddress::parse(*tcp));
+      }
+      return without_gil([&] { return transfer::Agent::open(std::move(options)); });
+    }();
+    require(opened.status(), "open an agent");
+    agent_ = std::move(*opened);
+  }
+  ~PyAgent() { close(); }
+  PyAgent(const PyAgent&) = delete;
+
+  void close() {
+    auto closing = std::move(agent_);
+    without_gil([&] { closing.reset(); });
+  }
+
+  [[nodiscard]] std::string address() const { return agent().address().text(); }
+
+  TensorRefs add(const nb::list& tensors, std::vector<std::string> names) {
+    auto descriptor = std::make_shared<Descriptor>();
+    auto schema = std::make_shared<transfer::Schema>();
+    std::vector<transfer::Piece> pieces;
+    std::vector<std::int64_t> first;
+    for (const nb::handle tensor : tensors) {
+      auto described = describe(tensor, false);
+      const auto extent = transfer::extent_of(described.spec);
+      pieces.push_back({described.data + extent.first, static_cast<std::uint64_t>(extent.end - extent.first)});
+      first.push_back(extent.first);
+      schema->tensors.push_back(std::move(described.spec));
+    }
+    auto added = agent().regions()->add(pieces, keep(nb::list(tensors)));
+    require(added.status(), "register " + std::to_string(pieces.size()) + " tensors");
+    descriptor->owner = address();
+    descriptor->regions = (*added)->regions();
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      const auto position = (*added)->position(i);
+      descriptor->places.push_back({position.region, position.offset + static_cast<std::uint64_t>(-first[i])});
+    }
+    descriptor->schema = std::move(schema);
+    descriptor->names = std::move(names);
+    return {std::move(descriptor), std::move(*added)};
+  }
+
+  // A row-major tensor in the arena; its content is undefined.
+  nb::object empty(const TensorRow& row) const {
+    const auto& [code, bits, lanes, shape] = row;
+    const TensorSpec spec{
+        {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), static_cast<std::uint16_t>(lanes)},
+        shape,
+        {}};
+    require(transfer::check(spec), "make a tensor");
+    return make_like(spec, 1).first;
+  }
+
+  void grant(const TensorRefs& refs, const std::string& to) {
+    const auto parsed = transfer::Address::parse(to);
+    require(parsed.status(), "grant");
+    for (const auto& region : refs.descriptor->regions) {
+      require(agent().regions()->grant(region.id, parsed->id), "grant " + parsed->name + " the right to write");
+    }
+  }
+
+  std::uint64_t publish(const std::string& name, const nb::list& tensors, std::vector<std::string> names,
+                        std::uint64_t number, std::size_t keep) {
+    std::vector<Described> described;
+    for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
+    std::vector<transfer::Source> sources;
+    for (const auto& each : described) sources.push_back({&each.spec, each.data});
+    auto published = without_gil([&]() -> Result<std::uint64_t> {
+      BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent().arena(), *agent().regions(),
+                                                            agent().address().text(), sources, std::move(names)));
+      return agent().publish(name, number, std::move(snapshot), keep);
+    });
+    require(published.status(), "publish \"" + name + "\"");
+    return *published;
+  }
+
+  void withdraw(const std::string& name) {
+    without_gil([&] { agent().withdraw(name); });
+  }
+
+  PySubscription subscribe(const std::string& address, const std::string& name, std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    auto subscription = without_gil([&] { return agent().subscribe(address, name, wait); });
+    require(subscription.status(), "subscribe to \"" + name + "\"");
+    return PySubscription(std::move(*subscription));
+  }
+
+  void connect(const std::string& address, std::optional<double> timeout_s) { peer(address, wait_for(timeout_s)); }
+
+  // Fills `targets`, or new tensors where there are none.
+  nb::list fetch(const std::vector<const TensorRef*>& refs, std::optional<nb::list> targets, const std::string& path,
+                 double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+    const auto wait = wait_for(timeout_s, cancellation);
+    std::vector<transfer::Copy> copies;
+    nb::list out;
+    for (std::size_t i = 0; i < refs.size(); ++i) {
+      const RemoteTensor& remote = refs[i]->remote;
+      if (targets) {
+        out.append((*targets)[i]);
+        copies.push_back({&remote, local_of((*targets)[i], remote)});
+      } else {
+        auto [tensor, data] = make_like(remote.spec);
+        out.append(tensor);
+        copies.push_back({&remote, {data, {}}});
+      }
+    }
+    move(copies, {path, min_gbps}, wait, "fetch", transfer::fetch);
+    return out;
+  }
+
+  PyBatch prepare(const std::vector<const TensorRef*>& refs, nb::list targets, const std::string& path, double min_gbps,
+                  std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    if (refs.empty()) throw nb::value_error("a batch of no tensors");
+    std::vector<transfer::Copy> copies;
+    for (std::size_t i = 0; i < refs.size(); ++i) {
+      copies.push_back({&refs[i]->remote, local_of(targets[i], refs[i]->remote)});
+    }
+    const auto found = peer_of(copies, wait);
+    auto prepared = without_gil([&] { return transfer::Batch::prepare(found, copies, {path, min_gbps}, wait); });
+    require(prepared.status(), "prepare a batch of " + std::to_string(copies.size()) + " tensors");
+    return {std::move(*prepared), std::move(targets)};
+  }
+
+  void push(const std::vector<const TensorRef*>& refs, const nb::list& sources, const std::string& path,
+            double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+    const auto wait = wait_for(timeout_s, cancellation);
+    std::vector<transfer::Copy> copies;
+    for (std::size_t i = 0; i < refs.size(); ++i) {
+      copies.push_back({&refs[i]->remote, local_of(sources[i], refs[i]->remote, false)});
+    }
+    move(copies, {path, min_gbps}, wait, "push", transfer::push);
+  }
+
+  nb::list map(const std::vector<const TensorRef*>& refs, std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    nb::list out;
+    for (const TensorRef* ref : refs) {
+      const RemoteTensor& remote = ref->remote;
+      const auto found = peer(remote.descriptor->owner, wait);
+      const auto extent = transfer::extent_of(remote.spec);
+      const auto start = remote.offset + static_cast<std::uint64_t>(extent.first);
+      auto mapped = without_gil(
+          [&] { return found->map(remote.home(), start, static_cast<std::uint64_t>(extent.end - extent.first)); });
+      require(mapped.status(), "map a tensor of agent \"" + found->address().name + "\"");
+      const DType& dtype = remote.spec.dtype;
+      out.append(import_tensor({dtype.code, dtype.bits, dtype.lanes}, remote.spec.shape, remote.spec.strides,
+                               mapped->data - extent.first, std::move(mapped->lease)));
+    }
+    return out;
+  }
+
+  nb::dict explain(const TensorRef& ref, const std::string& path, double min_gbps, std::optional<double> timeout_s) {
+    const auto found = peer(ref.remote.descriptor->owner, wait_for(timeout_s));
+    const auto explanation = found->explain(ref.remote.home(), ref.remote.spec.bytes(), {path, min_gbps});
+    nb::list candidates;
+    for (const auto& candidate : explanation.candidates) {
+      candidates.append(dict_of("path", candidate.path, "usable", candidate.usable, "reason", candidate.reason, "gbps",
+                                candidate.gbps, "measured", candidate.measured));
+    }
+    return dict_of("candidates", candidates, "chosen", explanation.chosen, "failovers", explanation.failovers);
+  }
+
+  nb::dict stats() const {
+    const auto agents = agent().stats();
+    const auto regions = agent().regions()->stats();
+    return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "registrations",
+                   regions.registrations, "registrations_reused", regions.reused, "registrations_waiting",
+                   regions.waiting);
+  }
+
+ private:
+  [[nodiscard]] transfer::Agent& agent() const {
+    if (agent_ == nullptr) throw nb::value_error("the agent was closed");
+    return *agent_;
+  }
+
+  std::shared_ptr<transfer::Peer> peer(const std::string& address, const os::Wait& wait) {
+    auto found = without_gil([&] { return agent().peer(address, wait); });
+    require(found.status(), "connect");
+    return std::move(*found);
+  }
+
+  std::shared_ptr<transfer::Peer> peer_of(const std::vector<transfer::Copy>& copies, const os::Wait& wait) {
+    const auto& owner = copies.front().remote->descriptor->owner;
+    for (const auto& copy : copies) {
+      if (copy.remote->descriptor->owner != owner) {
+        throw nb::value_error("the references belong to several agents: transfer those of one at a time");
+      }
+    }
+    return peer(owner, wait);
+  }
+
+  template <typename Operation>
+  void move(const std::vector<transfer::Copy>& copies, const transfer::Requirement& requirement, const os::Wait& wait,
+            const char* what, Operation&& operation) {
+    if (copies.empty()) return;
+    const auto found = peer_of(copies, wait);
+    const Status status = without_gil([&] { return operation(*found, copies, requirement, wait); });
+    if (status) return;
+    std::uint64_t bytes = 0;
+    for (const auto& copy : copies) bytes += copy.remote->spec.bytes();
+    require(status, std::string(what) + " " + std::to_string(copies.size()) + " tensors, " + std::to_string(bytes) +
+                        " bytes, agent \"" + found->address().name + "\"");
+  }
+
+  static transfer::LocalTensor local_of(nb::handle value, const RemoteTensor& remote, bool writable = true) {
+    auto described = describe(value, writable);
+    const TensorSpec& spec = remote.spec;
+    if (described.spec.shape != spec.shape || !(described.spec.dtype == spec.dtype)) {
+      raise_status({Code::kInvalidArgument, "the local tensor is " + text_of(described.spec) + ", the remote one " +
+                                                text_of(spec) + "; nothing was written"},
+                   "transfer", Work::kAgent);
+    }
+    return {described.data, std::move(described.spec.strides)};
+  }
+
+  static std::string text_of(const TensorSpec& spec) {
+    static constexpr const char* kCodes[] = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
+    std::string text = spec.dtype.code < std::size(kCodes) ? kCodes[spec.dtype.code] : "float8";
+    text += std::to_string(spec.dtype.bits) + "[";
+    for (std::size_t i = 0; i < spec.shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(spec.shape[i]);
+    return text + "]";
+  }
+
+  // A row-major tensor of that shape; large ones in the arena, so that they can be registered in turn.
+  std::pair<nb::object, std::byte*> make_like(const TensorSpec& spec, std::uint64_t arena_from = kArenaFrom) const {
+    const std::uint64_t bytes = spec.bytes();
+    std::byte* data = nullptr;
+    std::shared_ptr<void> memory;
+    if (bytes >= arena_from) {
+      auto allocated = agent().arena()->allocate(bytes);
+      require(allocated.status(), "allocate " + std::to_string(bytes) + " bytes for a fetched tensor");
+      data = *allocated;
+      memory = {data, [arena = agent().arena()](void* held) { arena->release(static_cast<std::byte*>(held)); }};
+    } else {
+      constexpr std::size_t kAlign = 64;
+      memory = {std::aligned_alloc(kAlign, std::max<std::size_t>(kAlign, (bytes + kAlign - 1) / kAlign * kAlign)),
+                std::free};
+      data = static_cast<std::byte*>(memory.get());
+    }
+    const DType& dtype = spec.dtype;
+    return {import_tensor({dtype.code, dtype.bits, dtype.lanes}, spec.shape, {}, data, std::move(memory)), data};
+  }
+
+  std::shared_ptr<transfer::Agent> agent_;
+};
+
+nb::bytes to_bytes(const Bytes& bytes) {
+  return nb::bytes(bytes.data(), bytes.size());
+}
+
+// (dtype code, bits, lanes, shape, strides, region, offset)
+using Row =
+    std::tuple<int, int, int, std::vector<std::int64_t>, std::vector<std::int64_t>, std::uint32_t, std::uint64_t>;
+// (slot, generation, length, address, arena offset or -1, device type, device id)
+using RegionRow = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t, std::uint64_t, std::int64_t, int, int>;
+
+Row row_of(const RemoteTensor& remote) {
+  const auto& [dtype, shape, strides] = remote.spec;
+  return {dtype.code, dtype.bits, dtype.lanes, shape, strides, remote.region, remote.offset};
+}
+
+TensorRefs decoded(Result<Descriptor> descriptor) {
+  require(descriptor.status(), "read references to tensors");
+  return {std::make_shared<const Descriptor>(std::move(*descriptor)), nullptr};
+}
+
+// From what regions() and rows() have given; checked as bytes are.
+TensorRefs build(std::string owner, const std::vector<RegionRow>& regions, const std::vector<Row>& rows,
+                 std::vector<std::string> names) {
+  Descriptor descriptor;
+  auto schema = std::make_shared<transfer::Schema>();
+  descriptor.owner = std::move(owner);
+  for (const auto& [slot, generation, length, address, arena_offset, type, id] : regions) {
+    descriptor.regions.push_back(
+        {{slot, generation}, length, address, static_cast<std::uint64_t>(arena_offset), {type, id}});
+  }
+  for (const auto& [code, bits, lanes, shape, strides, region, offset] : rows) {
+    if (region >= regions.size()) throw nb::value_error("a tensor in a region that is not there");
+    schema->tensors.push_back(
+        {{static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), static_cast<std::uint16_t>(lanes)},
+         shape,
+         strides});
+    require(transfer::check(schema->tensors.back()), "read references to tensors");
+    descriptor.places.push_back({region, offset});
+  }
+  descriptor.schema = std::move(schema);
+  descriptor.names = std::move(names);
+  return decoded(Descriptor::decode(descriptor.encode()));
+}
+
+}  // namespace
+
+void bind_transfer(nb::module_& m) {
+  nb::class_<os::Cancellation>(m, "Cancellation")
+      .def_static("make",
+                  [] {
+                    auto made = os::Cancellation::make();
+                    require(made.status(), "make a cancellation");
+                    return std::move(*made);
+                  })
+      .def("cancel", &os::Cancellation::cancel);
+  nb::class_<TensorRef>(m, "TensorRef")
+      .def_prop_ro("owner", [](const TensorRef& ref) { return ref.remote.descriptor->owner; })
+      .def("row", [](const TensorRef& ref) { return row_of(ref.remote); })
+      .def_prop_ro("shape", [](const TensorRef& ref) { return ref.remote.spec.shape; })
+      .def_prop_ro("nbytes", [](const TensorRef& ref) { return ref.remote.spec.bytes(); })
+      .def("part",
+           [](const TensorRef& ref, const std::vector<std::tuple<std::int64_t, std::int64_t, std::int64_t>>& pieces,
+              const std::vector<std::size_t>& dropped) {
+             std::vector<transfer::Slice> slices;
+             for (const auto& [start, step, count] : pieces) slices.push_back({start, step, count});
+             auto part = ref.remote.part(slices);
+             require(part.status(), "take a part of a tensor");
+             for (auto at = dropped.rbegin(); at != dropped.rend(); ++at) {
+               auto& [dtype, shape, strides] = part->spec;
+               shape.erase(shape.begin() + static_cast<std::ptrdiff_t>(*at));
+               strides.erase(strides.begin() + static_cast<std::ptrdiff_t>(*at));
+             }
+             return TensorRef{std::move(*part), ref.registration};
+           })
+      .def("alone", [](const TensorRef& ref) {
+        auto descriptor = std::make_shared<Descriptor>();
+        descriptor->owner = ref.remote.descriptor->owner;
+        descriptor->regions.push_back(ref.remote.home());
+        descriptor->schema = std::make_shared<transfer::Schema>(transfer::Schema{{ref.remote.spec}});
+        descriptor->places.push_back({0, ref.remote.offset});
+        return TensorRefs{std::move(descriptor), ref.registration};
+      });
+  nb::class_<TensorRefs>(m, "TensorRefs")
+      .def_prop_ro("owner", [](const TensorRefs& refs) { return refs.descriptor->owner; })
+      .def_prop_ro("names", [](const TensorRefs& refs) { return refs.descriptor->names; })
+      .def("__len__", [](const TensorRefs& refs) { return refs.descriptor->places.size(); })
+      .def("at",
+           [](const TensorRefs& refs, std::size_t index) {
+             if (index >= refs.descriptor->places.size()) throw nb::index_error("no such tensor");
+             return TensorRef{RemoteTensor::whole(refs.descriptor, index), refs.registration};
+           })
+      .def("encode",
+           [](const TensorRefs& refs, bool with_schema) {
+             return to_bytes(
+                 refs.descriptor->encode(with_schema ? Descriptor::With::kSchema : Descriptor::With::kSchemaHash));
+           })
+      .def_static("decode",
+                  [](const nb::bytes& bytes) {
+                    return decoded(Descriptor::decode(as_bytes(std::string_view(bytes.c_str(), bytes.size()))));
+                  })
+      .def("regions",
+           [](const TensorRefs& refs) {
+             std::vector<RegionRow> rows;
+             for (const auto& region : refs.descriptor->regions) {
+               rows.emplace_back(region.id.slot, region.id.generation, region.length, region.address,
+                                 static_cast<std::int64_t>(region.arena_offset), region.device.type, region.device.id);
+             }
+             return rows;
+           })
+      .def_static("build", &build);
+  nb::class_<PyBatch>(m, "Batch")
+      .def("run", &PyBatch::run, nb::arg("timeout_s").none())
+      .def_prop_ro("nbytes", &PyBatch::bytes);
+  nb::class_<PySubscription>(m, "Subscription")
+      .def("latest", &PySubscription::latest)
+      .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
+  nb::class_<PyAgent>(m, "Agent")
+      .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
+                    const std::string&>(),
+           nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
+           nb::arg("token"))
+      .def("close", &PyAgent::close)
+      .def_prop_ro("address", &PyAgent::address)
+      .def("add", &PyAgent::add)
+      .def("empty", &PyAgent::empty)
+      .def("grant", &PyAgent::grant)
+      .def("publish", &PyAgent::publish)
+      .def("withdraw", &PyAgent::withdraw)
+      .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("timeout_s").none())
+      .def("connect", &PyAgent::connect, nb::arg("address"), nb::arg("timeout_s").none())
+      .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("path"), nb::arg("min_gbps"),
+           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+      .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("path"), nb::arg("min_gbps"),
+           nb::arg("timeout_s").none())
+      .def("push", &PyAgent::push, nb::arg("refs"), nb::arg("sources"), nb::arg("path"), nb::arg("min_gbps"),
+           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+      .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())
+      .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"),
+           nb::arg("timeout_s").none())
+      .def("stats", &PyAgent::stats);
+}
+
+}  // namespace beeline::python

@@ -1,0 +1,100 @@
+"""Agents of the conformance suite: the test's own, and owners in processes of their own."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from beeline.transfer import Agent, TensorRefs
+
+TOKEN = "conformance"
+
+
+class Owner:
+    """An agent in another process; see owner.py."""
+
+    def __init__(self, *, preload: bool = True, **options):
+        environment = dict(os.environ)
+        if preload:
+            from beeline.engines import preload as preloading
+
+            environment |= preloading.environment()
+        script = pathlib.Path(__file__).with_name("owner.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), json.dumps({"token": TOKEN, **options})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.address = self._hear()
+
+    def _hear(self):
+        line = self.process.stdout.readline()
+        assert line, f"the owner has ended: {self.process.wait()}"
+        return json.loads(line)
+
+    def tell(self, code):
+        self.process.stdin.write(json.dumps(code) + "\n")
+        self.process.stdin.flush()
+
+    def run(self, code):
+        """What the code assigned to `answer`."""
+        self.tell(code)
+        heard = self._hear()
+        assert "error" not in heard, heard["error"]
+        return heard["answer"]
+
+    def register(self, expression):
+        """References to what the expression gives: a list or dict of tensors, kept by the owner."""
+        code = f"kept['tensors'] = {expression}; kept['refs'] = agent.register(kept['tensors'])"
+        return TensorRefs.from_json(self.run(code + "; answer = kept['refs'].to_json()"))
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def folder():
+    with tempfile.TemporaryDirectory(prefix="bl-", dir="/tmp") as name:
+        yield name
+
+
+@pytest.fixture
+def start_owner(folder):
+    owners = []
+
+    def start(**options):
+        owners.append(Owner(folder=folder, tcp="127.0.0.1:0", **options))
+        return owners[-1]
+
+    yield start
+    for owner in owners:
+        owner.end()
+
+
+@pytest.fixture(scope="module")
+def owner(folder):
+    """An owner that the tests of a module share: they leave it as it was."""
+    shared = Owner(folder=folder, tcp="127.0.0.1:0")
+    yield shared
+    shared.end()
+
+
+@pytest.fixture(scope="module")
+def agent(folder):
+    with Agent("reader", folder=folder, token=TOKEN) as own:
+        yield own

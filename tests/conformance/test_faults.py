@@ -1,0 +1,138 @@
+"""Owners that end, stall or undo: a typed error in time, and nothing is written afterwards."""
+
+import asyncio
+import pathlib
+import signal
+import time
+
+import pytest
+import torch
+
+from beeline import exceptions
+from beeline.transfer import Agent
+
+PATHS = ["shm", "cma", "tcp"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_undone_registration_is_stale(start_owner, agent, path):
+    owner = start_owner()
+    refs = owner.register("[torch.ones(1 << 20)]")
+    agent.fetch(refs, path=path)
+    owner.run("kept.clear()")
+    out = [torch.full((1 << 20,), 7.0)]
+    with pytest.raises(exceptions.StaleReferenceError):
+        agent.fetch(refs, out, path=path)
+    assert bool((out[0] == 7).all())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_killed_owner(start_owner, agent, path):
+    owner = start_owner()
+    refs = owner.register("[torch.ones(1 << 20)]")
+    agent.fetch(refs, path=path)
+    mapped = agent.map(refs[0])
+    owner.signal(signal.SIGKILL)
+    owner.process.wait()
+    deadline = time.monotonic() + 20
+    with pytest.raises(exceptions.PeerLostError, match="owner"):
+        while time.monotonic() < deadline:
+            agent.fetch(refs, path=path)
+    assert bool((mapped == 1).all())  # the lease keeps the memory
+    with pytest.raises(exceptions.PeerLostError):
+        agent.fetch(refs)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stopped_owner(start_owner, agent, path):
+    owner = start_owner()
+    refs = owner.register("[torch.ones(1 << 22)]")
+    agent.fetch(refs, path=path)
+    owner.signal(signal.SIGSTOP)
+    if path != "tcp":
+        assert bool((agent.fetch(refs, path=path)[0] == 1).all())  # nobody there is asked
+        return
+    out = [torch.full((1 << 22,), 7.0)]
+    begin = time.monotonic()
+    with pytest.raises(exceptions.TransferTimeoutError):
+        agent.fetch(refs, out, path=path, timeout_s=1.0)
+    assert 0.9 < time.monotonic() - begin < 5
+    owner.signal(signal.SIGCONT)
+    out[0].fill_(7)
+    owner.run("answer = 1")
+    assert bool((out[0] == 7).all())
+    assert bool((agent.fetch(refs, path=path)[0] == 1).all())
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_transfers_that_are_awaited(start_owner, agent, path):
+    owner = start_owner()
+    refs = owner.register("[torch.full((1 << 20,), 3.0)]")
+    transfers = [agent.fetch_async(refs, path=path) for _ in range(10)]
+    for transfer in transfers:
+        assert bool(((await transfer)[0] == 3).all())
+        assert transfer.done()
+    assert agent.fetch_async(refs, path=path).result(20)[0].numel() == 1 << 20
+    owner.run("kept.clear()")
+    with pytest.raises(exceptions.StaleReferenceError):
+        await agent.fetch_async(refs, path=path)
+
+
+async def test_a_cancelled_transfer_writes_nothing_later(start_owner, agent):
+    owner = start_owner()
+    refs = owner.register("[torch.ones(1 << 22)]")
+    agent.fetch(refs, path="tcp")
+    owner.signal(signal.SIGSTOP)
+    out = [torch.full((1 << 22,), 7.0)]
+    transfer = agent.fetch_async(refs, out, path="tcp")
+    with pytest.raises(TimeoutError):
+        transfer.result(0.2)
+    transfer.cancel()
+    with pytest.raises(exceptions.TransferCancelledError):
+        transfer.result(20)
+    out[0].fill_(7)
+    owner.signal(signal.SIGCONT)
+    owner.run("answer = 1")
+    assert bool((out[0] == 7).all())
+    waiting = asyncio.ensure_future(asyncio.wait_for(_awaited(agent.fetch_async(refs, path="tcp")), 20))
+    assert bool(((await waiting)[0] == 1).all())
+
+
+async def _awaited(transfer):
+    return await transfer
+
+
+def test_nobody_at_the_address(start_owner, agent):
+    owner = start_owner()
+    address = owner.address
+    owner.end()
+    with pytest.raises(exceptions.PeerLostError, match="owner"):
+        agent.connect(address, timeout_s=5)
+
+
+def test_a_killed_agents_socket_is_removed_by_the_next(start_owner, folder):
+    owner = start_owner()
+    sockets = set(pathlib.Path(folder).glob("*.agent"))
+    owner.signal(signal.SIGKILL)
+    owner.process.wait()
+    assert set(pathlib.Path(folder).glob("*.agent")) == sockets
+    with Agent("next", folder=folder) as agent:
+        left = set(pathlib.Path(folder).glob("*.agent"))
+        assert len(left & sockets) == len(sockets) - 1
+        assert len(left) == len(sockets)
+    assert len(set(pathlib.Path(folder).glob("*.agent"))) == len(sockets) - 1
+    assert agent.close() is None  # repeatable
+
+
+def test_garbage_is_refused(agent):
+    from beeline.transfer import TensorRefs
+
+    for text in ("", "http://x", "beeline://x?id=1"):
+        with pytest.raises(ValueError):
+            agent.connect(text)
+    for data in (b"", b"\x00" * 100, b"\x97\x01"):
+        with pytest.raises(ValueError):
+            TensorRefs.from_bytes(data)
+    for text in ("{}", "[]", '{"owner": 1, "regions": [], "tensors": [{}]}'):
+        with pytest.raises(ValueError):
+            TensorRefs.from_json(text)
