@@ -1,6 +1,6 @@
 """The measures, one file per subject. Importing this fills the registry of probes, and imports no engine or torch."""
 
-from benchmarks.rows import calls, grpo, handoff, limits, memory, objects, preload, startup, sweep, weights
+from benchmarks.rows import calls, grpo, handoff, limits, memory, objects, preload, startup, sweep, transfer, weights
 
 CORE = [
     *calls.ROWS,
@@ -13,6 +13,6 @@ CORE = [
     *grpo.ROWS,
 ]
 
-SUITES = {"core": CORE, "handoff": sweep.ROWS}
+SUITES = {"core": CORE, "handoff": sweep.ROWS, "transfer": transfer.ROWS}
 
 __all__ = ["CORE", "SUITES", "limits"]

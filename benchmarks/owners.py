@@ -1,0 +1,113 @@
+"""The other side of the `transfer` benchmarks: a process that holds memory which the measured one reads.
+
+`python owners.py KIND`: says hello in a line of JSON, then answers each line of stdin, until stdin ends. All memory is
+filled with ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+TOKEN = "bench"
+STREAMS = 2
+
+
+# What is printed here is the answers' alone: libraries that print to stdout are sent to stderr.
+_answers = sys.stdout
+
+
+def say(value: Any) -> None:
+    print(json.dumps(value), file=_answers, flush=True)
+
+
+def serve(answer: Callable[[Any], Any], hello: Any = None) -> None:
+    say(hello)
+    for line in sys.stdin:
+        say(answer(json.loads(line)))
+
+
+def beeline() -> None:
+    """Tensors in the agent's arena, where `publish` or the preload library would have them."""
+    from beeline.transfer import Agent
+
+    agent = Agent("owner", tcp="127.0.0.1:0", token=TOKEN)
+    kept: dict[str, Any] = {}
+
+    def register(sizes: list[int]) -> str:
+        kept.clear()
+        tensors = [agent.empty((size,), "uint8") for size in sizes]
+        for tensor in tensors:
+            tensor.fill_(1)
+        kept["refs"] = agent.register(tensors)
+        return kept["refs"].to_json()
+
+    serve(register)
+
+
+def subscriber() -> None:
+    """Maps each version of what it is told to subscribe to, and says when it had it (CLOCK_MONOTONIC)."""
+    import time
+
+    from beeline.transfer import Agent
+
+    agent = Agent("subscriber")
+    kept: dict[str, Any] = {}
+
+    def follow(request: dict[str, Any]) -> float:
+        if "address" in request:
+            kept["subscription"] = agent.subscribe(request["address"], "weights")
+            return 0.0
+        _, kept["tensors"] = kept["subscription"].map(newer_than=request["after"])
+        return time.monotonic()
+
+    serve(follow)
+
+
+def nixl() -> None:
+    """One buffer, registered with UCX."""
+    import numpy as np
+    from nixl_cu12._api import nixl_agent, nixl_agent_config
+
+    agent = nixl_agent("owner", nixl_agent_config(backends=["UCX"]))
+    kept: dict[str, Any] = {}
+
+    def register(sizes: list[int]) -> dict[str, Any]:
+        if kept:
+            agent.deregister_memory(kept["descriptors"])
+        kept["memory"] = memory = np.ones(sizes[0], np.uint8)
+        kept["descriptors"] = agent.register_memory([(memory.ctypes.data, memory.nbytes, 0, "")], "DRAM")
+        return {"address": memory.ctypes.data, "metadata": agent.get_agent_metadata().hex()}
+
+    serve(register)
+
+
+def loopback() -> None:
+    """Sends as many bytes as were asked for over each connection, a thread for each."""
+    import socket
+    import threading
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def send(connection: socket.socket) -> None:
+        memory = memoryview(bytearray(b"\x01") * (256 << 20))
+        while asked := connection.recv(8):
+            connection.sendall(memory[: int.from_bytes(asked, "little")])
+
+    def accept() -> None:
+        while True:
+            threading.Thread(target=send, args=[listener.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    serve(lambda _: None, {"port": listener.getsockname()[1]})
+
+
+KINDS = {"beeline": beeline, "subscriber": subscriber, "nixl": nixl, "loopback": loopback}
+
+if __name__ == "__main__":
+    _answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    KINDS[sys.argv[1]]()

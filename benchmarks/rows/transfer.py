@@ -1,0 +1,310 @@
+"""`transfer`: one process reads memory of another, without a runtime, beside the engines that people use for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engines import Context
+from benchmarks.owners import STREAMS, TOKEN
+from benchmarks.registry import Bound, Contender, Limit, Row, Samples, probe
+from benchmarks.timing import each, per_call
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+SIZES = {"1 KiB": KIB, "1 MiB": MIB, "256 MiB": 256 * MIB}
+# How many reads make one sample.
+CALLS = {"1 KiB": 2000, "1 MiB": 50, "256 MiB": 1}
+
+OURS = {path: Contender(f"beeline {path}", "none", path) for path in ("shm", "cma", "tcp")}
+NIXL = Contender("nixl ucx", "none", "nixl")
+NIXL_TCP = Contender("nixl tcp", "none", "nixl", (("UCX_TLS", "tcp"),))
+
+
+class Owner:
+    """The other side, see owners.py."""
+
+    def __init__(self, kind: str) -> None:
+        script = Path(__file__).parent.parent / "owners.py"
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.hello = self.hear()
+
+    def hear(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the owner has ended: {self._process.wait()}")
+        return json.loads(line)
+
+    def tell(self, request: Any) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def ask(self, request: Any) -> Any:
+        self.tell(request)
+        return self.hear()
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def _check(target: Any) -> None:
+    if int(target[0]) != 1 or int(target[-1]) != 1:
+        raise AssertionError("wrong bytes arrived")
+
+
+@probe
+def read(ctx: Context) -> Samples:
+    """A prepared read of each size into existing memory; the variant says by what."""
+    return _read_by_nixl(ctx) if ctx.variant == "nixl" else _read_by_beeline(ctx)
+
+
+def _read_by_beeline(ctx: Context) -> Samples:
+    from beeline.transfer import Agent, TensorRefs
+
+    samples: Samples = {}
+    with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
+        for name, size in SIZES.items():
+            refs = TensorRefs.from_json(owner.ask([size]))
+            target = agent.empty((size,), "uint8").zero_()
+            batch = agent.prepare(refs, [target], path=ctx.variant)
+            batch.run()
+            _check(target)
+            samples[name] = per_call(batch.run, CALLS[name], ctx.reps(15, 5), 3)
+    return samples
+
+
+def _read_by_nixl(ctx: Context) -> Samples:
+    import numpy as np
+    from nixl_cu12._api import nixl_agent, nixl_agent_config
+
+    samples: Samples = {}
+    with Owner("nixl") as owner:
+        for name, size in SIZES.items():
+            agent = nixl_agent(f"reader {size}", nixl_agent_config(backends=["UCX"]))
+            answer = owner.ask([size])
+            remote = agent.add_remote_agent(bytes.fromhex(answer["metadata"]))
+            target = np.zeros(size, np.uint8)
+            registered = agent.register_memory([(target.ctypes.data, size, 0, "")], "DRAM")
+            here = agent.prep_xfer_dlist("NIXL_INIT_AGENT", [(target.ctypes.data, size, 0)], "DRAM")
+            there = agent.prep_xfer_dlist(remote, [(answer["address"], size, 0)], "DRAM")
+            handle = agent.make_prepped_xfer("READ", here, [0], there, [0])
+
+            def once(agent=agent, handle=handle) -> None:
+                state = agent.transfer(handle)
+                while state != "DONE":
+                    if state == "ERR":
+                        raise RuntimeError("NIXL says ERR")
+                    state = agent.check_xfer_state(handle)
+
+            once()
+            _check(target)
+            samples[name] = per_call(once, CALLS[name], ctx.reps(15, 5), 3)
+            handle.release()
+            agent.deregister_memory(registered)
+    return samples
+
+
+@probe
+def copy_warm(ctx: Context) -> Samples:
+    """Between two warm buffers of one process, as torch copies and as memcpy does, whichever is faster."""
+    import ctypes
+
+    import torch
+
+    memcpy = ctypes.CDLL(None).memcpy
+    memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    samples: Samples = {}
+    for name, size in SIZES.items():
+        source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+        a, b = target.data_ptr(), source.data_ptr()
+        samples[name] = per_call(lambda a=a, b=b, n=size: memcpy(a, b, n), CALLS[name], ctx.reps(15, 5), 3)
+    return samples
+
+
+@probe
+def loopback(ctx: Context) -> Samples:
+    """Raw sockets over loopback, as many streams as Beeline uses, a thread at either end of each."""
+    import socket
+    import threading
+
+    part = SIZES["256 MiB"] // STREAMS
+    with Owner("loopback") as owner:
+        ends = [socket.create_connection(("127.0.0.1", owner.hello["port"])) for _ in range(STREAMS)]
+        targets = [memoryview(bytearray(part)) for _ in ends]
+
+        def receive(end: socket.socket, target: memoryview) -> None:
+            end.sendall(part.to_bytes(8, "little"))
+            at = 0
+            while at < part:
+                at += end.recv_into(target[at:])
+
+        def once() -> None:
+            threads = [threading.Thread(target=receive, args=pair) for pair in zip(ends, targets, strict=True)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        samples = each(once, ctx.reps(15, 5), 2)
+        for end in ends:
+            end.close()
+    return {"256 MiB": samples}
+
+
+@probe
+def map_tensor(ctx: Context) -> Samples:
+    """A new torch tensor over the owner's memory; and what torch alone takes to make one over memory of its own."""
+    import torch
+
+    from beeline.transfer import Agent, TensorRefs
+
+    samples: Samples = {}
+    with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
+        for name, size in {**SIZES, "1 GiB": GIB}.items():
+            (ref,) = TensorRefs.from_json(owner.ask([size]))
+            _check(agent.map(ref))
+            samples[name] = per_call(lambda ref=ref: agent.map(ref), 500, ctx.reps(15, 5), 3)
+    here = torch.zeros(16)
+    samples["from_dlpack"] = per_call(lambda: torch.from_dlpack(here), 2000, ctx.reps(15, 5), 3)
+    return samples
+
+
+@probe
+def many_tensors(ctx: Context) -> Samples:
+    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory."""
+    from beeline.transfer import Agent, TensorRefs
+
+    count, size = (10_000, 4096) if ctx.quick else (100_000, 4096)
+    samples: Samples = {}
+    with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
+        for name, sizes in {"many": [size] * count, "one": [size * count]}.items():
+            refs = TensorRefs.from_json(owner.ask(sizes))
+            # Apart from each other, so that none can be joined with its neighbour.
+            field = agent.empty((2 * sum(sizes),), "uint8").zero_()
+            targets = [field[2 * at * each_size :][:each_size] for at, each_size in enumerate(sizes)]
+            batch = agent.prepare(refs, targets, path="shm")
+            samples[name] = each(batch.run, ctx.reps(15, 5), 2)
+            _check(targets[-1])
+            del batch, targets, field
+    return samples
+
+
+@probe
+def register_many(ctx: Context) -> Samples:
+    """10,000 tensors registered in one call, and let go of."""
+    from beeline.transfer import Agent
+
+    with Agent("owner") as agent:
+        field = agent.empty((10_000, 1024), "float32").zero_()
+        tensors = list(field)
+        return {"seconds": each(lambda: agent.register(tensors), ctx.reps(15, 5), 2)}
+
+
+@probe
+def publish(ctx: Context) -> Samples:
+    """From before `publish` until the last subscriber, each a process, has mapped the version."""
+    import contextlib
+    import time
+
+    from beeline.transfer import Agent
+
+    samples: Samples = {}
+    for count in (1, 8):
+        with Agent("publisher") as agent, contextlib.ExitStack() as stack:
+            subscribers = [stack.enter_context(Owner("subscriber")) for _ in range(count)]
+            for subscriber in subscribers:
+                subscriber.ask({"address": agent.address})
+            version = 0
+            for name in ("1 KiB", "256 MiB"):
+                tensor = agent.empty((SIZES[name],), "uint8").fill_(1)
+                taken = samples.setdefault(f"{name} to {count}", [])
+                for turn in range(ctx.reps(15, 5) + 2):
+                    for subscriber in subscribers:
+                        subscriber.tell({"after": version})
+                    time.sleep(0.05)  # all of them wait by now
+                    start = time.monotonic()
+                    version = agent.publish("weights", tensor)
+                    ended = max(subscriber.hear() for subscriber in subscribers)
+                    if turn >= 2:
+                        taken.append(ended - start)
+    return samples
+
+
+def _read_row(size: str, bound: Bound, ours: Contender, peers: tuple[Contender, ...], limit: Limit) -> Row:
+    return Row(
+        f"read_{ours.variant}_{size.replace(' ', '')}",
+        f"copying fetch by {ours.variant}, {size}, prepared, into existing memory",
+        "us",
+        "fetch",
+        "read",
+        size,
+        bound,
+        ours=ours,
+        peers=peers,
+        limit=limit,
+        timeout_s=300,
+    )
+
+
+def _own_row(key: str, measure: str, unit: str, name: str, pick: str, bound: Bound | None, limit: Limit | None) -> Row:
+    """A row without peers: against the machine, or against another figure of Beeline's."""
+    ours = Contender("beeline", "none")
+    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=(), limit=limit, timeout_s=300)
+
+
+BEST = (NIXL, NIXL_TCP)
+ROWS = [
+    _read_row("1 KiB", Bound("<=", 1 / 3, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "1 KiB")),
+    _read_row("1 MiB", Bound("<=", 1 / 1.5, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "1 MiB")),
+    _read_row("256 MiB", Bound("<=", 1 / 1.5, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "256 MiB")),
+    _read_row("256 MiB", Bound("<=", 1 / 1.5, "best peer"), OURS["cma"], BEST, Limit("copy_warm", "256 MiB")),
+    _read_row("256 MiB", Bound("<=", 1 / 2, "peer nixl tcp"), OURS["tcp"], (NIXL_TCP,), Limit("loopback", "256 MiB")),
+    *(
+        _own_row(
+            f"map_{size.replace(' ', '')}",
+            f"map on one host, {size}, a new torch tensor; limit: torch.from_dlpack",
+            "us",
+            "map_tensor",
+            size,
+            Bound("<=", 1.0, "limit", slack=2.0),
+            Limit("map_tensor", "from_dlpack"),
+        )
+        for size in ("1 KiB", "1 MiB", "256 MiB", "1 GiB")
+    ),
+    _own_row(
+        "many_tensors",
+        "100,000 tensors of 4 KiB, prepared, against one of as many bytes",
+        "ms",
+        "many_tensors",
+        "many",
+        Bound("<=", 3.0, "limit"),
+        Limit("many_tensors", "one"),
+    ),
+    _own_row("register", "10,000 tensors registered", "ms", "register_many", "seconds", Bound("<=", 10, "value"), None),
+    *(
+        _own_row(
+            f"publish_{size.replace(' ', '')}",
+            f"publish to 8 subscribers that map, {size}, against one",
+            "us",
+            "publish",
+            f"{size} to 8",
+            Bound("<=", factor, "limit"),
+            Limit("publish", f"{size} to 1"),
+        )
+        for size, factor in (("1 KiB", 6.0), ("256 MiB", 1.2))
+    ),
+]
