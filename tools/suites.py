@@ -12,7 +12,7 @@ from tools.environment import PYTHON
 from tools.steps import BUILD, ROOT, StepError, environment, say, step
 
 REPORTS = BUILD / "reports"
-PYTHON_TEST_FOLDERS = ("tests/python", "tests/compat", "tests/system")
+PYTHON_TEST_FOLDERS = ("tests/python", "tests/conformance", "tests/compat", "tests/system")
 # Read by C++ tests that repeat or randomise: run a tenth of the rounds. Set for sanitizers, which are ten times slower.
 SHORT_ENV = "BEELINE_TEST_SHORT"
 FULL_REPEATS = 5
