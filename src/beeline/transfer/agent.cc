@@ -20,6 +20,7 @@ namespace {
 using messages::Type;
 
 constexpr const char* kSuffix = ".agent";
+constexpr auto kCleanAfter = std::chrono::milliseconds(1);
 
 // Sockets of agents that were killed.
 void remove_left_behind(const std::string& folder) {
@@ -302,12 +303,14 @@ Result<std::shared_ptr<Peer>> Agent::peer(const std::string& address, const os::
     return Status(Code::kUnsupported,
                   "this process was forked from the one that opened agent \"" + name_ + "\": open one of its own");
   }
-  BEELINE_ASSIGN(const Address parsed, Address::parse(address));
-  {
+  const auto known = [this](const std::string& text) {
     const os::Locked locked(lock_);
-    const auto found = peers_by_id_.find(parsed.id);
-    if (found != peers_by_id_.end()) return found->second;
-  }
+    const auto found = peers_by_address_.find(text);
+    return found != peers_by_address_.end() ? found->second : nullptr;
+  };
+  if (auto peer = known(address)) return peer;
+  BEELINE_ASSIGN(const Address parsed, Address::parse(address));
+  if (auto peer = known(parsed.text())) return peer;  // written in another way
   auto connected = connect(parsed, wait);
   if (connected) return connected;
   Status failure = connected.status();
@@ -368,7 +371,7 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
   }
   auto peer = std::make_shared<Peer>(address, std::move(facts), unshared, transports_, requests());
   const os::Locked locked(lock_);
-  const auto [found, is_new] = peers_by_id_.try_emplace(address.id, peer);
+  const auto [found, is_new] = peers_by_address_.try_emplace(address.text(), peer);
   if (!is_new) return found->second;  // another thread was quicker
   const int fd = socket.fd();
   lines_[fd] = Line{std::move(socket), peer, {}};
@@ -383,7 +386,9 @@ Peer::Requests Agent::requests() {
     const auto agent = weak.lock();
     if (agent == nullptr) return;
     const os::Locked locked(agent->lock_);
-    agent->control_.defer([self = agent.get(), peer] { self->clean(peer); });
+    // Many leases may end within a moment, and whoever maps the same bytes again cleans them itself.
+    agent->control_.after(kCleanAfter,
+                          [self = agent.get(), peer] { self->control_.defer([self, peer] { self->clean(peer); }); });
   };
   requests.ask_grant = [weak = weak_from_this()](const std::shared_ptr<Peer>& peer, memory::PublicationId id) {
     const auto agent = weak.lock();
@@ -427,7 +432,7 @@ void Agent::on_line(int fd, std::uint32_t events) {
   line.peer->set_gone(status.message());
   const Status lost(Code::kPeerLost, "agent \"" + line.peer->address().name + "\" is gone: " + status.message());
   for (const auto& [name, subscribed] : line.subscriptions) subscribed.own->end(lost);
-  peers_by_id_.erase(line.peer->address().id);
+  std::erase_if(peers_by_address_, [&](const auto& entry) { return entry.second == line.peer; });
   control_.forget(fd);
   lines_.erase(fd);
 }
@@ -485,6 +490,7 @@ void Agent::unsubscribe(const Peer& publisher, const std::string& name) {
 // Drops pages of leases that have ended. Owners of undone registrations wait for the last hold on them: tells that one
 // came back. Without the lock.
 void Agent::clean(const std::shared_ptr<Peer>& peer) {
+  peer->cleaning_begins();
   messages::Returned returned;
   for (const auto id : peer->facts().arena->clean()) returned.ids.emplace_back(id.slot, id.generation);
   if (returned.ids.empty()) return;

@@ -124,10 +124,10 @@ class Agent : public std::enable_shared_from_this<Agent> {
   os::Fd listener_;
 
   mutable os::StateLock lock_;
-  std::unordered_map<int, Visitor> visitors_;                           // by descriptor
-  std::unordered_map<std::string, Topic> topics_;                       // by name
-  std::unordered_map<int, Line> lines_;                                 // likewise
-  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_id_;  // those that are not gone
+  std::unordered_map<int, Visitor> visitors_;                                // by descriptor
+  std::unordered_map<std::string, Topic> topics_;                            // by name
+  std::unordered_map<int, Line> lines_;                                      // likewise
+  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t refused_ = 0;
   bool closing_ = false;
   os::ControlLoop control_{lock_};

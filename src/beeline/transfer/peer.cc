@@ -141,7 +141,8 @@ Status Peer::write(std::span<const Run> runs, const Requirement& requirement, co
 
 // Where leases have ended, pages are to be dropped, and owners may wait to be told.
 void Peer::request_cleaning() {
-  if (facts().same_host() && facts().arena->needs_cleaning()) requests_.clean(shared_from_this());
+  if (!facts().same_host() || !facts().arena->needs_cleaning()) return;
+  if (!cleaning_.exchange(true)) requests_.clean(shared_from_this());
 }
 
 Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {

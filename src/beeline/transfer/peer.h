@@ -29,7 +29,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
  public:
   // What a peer asks of its agent, on any thread.
   struct Requests {
-    // Leases have ended: PeerArena::clean() soon.
+    // Leases have ended: PeerArena::clean() soon, after cleaning_begins().
     std::function<void(const std::shared_ptr<Peer>& peer)> clean;
     // Asks the owner whether it has granted the region; set_grant() gets the answer.
     std::function<void(const std::shared_ptr<Peer>& peer, memory::PublicationId id)> ask_grant;
@@ -71,6 +71,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
   void set_grant(memory::PublicationId id, Status verdict);
+  // What ends from here on is asked for again.
+  void cleaning_begins() { cleaning_.store(false); }
   [[nodiscard]] bool is_gone() const { return gone_.load(std::memory_order_acquire); }
 
  private:
@@ -87,6 +89,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   std::string why_gone_;                      // needs mutex_
   std::map<std::uint64_t, Status> verdicts_;  // needs mutex_; by slot and generation, those that were answered
   std::atomic<std::uint32_t> answers_{0};     // futex
+  std::atomic<bool> cleaning_{false};         // asked for, and not begun
   std::atomic<bool> gone_{false};             // release after why_gone_; pairs with the acquire in is_gone()
 };
 
