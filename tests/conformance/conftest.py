@@ -15,10 +15,15 @@ from beeline.transfer import Agent, TensorRefs
 TOKEN = "conformance"
 
 
+def within(namespace: str | None) -> list[str]:
+    """What starts a program in a network namespace."""
+    return ["ip", "netns", "exec", namespace] if namespace else []
+
+
 class Owner:
     """An agent in another process; see owner.py."""
 
-    def __init__(self, *, preload: bool = True, **options):
+    def __init__(self, *, preload: bool = True, namespace: str | None = None, **options):
         environment = dict(os.environ)
         if preload:
             from beeline.engines import preload as preloading
@@ -26,7 +31,7 @@ class Owner:
             environment |= preloading.environment()
         script = pathlib.Path(__file__).with_name("owner.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script), json.dumps({"token": TOKEN, **options})],
+            [*within(namespace), sys.executable, str(script), json.dumps({"token": TOKEN, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -78,7 +83,7 @@ def start_owner(folder):
     owners = []
 
     def start(**options):
-        owners.append(Owner(folder=folder, tcp="127.0.0.1:0", **options))
+        owners.append(Owner(folder=folder, **{"tcp": "127.0.0.1:0", **options}))
         return owners[-1]
 
     yield start

@@ -1,0 +1,118 @@
+"""Two network namespaces stand in for two hosts: agents in them share no memory, only a link, which can be pulled."""
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+
+import pytest
+
+if os.geteuid() != 0 or shutil.which("ip") is None:
+    pytest.skip("network namespaces need root and iproute2", allow_module_level=True)
+
+HOSTS = {"a": "10.213.0.1", "b": "10.213.0.2"}
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, timeout=20)
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """{host: namespace} of two that are linked."""
+    names = {host: f"bl-{host}-{uuid.uuid4().hex[:8]}" for host in HOSTS}
+    try:
+        for name in names.values():
+            ip("netns", "add", name)
+        ip("-n", names["a"], "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", names["b"])
+        for host, address in HOSTS.items():
+            ip("-n", names[host], "addr", "add", f"{address}/24", "dev", "wire")
+            ip("-n", names[host], "link", "set", "wire", "up")
+        yield names
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "delete", name], check=False, timeout=20)
+
+
+@pytest.fixture
+def pair(hosts, start_owner):
+    """(owner on host b, reader on host a), both processes that do what they are told."""
+    owner = start_owner(namespace=hosts["b"], tcp=f"{HOSTS['b']}:0", share_memory=False)
+    return owner, start_owner(namespace=hosts["a"], tcp=None, share_memory=False)
+
+
+REGISTER = (
+    "kept['t'] = torch.arange(1 << 22); kept['refs'] = agent.register([kept['t']]); answer = kept['refs'].to_json()"
+)
+
+
+def test_only_tcp_reaches_another_host(pair):
+    owner, reader = pair
+    refs = owner.run(REGISTER)
+    reader.run(f"kept['refs'] = TensorRefs.from_json({refs!r})")
+    assert reader.run("answer = agent.explain(kept['refs'][0])['chosen']") == "tcp"
+    assert reader.run("answer = bool((agent.fetch(kept['refs'])[0] == torch.arange(1 << 22)).all())")
+    assert reader.run("answer = agent.fetch(kept['refs'][0][5:50:9]).tolist()") == [5, 14, 23, 32, 41]
+    heard = reader.run(
+        """
+try:
+    agent.map(kept['refs'])
+except Exception as error:
+    answer = [type(error).__name__, str(error)]
+"""
+    )
+    assert heard[0] == "TransportUnavailableError"
+    assert "shares no memory" in heard[1]
+
+
+def test_versions_reach_another_host(pair):
+    owner, reader = pair
+    owner.run("agent.publish('w', [torch.full((1 << 20,), 1.0)])")
+    reader.run(f"kept['s'] = agent.subscribe({owner.address!r}, 'w')")
+    assert reader.run("number, (t,) = kept['s'].fetch(); answer = [number, float(t.mean())]") == [1, 1.0]
+    owner.run("agent.publish('w', [torch.full((1 << 20,), 2.0)])")
+    assert reader.run("number, (t,) = kept['s'].fetch(newer_than=1); answer = [number, float(t.mean())]") == [2, 2.0]
+
+
+def test_an_unplugged_link_is_an_error_in_time_and_work_goes_on_later(pair, hosts):
+    owner, reader = pair
+    refs = owner.run(REGISTER)
+    reader.run(
+        f"kept['refs'] = TensorRefs.from_json({refs!r}); kept['out'] = [torch.zeros(1 << 22, dtype=torch.int64)]"
+    )
+    reader.run("agent.fetch(kept['refs'], kept['out'])")
+    ip("-n", hosts["b"], "link", "set", "wire", "down")
+    try:
+        begin = time.monotonic()
+        heard = reader.run(
+            """
+try:
+    agent.fetch(kept['refs'], kept['out'], timeout_s=2)
+except Exception as error:
+    answer = type(error).__name__
+kept['out'][0].fill_(7)
+"""
+        )
+        assert heard == "TransferTimeoutError"
+        assert time.monotonic() - begin < 2 * 1.1 + 0.5
+    finally:
+        ip("-n", hosts["b"], "link", "set", "wire", "up")
+    assert reader.run("answer = bool((kept['out'][0] == 7).all())")
+    assert reader.run("answer = bool((agent.fetch(kept['refs'])[0] == torch.arange(1 << 22)).all())")
+    assert reader.run("answer = bool((kept['out'][0] == 7).all())")
+
+
+def test_a_wrong_token_is_refused(hosts, start_owner):
+    owner = start_owner(namespace=hosts["b"], tcp=f"{HOSTS['b']}:0", share_memory=False)
+    reader = start_owner(namespace=hosts["a"], tcp=None, share_memory=False, token="guess")
+    heard = reader.run(
+        f"""
+try:
+    agent.connect({owner.address!r}, timeout_s=10)
+except Exception as error:
+    answer = [type(error).__name__, str(error)]
+"""
+    )
+    assert heard[0] == "ValueError"
+    assert "token" in heard[1]
