@@ -97,6 +97,11 @@ Described describe_array(nb::handle value, bool writable) {
 
 }  // namespace
 
+nb::object owner_of(nb::handle value) {
+  const bool is_tensor = tensor_type() != nullptr && PyObject_IsInstance(value.ptr(), tensor_type()) == 1;
+  return is_tensor ? nb::object(value.attr("detach")()) : nb::borrow(value);
+}
+
 Described describe(nb::handle value, bool writable) {
   Described described;
   if (tensor_type() != nullptr && PyObject_IsInstance(value.ptr(), tensor_type()) == 1) {

@@ -22,6 +22,10 @@ struct Described {
   std::byte* data = nullptr;  // the first element
 };
 
+// What owns the memory of a tensor or array: a tensor of torch's may be given other memory (`tensor.data = ...`) and
+// stay the same object.
+nb::object owner_of(nb::handle value);
+
 // Of a torch tensor on the CPU, or a numpy array of numbers. Raises TypeError for anything else, ValueError where the
 // memory is not at hand, does not hold the values, or may not be written to though that is wanted.
 Described describe(nb::handle value, bool writable);

@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 #include <tuple>
@@ -112,7 +113,7 @@ class PyBatch {
 
  private:
   std::unique_ptr<transfer::Batch> batch_;
-  nb::list targets_;  // their memory is borrowed
+  nb::list targets_;  // what owns the memory that is borrowed
 };
 
 class PyAgent {
@@ -133,31 +134,37 @@ class PyAgent {
       return without_gil([&] { return transfer::Agent::open(std::move(options)); });
     }();
     require(opened.status(), "open an agent");
-    agent_ = std::move(*opened);
+    // Its end waits for its threads, and those may wait for the GIL.
+    agent_ = std::shared_ptr<transfer::Agent>(opened->get(), [own = *opened](transfer::Agent*) mutable {
+      if (PyGILState_Check() == 0) return own.reset();
+      without_gil([&] { own.reset(); });
+    });
+    opened->reset();
   }
   ~PyAgent() { close(); }
   PyAgent(const PyAgent&) = delete;
 
-  void close() {
-    auto closing = std::move(agent_);
-    without_gil([&] { closing.reset(); });
-  }
+  void close() { agent_.reset(); }
 
-  [[nodiscard]] std::string address() const { return agent().address().text(); }
+  [[nodiscard]] std::string address() const { return agent()->address().text(); }
 
   TensorRefs add(const nb::list& tensors, std::vector<std::string> names) {
     auto descriptor = std::make_shared<Descriptor>();
     auto schema = std::make_shared<transfer::Schema>();
     std::vector<transfer::Piece> pieces;
     std::vector<std::int64_t> first;
+    nb::list kept;
     for (const nb::handle tensor : tensors) {
       auto described = describe(tensor, false);
       const auto extent = transfer::extent_of(described.spec);
       pieces.push_back({described.data + extent.first, static_cast<std::uint64_t>(extent.end - extent.first)});
       first.push_back(extent.first);
+      // Blocks of the arena are pinned.
+      const bool is_pinned = agent()->arena()->offset_of(pieces.back().data, pieces.back().size).has_value();
+      if (!is_pinned && pieces.back().size > 0) kept.append(owner_of(tensor));
       schema->tensors.push_back(std::move(described.spec));
     }
-    auto added = agent().regions()->add(pieces, keep(nb::list(tensors)));
+    auto added = agent()->regions()->add(pieces, keep(std::move(kept)));
     require(added.status(), "register " + std::to_string(pieces.size()) + " tensors");
     descriptor->owner = address();
     descriptor->regions = (*added)->regions();
@@ -185,7 +192,7 @@ class PyAgent {
     const auto parsed = transfer::Address::parse(to);
     require(parsed.status(), "grant");
     for (const auto& region : refs.descriptor->regions) {
-      require(agent().regions()->grant(region.id, parsed->id), "grant " + parsed->name + " the right to write");
+      require(agent()->regions()->grant(region.id, parsed->id), "grant " + parsed->name + " the right to write");
     }
   }
 
@@ -195,22 +202,22 @@ class PyAgent {
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
     for (const auto& each : described) sources.push_back({&each.spec, each.data});
-    auto published = without_gil([&]() -> Result<std::uint64_t> {
-      BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent().arena(), *agent().regions(),
-                                                            agent().address().text(), sources, std::move(names)));
-      return agent().publish(name, number, std::move(snapshot), keep);
+    auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
+      BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
+                                                            sources, std::move(names)));
+      return own->publish(name, number, std::move(snapshot), keep);
     });
     require(published.status(), "publish \"" + name + "\"");
     return *published;
   }
 
   void withdraw(const std::string& name) {
-    without_gil([&] { agent().withdraw(name); });
+    without_gil([&, own = agent()] { own->withdraw(name); });
   }
 
   PySubscription subscribe(const std::string& address, const std::string& name, std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
-    auto subscription = without_gil([&] { return agent().subscribe(address, name, wait); });
+    auto subscription = without_gil([&, own = agent()] { return own->subscribe(address, name, wait); });
     require(subscription.status(), "subscribe to \"" + name + "\"");
     return PySubscription(std::move(*subscription));
   }
@@ -221,11 +228,14 @@ class PyAgent {
   nb::list fetch(const std::vector<const TensorRef*>& refs, std::optional<nb::list> targets, const std::string& path,
                  double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
+    if (targets) require_as_many(refs.size(), *targets);
     std::vector<transfer::Copy> copies;
     nb::list out;
+    nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
       const RemoteTensor& remote = refs[i]->remote;
       if (targets) {
+        kept.append(owner_of((*targets)[i]));
         out.append((*targets)[i]);
         copies.push_back({&remote, local_of((*targets)[i], remote)});
       } else {
@@ -242,21 +252,27 @@ class PyAgent {
                   std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
     if (refs.empty()) throw nb::value_error("a batch of no tensors");
+    require_as_many(refs.size(), targets);
     std::vector<transfer::Copy> copies;
+    nb::list kept;
     for (std::size_t i = 0; i < refs.size(); ++i) {
+      kept.append(owner_of(targets[i]));
       copies.push_back({&refs[i]->remote, local_of(targets[i], refs[i]->remote)});
     }
     const auto found = peer_of(copies, wait);
     auto prepared = without_gil([&] { return transfer::Batch::prepare(found, copies, {path, min_gbps}, wait); });
     require(prepared.status(), "prepare a batch of " + std::to_string(copies.size()) + " tensors");
-    return {std::move(*prepared), std::move(targets)};
+    return {std::move(*prepared), std::move(kept)};
   }
 
   void push(const std::vector<const TensorRef*>& refs, const nb::list& sources, const std::string& path,
             double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
+    require_as_many(refs.size(), sources);
     std::vector<transfer::Copy> copies;
+    nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
+      kept.append(owner_of(sources[i]));
       copies.push_back({&refs[i]->remote, local_of(sources[i], refs[i]->remote, false)});
     }
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
@@ -267,6 +283,14 @@ class PyAgent {
     nb::list out;
     for (const TensorRef* ref : refs) {
       const RemoteTensor& remote = ref->remote;
+      if (std::ranges::any_of(remote.spec.strides, [](std::int64_t stride) { return stride < 0; })) {
+        raise_status({Code::kUnsupported, "torch has no tensors that run backwards; fetch() copies it"}, "map a tensor",
+                     Work::kAgent);
+      }
+      if (remote.spec.elements() == 0) {
+        out.append(make_like(remote.spec).first);
+        continue;
+      }
       const auto found = peer(remote.descriptor->owner, wait);
       const auto extent = transfer::extent_of(remote.spec);
       const auto start = remote.offset + static_cast<std::uint64_t>(extent.first);
@@ -292,21 +316,22 @@ class PyAgent {
   }
 
   nb::dict stats() const {
-    const auto agents = agent().stats();
-    const auto regions = agent().regions()->stats();
+    const auto agents = agent()->stats();
+    const auto regions = agent()->regions()->stats();
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "registrations",
                    regions.registrations, "registrations_reused", regions.reused, "registrations_waiting",
                    regions.waiting);
   }
 
  private:
-  [[nodiscard]] transfer::Agent& agent() const {
+  // Taken with the GIL, and held while it is used: another thread may close it.
+  [[nodiscard]] std::shared_ptr<transfer::Agent> agent() const {
     if (agent_ == nullptr) throw nb::value_error("the agent was closed");
-    return *agent_;
+    return agent_;
   }
 
   std::shared_ptr<transfer::Peer> peer(const std::string& address, const os::Wait& wait) {
-    auto found = without_gil([&] { return agent().peer(address, wait); });
+    auto found = without_gil([&, own = agent()] { return own->peer(address, wait); });
     require(found.status(), "connect");
     return std::move(*found);
   }
@@ -334,6 +359,13 @@ class PyAgent {
                         " bytes, agent \"" + found->address().name + "\"");
   }
 
+  static void require_as_many(std::size_t refs, const nb::list& tensors) {
+    if (nb::len(tensors) == refs) return;
+    throw nb::value_error((std::to_string(refs) + " references, but " + std::to_string(nb::len(tensors)) +
+                           " tensors; nothing was written")
+                              .c_str());
+  }
+
   static transfer::LocalTensor local_of(nb::handle value, const RemoteTensor& remote, bool writable = true) {
     auto described = describe(value, writable);
     const TensorSpec& spec = remote.spec;
@@ -341,6 +373,13 @@ class PyAgent {
       raise_status({Code::kInvalidArgument, "the local tensor is " + text_of(described.spec) + ", the remote one " +
                                                 text_of(spec) + "; nothing was written"},
                    "transfer", Work::kAgent);
+    }
+    for (std::size_t i = 0; writable && i < described.spec.strides.size(); ++i) {
+      if (described.spec.strides[i] == 0 && spec.shape[i] > 1) {
+        throw nb::value_error(
+            "the tensor to be filled has one element in several places (it is expanded); nothing was "
+            "written");
+      }
     }
     return {described.data, std::move(described.spec.strides)};
   }
@@ -359,10 +398,10 @@ class PyAgent {
     std::byte* data = nullptr;
     std::shared_ptr<void> memory;
     if (bytes >= arena_from) {
-      auto allocated = agent().arena()->allocate(bytes);
+      auto allocated = agent()->arena()->allocate(bytes);
       require(allocated.status(), "allocate " + std::to_string(bytes) + " bytes for a fetched tensor");
       data = *allocated;
-      memory = {data, [arena = agent().arena()](void* held) { arena->release(static_cast<std::byte*>(held)); }};
+      memory = {data, [arena = agent()->arena()](void* held) { arena->release(static_cast<std::byte*>(held)); }};
     } else {
       constexpr std::size_t kAlign = 64;
       memory = {std::aligned_alloc(kAlign, std::max<std::size_t>(kAlign, (bytes + kAlign - 1) / kAlign * kAlign)),

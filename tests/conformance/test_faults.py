@@ -1,15 +1,17 @@
 """Owners that end, stall or undo: a typed error in time, and nothing is written afterwards."""
 
 import asyncio
+import json
 import pathlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from beeline import exceptions
-from beeline.transfer import Agent
+from beeline.transfer import Agent, TensorRefs
 
 PATHS = ["shm", "cma", "tcp"]
 
@@ -124,9 +126,53 @@ def test_a_killed_agents_socket_is_removed_by_the_next(start_owner, folder):
     assert agent.close() is None  # repeatable
 
 
-def test_garbage_is_refused(agent):
-    from beeline.transfer import TensorRefs
+def test_a_mapping_outlives_its_agent(start_owner, folder):
+    owner = start_owner()
+    owner.run("agent.publish('w', [torch.full((1 << 20,), 1.0)], keep=1)")
+    with Agent("reader", folder=folder) as agent:
+        _, (mapped,) = agent.subscribe(owner.address, "w").map()
+    for value in range(2, 6):
+        owner.run(f"agent.publish('w', [torch.full((1 << 20,), {value}.0)], keep=1)")
+    assert bool((mapped == 1).all())
+    assert owner.run("answer = agent.stats()['registrations_waiting']") == 1
+    del mapped
+    deadline = time.monotonic() + 20
+    while owner.run("agent.publish('w', [torch.ones(1)]); answer = agent.stats()['registrations_waiting']"):
+        assert time.monotonic() < deadline
 
+
+def test_a_forged_reference_is_refused_before_memory_is_touched(start_owner, agent):
+    owner = start_owner()
+    refs = owner.register("[torch.ones(1 << 20)]")
+    value = json.loads(refs.to_json())
+    for place in (1 << 45, (1 << 62) - 4096):
+        value["regions"][0][4] = place
+        forged = TensorRefs.from_json(json.dumps(value))
+        with pytest.raises(ValueError):
+            agent.fetch(forged, path="shm")
+        with pytest.raises(ValueError):
+            agent.map(forged)
+    owner.run(f"agent.grant(kept['refs'], {agent.address!r})")
+    value = json.loads(refs.to_json())
+    value["regions"][0][3] += 4096
+    with pytest.raises(ValueError, match="lies elsewhere"):
+        agent.push(TensorRefs.from_json(json.dumps(value)), [torch.zeros(1 << 20)], path="cma")
+    assert bool((agent.fetch(refs)[0] == 1).all())
+
+
+def test_closing_ends_those_who_wait(start_owner, folder):
+    owner = start_owner()
+    agent = Agent("reader", folder=folder)
+    subscription = agent.subscribe(owner.address, "nothing")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(subscription.wait, timeout_s=None)
+        time.sleep(0.1)
+        agent.close()
+        with pytest.raises(exceptions.PeerLostError, match="closed"):
+            waiting.result(20)
+
+
+def test_garbage_is_refused(agent):
     for text in ("", "http://x", "beeline://x?id=1"):
         with pytest.raises(ValueError):
             agent.connect(text)

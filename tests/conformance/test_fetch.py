@@ -123,6 +123,26 @@ def test_a_batch_is_run_again_and_again(owner, agent, path):
         batch.run()
 
 
+def test_memory_that_a_tensor_has_left_stays_with_the_batch(owner, agent):
+    refs = owner.register("[torch.ones(1 << 16)]")
+    tensor = torch.zeros(1 << 16)
+    memory = tensor.detach()
+    batch = agent.prepare(refs, [tensor])
+    tensor.data = torch.zeros(4)
+    batch.run()
+    assert bool((memory == 1).all())
+
+
+def test_tensors_without_elements(owner, agent):
+    refs = owner.register("{'none': torch.zeros(0, 3), 'some': torch.arange(1 << 20)}")
+    out = {"none": torch.zeros(0, 3), "some": torch.zeros(1 << 20, dtype=torch.int64)}
+    agent.prepare(refs, out).run()
+    assert int(out["some"][-1]) == (1 << 20) - 1
+    agent.prepare(refs["some"][0:0], torch.zeros(0, dtype=torch.int64)).run()
+    mapped = agent.map(refs)
+    assert mapped["none"].shape == (0, 3) and int(mapped["some"][5]) == 5
+
+
 def test_map_costs_no_copy_and_writes_stay_here(owner, agent):
     refs = owner.register("[torch.arange(1 << 20).reshape(1024, 1024).t()]")
     mapped = agent.map(refs[0])
@@ -153,6 +173,10 @@ def test_bad_targets_are_refused_before_anything_is_written(owner, agent):
     for out in ({"a": a}, [a], {"a": a, "b": b.int()}, {"a": a, "b": b[0]}, {"a": a, "b": None}):
         with pytest.raises((ValueError, TypeError)):
             agent.fetch(refs, out)
+    with pytest.raises(ValueError, match="expanded"):
+        agent.fetch(refs["b"], torch.zeros(2).expand(2, 2))
+    with pytest.raises(ValueError, match="one name"):
+        agent.register({1: a, "1": b})
     array = np.full(5, 7.0, np.float32)
     array.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):

@@ -22,15 +22,16 @@ class Agent:
 
     Args:
         name: For people; need not be unique.
-        tcp: "host:port" to listen on for agents of other hosts; port 0 takes a free one. Needs `token`.
+        tcp: "host:port" to listen on for agents of other hosts; port 0 takes a free one. Needs `token`, and
+            `advertise` where the host is a wildcard.
         token: Asked of whoever connects by TCP, and shown to agents that this one connects to by TCP.
         advertise: The host by which others reach this one; by default the one it listens on.
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
         folder: Where agents on this host find its socket; by default
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`.
 
-    An agent lives until `close()`, or until nobody refers to it; then its registrations are undone and its peers'
-    transfers fail with `PeerLostError`. Thread-safe. In a child of `fork()` it is of no use: open another one there.
+    An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
+    `PeerLostError`. Thread-safe. In a child of `fork()` it is of no use: open another one there.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class Agent:
         return self._agent.address
 
     def close(self) -> None:
-        """Undoes everything; repeatable. Waits for transfers that were started and not cancelled."""
+        """Ends it, and is repeatable: peers get `PeerLostError`, what they have mapped stays.
+
+        Waits for transfers that were started and not cancelled.
+        """
         if self._threads is not None:
             self._threads.shutdown()
         self._agent.close()
@@ -165,7 +169,8 @@ class Agent:
             TransferTimeoutError: It took too long.
             ValueError: `out` does not fit, or references of several agents. Nothing was written.
 
-        After any other failure the content of `out` is undefined, and nothing writes to it any more.
+        After any other failure the content of `out` is undefined, and nothing writes to it any more. With a `path` that
+        reaches some of the tensors only, those may have been written.
         """
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)
@@ -237,7 +242,10 @@ class Agent:
         min_gbps: float = 0.0,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> None:
-        """Fills tensors of another agent, which it must have granted to this one; as `fetch` otherwise."""
+        """Fills tensors of another agent, which it must have granted to this one; as `fetch` otherwise.
+
+        By TCP, what was on its way when a push failed may still arrive: at most some requests of 4 MiB, each whole.
+        """
         keys, parts = _flatten(refs)
         self._agent.push(parts, _matching(keys, tensors), path, min_gbps, timeout_s, None)
 
@@ -302,10 +310,12 @@ class Transfer:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
+        future = asyncio.wrap_future(self._future)
         try:
-            return await asyncio.shield(asyncio.wrap_future(self._future))
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             self.cancel()
+            await asyncio.wait([future])  # then nothing is written any more
             raise
 
 
@@ -370,6 +380,7 @@ class Subscription:
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
             number, refs = self.wait(newer_than, timeout_s=left)
+            left = None if until is None else max(0.0, until - time.monotonic())
             try:
                 return number, read(refs, left)
             except StaleReferenceError:
@@ -378,7 +389,10 @@ class Subscription:
 
 def _named(tensors: Any) -> tuple[list[str], list[Any]]:
     if isinstance(tensors, Mapping):
-        return [str(name) for name in tensors], list(tensors.values())
+        names = [str(name) for name in tensors]
+        if len(set(names)) < len(names):
+            raise ValueError("two tensors of one name")
+        return names, list(tensors.values())
     return [], list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
 
 

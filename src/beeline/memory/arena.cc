@@ -270,7 +270,8 @@ Result<std::uint32_t> Arena::add_holder(pid_t pid) {
         Code::kResourceExhausted,
         "process " + std::to_string(pid) + " is one consumer too many: an arena serves " + std::to_string(kMaxHolders));
   }
-  table_->header.holder_pids[holder].store(pid);
+  // Of another pid namespace the kernel says 0, which here means that the index is free.
+  table_->header.holder_pids[holder].store(pid > 0 ? pid : -1);
   return holder;
 }
 
@@ -279,7 +280,7 @@ Result<std::uint32_t> Arena::add_holder(pid_t pid) {
 void Arena::drop_ended_holders() {
   for (std::uint32_t holder = 0; holder < holders_end_; ++holder) {
     const pid_t pid = table_->header.holder_pids[holder].load();
-    if (pid == 0) continue;
+    if (pid <= 0) continue;
     const bool holds = std::any_of(waiting_.begin(), waiting_.end(),
                                    [&](std::uint32_t slot) { return table_->slots[slot].held.has(holder); });
     if (pid == ::getpid() ? !holds : ::kill(pid, 0) != 0 && errno == ESRCH) drop_holder(holder);

@@ -78,6 +78,8 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   // The producer's bytes as they are now, for copying out of; valid as long as this object. A mapping of its own,
   // shared and read-only: what leases wrote into theirs does not show here. Only bytes under a lease are worth reading.
   Result<const std::byte*> view();
+  // A connection to the producer that stays open as long as this object: by its end it knows that no lease is left.
+  void keep_open(os::Fd connection) { connection_ = std::move(connection); }
   // Whether the publication may still be leased: after a copy under a lease this tells that nothing was reused
   // meanwhile.
   [[nodiscard]] bool is_published(PublicationId id) const;
@@ -109,6 +111,7 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   Status hold(PublicationId id);
   void drop_if_unused(PublicationId id);
 
+  os::Fd connection_;  // the last to go
   std::uint64_t fork_count_ = 0;
   std::uint32_t holder_ = 0;
   os::Fd data_;

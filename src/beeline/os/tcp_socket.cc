@@ -18,7 +18,8 @@ struct FreeAddresses {
 };
 using AddressList = std::unique_ptr<addrinfo, FreeAddresses>;
 
-Result<AddressList> resolve(const TcpAddress& address, int flags) {
+// `failure`: what a name without an address means here.
+Result<AddressList> resolve(const TcpAddress& address, int flags, Code failure) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -27,13 +28,27 @@ Result<AddressList> resolve(const TcpAddress& address, int flags) {
   const auto port = std::to_string(address.port);
   const int error = ::getaddrinfo(address.host.empty() ? nullptr : address.host.c_str(), port.c_str(), &hints, &found);
   if (error == EAI_SYSTEM) return Status::from_errno("resolve " + address.text(), errno);
-  if (error != 0) return Status(Code::kNotFound, "resolve " + address.text() + ": " + ::gai_strerror(error));
+  if (error != 0) return Status(failure, "resolve " + address.text() + ": " + ::gai_strerror(error));
   return AddressList(found);
 }
 
 void send_at_once(int socket) {
   const int on = 1;
   ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+// A peer whose host vanished is noticed after half a minute, also by who only waits.
+void notice_loss(int socket) {
+  constexpr int kOn = 1;
+  constexpr int kIdleS = 10;
+  constexpr int kBetweenS = 5;
+  constexpr int kProbes = 4;
+  constexpr unsigned kUserTimeoutMs = 30'000;
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &kOn, sizeof kOn);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &kIdleS, sizeof kIdleS);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &kBetweenS, sizeof kBetweenS);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof kProbes);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &kUserTimeoutMs, sizeof kUserTimeoutMs);
 }
 
 Result<TcpAddress> numeric(const sockaddr_storage& storage, socklen_t size) {
@@ -60,6 +75,7 @@ Result<Fd> connect_one(const addrinfo& candidate, const TcpAddress& address, con
     if (error != 0) return Status::from_errno("connect to " + address.text(), error);
   }
   send_at_once(fd.get());
+  notice_loss(fd.get());
   return fd;
 }
 
@@ -89,7 +105,7 @@ std::string TcpAddress::text() const {
 }
 
 Result<Fd> listen_tcp(const TcpAddress& address) {
-  BEELINE_ASSIGN(const auto candidates, resolve(address, AI_PASSIVE));
+  BEELINE_ASSIGN(const auto candidates, resolve(address, AI_PASSIVE, Code::kInvalidArgument));
   Fd fd(::socket(candidates->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.is_open()) return Status::from_errno("create a TCP socket", errno);
   const int on = 1;
@@ -102,13 +118,13 @@ Result<Fd> listen_tcp(const TcpAddress& address) {
 }
 
 Result<Fd> connect_tcp(const TcpAddress& address, const Wait& wait) {
-  BEELINE_ASSIGN(const auto candidates, resolve(address, 0));
-  Status last(Code::kNotFound, address.text() + " has no address");
+  BEELINE_ASSIGN(const auto candidates, resolve(address, 0, Code::kPeerLost));
+  Status last(Code::kPeerLost, address.text() + " has no address");
   for (const addrinfo* candidate = candidates.get(); candidate != nullptr; candidate = candidate->ai_next) {
     auto connected = connect_one(*candidate, address, wait);
     if (connected) return connected;
     last = connected.status();
-    if (!wait.check()) break;
+    if (last.code() == Code::kInterrupted || !wait.check()) break;
   }
   return last;
 }
@@ -117,6 +133,7 @@ Result<Fd> accept_tcp(int listener) {
   Fd fd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (fd.is_open()) {
     send_at_once(fd.get());
+    notice_loss(fd.get());
     return fd;
   }
   if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) return Fd();

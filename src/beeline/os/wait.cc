@@ -21,6 +21,12 @@ void Cancellation::cancel() {
   signal_eventfd(event_.get());
 }
 
+Deadline Wait::tick() const {
+  if (cancellation == nullptr && !interrupted) return deadline;
+  const auto soon = Deadline::after(std::chrono::milliseconds(cancellation != nullptr ? 50 : 200));
+  return soon.at() < deadline.at() ? soon : deadline;
+}
+
 Status Wait::check() const {
   if (cancellation != nullptr && cancellation->is_cancelled()) return {Code::kCancelled, "cancelled"};
   if (deadline.passed()) return {Code::kDeadlineExceeded, "the deadline passed"};
@@ -35,16 +41,15 @@ Status wait_ready(int fd, short events, const Wait& wait, const char* what) {
   for (;;) {
     BEELINE_RETURN_IF_ERROR(wait.check().with_context(std::string("while waiting for ") + what));
     int timeout_ms = -1;
-    if (!wait.deadline.is_never()) {
+    if (const Deadline until = wait.interrupted ? wait.tick() : wait.deadline; !until.is_never()) {
       constexpr std::int64_t kLongest = 1'000'000;  // looks again then: poll counts in an int
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(wait.deadline.left()).count();
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(until.left()).count();
       timeout_ms = static_cast<int>(std::min<std::int64_t>(left, kLongest));
     }
     const int ready = ::poll(entries.data(), count, timeout_ms);
     if (ready > 0 && entries[0].revents != 0) return Status::ok();
-    if (ready >= 0) continue;
-    if (errno != EINTR) return Status::from_errno(std::string("poll for ") + what, errno);
-    if (wait.interrupted && wait.interrupted()) {
+    if (ready < 0 && errno != EINTR) return Status::from_errno(std::string("poll for ") + what, errno);
+    if (ready <= 0 && wait.is_interrupted()) {
       return {Code::kInterrupted, std::string("a signal ended the wait for ") + what};
     }
   }

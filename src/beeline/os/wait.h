@@ -36,6 +36,11 @@ struct Wait {
   const Cancellation* cancellation = nullptr;
   FunctionRef<bool()> interrupted = nullptr;  // asked after a signal on the calling thread: true ends the wait
 
+  // How long to sleep at most before looking again. A signal that arrives just before the sleep does not end it, and a
+  // futex knows nothing of a cancellation.
+  [[nodiscard]] Deadline tick() const;
+  // Whether what a signal's handler did ends the wait.
+  [[nodiscard]] bool is_interrupted() const { return interrupted && interrupted(); }
   // kOk to go on, else kDeadlineExceeded or kCancelled.
   [[nodiscard]] Status check() const;
 };

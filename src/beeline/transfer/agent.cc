@@ -1,6 +1,7 @@
 #include "beeline/transfer/agent.h"
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,6 +67,7 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
     BEELINE_ASSIGN(agent->arena_, memory::Arena::open({}));
   }
   agent->regions_ = Regions::make(agent->arena_);
+  agent->reach_->agent = agent.get();
   agent->transports_ = std::make_shared<const transport::Transports>(transport::make_builtin());
   BEELINE_RETURN_IF_ERROR(agent->control_.start());
   BEELINE_RETURN_IF_ERROR(agent->listen(options).with_context("while opening agent \"" + options.name + "\""));
@@ -83,9 +85,14 @@ Result<std::string> Agent::listen_in(const std::string& chosen) {
     Status status = os::make_private_folder(folder_);
     if (status) {
       remove_left_behind(folder_);
-      auto listening = os::listen_unix(path);
+      // Until it listens it looks like one that was left behind.
+      const std::string unfinished = path + ".new";
+      auto listening = os::listen_unix(unfinished);
       status = listening.status();
-      if (listening) {
+      if (listening && ::rename(unfinished.c_str(), path.c_str()) != 0) {
+        status = Status::from_errno("rename " + unfinished, errno);
+      }
+      if (status) {
         listener_ = std::move(*listening);
         return path;
       }
@@ -107,6 +114,10 @@ Status Agent::listen(const Options& options) {
                                                    const os::Locked locked(lock_);
                                                    add_visitor(std::move(connection), agent_id);
                                                  }));
+    const std::string& host = server_->address().host;
+    if (options.advertise.empty() && (host == "0.0.0.0" || host == "::")) {
+      return {Code::kInvalidArgument, "it listens on every address: say by which host others reach it (advertise=)"};
+    }
     address_.tcp.push_back(server_->address());
     if (!options.advertise.empty()) address_.tcp.back().host = options.advertise;
   }
@@ -121,7 +132,13 @@ void Agent::close(Agent* agent) {
 Agent::~Agent() {
   {
     const os::Locked locked(lock_);
-    closing_ = true;
+    reach_->agent = nullptr;
+    // Who has mapped something keeps the connection open: nothing is told over it any more.
+    for (auto& [fd, line] : lines_) {
+      for (const auto& [name, subscribed] : line.subscriptions) {
+        (void)line.socket.send(messages::encode(Type::kUnsubscribe, messages::Topic{name}));
+      }
+    }
   }
   server_.reset();
   control_.stop();
@@ -130,10 +147,14 @@ Agent::~Agent() {
     // A folder of ours goes with the last agent in it; so does the one above, unless sessions are there.
     if (is_own_folder_ && ::rmdir(folder_.c_str()) == 0) ::rmdir(os::user_folder().c_str());
   }
-  for (const auto& [fd, line] : lines_) line.peer->set_gone("this agent was closed");
-  for (const auto& [fd, visitor] : visitors_) {
-    if (visitor.holder) arena_->drop_holder(*visitor.holder);
+  const Status closed(Code::kPeerLost, "agent \"" + name_ + "\" was closed");
+  for (const auto& [fd, line] : lines_) {
+    line.peer->set_gone("this agent was closed");
+    for (const auto& [name, subscribed] : line.subscriptions) subscribed.own->end(closed);
   }
+  // Children of fork() have the sockets, too: closing alone would tell nobody. Visitors keep their place in the lease
+  // table: who has mapped something reads on, and the arena may be others' as well.
+  for (const auto& [fd, visitor] : visitors_) ::shutdown(fd, SHUT_RDWR);
   regions_->sweep();
 }
 
@@ -149,8 +170,12 @@ void Agent::accept_all() {
     auto accepted = os::accept_unix(listener_.get());
     if (!accepted) {
       ++refused_;
-      if (accepted.status().system_error() != 0) return;
-      continue;  // a stranger
+      if (accepted.status().system_error() == 0) continue;  // a stranger
+      // No descriptor is left: callers wait in the backlog until one is.
+      control_.forget(listener_.get());
+      control_.after(std::chrono::milliseconds(50),
+                     [this] { control_.watch(listener_.get(), false, [this](std::uint32_t) { accept_all(); }); });
+      return;
     }
     if (!accepted->is_open()) return;
     add_visitor(std::move(*accepted), {});
@@ -158,9 +183,9 @@ void Agent::accept_all() {
 }
 
 void Agent::add_visitor(os::Fd connection, const std::string& id) {
-  if (closing_) return;
+  if (reach_->agent == nullptr) return;
   const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), id, {}, false};
+  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), id, id.empty(), {}, false};
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
 
@@ -204,10 +229,10 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     }
     case Type::kMayWrite: {
       BEELINE_ASSIGN(const auto asked, messages::decode<messages::MayWrite>(Type::kMayWrite, frame.bytes));
-      const Status verdict = regions_->check_grant({asked.slot, asked.generation}, visitor.id);
-      tell(visitor, messages::encode(Type::kGrant,
-                                     messages::Grant{asked.slot, asked.generation,
-                                                     static_cast<std::uint8_t>(verdict.code()), verdict.message()}));
+      const Status verdict =
+          regions_->check_grant({asked.slot, asked.generation}, asked.address, asked.length, visitor.id);
+      tell(visitor, messages::encode(Type::kGrant, messages::Grant{asked, static_cast<std::uint8_t>(verdict.code()),
+                                                                   verdict.message()}));
       return Status::ok();
     }
     default:
@@ -270,20 +295,19 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
         Type::kRefused, messages::Refused{static_cast<std::uint8_t>(refusal.code()), refusal.message()}));
     return refusal;
   }
-  const bool by_unix = visitor.id.empty();  // TCP's opening has told the id
   messages::Welcome welcome;
   welcome.id = address_.id;
   welcome.name = name_;
   std::vector<int> fds;
-  if (by_unix) {
+  if (visitor.by_unix) {
     BEELINE_ASSIGN(const auto credentials, os::peer_credentials(visitor.socket.fd()));
     BEELINE_ASSIGN(visitor.holder, arena_->add_holder(credentials.pid));
     // Where Yama restricts readers to ancestors: this one may. The kernel knows one at a time.
-    if (os::ptrace_scope() == 1) BEELINE_RETURN_IF_ERROR(os::permit_tracer(credentials.pid));
+    if (os::ptrace_scope() == 1) (void)os::permit_tracer(credentials.pid);  // cma says what it lacks
     welcome.holder = *visitor.holder;
     fds = {arena_->data_fd(), arena_->control_fd()};
   }
-  visitor.id = hello.id;
+  if (visitor.by_unix) visitor.id = hello.id;  // TCP's opening has told it
   visitor.welcome = true;
   return visitor.socket.send(messages::encode(Type::kWelcome, welcome), fds);
 }
@@ -336,6 +360,7 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
     auto connection = transport::connect_control(place, address_.id, token_, wait);
     if (connection) return meet(address, std::move(*connection), unshared, wait);
     last = connection.status();
+    if (last.code() == Code::kInterrupted || !wait.check()) break;
   }
   return last;
 }
@@ -365,9 +390,17 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
   if (by_unix) {
     if (frame.fds.size() != 2) return Status(Code::kCorrupt, "a welcome without the arena's descriptors");
     BEELINE_ASSIGN(const auto credentials, os::peer_credentials(socket.fd()));
+    if (credentials.uid != ::geteuid()) {
+      return Status(Code::kInvalidArgument, "the agent is of another user (" + std::to_string(credentials.uid) + ")");
+    }
     facts.pid = credentials.pid;
     BEELINE_ASSIGN(facts.arena,
                    memory::PeerArena::attach(std::move(frame.fds[0]), std::move(frame.fds[1]), welcome.holder));
+  }
+  // What was mapped may outlive the agent: the owner sees the connection end when nothing is left of it.
+  if (by_unix) {
+    BEELINE_ASSIGN(auto lifeline, os::duplicate(socket.fd()));
+    facts.arena->keep_open(std::move(lifeline));
   }
   auto peer = std::make_shared<Peer>(address, std::move(facts), unshared, transports_, requests());
   const os::Locked locked(lock_);
@@ -382,21 +415,20 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
 // What peers ask for reaches the agent only while it is there; a peer may outlive it.
 Peer::Requests Agent::requests() {
   Peer::Requests requests;
-  requests.clean = [weak = weak_from_this()](const std::shared_ptr<Peer>& peer) {
-    const auto agent = weak.lock();
+  requests.clean = [reach = reach_](const std::shared_ptr<Peer>& peer) {
+    const os::Locked locked(reach->lock);
+    Agent* const agent = reach->agent;
     if (agent == nullptr) return;
-    const os::Locked locked(agent->lock_);
     // Many leases may end within a moment, and whoever maps the same bytes again cleans them itself.
-    agent->control_.after(kCleanAfter,
-                          [self = agent.get(), peer] { self->control_.defer([self, peer] { self->clean(peer); }); });
+    agent->control_.after(kCleanAfter, [agent, peer] { agent->control_.defer([agent, peer] { agent->clean(peer); }); });
   };
-  requests.ask_grant = [weak = weak_from_this()](const std::shared_ptr<Peer>& peer, memory::PublicationId id) {
-    const auto agent = weak.lock();
-    if (agent == nullptr) return;
-    const os::Locked locked(agent->lock_);
-    if (Line* const line = agent->line_of(*peer)) {
-      agent->send(*line, messages::encode(Type::kMayWrite, messages::MayWrite{id.slot, id.generation}));
-    }
+  requests.ask_grant = [reach = reach_](const std::shared_ptr<Peer>& peer, const transport::Region& region) {
+    const os::Locked locked(reach->lock);
+    Agent* const agent = reach->agent;
+    Line* const line = agent != nullptr ? agent->line_of(*peer) : nullptr;
+    if (line == nullptr) return;
+    const messages::MayWrite asked{region.id.slot, region.id.generation, region.address, region.length};
+    agent->send(*line, messages::encode(Type::kMayWrite, asked));
   };
   return requests;
 }
@@ -440,7 +472,7 @@ void Agent::on_line(int fd, std::uint32_t events) {
 Status Agent::on_answer(Line& line, const os::Frame& frame) {
   if (messages::type_of(frame.bytes) == Type::kGrant) {
     BEELINE_ASSIGN(const auto grant, messages::decode<messages::Grant>(Type::kGrant, frame.bytes));
-    line.peer->set_grant({grant.slot, grant.generation},
+    line.peer->set_grant({grant.asked.slot, grant.asked.generation}, grant.asked.address, grant.asked.length,
                          grant.code == 0 ? Status::ok() : Status(static_cast<Code>(grant.code), grant.message));
     return Status::ok();
   }
@@ -468,16 +500,18 @@ Result<std::shared_ptr<Subscription>> Agent::subscribe(const std::string& addres
   if (auto given = subscribed.given.lock()) return given;
   subscribed.own = std::make_shared<Subscription>(name);
   std::shared_ptr<Subscription> given(subscribed.own.get(),
-                                      [weak = weak_from_this(), publisher, own = subscribed.own](Subscription*) {
-                                        if (const auto agent = weak.lock()) agent->unsubscribe(*publisher, own->name());
+                                      [reach = reach_, publisher, own = subscribed.own](Subscription*) {
+                                        const os::Locked unlocked(reach->lock);
+                                        if (reach->agent != nullptr) reach->agent->unsubscribe(*publisher, own->name());
                                       });
   subscribed.given = given;
   send(*line, messages::encode(Type::kSubscribe, messages::Topic{name}));
   return given;
 }
 
+// With the lock held.
 void Agent::unsubscribe(const Peer& publisher, const std::string& name) {
-  const os::Locked locked(lock_);
+  if (fork_count_ != os::fork_count()) return;  // the connection is the parent's
   Line* const line = line_of(publisher);
   if (line == nullptr) return;
   const auto found = line->subscriptions.find(name);

@@ -21,7 +21,7 @@
 namespace beeline::transfer {
 
 // Thread-safe. In a child of fork() an agent is the parent's: every operation fails, and nothing is undone.
-class Agent : public std::enable_shared_from_this<Agent> {
+class Agent {
  public:
   struct Options {
     std::string name;
@@ -79,6 +79,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
   struct Visitor {
     os::FrameSocket socket;
     std::string id;
+    bool by_unix = false;
     std::optional<std::uint32_t> holder;
     bool welcome = false;
   };
@@ -123,13 +124,18 @@ class Agent : public std::enable_shared_from_this<Agent> {
   std::uint64_t fork_count_ = 0;
   os::Fd listener_;
 
-  mutable os::StateLock lock_;
+  // What peers and subscriptions reach the agent by: they may outlive it, and must not be who ends it.
+  struct Reach {
+    os::StateLock lock;
+    Agent* agent = nullptr;  // needs lock; null once it is being closed
+  };
+  const std::shared_ptr<Reach> reach_ = std::make_shared<Reach>();
+  os::StateLock& lock_ = reach_->lock;
   std::unordered_map<int, Visitor> visitors_;                                // by descriptor
   std::unordered_map<std::string, Topic> topics_;                            // by name
   std::unordered_map<int, Line> lines_;                                      // likewise
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t refused_ = 0;
-  bool closing_ = false;
   os::ControlLoop control_{lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
 };

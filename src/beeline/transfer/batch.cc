@@ -49,6 +49,11 @@ Result<std::unique_ptr<Batch>> Batch::prepare(std::shared_ptr<Peer> peer, std::s
   return batch;
 }
 
+Batch::~Batch() {
+  leases_.clear();
+  if (peer_ != nullptr) peer_->request_cleaning();
+}
+
 Status Batch::run(const os::Wait& wait) {
   for (Part& part : parts_) {
     BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.runs, part.chosen, requirement_, wait));

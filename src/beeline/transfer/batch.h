@@ -17,6 +17,8 @@ class Batch {
   static Result<std::unique_ptr<Batch>> prepare(std::shared_ptr<Peer> peer, std::span<const Copy> copies,
                                                 const Requirement& requirement, const os::Wait& wait);
 
+  ~Batch();
+
   // Fills local memory; see Peer::read().
   Status run(const os::Wait& wait);
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }

@@ -4,6 +4,8 @@
 #include <xxhash.h>
 
 #include <map>
+#include <set>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -218,6 +220,9 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
   if (!packed.names.empty() && packed.names.size() != descriptor.places.size()) {
     return corrupt(std::to_string(packed.names.size()) + " names for " + std::to_string(descriptor.places.size()) +
                    " tensors");
+  }
+  if (std::set<std::string_view>(packed.names.begin(), packed.names.end()).size() != packed.names.size()) {
+    return corrupt("two tensors of one name");
   }
   descriptor.names = std::move(packed.names);
   return descriptor;

@@ -9,6 +9,7 @@ std::vector<std::pair<const Region*, std::vector<Run>>> runs_by_region(std::span
   std::vector<std::pair<const Region*, std::vector<Run>>> groups;
   std::size_t last = 0;
   for (const Copy& copy : copies) {
+    if (copy.remote->spec.elements() == 0) continue;
     const Region& region = copy.remote->home();
     if (last >= groups.size() || groups[last].first != &region) {
       for (last = 0; last < groups.size() && groups[last].first != &region; ++last) {

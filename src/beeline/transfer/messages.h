@@ -54,14 +54,15 @@ struct Returned {
 
 struct MayWrite {
   std::uint32_t slot = 0, generation = 0;
-  MSGPACK_DEFINE_ARRAY(slot, generation)
+  std::uint64_t address = 0, length = 0;  // of the region, as the writer knows it
+  MSGPACK_DEFINE_ARRAY(slot, generation, address, length)
 };
 
 struct Grant {
-  std::uint32_t slot = 0, generation = 0;
+  MayWrite asked;
   std::uint8_t code = 0;  // Code
   std::string message;
-  MSGPACK_DEFINE_ARRAY(slot, generation, code, message)
+  MSGPACK_DEFINE_ARRAY(asked, code, message)
 };
 
 struct Topic {

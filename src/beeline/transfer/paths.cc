@@ -181,7 +181,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     if (chosen.endpoint == nullptr) {
       auto found = choose(need, wait);
       // What failed says more than that nothing is left.
-      if (!found) return attempt == 0 ? found.status() : last;
+      if (!found) return attempt == 0 || !is_of_path(found.status()) ? found.status() : last;
       chosen = std::move(*found);
     }
     Path& path = *paths_[chosen.path];
@@ -218,8 +218,8 @@ Result<std::shared_ptr<transport::Endpoint>> Paths::endpoint(Path& path, const o
     }
     if (path.connecting.compare_exchange_strong(nobody, 1)) break;
     BEELINE_RETURN_IF_ERROR(wait.check().with_context("while another thread connects to " + facts_.name));
-    const auto woken = os::futex_wait(path.connecting, 1, wait.deadline);
-    if (woken == os::FutexWait::kInterrupted && wait.interrupted && wait.interrupted()) {
+    os::futex_wait(path.connecting, 1, wait.tick());
+    if (wait.is_interrupted()) {
       return Status(Code::kInterrupted, "a signal ended the wait for a connection to " + facts_.name);
     }
   }

@@ -13,9 +13,11 @@ using transport::Run;
 
 namespace {
 
-std::uint64_t key_of(memory::PublicationId id) {
-  return std::uint64_t{id.slot} << 32 | id.generation;
-}
+// Declared before leases: asks for cleaning once they have ended, whichever way the function is left.
+struct Cleaner {
+  Peer& peer;
+  ~Cleaner() { peer.request_cleaning(); }
+};
 
 }  // namespace
 
@@ -28,9 +30,9 @@ void Peer::set_gone(const std::string& why) {
   os::futex_wake(answers_, INT_MAX);
 }
 
-void Peer::set_grant(memory::PublicationId id, Status verdict) {
+void Peer::set_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length, Status verdict) {
   const std::lock_guard guard(mutex_);
-  verdicts_[key_of(id)] = std::move(verdict);
+  verdicts_[{id.slot, id.generation, address, length}] = std::move(verdict);
   answers_.fetch_add(1);
   os::futex_wake(answers_, INT_MAX);
 }
@@ -40,35 +42,43 @@ Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
   for (const Run& run : runs) {
     if (granted == run.region) continue;
     granted = run.region;
-    BEELINE_RETURN_IF_ERROR(require_grant(granted->id, wait));
+    BEELINE_RETURN_IF_ERROR(require_grant(*granted, wait));
   }
   return Status::ok();
 }
 
 // A grant is asked for once; a refusal is asked for again, for it may have been granted since.
-Status Peer::require_grant(memory::PublicationId id, const os::Wait& wait) {
+Status Peer::require_grant(const Region& region, const os::Wait& wait) {
+  const Asked asked{region.id.slot, region.id.generation, region.address, region.length};
   {
     const std::lock_guard guard(mutex_);
-    const auto known = verdicts_.find(key_of(id));
+    const auto known = verdicts_.find(asked);
     if (known != verdicts_.end() && known->second) return Status::ok();
     if (known != verdicts_.end()) verdicts_.erase(known);
   }
-  requests_.ask_grant(shared_from_this(), id);
+  requests_.ask_grant(shared_from_this(), region);
   for (;;) {
     // Before the look: what changes after it makes the sleep end at once.
     const std::uint32_t ticket = answers_.load();
     {
       const std::lock_guard guard(mutex_);
-      const auto known = verdicts_.find(key_of(id));
+      const auto known = verdicts_.find(asked);
       if (known != verdicts_.end()) return known->second;
     }
-    if (is_gone()) return gone();
+    BEELINE_RETURN_IF_ERROR(check_alive());
     BEELINE_RETURN_IF_ERROR(wait.check().with_context("while waiting for a grant of agent \"" + address_.name + "\""));
-    if (os::futex_wait(answers_, ticket, wait.deadline) == os::FutexWait::kInterrupted && wait.interrupted &&
-        wait.interrupted()) {
+    os::futex_wait(answers_, ticket, wait.tick());
+    if (wait.is_interrupted()) {
       return {Code::kInterrupted, "a signal ended the wait for a grant"};
     }
   }
+}
+
+Status Peer::check_alive() const {
+  if (fork_count_ != os::fork_count()) {
+    return {Code::kUnsupported, "this process was forked from the one that connected: open an agent of its own"};
+  }
+  return is_gone() ? gone() : Status::ok();
 }
 
 Status Peer::gone() const {
@@ -108,34 +118,32 @@ Status Peer::check_held(std::span<const memory::Lease> leases) {
 }
 
 Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
-  if (is_gone()) return gone();
+  BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
+  const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
   Status status = paths_.read(runs, requirement, wait);
   if (status) status = check_held(leases);
-  leases.clear();
-  request_cleaning();
   return lost_or(std::move(status));
 }
 
 Status Peer::read_prepared(std::span<const Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
                            const os::Wait& wait) {
-  if (is_gone()) return gone();
+  BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(wait.check());
   return lost_or(paths_.read(runs, chosen, requirement, wait));
 }
 
 Status Peer::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
-  if (is_gone()) return gone();
+  BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
+  const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
   // Over a network the owner's server looks itself.
   if (facts().same_host()) BEELINE_RETURN_IF_ERROR(require_grants(runs, wait));
   Status status = paths_.write(runs, requirement, wait);
-  leases.clear();
-  request_cleaning();
   return lost_or(std::move(status));
 }
 
@@ -146,7 +154,8 @@ void Peer::request_cleaning() {
 }
 
 Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {
-  if (is_gone()) return gone();
+  const Cleaner cleaner{*this};
+  BEELINE_RETURN_IF_ERROR(check_alive());
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {

@@ -8,9 +8,11 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "beeline/memory/peer_arena.h"
+#include "beeline/os/fork_count.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/transfer/address.h"
 #include "beeline/transfer/paths.h"
@@ -32,7 +34,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
     // Leases have ended: PeerArena::clean() soon, after cleaning_begins().
     std::function<void(const std::shared_ptr<Peer>& peer)> clean;
     // Asks the owner whether it has granted the region; set_grant() gets the answer.
-    std::function<void(const std::shared_ptr<Peer>& peer, memory::PublicationId id)> ask_grant;
+    std::function<void(const std::shared_ptr<Peer>& peer, const transport::Region& region)> ask_grant;
   };
   Peer(Address address, transport::PeerFacts facts, std::string unshared,
        std::shared_ptr<const transport::Transports> transports, Requests requests)
@@ -59,6 +61,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // if it fails.
   Status read_prepared(std::span<const transport::Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
                        const os::Wait& wait);
+  // After leases have ended: pages are to be dropped, and owners may wait to be told.
+  void request_cleaning();
   // kStale if a registration was undone meanwhile.
   Status check_held(std::span<const memory::Lease> leases);
   [[nodiscard]] Paths& paths() { return paths_; }
@@ -70,7 +74,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
 
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
-  void set_grant(memory::PublicationId id, Status verdict);
+  void set_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length, Status verdict);
   // What ends from here on is asked for again.
   void cleaning_begins() { cleaning_.store(false); }
   [[nodiscard]] bool is_gone() const { return gone_.load(std::memory_order_acquire); }
@@ -78,19 +82,22 @@ class Peer : public std::enable_shared_from_this<Peer> {
  private:
   Status gone() const;
   Status lost_or(Status status) const;
-  void request_cleaning();
+  [[nodiscard]] Status check_alive() const;
   Status require_grants(std::span<const transport::Run> runs, const os::Wait& wait);
-  Status require_grant(memory::PublicationId id, const os::Wait& wait);
+  Status require_grant(const transport::Region& region, const os::Wait& wait);
 
   const Address address_;
   Paths paths_;
   const Requests requests_;
+  const std::uint64_t fork_count_ = os::fork_count();
   mutable std::mutex mutex_;
-  std::string why_gone_;                      // needs mutex_
-  std::map<std::uint64_t, Status> verdicts_;  // needs mutex_; by slot and generation, those that were answered
-  std::atomic<std::uint32_t> answers_{0};     // futex
-  std::atomic<bool> cleaning_{false};         // asked for, and not begun
-  std::atomic<bool> gone_{false};             // release after why_gone_; pairs with the acquire in is_gone()
+  std::string why_gone_;  // needs mutex_
+  // What was asked for: slot, generation, address, length.
+  using Asked = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t, std::uint64_t>;
+  std::map<Asked, Status> verdicts_;       // needs mutex_: those that were answered
+  std::atomic<std::uint32_t> answers_{0};  // futex
+  std::atomic<bool> cleaning_{false};      // asked for, and not begun
+  std::atomic<bool> gone_{false};          // release after why_gone_; pairs with the acquire in is_gone()
 };
 
 }  // namespace beeline::transfer

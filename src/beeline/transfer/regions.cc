@@ -49,9 +49,14 @@ Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces
   std::vector<std::size_t> outside;
   std::vector<std::uint64_t> offsets(pieces.size());
   for (std::size_t i = 0; i < pieces.size(); ++i) {
-    const auto offset = pieces[i].size > 0 ? arena_->offset_of(pieces[i].data, pieces[i].size) : std::nullopt;
+    if (pieces[i].size == 0) continue;
+    const auto offset = arena_->offset_of(pieces[i].data, pieces[i].size);
     (offset ? inside : outside).push_back(i);
     offsets[i] = offset.value_or(reinterpret_cast<std::uintptr_t>(pieces[i].data));
+  }
+  // Pieces without bytes lie anywhere.
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    if (pieces[i].size == 0) (inside.empty() ? outside : inside).push_back(i);
   }
   const std::uint64_t hash = XXH3_64bits(pieces.data(), pieces.size() * sizeof(Piece));
   if (outside.empty()) {
@@ -169,10 +174,15 @@ Status Regions::grant(PublicationId id, const std::string& agent_id) {
   return Status::ok();
 }
 
-Status Regions::check_grant(PublicationId id, std::string_view agent_id) const {
+Status Regions::check_grant(PublicationId id, std::uint64_t address, std::uint64_t length,
+                            std::string_view agent_id) const {
   const std::lock_guard guard(mutex_);
   const Known* const known = look_up(id);
-  return known == nullptr ? stale(id) : check_writer(*known, agent_id);
+  if (known == nullptr) return stale(id);
+  if (address != reinterpret_cast<std::uintptr_t>(known->data) || length != known->length) {
+    return {Code::kInvalidArgument, "the region lies elsewhere: the reference was not made by its owner"};
+  }
+  return check_writer(*known, agent_id);
 }
 
 Result<Regions::Held> Regions::hold(PublicationId id, transport::Access access, std::string_view agent_id) {

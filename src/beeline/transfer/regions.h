@@ -67,8 +67,9 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
 
   // Lets the agent of that id write to the region, until the registration is undone.
   Status grant(memory::PublicationId id, const std::string& agent_id);
-  // kInvalidArgument unless it was, kStale when the registration was undone.
-  [[nodiscard]] Status check_grant(memory::PublicationId id, std::string_view agent_id) const;
+  // kInvalidArgument unless it was, and lies there; kStale when the registration was undone.
+  [[nodiscard]] Status check_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length,
+                                   std::string_view agent_id) const;
 
   // Of a region by a peer's back end.
   Result<Held> hold(memory::PublicationId id, transport::Access access, std::string_view agent_id) override;

@@ -18,8 +18,8 @@ Result<Version> Subscription::newer_than(std::uint64_t number, const os::Wait& w
     }
     BEELINE_RETURN_IF_ERROR(
         wait.check().with_context("while waiting for a version of \"" + name_ + "\" after " + std::to_string(number)));
-    if (os::futex_wait(changes_, ticket, wait.deadline) != os::FutexWait::kInterrupted) continue;
-    if (wait.interrupted && wait.interrupted()) {
+    os::futex_wait(changes_, ticket, wait.tick());
+    if (wait.is_interrupted()) {
       return Status(Code::kInterrupted, "a signal ended the wait for a version of \"" + name_ + "\"");
     }
   }

@@ -49,7 +49,7 @@ TEST(DescriptorTest, ComesBackAsItWas) {
   schema->tensors.push_back({kFloat, {0, 3}, {}});
   descriptor.schema = schema;
   descriptor.places.insert(descriptor.places.end(), {{1, 112}, {1, 0}, {0, 17}});
-  descriptor.names.resize(schema->tensors.size(), "layer");
+  for (std::size_t i = 0; i < schema->tensors.size(); ++i) descriptor.names.push_back("layer" + std::to_string(i));
   const auto decoded = Descriptor::decode(descriptor.encode());
   ASSERT_TRUE(decoded.is_ok()) << decoded.status().message();
   expect_same(*decoded, descriptor);
@@ -60,6 +60,14 @@ TEST(DescriptorTest, AThousandTensorsCostSixteenBytesEachAtMost) {
   EXPECT_LE(descriptor.encode().size(), 16'000u);
   // The schema told by its hash: what is left are places.
   EXPECT_LE(descriptor.encode(Descriptor::With::kSchemaHash).size(), 5'000u);
+}
+
+TEST(DescriptorTest, TwoTensorsOfOneNameAreRefused) {
+  Descriptor descriptor = model(2);
+  descriptor.names = {"a", "a"};
+  EXPECT_EQ(Descriptor::decode(descriptor.encode()).status().code(), Code::kCorrupt);
+  descriptor.names = {"a", "b"};
+  EXPECT_TRUE(Descriptor::decode(descriptor.encode()).is_ok());
 }
 
 TEST(DescriptorTest, AKnownSchemaIsNamedByItsHash) {

@@ -61,6 +61,11 @@ class ShmTransport final : public Transport {
               "the memory does not lie in the peer's arena: it was not allocated there (tensors of 1 MiB and more are "
               "where the peer runs with the preload library: `beeline run`)"};
     }
+    const std::uint64_t capacity = peer.arena->capacity_bytes();
+    if (region.arena_offset > capacity || region.length > capacity - region.arena_offset) {
+      return {Code::kInvalidArgument,
+              "the region lies outside the peer's arena of " + std::to_string(capacity) + " bytes"};
+    }
     return Status::ok();
   }
 

@@ -80,6 +80,7 @@ Result<Caller> admit_connection(int fd, std::string_view token, const os::Wait& 
   Caller caller;
   caller.purpose = opening.purpose;
   BEELINE_ASSIGN(caller.agent_id, receive_text(fd, opening.id_bytes, wait));
+  if (caller.agent_id.empty()) return Status(Code::kCorrupt, "an opening without the caller's id");
   BEELINE_ASSIGN(const std::string given, receive_text(fd, opening.token_bytes, wait));
   Status verdict;
   if (!equal(given, token)) {

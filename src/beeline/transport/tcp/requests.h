@@ -19,6 +19,7 @@ struct Request {
   std::vector<RunRecord> runs;
   std::vector<iovec> local;
   std::uint64_t bytes = 0;
+  std::uint32_t id = 0;  // while it is under way
 };
 
 // Thread-safe: several streams draw from it.

@@ -263,17 +263,18 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
 Status TcpServer::answer_write(int fd, Serving& serving) {
   const Status found =
       resolve(regions_, serving.runs, serving.header.bytes, Access::kWrite, serving.caller.agent_id, serving.held);
-  // What follows the request has to be read in either case; what was refused goes nowhere.
-  std::vector<iovec> pieces;
-  if (found) {
-    for_each_run(serving.runs, serving.held,
-                 [&](std::byte* data, std::uint64_t length) { pieces.push_back({data, length}); });
-  } else {
-    ++failed_;
-    serving.reserve_staging();
-    pieces.push_back({serving.staging.data(), serving.header.bytes});
+  if (!found) ++failed_;
+  // Whole, before it touches memory: a writer that gives up leaves no half of a request behind. What was refused is
+  // read as well, and goes nowhere.
+  serving.reserve_staging();
+  const Status received = receive_exactly(fd, serving.staging.data(), serving.header.bytes, serving.wait);
+  if (received && found) {
+    const std::byte* from = serving.staging.data();
+    for_each_run(serving.runs, serving.held, [&](std::byte* data, std::uint64_t length) {
+      std::memcpy(data, from, length);
+      from += length;
+    });
   }
-  const Status received = receive_all(fd, pieces, serving.wait);
   serving.held.clear();
   BEELINE_RETURN_IF_ERROR(received);
   if (!found) return send_refusal(fd, serving.header.id, found, serving.wait);

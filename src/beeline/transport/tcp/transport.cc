@@ -33,6 +33,7 @@ class Transfer {
   // Whether to try again on another connection.
   bool may_reconnect() { return !failed_ && reconnects_.fetch_add(1) < kMaxReconnects; }
   void fail(const Status& status);
+  [[nodiscard]] bool has_failed() const { return failed_; }
   [[nodiscard]] Status outcome() const { return failure_; }
   [[nodiscard]] const os::Wait& wait() const { return wait_; }
 
@@ -47,6 +48,7 @@ class Transfer {
   Op op_;
   Requests requests_;
   const os::Wait& wait_;
+  std::atomic<std::uint32_t> next_id_{0};
   std::atomic<int> reconnects_{0};
   std::atomic<bool> failed_{false};
   std::mutex mutex_;
@@ -77,6 +79,7 @@ Status Transfer::send(int fd, Request& request, const os::Wait& wait) {
   header.op = op_;
   header.runs = static_cast<std::uint32_t>(request.runs.size());
   header.bytes = request.bytes;
+  header.id = request.id = next_id_.fetch_add(1);
   std::vector<iovec> pieces{{&header, sizeof header}, {request.runs.data(), request.runs.size() * sizeof(RunRecord)}};
   if (op_ == Op::kWrite) pieces.insert(pieces.end(), request.local.begin(), request.local.end());
   return send_all(fd, pieces, wait);
@@ -86,7 +89,8 @@ Status Transfer::receive(int fd, Request& request, const os::Wait& wait) {
   ReplyHeader reply;
   BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &reply, sizeof reply, wait));
   const std::uint64_t expected = op_ == Op::kRead && reply.code == 0 ? request.bytes : 0;
-  if (reply.magic != ReplyHeader::kMagic || reply.message_bytes > kMaxMessageBytes || reply.bytes != expected) {
+  if (reply.magic != ReplyHeader::kMagic || reply.id != request.id || reply.message_bytes > kMaxMessageBytes ||
+      reply.bytes != expected) {
     return {Code::kCorrupt, "a reply that fits no request"};
   }
   if (reply.code != 0) {
@@ -150,25 +154,30 @@ class TcpEndpoint final : public Endpoint {
   // One stream's part of a transfer.
   void work(Transfer& transfer, const os::Wait& wait) {
     for (;;) {
-      auto stream = take(wait);
+      bool was_idle = false;
+      auto stream = take(wait, was_idle);
       if (!stream) return transfer.fail(stream.status());
       transfer.enter(stream->get());
       const Status status = transfer.run(stream->get(), wait);
       transfer.leave(stream->get());
       // After a failure bytes of it may be under way: such a stream is of no use any more.
-      if (status) return give(std::move(*stream));
+      if (status && !transfer.has_failed()) return give(std::move(*stream));
+      if (status) return;
+      // One that lay idle may have ended long ago: that says nothing of the peer.
+      if (status.code() == Code::kPeerLost && was_idle && !transfer.has_failed()) continue;
       if (status.code() != Code::kPeerLost || !transfer.may_reconnect()) {
         return transfer.fail(Status(status).with_context("on a stream to " + name_));
       }
     }
   }
 
-  Result<os::Fd> take(const os::Wait& wait) {
+  Result<os::Fd> take(const os::Wait& wait, bool& was_idle) {
     {
       const std::lock_guard guard(mutex_);
       if (!idle_.empty()) {
         os::Fd fd = std::move(idle_.back());
         idle_.pop_back();
+        was_idle = true;
         return fd;
       }
     }
