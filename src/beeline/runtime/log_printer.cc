@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
+
+#include "beeline/os/thread.h"
 
 namespace beeline::runtime {
 namespace {
@@ -44,12 +45,7 @@ void LogPrinter::print(const control::LogLines& lines) {
     queue_.pop_front();
   }
   if (!thread_.joinable()) {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    thread_ = os::start_thread([this] { run(); });
   }
   changed_.notify_all();
 }

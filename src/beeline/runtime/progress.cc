@@ -4,7 +4,8 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <csignal>
+
+#include "beeline/os/thread.h"
 
 namespace beeline::runtime {
 namespace {
@@ -30,12 +31,7 @@ Status Progress::start(Work work) {
   // Before anybody can wake it: a wake that the thread has not lived to see must end its first sleep.
   const std::uint32_t ticket = mailbox_.ticket(ring::Sleeper::kHelper);
   mailbox_.entrust(ring::Sleeper::kHelper);
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  helper_ = std::thread([this, ticket] { run_helper(ticket); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  helper_ = os::start_thread([this, ticket] { run_helper(ticket); });
   return Status::ok();
 }
 

@@ -5,10 +5,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstring>
 
 #include "beeline/base/bytes.h"
+#include "beeline/os/thread.h"
 #include "beeline/transport/tcp/stream.h"
 
 namespace beeline::transport::tcp {
@@ -19,16 +19,6 @@ constexpr auto kOpeningPatience = std::chrono::seconds(10);
 constexpr auto kStallPatience = std::chrono::seconds(30);
 // Shorter runs are gathered by copying: an element of a kernel's vector costs as much as copying these.
 constexpr std::uint64_t kGatherBelow = 2048;
-
-std::thread thread_without_signals(std::function<void()> body) {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
 
 }  // namespace
 
@@ -57,7 +47,7 @@ Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionS
   BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
   BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
   BEELINE_ASSIGN(server->stopping_, os::Cancellation::make());
-  server->acceptor_ = thread_without_signals([self = server.get()] { self->accept_loop(); });
+  server->acceptor_ = os::start_thread([self = server.get()] { self->accept_loop(); });
   return std::unique_ptr<Server>(std::move(server));
 }
 
@@ -116,7 +106,7 @@ void TcpServer::add(os::Fd fd) {
   }
   Connection& connection = connections_.emplace_back();
   connection.fd = std::move(fd);
-  connection.thread = thread_without_signals([this, &connection] { run(connection); });
+  connection.thread = os::start_thread([this, &connection] { run(connection); });
 }
 
 void TcpServer::join_ended() {

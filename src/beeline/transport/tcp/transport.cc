@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "beeline/os/thread.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/requests.h"
 #include "beeline/transport/tcp/stream.h"
@@ -144,7 +145,7 @@ class TcpEndpoint final : public Endpoint {
     for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
       os::Wait unsignalled = wait;
       unsignalled.interrupted = nullptr;  // signals are the calling thread's
-      helpers.emplace_back([this, &transfer, unsignalled] { work(transfer, unsignalled); });
+      helpers.push_back(os::start_thread([this, &transfer, unsignalled] { work(transfer, unsignalled); }));
     }
     work(transfer, wait);
     for (std::thread& helper : helpers) helper.join();
