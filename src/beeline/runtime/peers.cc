@@ -308,6 +308,20 @@ bool Peers::drain(std::size_t budget) {
   return any;
 }
 
+void Peers::drain_from(ProcessIndex process) {
+  const auto found = peers_.find(process);
+  if (found == peers_.end()) return;
+  for (Link* const link : std::vector(found->second.links)) {
+    // A link that was cut meanwhile is gone from the list.
+    const auto& links = peers_[process].links;
+    if (std::find(links.begin(), links.end(), link) == links.end()) continue;
+    if (!link->open) on_socket(*link, EPOLLIN);
+    if (std::find(links.begin(), links.end(), link) == links.end() || !link->open) continue;
+    std::size_t budget = SIZE_MAX;
+    drain_link(*link, budget);
+  }
+}
+
 void Peers::drain_link(Link& link, std::size_t& budget) {
   ring::Record record{};
   bool popped = false;

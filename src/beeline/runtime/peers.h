@@ -53,6 +53,9 @@ class Peers {
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
   bool drain(std::size_t budget);
 
+  // Handles all that a process has sent so far: before word of its end, by another way, is acted on.
+  void drain_from(ProcessIndex process);
+
   // Takes in links that others are making right now, and looks into rings whose writers do not ring yet: whatever was
   // written before this call is in the mailbox after it.
   void accept_pending();

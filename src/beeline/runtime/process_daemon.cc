@@ -62,6 +62,10 @@ Status Process::on_daemon_frame(BytesView frame) {
     }
     case control::Type::kActorUpdate: {
       BEELINE_ASSIGN(const auto update, control::decode<control::ActorUpdate>(frame));
+      // Its results may lie in the ring yet: they count.
+      if (const ActorTarget* target = caller_.find_actor(update.actor); target != nullptr && target->known) {
+        peers_->drain_from(target->latest.process);
+      }
       caller_.on_actor_update(update);
       if (terminate_when_sent_.contains(update.actor) && update.process != 0 &&
           caller_.actor(update.actor).queued.empty()) {
