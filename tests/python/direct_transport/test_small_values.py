@@ -40,6 +40,10 @@ def is_mine(node, value):
     return value["x"][0] is node.kept
 
 
+def pid(node):
+    return os.getpid()
+
+
 def freed(node, timeout):
     try:
         ray.experimental.wait_tensor_freed(node.kept, timeout=timeout)
@@ -259,7 +263,9 @@ def test_a_small_value_outlives_its_producer(make_actor, b):
     producer = make_actor(max_restarts=1, max_task_retries=-1)
     ref = call(producer, make, "tensor", transport="auto")
     ray.wait([ref])
+    first_life = ray.get(call(producer, pid))
     ray.kill(producer, no_restart=False)
+    until(lambda: ray.get(call(producer, pid)) != first_life)  # a kill is no barrier for calls
 
     def look(node, value):
         return [node.kept is None, len(value["x"][0])]
