@@ -40,7 +40,7 @@ endif()
 
 add_library(beeline_options INTERFACE)
 target_link_libraries(beeline_options INTERFACE beeline_warnings)
-target_include_directories(beeline_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_include_directories(beeline_options INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 if(BEELINE_SANITIZE)
   target_compile_options(beeline_options INTERFACE
     -fsanitize=${BEELINE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -17,6 +17,7 @@ target_link_libraries(_core PRIVATE beeline_runtime beeline_warnings)
 target_compile_definitions(_core PRIVATE BEELINE_VERSION="${PROJECT_VERSION}")
 
 install(TARGETS _core LIBRARY DESTINATION beeline)
+install(FILES ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h DESTINATION beeline/include/beeline)
 if(TARGET beeline_preload)
   install(TARGETS beeline_preload LIBRARY DESTINATION beeline/lib)
 endif()

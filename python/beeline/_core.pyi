@@ -66,6 +66,9 @@ def set_hooks(hooks: Any) -> None:
     dumps_call(args: tuple, kwargs: dict) -> (skeleton, buffers, flags, refs, ranges, dependencies: list[ObjectRef])
         skeleton unpickles to (args: list, kwargs: dict, slots: tuple[int | str]): slots[i] says where the
         value of dependencies[i] (the top-level ObjectRefs) goes. refs: nested ones only.
+    dumps_registered(value, mode: int) -> (skeleton, buffers, flags, refs, ranges, shipment)
+        as dumps(), in a mode above 2: of a registered transport. shipment has the value as `value`; its end says that
+        nobody refers to the object any more. None: the value has no tensors.
     loads_into(skeleton: bytes-like, buffers: list[memoryview], targets) -> value
         targets: what set_target(ref, targets) registered for this object. Without, the core unpickles it itself.
     make_error(kind: int, message: str, payload: bytes, actor_id: int, name: str) -> BaseException
@@ -102,6 +105,7 @@ ERROR_STALE_REFERENCE: int  # StaleReferenceError
 ERROR_UNAVAILABLE: int  # TransportUnavailableError
 ERROR_TRANSFER_TIMEOUT: int  # TransferTimeoutError
 ERROR_TRANSFER_CANCELLED: int  # TransferCancelledError
+ERROR_TORN: int  # TornReadError
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 
@@ -319,6 +323,10 @@ class TensorRefs:
     def owner(self) -> str: ...
     @property
     def names(self) -> list[str]: ...
+    @property
+    def checksums(self) -> list[int]: ...
+    def begin_write(self) -> None: ...
+    def end_write(self) -> None: ...
     def __len__(self) -> int: ...
     def at(self, index: int) -> TensorRef: ...
     def encode(self, with_schema: bool) -> bytes: ...
@@ -333,6 +341,7 @@ class TensorRefs:
         regions: Sequence[tuple[int, ...]],
         rows: Sequence[tuple[Any, ...]],
         names: Sequence[str],
+        checksums: Sequence[int],
     ) -> TensorRefs: ...
 
 class Batch:
@@ -352,15 +361,25 @@ class Agent:
     """`beeline.transfer.Agent` is the surface; here tensors and references come in lists."""
 
     def __init__(
-        self, name: str, folder: str, share_memory: bool, tcp: str | None, advertise: str, token: str
+        self,
+        name: str,
+        folder: str,
+        share_memory: bool,
+        tcp: str | None,
+        advertise: str,
+        token: str,
+        plugins: list[str],
+        faults: list[tuple[str, int, int, int, float, int]],
     ) -> None: ...
     def close(self) -> None: ...
     @property
     def address(self) -> str: ...
-    def add(self, tensors: list[Any], names: Sequence[str]) -> TensorRefs: ...
+    def add(self, tensors: list[Any], names: Sequence[str], with_checksums: bool) -> TensorRefs: ...
     def empty(self, row: tuple[int, int, int, Sequence[int]]) -> Any: ...
     def grant(self, refs: TensorRefs, to: str) -> None: ...
-    def publish(self, name: str, tensors: list[Any], names: Sequence[str], number: int, keep: int) -> int: ...
+    def publish(
+        self, name: str, tensors: list[Any], names: Sequence[str], number: int, keep: int, with_checksums: bool
+    ) -> int: ...
     def withdraw(self, name: str) -> None: ...
     def subscribe(self, address: str, name: str, timeout_s: float | None) -> Subscription: ...
     def connect(self, address: str, timeout_s: float | None) -> None: ...
@@ -370,6 +389,7 @@ class Agent:
         targets: list[Any] | None,
         path: str,
         min_gbps: float,
+        verify: bool,
         timeout_s: float | None,
         cancellation: Cancellation | None,
     ) -> list[Any]: ...

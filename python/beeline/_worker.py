@@ -18,7 +18,7 @@ from beeline.api import actor, actor_meta, session
 from beeline.api.hooks import Hooks
 from beeline.api.this_worker import state, use_gpus, use_threads
 from beeline.engines.embedded import QUOTA_VARIABLE
-from beeline.tensors import mutation
+from beeline.tensors import mutation, registered
 
 
 class WorkerHooks(Hooks):
@@ -35,7 +35,8 @@ class WorkerHooks(Hooks):
     @staticmethod
     def create_actor(blob: bytes, args: list[Any], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
         """Makes the actor's instance; what its constructor raises leaves this function."""
-        class_blob, state.meta_bytes = pickle.loads(blob)
+        class_blob, state.meta_bytes, transports = pickle.loads(blob)
+        registered.adopt(transports)
         state.actor_id = info["actor_id"]
         session.current.namespace = info["namespace"] or session.current.namespace
         cls = pickle.loads(class_blob)

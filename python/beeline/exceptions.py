@@ -331,6 +331,10 @@ class StaleReferenceError(DirectTransportError):
     """The tensors that a reference names are not registered any more; what was being filled is undefined."""
 
 
+class TornReadError(DirectTransportError):
+    """The tensors were written, or damaged on the way, while they were read; what was being filled is undefined."""
+
+
 class TransferTimeoutError(DirectTransportError, TimeoutError):
     """A transfer did not end within its time; nothing of it is written later."""
 

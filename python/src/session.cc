@@ -183,6 +183,7 @@ constexpr Meaning kMeanings[] = {
     {Code::kStale, Kind::kSystem, Kind::kObjectLost, Kind::kStaleReference},
     {Code::kCorrupt, Kind::kSystem, Kind::kTransport, Kind::kInvalid},
     {Code::kMutated, Kind::kMutated, Kind::kMutated, Kind::kMutated},
+    {Code::kTorn, Kind::kTransport, Kind::kTransport, Kind::kTorn},
     {Code::kShutdown, Kind::kSessionLost, Kind::kSessionLost, Kind::kSessionLost},
 };
 

@@ -14,6 +14,7 @@
 
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/batch.h"
+#include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "bindings.h"
 #include "dicts.h"
@@ -74,6 +75,22 @@ void require(const Status& status, const std::string& what) {
 // (dtype code, bits, lanes, shape)
 using TensorRow = std::tuple<int, int, int, std::vector<std::int64_t>>;
 
+// (path, kind, at, bytes before it, seconds of delay, how often); kind and place by their positions in
+// transport::Fault.
+using FaultRow = std::tuple<std::string, int, int, std::uint64_t, double, std::uint64_t>;
+
+transport::Fault fault_of(const FaultRow& row) {
+  const auto& [path, kind, at, after_bytes, delay_s, times] = row;
+  transport::Fault fault;
+  fault.path = path;
+  fault.kind = static_cast<transport::Fault::Kind>(kind);
+  fault.at = static_cast<transport::Fault::At>(at);
+  fault.after_bytes = after_bytes;
+  fault.delay = std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(std::min(delay_s, 1e9)));
+  fault.times = times;
+  return fault;
+}
+
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
 Numbered numbered(transfer::Version version) {
@@ -119,13 +136,16 @@ class PyBatch {
 class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
-          const std::string& advertise, const std::string& token) {
+          const std::string& advertise, const std::string& token, std::vector<std::string> plugins,
+          const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
     options.share_memory = share_memory;
     options.advertise = advertise;
     options.token = token;
+    options.plugins = std::move(plugins);
+    for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) options.arena = running->arena();
     auto opened = [&]() -> Result<std::shared_ptr<transfer::Agent>> {
       if (tcp) {
@@ -148,7 +168,7 @@ class PyAgent {
 
   [[nodiscard]] std::string address() const { return agent()->address().text(); }
 
-  TensorRefs add(const nb::list& tensors, std::vector<std::string> names) {
+  TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums) {
     auto descriptor = std::make_shared<Descriptor>();
     auto schema = std::make_shared<transfer::Schema>();
     std::vector<transfer::Piece> pieces;
@@ -162,6 +182,9 @@ class PyAgent {
       // Blocks of the arena are pinned.
       const bool is_pinned = agent()->arena()->offset_of(pieces.back().data, pieces.back().size).has_value();
       if (!is_pinned && pieces.back().size > 0) kept.append(owner_of(tensor));
+      if (with_checksums) {
+        descriptor->checksums.push_back(transfer::checksum_of(described.spec, described.data, described.spec.strides));
+      }
       schema->tensors.push_back(std::move(described.spec));
     }
     auto added = agent()->regions()->add(pieces, keep(std::move(kept)));
@@ -197,14 +220,14 @@ class PyAgent {
   }
 
   std::uint64_t publish(const std::string& name, const nb::list& tensors, std::vector<std::string> names,
-                        std::uint64_t number, std::size_t keep) {
+                        std::uint64_t number, std::size_t keep, bool with_checksums) {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
     for (const auto& each : described) sources.push_back({&each.spec, each.data});
     auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
       BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
-                                                            sources, std::move(names)));
+                                                            sources, std::move(names), with_checksums));
       return own->publish(name, number, std::move(snapshot), keep);
     });
     require(published.status(), "publish \"" + name + "\"");
@@ -226,7 +249,7 @@ class PyAgent {
 
   // Fills `targets`, or new tensors where there are none.
   nb::list fetch(const std::vector<const TensorRef*>& refs, std::optional<nb::list> targets, const std::string& path,
-                 double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+                 double min_gbps, bool verify, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
     if (targets) require_as_many(refs.size(), *targets);
     std::vector<transfer::Copy> copies;
@@ -244,7 +267,7 @@ class PyAgent {
         copies.push_back({&remote, {data, {}}});
       }
     }
-    move(copies, {path, min_gbps}, wait, "fetch", transfer::fetch);
+    move(copies, {path, min_gbps, verify}, wait, "fetch", transfer::fetch);
     return out;
   }
 
@@ -318,9 +341,9 @@ class PyAgent {
   nb::dict stats() const {
     const auto agents = agent()->stats();
     const auto regions = agent()->regions()->stats();
-    return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "registrations",
-                   regions.registrations, "registrations_reused", regions.reused, "registrations_waiting",
-                   regions.waiting);
+    return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
+                   agents.faults, "registrations", regions.registrations, "registrations_reused", regions.reused,
+                   "registrations_waiting", regions.waiting);
   }
 
  private:
@@ -430,6 +453,11 @@ Row row_of(const RemoteTensor& remote) {
   return {dtype.code, dtype.bits, dtype.lanes, shape, strides, remote.region, remote.offset};
 }
 
+const transfer::Registration& registration_of(const TensorRefs& refs) {
+  if (refs.registration != nullptr) return *refs.registration;
+  throw nb::value_error("these references were not made here: their owner writes to its tensors");
+}
+
 TensorRefs decoded(Result<Descriptor> descriptor) {
   require(descriptor.status(), "read references to tensors");
   return {std::make_shared<const Descriptor>(std::move(*descriptor)), nullptr};
@@ -437,7 +465,7 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
 
 // From what regions() and rows() have given; checked as bytes are.
 TensorRefs build(std::string owner, const std::vector<RegionRow>& regions, const std::vector<Row>& rows,
-                 std::vector<std::string> names) {
+                 std::vector<std::string> names, std::vector<std::uint64_t> checksums) {
   Descriptor descriptor;
   auto schema = std::make_shared<transfer::Schema>();
   descriptor.owner = std::move(owner);
@@ -456,6 +484,7 @@ TensorRefs build(std::string owner, const std::vector<RegionRow>& regions, const
   }
   descriptor.schema = std::move(schema);
   descriptor.names = std::move(names);
+  descriptor.checksums = std::move(checksums);
   return decoded(Descriptor::decode(descriptor.encode()));
 }
 
@@ -495,11 +524,15 @@ void bind_transfer(nb::module_& m) {
         descriptor->regions.push_back(ref.remote.home());
         descriptor->schema = std::make_shared<transfer::Schema>(transfer::Schema{{ref.remote.spec}});
         descriptor->places.push_back({0, ref.remote.offset});
+        if (ref.remote.checksum) descriptor->checksums.push_back(*ref.remote.checksum);
         return TensorRefs{std::move(descriptor), ref.registration};
       });
   nb::class_<TensorRefs>(m, "TensorRefs")
       .def_prop_ro("owner", [](const TensorRefs& refs) { return refs.descriptor->owner; })
       .def_prop_ro("names", [](const TensorRefs& refs) { return refs.descriptor->names; })
+      .def_prop_ro("checksums", [](const TensorRefs& refs) { return refs.descriptor->checksums; })
+      .def("begin_write", [](const TensorRefs& refs) { registration_of(refs).begin_write(); })
+      .def("end_write", [](const TensorRefs& refs) { registration_of(refs).end_write(); })
       .def("__len__", [](const TensorRefs& refs) { return refs.descriptor->places.size(); })
       .def("at",
            [](const TensorRefs& refs, std::size_t index) {
@@ -533,9 +566,9 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
-                    const std::string&>(),
+                    const std::string&, std::vector<std::string>, const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"))
+           nb::arg("token"), nb::arg("plugins"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)
@@ -546,7 +579,7 @@ void bind_transfer(nb::module_& m) {
       .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("timeout_s").none())
       .def("connect", &PyAgent::connect, nb::arg("address"), nb::arg("timeout_s").none())
       .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+           nb::arg("verify"), nb::arg("timeout_s").none(), nb::arg("cancellation").none())
       .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("path"), nb::arg("min_gbps"),
            nb::arg("timeout_s").none())
       .def("push", &PyAgent::push, nb::arg("refs"), nb::arg("sources"), nb::arg("path"), nb::arg("min_gbps"),

@@ -104,6 +104,7 @@ struct Kept {
     std::uint32_t generation = 0;
     PyObject* object = nullptr;  // null: not to be had here, but others read it in place
     bool in_place = false;
+    bool shipped = false;  // by a registered transport: the object has the value as an attribute
   };
   std::mutex mutex;                                 // never held while Python code runs
   std::unordered_map<std::uint32_t, Value> values;  // by slot
@@ -121,17 +122,23 @@ int drop_retired_pending(void*) {
   return 0;
 }
 
-void keep(const memory::PublicationId& id, nb::handle value, bool in_place) {
+void keep(const memory::PublicationId& id, nb::handle value, bool in_place, bool shipped) {
   const std::lock_guard guard(kept().mutex);
-  kept().values[id.slot] = {id.generation, value.inc_ref().ptr(), in_place};
+  kept().values[id.slot] = {id.generation, value.inc_ref().ptr(), in_place, shipped};
   if (in_place) ++kept().in_place;
 }
 
 nb::object kept_value(const memory::PublicationId& id) {
-  const std::lock_guard guard(kept().mutex);
-  const auto it = kept().values.find(id.slot);
-  if (it == kept().values.end() || it->second.generation != id.generation) return {};
-  return nb::borrow(it->second.object);
+  nb::object object;
+  bool shipped = false;
+  {
+    const std::lock_guard guard(kept().mutex);
+    const auto it = kept().values.find(id.slot);
+    if (it == kept().values.end() || it->second.generation != id.generation) return {};
+    object = nb::borrow(it->second.object);
+    shipped = it->second.shipped;
+  }
+  return shipped ? nb::object(object.attr("value")) : object;
 }
 
 // A pickled value before it is a payload; the bytes are others'.
@@ -181,8 +188,8 @@ class Dumped {
   std::vector<store::ObjectId> refs_;
 };
 
-// Assembles a payload of what was pickled: small values inline, large ones published.
-PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value) {
+// Assembles a payload of what was pickled: small values inline, large ones published. `value` is what is kept of it.
+PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool shipped = false) {
   auto payload = std::make_shared<Payload>();
   payload->refs = std::move(pickled.refs);
   auto& sources = pickled.buffers;
@@ -199,7 +206,7 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value) {
           {std::string(reinterpret_cast<const char*>(source.data), source.size), source.writable});
     }
     if (is_kept) payload->placement = running.publish_inline(std::move(referred));
-    if (payload->placement) keep(payload->placement->publication, value, false);
+    if (payload->placement) keep(payload->placement->publication, value, false, shipped);
     return payload;
   }
   if (pickled.skeleton.size() > store::kInlineLimit) {
@@ -216,8 +223,8 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value) {
   payload->placement = std::move(published).value();
   if (mode == runtime::Mode::kLive) {
     const auto& id = payload->placement->publication;
-    keep(id, is_kept ? value : nb::handle(), true);
-    hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
+    keep(id, is_kept ? value : nb::handle(), true, shipped);
+    if (!shipped) hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
   }
   return payload;
 }
@@ -319,6 +326,19 @@ Ref::~Ref() {
   if (home_ != nullptr && home_ == process_or_null()) home_->drop_hold(*entry_);
 }
 
+// By a transport that the program registered: see beeline.tensors.registered.
+PayloadPtr ship(nb::handle value, runtime::Mode mode) {
+  if (!process().is_lasting()) {
+    raise_error(store::ErrorKind::kUnavailable,
+                "a registered tensor transport keeps tensors where they were made: it serves actors and the driver");
+  }
+  nb::object parts = hook("dumps_registered")(value, static_cast<int>(mode));
+  const nb::object shipment = parts[5];
+  Dumped dumped(parts);
+  if (shipment.is_none()) return assemble(dumped.pickled(), runtime::Mode::kStored, value);
+  return assemble(dumped.pickled(), runtime::Mode::kLive, shipment, true);
+}
+
 PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
   if (value.is_none()) return none_payload();
   if (is_plain(value.ptr(), kPlainDepth)) {
@@ -326,10 +346,11 @@ PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
     payload->skeleton = plain_pickle(value.ptr());
     if (payload->skeleton.size() <= store::kInlineLimit) return payload;
   }
-  if (Tree tree; pickle_tree(value, mode, tree)) {
+  if (Tree tree; mode <= runtime::Mode::kSnapshot && pickle_tree(value, mode, tree)) {
     if (mode == runtime::Mode::kLive) hook("remember")(tree.counted);
     return assemble({tree.skeleton, std::move(tree.buffers), std::move(tree.referred), {}}, mode, value);
   }
+  if (mode > runtime::Mode::kSnapshot) return ship(value, mode);
   Dumped dumped(hook("dumps")(value, static_cast<int>(mode)));
   return assemble(dumped.pickled(), mode, value);
 }

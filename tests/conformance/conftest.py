@@ -10,9 +10,24 @@ import tempfile
 
 import pytest
 
-from beeline.transfer import Agent, TensorRefs
+from beeline.transfer import Agent, TensorRefs, get_include
+from tests.conformance.paths import HARMLESS
 
 TOKEN = "conformance"
+ROOT = pathlib.Path(__file__).parents[2]
+HIXL_SOURCES = ["examples/plugins/hixl/hixl_plugin.cc", "tests/emulators/hixl/hixl_emulator.cc"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins(tmp_path_factory):
+    """Agents of these tests, in whatever process, have the plug-in."""
+    library = tmp_path_factory.mktemp("plugins") / "libbeeline_hixl.so"
+    command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{get_include()}"]
+    command += [f"-I{ROOT / 'tests/emulators/hixl'}", *(str(ROOT / source) for source in HIXL_SOURCES)]
+    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEELINE_TRANSPORT_PLUGINS", str(library))
+        yield library
 
 
 def within(namespace: str | None) -> list[str]:
@@ -23,8 +38,8 @@ def within(namespace: str | None) -> list[str]:
 class Owner:
     """An agent in another process; see owner.py."""
 
-    def __init__(self, *, preload: bool = True, namespace: str | None = None, **options):
-        environment = dict(os.environ)
+    def __init__(self, *, preload: bool = True, namespace: str | None = None, environ=(), **options):
+        environment = os.environ | dict(environ)
         if preload:
             from beeline.engines import preload as preloading
 
@@ -55,9 +70,9 @@ class Owner:
         assert "error" not in heard, heard["error"]
         return heard["answer"]
 
-    def register(self, expression):
+    def register(self, expression, *, checksum=False):
         """References to what the expression gives: a list or dict of tensors, kept by the owner."""
-        code = f"kept['tensors'] = {expression}; kept['refs'] = agent.register(kept['tensors'])"
+        code = f"kept['tensors'] = {expression}; kept['refs'] = agent.register(kept['tensors'], checksum={checksum})"
         return TensorRefs.from_json(self.run(code + "; answer = kept['refs'].to_json()"))
 
     def signal(self, number):
@@ -100,6 +115,7 @@ def owner(folder):
 
 
 @pytest.fixture(scope="module")
-def agent(folder):
-    with Agent("reader", folder=folder, token=TOKEN) as own:
+def agent(request, folder):
+    """The reader; a parameter names what goes wrong on its paths."""
+    with Agent("reader", folder=folder, token=TOKEN, faults=HARMLESS[getattr(request, "param", "well")]) as own:
         yield own

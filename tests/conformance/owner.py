@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import torch
 
-from beeline.transfer import Agent, TensorRef, TensorRefs
+from beeline.transfer import Agent, Fault, TensorRef, TensorRefs
 
 options = json.loads(sys.argv[1])
 names = {"agent": Agent("owner", **options), "torch": torch, "np": np, "kept": {}}
-names |= {"TensorRef": TensorRef, "TensorRefs": TensorRefs}
+names |= {"TensorRef": TensorRef, "TensorRefs": TensorRefs, "Fault": Fault}
 print(json.dumps(names["agent"].address), flush=True)
 for line in sys.stdin:
     names["answer"] = None

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from beeline import exceptions
+from tests.conformance.paths import HARMLESS, PATHS, WRITING
 
-PATHS = ["shm", "cma", "tcp"]
+pytestmark = pytest.mark.parametrize("agent", HARMLESS, indirect=True)
+
 DTYPES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",
     "complex128", "float8_e4m3fn", "float8_e5m2",
@@ -97,7 +99,7 @@ def test_arrays_of_numpy_on_either_side(owner, agent, path):
     assert np.array_equal(out, expected)
 
 
-@pytest.mark.parametrize("path", ["cma", "tcp"])
+@pytest.mark.parametrize("path", WRITING)
 def test_push_fills_what_was_granted(owner, agent, path):
     refs = owner.register("[torch.zeros(1 << 20), torch.zeros(64, 64)]")
     with pytest.raises(ValueError, match="granted"):

@@ -75,6 +75,31 @@ except Exception as error:
     assert "shares no memory" in heard[1]
 
 
+def test_a_plug_in_reaches_another_host(hosts, start_owner):
+    owner, reader = (
+        start_owner(
+            namespace=hosts[host],
+            tcp=f"{HOSTS[host]}:0",
+            share_memory=False,
+            environ={"BEELINE_HIXL_HOST": HOSTS[host]},
+        )
+        for host in ("b", "a")
+    )
+    refs = owner.run(REGISTER)
+    reader.run(f"kept['refs'] = TensorRefs.from_json({refs!r})")
+    assert reader.run("answer = bool((agent.fetch(kept['refs'], path='hixl')[0] == torch.arange(1 << 22)).all())")
+    owner.run("kept.clear()")
+    heard = reader.run(
+        """
+try:
+    agent.fetch(kept['refs'], path='hixl')
+except Exception as error:
+    answer = type(error).__name__
+"""
+    )
+    assert heard == "StaleReferenceError"
+
+
 def test_versions_reach_another_host(pair):
     owner, reader = pair
     owner.run("agent.publish('w', [torch.full((1 << 20,), 1.0)])")

@@ -14,6 +14,7 @@ from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
 from beeline.api.function import pickled, uses_torch
 from beeline.exceptions import ActorAlreadyExistsError, AsyncioActorExit
+from beeline.tensors import registered
 
 
 class ActorID(int):
@@ -216,7 +217,7 @@ class ActorClass:
         meta_bytes = meta.dumps()
         settings = self._settings(options, meta, meta_bytes)
         try:
-            blob = pickle.dumps((self._blob, meta_bytes), protocol=5)
+            blob = pickle.dumps((self._blob, meta_bytes, registered.export()), protocol=5)
             actor = _core.create_actor(blob, meta.class_name, args, kwargs, settings)
         except ValueError as error:
             if not options.get("name"):

@@ -15,7 +15,8 @@ import cloudpickle
 from beeline import _core
 from beeline.api import options as option_table
 from beeline.api import session, signature
-from beeline.tensors import transports
+from beeline.exceptions import TransportUnavailableError
+from beeline.tensors import registered, transports
 
 
 class RemoteFunction:
@@ -60,6 +61,11 @@ class RemoteFunction:
         num_returns = options.get("num_returns")
         max_retries = options.get("max_retries")
         mode = option_table.mode(options)
+        if mode is not None and mode >= registered.FIRST_MODE:
+            raise TransportUnavailableError(
+                f"The tensor transport '{options['tensor_transport']}' keeps tensors where they were made: it serves "
+                "methods of actors, and put() in actors and the driver, but no tasks, whose processes end."
+            )
         return _core.FunctionCall(
             blob,
             options.get("name") or self._pickled.name,

@@ -6,6 +6,7 @@ from beeline import _core
 from beeline.api import this_worker
 from beeline.api.errors import make_error
 from beeline.exceptions import dump_task_error
+from beeline.tensors import registered
 from beeline.tensors.mutation import published, remember
 from beeline.tensors.values import dumps, dumps_call, loads_into
 
@@ -15,6 +16,7 @@ class Hooks:
 
     dumps = staticmethod(dumps)
     dumps_call = staticmethod(dumps_call)
+    dumps_registered = staticmethod(registered.dumps)
     loads_into = staticmethod(loads_into)
     make_error = staticmethod(make_error)
     published = staticmethod(published)

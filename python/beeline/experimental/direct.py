@@ -8,6 +8,29 @@ from typing import Any
 
 from beeline import _core
 from beeline.exceptions import GetTimeoutError
+from beeline.tensors import registered, transports
+
+
+def register_tensor_transport(
+    transport_name: str, devices: Sequence[str], transport_manager_class: type, data_type: type
+) -> None:
+    """Makes a tensor transport of the program's own usable by its name: `@method(tensor_transport=...)`, `put`.
+
+    Call it before the actors that produce values by it are made, in the process that makes them. Consumers need
+    nothing.
+    As Ray's (`ray.experimental.register_tensor_transport`, 2.60).
+
+    Args:
+        transport_name: For `tensor_transport`, in any case.
+        devices: Types of devices whose tensors it serves, such as ["npu"]. Another device is refused when a value is
+            sent.
+        transport_manager_class: A subclass of `TensorTransportManager`, or one written for Ray's; one-sided. Pickled.
+        data_type: What it moves: torch.Tensor, jax.Array.
+
+    Raises ValueError for a name that is taken, a class that is no manager, and a two-sided transport.
+    """
+    taken = {*transports.USABLE, *transports.UNUSABLE}
+    registered.register(transport_name, devices, transport_manager_class, data_type, taken=taken)
 
 
 def wait_tensor_freed(tensor: Any, timeout: float | None = None) -> None:

@@ -180,6 +180,15 @@ class _Pairs:
                 target.copy_(source)
 
 
+def take_targets() -> list[torch.Tensor] | None:
+    """The targets of the value that this thread unpickles, for a transport that fills them itself; None without any."""
+    pairs = getattr(_loading, "pairs", None)
+    if pairs is None:
+        return None
+    pairs.sources = pairs.targets
+    return list(pairs.targets)
+
+
 def loads_into(skeleton: Any, buffers: list[Any], targets: list[torch.Tensor]) -> Any:
     """Unpickles a value whose tensors are replaced by `targets`, which get their contents.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from beeline.exceptions import TransportUnavailableError
+from beeline.tensors import registered
 
 # Modes of _core.put and hooks.dumps.
 OBJECT_STORE = 0
@@ -32,9 +33,14 @@ def mode_for(transport: str | None, isolation: str | None = None) -> int:
     if transport is not None and not isinstance(transport, str):
         raise TypeError(f"tensor_transport must be a string, got {type(transport).__name__}.")
     name = "object_store" if transport is None else transport.lower()
+    if (registration := registered.find(name)) is not None:
+        if isolation == "snapshot":
+            raise ValueError(f'isolation="snapshot" needs tensor_transport="auto" or "shm", not {transport!r}.')
+        return registration.mode
     if name not in USABLE:
         reason = UNUSABLE.get(name, "unknown")
         usable = "; ".join(f'"{key}": {text}' for key, text in USABLE.items())
+        usable += "".join(f'; "{own}": registered by the program' for own in registered.names())
         others = "; ".join(f'"{key}": {text}' for key, text in UNUSABLE.items())
         raise TransportUnavailableError(
             f"The tensor transport '{transport}' cannot be used ({reason}). Usable: {usable}. Not usable: {others}."

@@ -9,7 +9,15 @@ An agent of another process fetches, maps or fills what a reference names; neith
     text = refs.to_json()                           weights = agent.fetch(refs)
 """
 
+import os
+
 from beeline.transfer.agent import Agent, Batch, Subscription, Transfer
+from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs
 
-__all__ = ["Agent", "Batch", "Subscription", "TensorRef", "TensorRefs", "Transfer"]
+__all__ = ["Agent", "Batch", "Fault", "Subscription", "TensorRef", "TensorRefs", "Transfer", "get_include"]
+
+
+def get_include() -> str:
+    """The folder of C headers: `beeline/transport_plugin.h`, for transports of your own."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "include")

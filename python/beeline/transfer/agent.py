@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from beeline import _core
 from beeline.exceptions import StaleReferenceError
+from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -29,6 +32,9 @@ class Agent:
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
         folder: Where agents on this host find its socket; by default
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`.
+        plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
+            those that `BEELINE_TRANSPORT_PLUGINS` lists.
+        faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
     `PeerLostError`. Thread-safe. In a child of `fork()` it is of no use: open another one there.
@@ -43,11 +49,20 @@ class Agent:
         advertise: str = "",
         share_memory: bool = True,
         folder: str = "",
+        plugins: Sequence[str | os.PathLike[str]] = (),
+        faults: Sequence[Fault] = (),
     ) -> None:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._agent = _core.Agent(
-            name, folder=folder, share_memory=share_memory, tcp=tcp, advertise=advertise, token=token
+            name,
+            folder=folder,
+            share_memory=share_memory,
+            tcp=tcp,
+            advertise=advertise,
+            token=token,
+            plugins=[os.fspath(library) for library in plugins],
+            faults=[fault._row() for fault in faults],
         )
 
     @property
@@ -70,11 +85,12 @@ class Agent:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def register(self, tensors: Any) -> Any:
+    def register(self, tensors: Any, *, checksum: bool = False) -> Any:
         """Lets other agents reach tensors where they are: nothing is copied.
 
         Args:
             tensors: A CPU torch tensor or numpy array of any shape, dtype and strides; or a list or dict of them.
+            checksum: Takes one of each tensor now, for those who `fetch` with `verify`: of tensors that do not change.
 
         Returns:
             A `TensorRef` for one, `TensorRefs` for several. They see what is written to the tensors later.
@@ -84,8 +100,26 @@ class Agent:
             ValueError: A tensor is on another device, or its memory does not hold its values (a lazy conjugate).
         """
         names, values = _named(tensors)
-        refs = self._agent.add(values, names)
+        refs = self._agent.add(values, names, checksum)
         return TensorRefs(refs) if isinstance(tensors, (Mapping, list, tuple)) else TensorRef(refs.at(0))
+
+    @contextlib.contextmanager
+    def writing(self, refs: TensorRef | TensorRefs) -> Iterator[None]:
+        """Around writes to registered tensors of this process, in place.
+
+        Whoever fetches one of them meanwhile gets `TornReadError`, whatever the path, instead of a mixture of old and
+        new; a fetch begins anew when the writes have ended. References that were registered together count as one.
+        Mapped tensors show the writes as they come. Raises ValueError for references of another process.
+
+            with agent.writing(refs):
+                optimizer.step()
+        """
+        own = refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone()
+        own.begin_write()
+        try:
+            yield
+        finally:
+            own.end_write()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A torch tensor whose memory agents on this host can map and read directly once it is registered.
@@ -99,7 +133,9 @@ class Agent:
         """Lets the agent of that address write to registered tensors with `push`."""
         self._agent.grant(refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone(), to)
 
-    def publish(self, name: str, tensors: Any, *, version: int | None = None, keep: int = 2) -> int:
+    def publish(
+        self, name: str, tensors: Any, *, version: int | None = None, keep: int = 2, checksum: bool = False
+    ) -> int:
         """Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers.
 
         The caller may write to the tensors as soon as this returns, and never waits for readers: each version has
@@ -110,6 +146,7 @@ class Agent:
             tensors: As for `register`.
             version: A number larger than those before; by default the next one, from 1.
             keep: How many of the newest versions stay readable. Older ones stay for those who have mapped them.
+            checksum: Takes one of each tensor, for those who `fetch` with `verify`.
 
         Returns:
             The version's number.
@@ -119,7 +156,7 @@ class Agent:
             ObjectStoreFullError: The arena's quota is used up; the version before stays the newest.
         """
         names, values = _named(tensors)
-        return self._agent.publish(name, values, names, version or 0, keep)
+        return self._agent.publish(name, values, names, version or 0, keep, checksum)
 
     def withdraw(self, name: str) -> None:
         """No version of `name` can be fetched any more; what is mapped stays with those who have it."""
@@ -147,6 +184,7 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Any:
         """Copies tensors of another agent.
@@ -157,6 +195,7 @@ class Agent:
                 by default new torch tensors.
             path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
+            verify: Compares what arrived with the checksums that the owner took (`register`, `publish`).
             timeout_s: Seconds; None waits for ever.
 
         Returns:
@@ -165,16 +204,18 @@ class Agent:
         Raises:
             TransportUnavailableError: No path meets the requirements; the message lists each with its reason.
             StaleReferenceError: The registration was undone.
+            TornReadError: The owner wrote to them meanwhile (`writing`), or a checksum differs.
             PeerLostError: The other agent is gone.
             TransferTimeoutError: It took too long.
-            ValueError: `out` does not fit, or references of several agents. Nothing was written.
+            ValueError: `out` does not fit, references of several agents, or nothing to verify with; nothing was
+                written.
 
-        After any other failure the content of `out` is undefined, and nothing writes to it any more. With a `path` that
-        reaches some of the tensors only, those may have been written.
+        After any other failure the content of `out` is undefined, and nothing writes to it any more. With a `path`
+        that reaches some of the tensors only, those may have been written.
         """
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)
-        return _structure(keys, self._agent.fetch(parts, targets, path, min_gbps, timeout_s, None), out)
+        return _structure(keys, self._agent.fetch(parts, targets, path, min_gbps, verify, timeout_s, None), out)
 
     def fetch_async(
         self,
@@ -183,6 +224,7 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
         """As `fetch`, on a thread of the agent: returns at once. At most `MAX_ASYNC` run at a time, others wait."""
@@ -190,7 +232,7 @@ class Agent:
         targets = None if out is None else _matching(keys, out)
         return self._start(
             lambda cancellation: _structure(
-                keys, self._agent.fetch(parts, targets, path, min_gbps, timeout_s, cancellation), out
+                keys, self._agent.fetch(parts, targets, path, min_gbps, verify, timeout_s, cancellation), out
             )
         )
 
@@ -364,10 +406,17 @@ class Subscription:
         return number, TensorRefs(refs)
 
     def fetch(
-        self, out: Any = None, *, newer_than: int = 0, timeout_s: float | None = DEFAULT_TIMEOUT_S
+        self,
+        out: Any = None,
+        *,
+        newer_than: int = 0,
+        verify: bool = False,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> tuple[int, Any]:
         """Waits for a version after `newer_than` and copies it, as `Agent.fetch`; returns its number, too."""
-        return self._read(lambda refs, left: self._agent.fetch(refs, out, timeout_s=left), newer_than, timeout_s)
+        return self._read(
+            lambda refs, left: self._agent.fetch(refs, out, verify=verify, timeout_s=left), newer_than, timeout_s
+        )
 
     def map(self, *, newer_than: int = 0, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, Any]:
         """Waits for a version after `newer_than` and maps it, as `Agent.map`; returns its number, too."""

@@ -179,6 +179,8 @@ class TensorRefs:
         tensors = [dict(zip(keys, row, strict=True)) for row in rows]
         for tensor, name in zip(tensors, self.names, strict=False):
             tensor["name"] = name
+        for tensor, checksum in zip(tensors, self._refs.checksums, strict=False):
+            tensor["xxh3"] = f"{checksum:016x}"
         return json.dumps({"owner": self.owner, "regions": self._refs.regions(), "tensors": tensors})
 
     @staticmethod
@@ -191,7 +193,9 @@ class TensorRefs:
                 (t["code"], t["bits"], t["lanes"], t["shape"], t["strides"], t["region"], t["offset"]) for t in tensors
             ]
             names = [t["name"] for t in tensors if "name" in t]
-            return TensorRefs(_core.TensorRefs.build(value["owner"], [tuple(r) for r in value["regions"]], rows, names))
+            checksums = [int(t["xxh3"], 16) for t in tensors if "xxh3" in t]
+            regions = [tuple(r) for r in value["regions"]]
+            return TensorRefs(_core.TensorRefs.build(value["owner"], regions, rows, names, checksums))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no references to tensors: {error!r}") from error
 

@@ -28,6 +28,7 @@ enum class Code : std::uint8_t {
   kShutdown = 12,
   kMutated = 13,
   kInterrupted = 14,
+  kTorn = 15,
 };
 
 std::string_view code_name(Code code);

@@ -201,6 +201,7 @@ Result<PublicationId> Arena::publish(std::span<const Range> ranges) {
   publication.state = SlotState::kPublished;
   publication.blocks = std::move(blocks);
   ++published_;
+  table_->slots[slot].writes.store(0);
   table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kPublished));
   return PublicationId{slot, publication.generation};
 }
@@ -247,6 +248,19 @@ void Arena::mark_mutated(PublicationId id) {
   if (!heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
   if (is(id, SlotState::kPublished)) table_->slots[id.slot].mutated.store(id.generation);
+}
+
+void Arena::begin_write(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return;
+  table_->slots[id.slot].writes.fetch_add(1);
+  // Pairs with the acquire fence of PeerArena::writes_after(): whoever sees a byte of the write sees that it goes on.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+void Arena::end_write(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return;
+  // Release: whoever sees that it has ended sees all of its bytes.
+  table_->slots[id.slot].writes.fetch_add(PublicationSlot::kOneWrite - 1, std::memory_order_release);
 }
 
 Arena::Holds Arena::holds(PublicationId id) const {

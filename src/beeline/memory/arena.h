@@ -61,6 +61,13 @@ class Arena {
   void retire(PublicationId id);
   // No new leases, because the bytes were written while somebody read them: acquire() fails with kMutated.
   void mark_mutated(PublicationId id);
+  // Around writes to published bytes in place: who copies them meanwhile is told that its copy is torn.
+  void begin_write(PublicationId id);
+  void end_write(PublicationId id);
+  // For servers that read on behalf of others: see PublicationSlot. Kept as long as the arena.
+  [[nodiscard]] const std::atomic<std::uint64_t>& writes(PublicationId id) const {
+    return table_->slots[id.slot].writes;
+  }
   // Finishes retired publications whose leases have all come back; returns how many still wait. Called when a
   // consumer says that it returned one, at publish, and when memory is short.
   std::size_t sweep();

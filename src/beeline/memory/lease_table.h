@@ -48,10 +48,14 @@ struct HolderBitmap {
 struct PublicationSlot {
   std::atomic<std::uint64_t> state;    // generation << 32 | SlotState
   std::atomic<std::uint64_t> mutated;  // the generation whose bytes its producer wrote while others read; no new leases
-  std::uint64_t reserved[6];
+  // How often the producer has written the bytes in place << 16 | how many of its writes go on.
+  std::atomic<std::uint64_t> writes;
+  std::uint64_t reserved[5];
   HolderBitmap held;     // has a lease whose pages are not clean yet
   HolderBitmap reading;  // may still read the producer's bytes
 
+  static constexpr std::uint64_t kOneWrite = std::uint64_t{1} << 16;
+  static constexpr bool is_being_written(std::uint64_t writes) { return writes % kOneWrite != 0; }
   static constexpr std::uint64_t pack(std::uint32_t generation, SlotState state) {
     return std::uint64_t{generation} << 32 | static_cast<std::uint32_t>(state);
   }
@@ -76,7 +80,8 @@ struct ControlTable {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::int32_t>::is_always_lock_free);
 static_assert(std::is_standard_layout_v<ControlTable>);
 static_assert(sizeof(HolderBitmap) == 512);
-static_assert(offsetof(PublicationSlot, held) == 64 && offsetof(PublicationSlot, reading) == 576);
+static_assert(offsetof(PublicationSlot, writes) == 16 && offsetof(PublicationSlot, held) == 64 &&
+              offsetof(PublicationSlot, reading) == 576);
 static_assert(sizeof(PublicationSlot) == 1088);
 static_assert(offsetof(ControlHeader, publications) == 12 && offsetof(ControlHeader, producer_pid) == 20);
 static_assert(offsetof(ControlHeader, capacity_bytes) == 24 && offsetof(ControlHeader, holder_pids) == 64);

@@ -84,6 +84,17 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   // meanwhile.
   [[nodiscard]] bool is_published(PublicationId id) const;
 
+  // The producer's writes in place (PublicationSlot::writes): before bytes are copied, and afterwards. A copy is whole
+  // when none goes on before, and the number is the same.
+  [[nodiscard]] std::uint64_t writes_before(PublicationId id) const {
+    return table_->slots[id.slot].writes.load(std::memory_order_acquire);
+  }
+  [[nodiscard]] std::uint64_t writes_after(PublicationId id) const {
+    // Pairs with the fence of Arena::begin_write().
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return table_->slots[id.slot].writes.load(std::memory_order_relaxed);
+  }
+
   [[nodiscard]] std::uint64_t capacity_bytes() const { return main_.size(); }
   [[nodiscard]] std::size_t live_leases() const;
 

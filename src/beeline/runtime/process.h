@@ -29,6 +29,7 @@ enum class Mode : std::int8_t {
   kStored = 0,    // copied when the object is made; arrays come back read-only
   kLive = 1,      // in place: the producer must not write while others read
   kSnapshot = 2,  // as they were when published
+  // Above: by transports that the program registered, which the core does not know.
 };
 
 // A piece of the caller's memory that belongs to a value.

@@ -42,6 +42,7 @@ enum class ErrorKind : std::uint8_t {
   kUnavailable = 20,
   kTransferTimeout = 21,
   kTransferCancelled = 22,
+  kTorn = 23,
 };
 
 struct Buffer {

@@ -16,6 +16,7 @@
 #include "beeline/transfer/regions.h"
 #include "beeline/transfer/snapshot.h"
 #include "beeline/transfer/subscription.h"
+#include "beeline/transport/fault.h"
 #include "beeline/transport/server.h"
 
 namespace beeline::transfer {
@@ -28,10 +29,14 @@ class Agent {
     // Folder of the socket by which agents on this host find it; made if need be, for this user alone. Empty:
     // <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents. Sockets that killed agents have left there are removed.
     std::string folder;
-    bool share_memory = true;              // with agents on this host
-    std::optional<os::TcpAddress> tcp;     // where to listen; port 0 takes a free one
-    std::string advertise;                 // the host that peers connect to; empty: the one it listens on
-    std::string token;                     // asked of whoever connects by TCP, and shown to those it connects to
+    bool share_memory = true;           // with agents on this host
+    std::optional<os::TcpAddress> tcp;  // where to listen; port 0 takes a free one
+    std::string advertise;              // the host that peers connect to; empty: the one it listens on
+    std::string token;                  // asked of whoever connects by TCP, and shown to those it connects to
+    // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
+    // (separated by colons).
+    std::vector<std::string> plugins;
+    std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests
     std::shared_ptr<memory::Arena> arena;  // empty: one of its own
   };
   // Letting go of it undoes everything: peers get kPeerLost.
@@ -60,6 +65,7 @@ class Agent {
   struct Stats {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
+    std::uint64_t faults = 0;  // made on purpose
   };
   [[nodiscard]] Stats stats() const;
 
@@ -78,6 +84,7 @@ class Agent {
   // One that another agent made.
   struct Visitor {
     os::FrameSocket socket;
+    std::uint64_t serial = 0;  // tells it from later ones with the same descriptor
     std::string id;
     bool by_unix = false;
     std::optional<std::uint32_t> holder;
@@ -101,6 +108,7 @@ class Agent {
   void on_visitor(int fd, std::uint32_t events);
   Status on_frame(Visitor& visitor, const os::Frame& frame);
   Status greet(Visitor& visitor, const os::Frame& frame);
+  messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
   void dismiss(int fd);
@@ -121,6 +129,7 @@ class Agent {
   std::shared_ptr<memory::Arena> arena_;
   std::shared_ptr<Regions> regions_;
   std::shared_ptr<const transport::Transports> transports_;
+  std::vector<transport::Fault> faults_;
   std::uint64_t fork_count_ = 0;
   os::Fd listener_;
 
@@ -136,6 +145,7 @@ class Agent {
   std::unordered_map<int, Line> lines_;                                      // likewise
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t refused_ = 0;
+  std::uint64_t last_serial_ = 0;
   os::ControlLoop control_{lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
 };

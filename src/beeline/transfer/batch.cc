@@ -55,10 +55,11 @@ Batch::~Batch() {
 }
 
 Status Batch::run(const os::Wait& wait) {
+  BEELINE_ASSIGN(const std::uint64_t writes, peer_->begin_reading(leases_));
   for (Part& part : parts_) {
     BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.runs, part.chosen, requirement_, wait));
   }
-  return peer_->check_held(leases_);
+  return peer_->end_reading(leases_, writes);
 }
 
 }  // namespace beeline::transfer

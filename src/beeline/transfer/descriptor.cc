@@ -17,7 +17,7 @@ namespace {
 
 using transport::Region;
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 // So that no distance within a region overflows.
 constexpr std::uint64_t kMaxLength = std::uint64_t{1} << 60;
 
@@ -37,7 +37,8 @@ struct Packed {
   std::uint64_t schema_hash = 0;
   Bytes places;
   std::vector<std::string> names;
-  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names)
+  Bytes checksums;
+  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums)
 };
 
 Status corrupt(const std::string& why) {
@@ -183,6 +184,7 @@ Bytes Descriptor::encode(With with) const {
   if (with == With::kSchema) packed.schema = std::move(encoded);
   encode_places(*this, packed.places);
   packed.names = names;
+  for (const std::uint64_t checksum : checksums) Writer(packed.checksums).write(checksum);
   return pack(packed);
 }
 
@@ -225,6 +227,13 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
     return corrupt("two tensors of one name");
   }
   descriptor.names = std::move(packed.names);
+  if (!packed.checksums.empty() && packed.checksums.size() != descriptor.places.size() * sizeof(std::uint64_t)) {
+    return corrupt(std::to_string(packed.checksums.size()) + " bytes of checksums for " +
+                   std::to_string(descriptor.places.size()) + " tensors");
+  }
+  for (Reader reader(packed.checksums); reader.left() > 0;) {
+    descriptor.checksums.push_back(reader.read<std::uint64_t>());
+  }
   return descriptor;
 }
 

@@ -37,8 +37,9 @@ struct Descriptor {
   std::string owner;  // an agent's address, as text
   std::vector<transport::Region> regions;
   std::shared_ptr<const Schema> schema;
-  std::vector<Place> places;       // as many as the schema has tensors
-  std::vector<std::string> names;  // likewise, or none
+  std::vector<Place> places;             // as many as the schema has tensors
+  std::vector<std::string> names;        // likewise, or none
+  std::vector<std::uint64_t> checksums;  // likewise: checksum_of() when they were registered
 
   [[nodiscard]] const TensorSpec& spec(std::size_t index) const { return schema->tensors[index]; }
   [[nodiscard]] std::uint64_t bytes() const;

@@ -1,5 +1,7 @@
 #include "beeline/transfer/fetch.h"
 
+#include "beeline/transfer/checksum.h"
+
 namespace beeline::transfer {
 
 using transport::Region;
@@ -25,22 +27,49 @@ std::vector<std::pair<const Region*, std::vector<Run>>> runs_by_region(std::span
 RemoteTensor RemoteTensor::whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index) {
   const Place place = descriptor->places[index];
   TensorSpec spec = descriptor->spec(index);
-  return {std::move(descriptor), place.region, place.offset, std::move(spec)};
+  std::optional<std::uint64_t> checksum;
+  if (!descriptor->checksums.empty()) checksum = descriptor->checksums[index];
+  return {std::move(descriptor), place.region, place.offset, std::move(spec), checksum};
 }
 
 Result<RemoteTensor> RemoteTensor::part(std::span<const Slice> slices) const {
-  RemoteTensor piece{descriptor, region, offset, {}};
+  RemoteTensor piece{descriptor, region, offset, {}, {}};
   std::int64_t distance = 0;
   BEELINE_ASSIGN(piece.spec, slice(spec, slices, distance));
   piece.offset += static_cast<std::uint64_t>(distance);
   return piece;
 }
 
+namespace {
+
+Status check_sums(std::span<const Copy> copies) {
+  for (const Copy& copy : copies) {
+    if (copy.remote->checksum) continue;
+    return {Code::kInvalidArgument,
+            "a tensor without a checksum cannot be verified: its owner gives checksum=True, and it is fetched whole"};
+  }
+  return Status::ok();
+}
+
+Status compare_sums(std::span<const Copy> copies) {
+  for (const Copy& copy : copies) {
+    const TensorSpec& spec = copy.remote->spec;
+    if (checksum_of(spec, copy.local.data, copy.local.strides) == *copy.remote->checksum) continue;
+    return {Code::kTorn, "a tensor of " + std::to_string(spec.bytes()) +
+                             " bytes arrived with another checksum: its owner has written to it since, or it was "
+                             "damaged on the way"};
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
+  if (requirement.verify) BEELINE_RETURN_IF_ERROR(check_sums(copies));
   for (const auto& [region, runs] : runs_by_region(copies)) {
     BEELINE_RETURN_IF_ERROR(peer.read(runs, requirement, wait));
   }
-  return Status::ok();
+  return requirement.verify ? compare_sums(copies) : Status::ok();
 }
 
 Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {

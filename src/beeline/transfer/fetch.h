@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@ struct RemoteTensor {
   std::uint32_t region = 0;
   std::uint64_t offset = 0;  // of the element whose indices are all 0
   TensorSpec spec;
+  std::optional<std::uint64_t> checksum;  // of a whole tensor whose owner gave one
 
   static RemoteTensor whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index);
   [[nodiscard]] const transport::Region& home() const { return descriptor->regions[region]; }
@@ -41,7 +43,9 @@ struct Copy {
 std::vector<std::pair<const transport::Region*, std::vector<transport::Run>>> runs_by_region(
     std::span<const Copy> copies);
 
-// All of one peer. See Peer::read() and write() for what may fail and what is left then.
+// All of one peer. Checksums are compared where the requirement asks for it: kTorn, and local memory is undefined,
+// where one differs; kInvalidArgument, before a byte moves, where a tensor has none. See Peer::read() and write() for
+// what may fail and what is left then.
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait);
 Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait);
 

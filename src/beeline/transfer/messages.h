@@ -2,6 +2,7 @@
 // on the path of a transfer. docs/wire_format.md describes the same as a format.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -20,11 +21,11 @@ enum class Type : std::uint16_t {
   kSubscribe = 5,    // to a publisher: tell the versions of a name, the newest now if there is one
   kUnsubscribe = 6,  // no more
   kPublished = 7,    // to subscribers: a version
-  kMayWrite = 8,     // to an owner on this host: was the region granted to me?
-  kGrant = 9,        // the answer
+  kAsk = 8,          // to an owner: what a path needs to know of it, or of a region
+  kAnswer = 9,       // the answer
 };
 
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 
 struct Hello {
   std::uint32_t version = kVersion;
@@ -52,17 +53,30 @@ struct Returned {
   MSGPACK_DEFINE_ARRAY(ids)
 };
 
-struct MayWrite {
-  std::uint32_t slot = 0, generation = 0;
-  std::uint64_t address = 0, length = 0;  // of the region, as the writer knows it
-  MSGPACK_DEFINE_ARRAY(slot, generation, address, length)
+enum class Question : std::uint8_t {
+  kMayWrite = 0,  // was the region granted to me? The answer is empty
+  kContact = 1,   // by what do I find the path's end? Of no region
+  kReadKey = 2,   // by what does the path reach the region?
+  kWriteKey = 3,  // likewise, of a region that was granted
+  kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
 };
 
-struct Grant {
-  MayWrite asked;
+struct Ask {
+  std::uint8_t question = 0;  // Question
+  std::string path;           // empty: of every path
+  std::uint32_t slot = 0, generation = 0;
+  std::uint64_t address = 0, length = 0;  // of the region, as the asker knows it
+  std::uint64_t serial = 0;               // tells apart what is asked again because it changes; 0: once and for all
+  MSGPACK_DEFINE_ARRAY(question, path, slot, generation, address, length, serial)
+  friend auto operator<=>(const Ask&, const Ask&) = default;
+};
+
+struct Answer {
+  Ask asked;
   std::uint8_t code = 0;  // Code
   std::string message;
-  MSGPACK_DEFINE_ARRAY(asked, code, message)
+  Bytes content;  // the exporter's; opaque
+  MSGPACK_DEFINE_ARRAY(asked, code, message, content)
 };
 
 struct Topic {

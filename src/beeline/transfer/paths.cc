@@ -186,7 +186,8 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     }
     Path& path = *paths_[chosen.path];
     const auto begin = Clock::now();
-    last = direction == Direction::kRead ? chosen.endpoint->read(runs, wait) : chosen.endpoint->write(runs, wait);
+    last = direction == Direction::kRead ? read_once(path, *chosen.endpoint, runs, wait)
+                                         : chosen.endpoint->write(runs, wait);
     if (last) {
       note_speed(path, need.bytes, Clock::now() - begin);
       return last;
@@ -198,6 +199,18 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     chosen.endpoint.reset();
   }
   return last;
+}
+
+// On another host the lease table is not at hand, and a one-sided read passes the owner by: it is asked.
+Status Paths::read_once(const Path& path, transport::Endpoint& endpoint, std::span<const Run> runs,
+                        const os::Wait& wait) const {
+  if (facts_.same_host() || path.transport->exporter() == nullptr) return endpoint.read(runs, wait);
+  const transport::Region& region = *runs.front().region;
+  BEELINE_ASSIGN(const std::uint64_t before, facts_.owner->writes(region, wait));
+  if (memory::PublicationSlot::is_being_written(before)) return transport::torn();
+  BEELINE_RETURN_IF_ERROR(endpoint.read(runs, wait));
+  BEELINE_ASSIGN(const std::uint64_t after, facts_.owner->writes(region, wait));
+  return before == after ? Status::ok() : transport::torn();
 }
 
 void Paths::note_speed(Path& path, std::uint64_t bytes, Nanos took) {

@@ -17,6 +17,7 @@ namespace beeline::transfer {
 struct Requirement {
   std::string path;     // by name; empty: any
   double min_gbps = 0;  // 10^9 bytes per second, by the estimate for the transfer's size
+  bool verify = false;  // whether a fetch compares checksums
 };
 
 struct Candidate {
@@ -85,6 +86,8 @@ class Paths {
   Status move(Direction direction, std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
               const os::Wait& wait);
   Result<Chosen> choose(const Need& need, const os::Wait& wait);
+  Status read_once(const Path& path, transport::Endpoint& endpoint, std::span<const transport::Run> runs,
+                   const os::Wait& wait) const;
   // Whether the path will do; if not, `reason` says why, unless it is null.
   bool will_do(const Path& path, const Need& need, std::string* reason) const;
   struct Speed {

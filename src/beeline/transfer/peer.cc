@@ -13,6 +13,22 @@ using transport::Run;
 
 namespace {
 
+messages::Ask about(messages::Question question, std::string_view path, const Region& region) {
+  return {static_cast<std::uint8_t>(question),
+          std::string(path),
+          region.id.slot,
+          region.id.generation,
+          region.address,
+          region.length,
+          0};
+}
+
+// The same question of a later use of the region's slot.
+bool is_newer(const messages::Ask& answered, const messages::Ask& asked) {
+  return answered.question == asked.question && answered.path == asked.path && answered.slot == asked.slot &&
+         answered.generation > asked.generation;
+}
+
 // Declared before leases: asks for cleaning once they have ended, whichever way the function is left.
 struct Cleaner {
   Peer& peer;
@@ -26,15 +42,23 @@ void Peer::set_gone(const std::string& why) {
   if (is_gone()) return;
   why_gone_ = why;
   gone_.store(true, std::memory_order_release);
-  answers_.fetch_add(1);
-  os::futex_wake(answers_, INT_MAX);
+  answered_.fetch_add(1);
+  os::futex_wake(answered_, INT_MAX);
 }
 
-void Peer::set_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length, Status verdict) {
+void Peer::set_answer(const messages::Ask& asked, Result<Bytes> answer) {
   const std::lock_guard guard(mutex_);
-  verdicts_[{id.slot, id.generation, address, length}] = std::move(verdict);
-  answers_.fetch_add(1);
-  os::futex_wake(answers_, INT_MAX);
+  if (asked.serial != 0 && !serials_.contains(asked.serial)) return;  // nobody waits for it any more
+  // Those that this use of the slot has outdated go.
+  messages::Ask first = asked;
+  first.generation = 0;
+  first.address = first.length = 0;
+  messages::Ask own = asked;
+  own.address = own.length = 0;
+  answers_.erase(answers_.lower_bound(first), answers_.lower_bound(own));
+  answers_.insert_or_assign(asked, std::move(answer));
+  answered_.fetch_add(1);
+  os::futex_wake(answered_, INT_MAX);
 }
 
 Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
@@ -42,34 +66,67 @@ Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
   for (const Run& run : runs) {
     if (granted == run.region) continue;
     granted = run.region;
-    BEELINE_RETURN_IF_ERROR(require_grant(*granted, wait));
+    BEELINE_RETURN_IF_ERROR(ask(about(messages::Question::kMayWrite, {}, *granted), wait)
+                                .status()
+                                .with_context("while asking for the right to write"));
   }
   return Status::ok();
 }
 
-// A grant is asked for once; a refusal is asked for again, for it may have been granted since.
-Status Peer::require_grant(const Region& region, const os::Wait& wait) {
-  const Asked asked{region.id.slot, region.id.generation, region.address, region.length};
+Result<Bytes> Peer::contact(std::string_view path, const os::Wait& wait) {
+  return ask(about(messages::Question::kContact, path, {}), wait);
+}
+
+Result<Bytes> Peer::key(std::string_view path, const Region& region, transport::Access access, const os::Wait& wait) {
+  using messages::Question;
+  return ask(about(access == transport::Access::kRead ? Question::kReadKey : Question::kWriteKey, path, region), wait);
+}
+
+Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
+  messages::Ask asked = about(messages::Question::kWrites, {}, region);
   {
     const std::lock_guard guard(mutex_);
-    const auto known = verdicts_.find(asked);
-    if (known != verdicts_.end() && known->second) return Status::ok();
-    if (known != verdicts_.end()) verdicts_.erase(known);
+    serials_.insert(asked.serial = ++last_serial_);
   }
-  requests_.ask_grant(shared_from_this(), region);
+  const auto answer = ask(asked, wait);
+  {
+    const std::lock_guard guard(mutex_);
+    serials_.erase(asked.serial);
+    answers_.erase(asked);
+  }
+  BEELINE_RETURN_IF_ERROR(answer.status());
+  Reader reader(*answer);
+  const auto writes = reader.read<std::uint64_t>();
+  if (!reader.ok()) return Status(Code::kCorrupt, "an answer that is no number");
+  return writes;
+}
+
+// What was answered well is asked once; a refusal is asked for again, for it may be otherwise by now.
+Result<Bytes> Peer::ask(const messages::Ask& asked, const os::Wait& wait) {
+  {
+    const std::lock_guard guard(mutex_);
+    const auto known = answers_.find(asked);
+    if (known != answers_.end() && known->second) return known->second;
+    if (known != answers_.end()) answers_.erase(known);
+  }
+  requests_.ask(shared_from_this(), asked);
   for (;;) {
     // Before the look: what changes after it makes the sleep end at once.
-    const std::uint32_t ticket = answers_.load();
+    const std::uint32_t ticket = answered_.load();
     {
       const std::lock_guard guard(mutex_);
-      const auto known = verdicts_.find(asked);
-      if (known != verdicts_.end()) return known->second;
+      const auto known = answers_.lower_bound(asked);
+      if (known != answers_.end() && known->first == asked) return known->second;
+      if (known != answers_.end() && is_newer(known->first, asked)) {
+        return Status(Code::kStale, "the registration was undone, and its place is used for another one");
+      }
     }
     BEELINE_RETURN_IF_ERROR(check_alive());
-    BEELINE_RETURN_IF_ERROR(wait.check().with_context("while waiting for a grant of agent \"" + address_.name + "\""));
-    os::futex_wait(answers_, ticket, wait.tick());
+    BEELINE_RETURN_IF_ERROR(
+        wait.check().with_context("while waiting for an answer of agent \"" + address_.name + "\""));
+    os::futex_wait(answered_, ticket, wait.tick());
     if (wait.is_interrupted()) {
-      return {Code::kInterrupted, "a signal ended the wait for a grant"};
+      return Status(Code::kInterrupted, "a signal ended the wait for an answer");
     }
   }
 }
@@ -107,14 +164,26 @@ Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs) {
   return leases;
 }
 
+// The sum tells as much as each: they only grow.
+Result<std::uint64_t> Peer::begin_reading(std::span<const memory::Lease> leases) const {
+  std::uint64_t sum = 0;
+  for (const auto& lease : leases) {
+    const std::uint64_t writes = facts().arena->writes_before(lease.id());
+    if (memory::PublicationSlot::is_being_written(writes)) return transport::torn();
+    sum += writes;
+  }
+  return sum;
+}
+
 // Holds keep blocks of the arena from being reused, not memory outside it: what was undone meanwhile may be something
 // else by now.
-Status Peer::check_held(std::span<const memory::Lease> leases) {
+Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t writes) const {
   for (const auto& lease : leases) {
+    writes -= facts().arena->writes_after(lease.id());
     if (facts().arena->is_published(lease.id())) continue;
     return {Code::kStale, "the registration was undone while it was read"};
   }
-  return Status::ok();
+  return writes == 0 ? Status::ok() : transport::torn();
 }
 
 Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
@@ -123,8 +192,9 @@ Status Peer::read(std::span<const Run> runs, const Requirement& requirement, con
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
+  BEELINE_ASSIGN(const std::uint64_t writes, begin_reading(leases));
   Status status = paths_.read(runs, requirement, wait);
-  if (status) status = check_held(leases);
+  if (status) status = end_reading(leases, writes);
   return lost_or(std::move(status));
 }
 

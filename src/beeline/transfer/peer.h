@@ -6,15 +6,16 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "beeline/memory/peer_arena.h"
 #include "beeline/os/fork_count.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/transfer/address.h"
+#include "beeline/transfer/messages.h"
 #include "beeline/transfer/paths.h"
 
 namespace beeline::transfer {
@@ -27,27 +28,27 @@ struct Mapped {
 };
 
 // Thread-safe.
-class Peer : public std::enable_shared_from_this<Peer> {
+class Peer final : public transport::OwnerLine, public std::enable_shared_from_this<Peer> {
  public:
   // What a peer asks of its agent, on any thread.
   struct Requests {
     // Leases have ended: PeerArena::clean() soon, after cleaning_begins().
     std::function<void(const std::shared_ptr<Peer>& peer)> clean;
-    // Asks the owner whether it has granted the region; set_grant() gets the answer.
-    std::function<void(const std::shared_ptr<Peer>& peer, const transport::Region& region)> ask_grant;
+    // Asks the owner; set_answer() gets what it says.
+    std::function<void(const std::shared_ptr<Peer>& peer, const messages::Ask& asked)> ask;
   };
   Peer(Address address, transport::PeerFacts facts, std::string unshared,
        std::shared_ptr<const transport::Transports> transports, Requests requests)
       : address_(std::move(address)),
-        paths_(std::move(transports), std::move(facts), std::move(unshared)),
+        paths_(std::move(transports), with_owner(std::move(facts), this), std::move(unshared)),
         requests_(std::move(requests)) {}
 
   [[nodiscard]] const Address& address() const { return address_; }
   [[nodiscard]] const transport::PeerFacts& facts() const { return paths_.facts(); }
 
   // Fills local memory from the peer's. kStale when a registration was undone: before or, on one host, while it was
-  // read. kPeerLost when the peer is gone. After a failure the content of local memory is undefined, and nothing
-  // writes to it any more.
+  // read. kTorn when its owner wrote to it in place meanwhile (Registration::begin_write). kPeerLost when the peer is
+  // gone. After a failure the content of local memory is undefined, and nothing writes to it any more.
   Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
@@ -63,8 +64,10 @@ class Peer : public std::enable_shared_from_this<Peer> {
                        const os::Wait& wait);
   // After leases have ended: pages are to be dropped, and owners may wait to be told.
   void request_cleaning();
-  // kStale if a registration was undone meanwhile.
-  Status check_held(std::span<const memory::Lease> leases);
+  // Around reading under the leases, on one host. The second one takes what the first gave: kTorn if the owner wrote
+  // meanwhile, kStale if it has undone a registration.
+  Result<std::uint64_t> begin_reading(std::span<const memory::Lease> leases) const;
+  Status end_reading(std::span<const memory::Lease> leases, std::uint64_t writes) const;
   [[nodiscard]] Paths& paths() { return paths_; }
 
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
@@ -72,9 +75,14 @@ class Peer : public std::enable_shared_from_this<Peer> {
     return paths_.explain(region, bytes, requirement);
   }
 
+  Result<Bytes> contact(std::string_view path, const os::Wait& wait) override;
+  Result<Bytes> key(std::string_view path, const transport::Region& region, transport::Access access,
+                    const os::Wait& wait) override;
+  Result<std::uint64_t> writes(const transport::Region& region, const os::Wait& wait) override;
+
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
-  void set_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length, Status verdict);
+  void set_answer(const messages::Ask& asked, Result<Bytes> answer);
   // What ends from here on is asked for again.
   void cleaning_begins() { cleaning_.store(false); }
   [[nodiscard]] bool is_gone() const { return gone_.load(std::memory_order_acquire); }
@@ -84,20 +92,24 @@ class Peer : public std::enable_shared_from_this<Peer> {
   Status lost_or(Status status) const;
   [[nodiscard]] Status check_alive() const;
   Status require_grants(std::span<const transport::Run> runs, const os::Wait& wait);
-  Status require_grant(const transport::Region& region, const os::Wait& wait);
+  Result<Bytes> ask(const messages::Ask& asked, const os::Wait& wait);
+  static transport::PeerFacts with_owner(transport::PeerFacts facts, transport::OwnerLine* owner) {
+    facts.owner = owner;
+    return facts;
+  }
 
   const Address address_;
   Paths paths_;
   const Requests requests_;
   const std::uint64_t fork_count_ = os::fork_count();
   mutable std::mutex mutex_;
-  std::string why_gone_;  // needs mutex_
-  // What was asked for: slot, generation, address, length.
-  using Asked = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t, std::uint64_t>;
-  std::map<Asked, Status> verdicts_;       // needs mutex_: those that were answered
-  std::atomic<std::uint32_t> answers_{0};  // futex
-  std::atomic<bool> cleaning_{false};      // asked for, and not begun
-  std::atomic<bool> gone_{false};          // release after why_gone_; pairs with the acquire in is_gone()
+  std::string why_gone_;                            // needs mutex_
+  std::map<messages::Ask, Result<Bytes>> answers_;  // needs mutex_; of a slot that is used anew only the newest
+  std::set<std::uint64_t> serials_;                 // needs mutex_: of those that wait for an answer of their own
+  std::uint64_t last_serial_ = 0;                   // needs mutex_
+  std::atomic<std::uint32_t> answered_{0};          // futex
+  std::atomic<bool> cleaning_{false};               // asked for, and not begun
+  std::atomic<bool> gone_{false};                   // release after why_gone_; pairs with the acquire in is_gone()
 };
 
 }  // namespace beeline::transfer

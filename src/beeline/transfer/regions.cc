@@ -40,23 +40,40 @@ Registration::~Registration() {
   if (home_ != nullptr) home_->undo(*this);
 }
 
-std::shared_ptr<Regions> Regions::make(std::shared_ptr<memory::Arena> arena) {
-  return std::shared_ptr<Regions>(new Regions(std::move(arena)));
+void Registration::begin_write() const {
+  for (const Region& region : regions_) home_->arena_->begin_write(region.id);
+}
+
+void Registration::end_write() const {
+  for (const Region& region : regions_) home_->arena_->end_write(region.id);
+}
+
+std::shared_ptr<Regions> Regions::make(std::shared_ptr<memory::Arena> arena,
+                                       std::shared_ptr<const transport::Transports> transports) {
+  return std::shared_ptr<Regions>(new Regions(std::move(arena), std::move(transports)));
 }
 
 Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive) {
   std::vector<std::size_t> inside;
-  std::vector<std::size_t> outside;
+  std::vector<std::vector<std::size_t>> outside;  // by device
   std::vector<std::uint64_t> offsets(pieces.size());
+  const auto add_outside = [&](std::size_t i) {
+    const auto same = std::ranges::find_if(
+        outside, [&](const auto& group) { return pieces[group.front()].device == pieces[i].device; });
+    same != outside.end() ? same->push_back(i) : outside.push_back({i});
+  };
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     if (pieces[i].size == 0) continue;
-    const auto offset = arena_->offset_of(pieces[i].data, pieces[i].size);
-    (offset ? inside : outside).push_back(i);
+    const auto offset = pieces[i].device.is_host() ? arena_->offset_of(pieces[i].data, pieces[i].size) : std::nullopt;
+    if (offset) inside.push_back(i);
+    if (!offset) add_outside(i);
     offsets[i] = offset.value_or(reinterpret_cast<std::uintptr_t>(pieces[i].data));
   }
   // Pieces without bytes lie anywhere.
   for (std::size_t i = 0; i < pieces.size(); ++i) {
-    if (pieces[i].size == 0) (inside.empty() ? outside : inside).push_back(i);
+    if (pieces[i].size > 0) continue;
+    if (!inside.empty()) inside.push_back(i);
+    if (inside.empty()) add_outside(i);
   }
   const std::uint64_t hash = XXH3_64bits(pieces.data(), pieces.size() * sizeof(Piece));
   if (outside.empty()) {
@@ -67,10 +84,8 @@ Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces
   registration->positions_.resize(pieces.size());
   registration->home_ = shared_from_this();
   if (!inside.empty()) BEELINE_RETURN_IF_ERROR(add_region(*registration, inside, offsets));
-  if (!outside.empty()) {
-    registration->keep_alive_ = std::move(keep_alive);
-    BEELINE_RETURN_IF_ERROR(add_region(*registration, outside, {}));
-  }
+  if (!outside.empty()) registration->keep_alive_ = std::move(keep_alive);
+  for (const auto& group : outside) BEELINE_RETURN_IF_ERROR(add_region(*registration, group, {}));
   const std::lock_guard guard(mutex_);
   for (const Region& region : registration->regions()) known_[region.id.slot].registration = registration;
   if (outside.empty()) cache_.emplace(hash, registration);
@@ -102,6 +117,7 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
     last = std::max(last, pieces[i].data + pieces[i].size);
   }
   Region region;
+  region.device = pieces[indices.front()].device;
   region.address = reinterpret_cast<std::uintptr_t>(first);
   region.length = static_cast<std::uint64_t>(last - first);
   std::vector<Range> extents;
@@ -119,20 +135,31 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
   registration.regions_.push_back(region);
   registration.extents_.push_back(merged(std::move(extents)));
   const std::lock_guard guard(mutex_);
-  known_[region.id.slot] = {region.id.generation, {}, first, region.length, registration.extents_.back(), {}};
+  known_[region.id.slot] = {region.id.generation, {}, first, region.length, registration.extents_.back(),
+                            region.device,        {}, false};
   return Status::ok();
 }
 
 void Regions::undo(Registration& registration) {
   Waiting waiting;
+  std::vector<PublicationId> exported;
   {
     const std::lock_guard guard(mutex_);
     for (const Region& region : registration.regions_) {
       const auto found = known_.find(region.id.slot);
-      if (found != known_.end() && found->second.generation == region.id.generation) known_.erase(found);
+      if (found != known_.end() && found->second.generation == region.id.generation) {
+        if (found->second.is_exported) exported.push_back(region.id);
+        known_.erase(found);
+      }
       waiting.ids.push_back(region.id);
     }
     std::erase_if(cache_, [](const auto& entry) { return entry.second.expired(); });
+  }
+  // Before the memory can be anything else.
+  for (const PublicationId id : exported) {
+    for (const auto& transport : *transports_) {
+      if (transport::Exporter* const exporter = transport->exporter()) exporter->withdraw(id);
+    }
   }
   for (const PublicationId id : waiting.ids) arena_->retire(id);
   waiting.keep_alive = std::move(registration.keep_alive_);
@@ -192,7 +219,17 @@ Result<Regions::Held> Regions::hold(PublicationId id, transport::Access access, 
   if (known != nullptr) registration = known->registration.lock();
   if (registration == nullptr) return stale(id);
   if (access == transport::Access::kWrite) BEELINE_RETURN_IF_ERROR(check_writer(*known, agent_id));
-  return Held{std::move(registration), known->data, known->length, known->extents};
+  return Held{std::move(registration), known->data, known->length, known->device, known->extents, &arena_->writes(id)};
+}
+
+Result<Bytes> Regions::export_key(transport::Exporter& exporter, PublicationId id, transport::Access access,
+                                  std::string_view agent_id) {
+  BEELINE_ASSIGN(const Held held, hold(id, access, agent_id));
+  {
+    const std::lock_guard guard(mutex_);
+    known_.at(id.slot).is_exported = true;  // it is registered as long as it is held
+  }
+  return exporter.key(id, held, access);
 }
 
 Regions::Stats Regions::stats() const {

@@ -22,12 +22,13 @@ class Regions;
 struct Piece {
   std::byte* data = nullptr;
   std::uint64_t size = 0;
+  transport::Device device = {};
   friend bool operator==(const Piece&, const Piece&) = default;
 };
 
-// Pieces that were registered together; in one region those of the arena, in another one those outside it. Undone when
-// the last owner lets go: no peer begins to read from then on, and what keeps the memory is dropped once none is at it
-// any more.
+// Pieces that were registered together; in one region those of the arena, in others those outside it, by device. Undone
+// when the last owner lets go: no peer begins to read from then on, and what keeps the memory is dropped once none is
+// at it any more.
 class Registration {
  public:
   ~Registration();
@@ -41,6 +42,9 @@ class Registration {
     std::uint64_t offset = 0;
   };
   [[nodiscard]] Position position(std::size_t index) const { return positions_[index]; }
+  // Around writes in place by this process: who reads meanwhile gets kTorn.
+  void begin_write() const;
+  void end_write() const;
 
  private:
   friend class Regions;
@@ -57,7 +61,8 @@ class Registration {
 // Thread-safe.
 class Regions final : public transport::RegionSource, public std::enable_shared_from_this<Regions> {
  public:
-  static std::shared_ptr<Regions> make(std::shared_ptr<memory::Arena> arena);
+  static std::shared_ptr<Regions> make(std::shared_ptr<memory::Arena> arena,
+                                       std::shared_ptr<const transport::Transports> transports);
 
   // Blocks of the arena are pinned; memory outside it is kept by `keep_alive`, which is dropped on any thread, the
   // agent's control thread among them, without a lock held. The same pieces of the arena are registered once: a block
@@ -73,6 +78,11 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
 
   // Of a region by a peer's back end.
   Result<Held> hold(memory::PublicationId id, transport::Access access, std::string_view agent_id) override;
+
+  // By what the exporter's peers reach the region: kStale and kInvalidArgument as hold() gives them. It is withdrawn
+  // when the registration is undone, before its memory is anything else.
+  Result<Bytes> export_key(transport::Exporter& exporter, memory::PublicationId id, transport::Access access,
+                           std::string_view agent_id);
 
   // Drops what kept memory of undone registrations that no peer holds any more; returns how many still wait.
   std::size_t sweep();
@@ -93,14 +103,17 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
     std::byte* data = nullptr;
     std::uint64_t length = 0;
     std::span<const memory::Range> extents;  // the registration's
+    transport::Device device;
     std::set<std::string, std::less<>> writers;
+    bool is_exported = false;
   };
   struct Waiting {
     std::vector<memory::PublicationId> ids;
     std::shared_ptr<void> keep_alive;
   };
 
-  explicit Regions(std::shared_ptr<memory::Arena> arena) : arena_(std::move(arena)) {}
+  Regions(std::shared_ptr<memory::Arena> arena, std::shared_ptr<const transport::Transports> transports)
+      : arena_(std::move(arena)), transports_(std::move(transports)) {}
   // Needs mutex_: what is known of a region that is registered, or null.
   [[nodiscard]] const Known* look_up(memory::PublicationId id) const;
   static Status check_writer(const Known& known, std::string_view agent_id);
@@ -111,6 +124,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   void undo(Registration& registration);
 
   std::shared_ptr<memory::Arena> arena_;
+  const std::shared_ptr<const transport::Transports> transports_;
   mutable std::mutex mutex_;
   std::unordered_map<std::uint32_t, Known> known_;                             // by slot
   std::unordered_multimap<std::uint64_t, std::weak_ptr<Registration>> cache_;  // by hash of the pieces

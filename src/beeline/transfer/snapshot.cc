@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "beeline/memory/copy.h"
+#include "beeline/transfer/checksum.h"
 
 namespace beeline::transfer {
 namespace {
@@ -27,7 +28,7 @@ void copy_dense(std::byte* to, const Source& source) {
 }  // namespace
 
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names) {
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums) {
   auto descriptor = std::make_shared<Descriptor>();
   auto schema = std::make_shared<Schema>();
   std::uint64_t size = 0;
@@ -38,6 +39,9 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
   }
   BEELINE_ASSIGN(std::byte* const block, arena.allocate(std::max(size, kAlign)));
   for (std::size_t i = 0; i < sources.size(); ++i) copy_dense(block + descriptor->places[i].offset, sources[i]);
+  for (std::size_t i = 0; with_checksums && i < sources.size(); ++i) {
+    descriptor->checksums.push_back(checksum_of(*sources[i].spec, block + descriptor->places[i].offset, {}));
+  }
   const Piece piece{block, std::max(size, kAlign)};
   auto added = regions.add({&piece, 1}, nullptr);
   arena.release(block);  // the registration keeps it

@@ -25,6 +25,6 @@ struct Snapshot {
 // Costs one copy, into memory that an earlier snapshot nobody reads any more has left warm. kResourceExhausted when the
 // arena's quota is used up.
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names);
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums);
 
 }  // namespace beeline::transfer

@@ -1,6 +1,12 @@
 #include "beeline/transport/builtin.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "beeline/transport/cma/transport.h"
+#include "beeline/transport/faulty/transport.h"
+#include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/server.h"
@@ -13,6 +19,25 @@ Transports make_builtin() {
   transports.push_back(shm::make());
   transports.push_back(cma::make());
   transports.push_back(tcp::make());
+  return transports;
+}
+
+Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {
+  return plugin::load(library, agent_name);
+}
+
+Result<Transports> with_faults(Transports transports, const std::vector<Fault>& faults) {
+  for (const Fault& fault : faults) {
+    const bool is_known = std::ranges::any_of(transports, [&](const auto& each) { return each->name() == fault.path; });
+    if (fault.path.empty() || is_known) continue;
+    return Status(Code::kInvalidArgument, "a fault of path \"" + fault.path + "\", which there is not");
+  }
+  for (auto& transport : transports) {
+    std::vector<Fault> own;
+    std::ranges::copy_if(faults, std::back_inserter(own),
+                         [&](const Fault& fault) { return fault.path.empty() || fault.path == transport->name(); });
+    if (!own.empty()) transport = faulty::make(std::move(transport), std::move(own));
+  }
   return transports;
 }
 

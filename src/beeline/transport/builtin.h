@@ -1,6 +1,7 @@
 // The back ends of this build.
 #pragma once
 
+#include "beeline/transport/fault.h"
 #include "beeline/transport/server.h"
 #include "beeline/transport/transport.h"
 
@@ -8,6 +9,13 @@ namespace beeline::transport {
 
 // In the order in which they are preferred while nothing was measured.
 Transports make_builtin();
+
+// A path from a shared library with the ABI of beeline/transport_plugin.h, for the agent of that name.
+Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name);
+
+// The same paths; those that a fault names, or all where one names none, do wrong as it says. kInvalidArgument where
+// there is no path of the name.
+Result<Transports> with_faults(Transports transports, const std::vector<Fault>& faults);
 
 // Serves registered memory by TCP. `regions` outlives the server.
 Result<std::unique_ptr<Server>> serve_tcp(const Server::Options& options, RegionSource& regions,

@@ -46,6 +46,11 @@ Status check_extents(const Run& run, std::span<const memory::Range> extents) {
   return Status::ok();
 }
 
+Status torn() {
+  return {Code::kTorn,
+          "the owner wrote to the tensors while they were read: read them again, or have it publish() versions"};
+}
+
 std::uint64_t bytes_of(std::span<const Run> runs) {
   std::uint64_t total = 0;
   for (const Run& run : runs) total += run.bytes();

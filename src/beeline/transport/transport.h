@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
 #include "beeline/memory/peer_arena.h"
 #include "beeline/memory/region.h"
@@ -61,6 +63,8 @@ Status check_bounds(std::span<const Run> runs);
 // kInvalidArgument unless every byte of a run that is within bounds lies in one of the extents (by offset, disjoint).
 Status check_extents(const Run& run, std::span<const memory::Range> extents);
 std::uint64_t bytes_of(std::span<const Run> runs);
+// kTorn, with what to do.
+Status torn();
 
 enum class Access : std::uint8_t { kRead, kWrite };
 
@@ -71,13 +75,41 @@ class RegionSource {
     std::shared_ptr<const void> hold;  // keeps the memory registered
     std::byte* data = nullptr;
     std::uint64_t length = 0;
+    Device device;
     std::span<const memory::Range> extents;  // what of the region was registered: by offset, disjoint; kept by `hold`
+    const std::atomic<std::uint64_t>* writes = nullptr;  // memory::PublicationSlot::writes
   };
   // kStale when the registration was undone; kInvalidArgument when it was never granted to the agent of that id.
   virtual Result<Held> hold(memory::PublicationId id, Access access, std::string_view agent_id) = 0;
 
  protected:
   ~RegionSource() = default;
+};
+
+// The owner's side of a back end whose peers need more than what a descriptor holds. What it gives out travels over the
+// agents' own connections: whoever was not admitted there learns none of it. Thread-safe.
+class Exporter {
+ public:
+  virtual ~Exporter() = default;
+  // By what peers find it. Opaque bytes.
+  virtual Result<Bytes> contact() = 0;
+  // By what peers reach that memory, which stays where it is until withdraw().
+  virtual Result<Bytes> key(memory::PublicationId id, const RegionSource::Held& held, Access access) = 0;
+  // Nobody reaches it any more once this returns. Also of ids of which no key was asked for.
+  virtual void withdraw(memory::PublicationId id) = 0;
+};
+
+// The way to ask a peer's exporters. Each answer is asked for once. Thread-safe.
+class OwnerLine {
+ public:
+  virtual Result<Bytes> contact(std::string_view path, const os::Wait& wait) = 0;
+  // kStale when the registration was undone; kInvalidArgument when writing was not granted.
+  virtual Result<Bytes> key(std::string_view path, const Region& region, Access access, const os::Wait& wait) = 0;
+  // memory::PublicationSlot::writes, as it is now.
+  virtual Result<std::uint64_t> writes(const Region& region, const os::Wait& wait) = 0;
+
+ protected:
+  ~OwnerLine() = default;
 };
 
 // What a back end can do, whoever the peer is.
@@ -98,6 +130,7 @@ struct PeerFacts {
   std::shared_ptr<memory::PeerArena> arena;
   std::vector<os::TcpAddress> tcp;
   std::string token;
+  OwnerLine* owner = nullptr;  // outlives what is connected
 
   [[nodiscard]] bool same_host() const { return arena != nullptr; }
 };
@@ -106,14 +139,15 @@ struct PeerFacts {
 class Endpoint {
  public:
   virtual ~Endpoint() = default;
-  // Fills local memory. The runs are within bounds, and leased where the peer is on this host. When it returns, with
+  // Fills local memory. The runs are all of one region, within bounds, and leased where the peer is on this host. kTorn
+  // where the back end itself finds that the owner wrote meanwhile. When it returns, with
   // whatever outcome, nothing writes to local memory any more; after a failure its content is undefined.
   virtual Status read(std::span<const Run> runs, const os::Wait& wait) = 0;
   // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
   virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
 };
 
-// A back end. Thread-safe.
+// A back end, as one agent has it. Thread-safe.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -122,6 +156,8 @@ class Transport {
   // kOk if the peer's region can be reached; else the reason, and what would help. Moves no byte.
   [[nodiscard]] virtual Status reaches(const PeerFacts& peer, const Region& region) const = 0;
   virtual Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const = 0;
+  // Null where peers need nothing of the owner's side.
+  [[nodiscard]] virtual Exporter* exporter() const { return nullptr; }
 };
 using Transports = std::vector<std::unique_ptr<const Transport>>;
 

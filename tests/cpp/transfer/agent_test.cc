@@ -266,7 +266,7 @@ TEST_F(PathsTest, BytesBetweenRegisteredPiecesAreNotServed) {
 Snapshot snapshot_of(Agent& agent, const std::vector<std::byte>& bytes) {
   const TensorSpec spec{{1, 8, 1}, {static_cast<std::int64_t>(bytes.size())}, {}};
   const Source source{&spec, bytes.data()};
-  auto taken = take_snapshot(*agent.arena(), *agent.regions(), agent.address().text(), {&source, 1}, {});
+  auto taken = take_snapshot(*agent.arena(), *agent.regions(), agent.address().text(), {&source, 1}, {}, false);
   EXPECT_TRUE(taken.is_ok()) << taken.status().message();
   return std::move(*taken);
 }

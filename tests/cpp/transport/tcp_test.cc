@@ -27,13 +27,15 @@ class OneRegion final : public RegionSource {
   Result<Held> hold(memory::PublicationId id, Access access, std::string_view /*agent_id*/) override {
     if (id.slot != 1 || id.generation != 1) return Status(Code::kStale, "no such region");
     if (access == Access::kWrite) return Status(Code::kInvalidArgument, "not granted");
-    return Held{nullptr, memory_.data(), memory_.size(), extents_};
+    return Held{nullptr, memory_.data(), memory_.size(), {}, extents_, &writes_};
   }
   std::vector<std::byte>& memory() { return memory_; }
+  std::atomic<std::uint64_t>& writes() { return writes_; }
 
  private:
   std::vector<std::byte> memory_ = std::vector<std::byte>(1 << 16, std::byte{42});
   std::vector<memory::Range> extents_{{0, (1 << 16) - 16}};
+  std::atomic<std::uint64_t> writes_{0};
 };
 
 class TcpServerTest : public ::testing::Test {
@@ -75,9 +77,13 @@ class TcpServerTest : public ::testing::Test {
     EXPECT_TRUE(receive_exactly(fd, &reply, sizeof reply, kPatience));
     std::vector<std::byte> rest(reply.message_bytes + reply.bytes);
     EXPECT_TRUE(receive_exactly(fd, rest.data(), rest.size(), kPatience));
+    if (reply.code == 0) {
+      EXPECT_TRUE(receive_exactly(fd, &trailer_, sizeof trailer_, kPatience));
+    }
     return static_cast<Code>(reply.code);
   }
 
+  ReadTrailer trailer_;  // of the last read
   OneRegion region_;
   std::atomic<int> controls_{0};
   std::unique_ptr<Server> server_ =
@@ -88,6 +94,19 @@ TEST_F(TcpServerTest, ARequestIsAnswered) {
   const auto fd = open();
   EXPECT_EQ(ask(fd.get(), {1, 1, 10, 100, 1, 0}, 100), Code::kOk);
   EXPECT_EQ(ask(fd.get(), {1, 1, 10, 100, 3, 200}, 300), Code::kOk);
+}
+
+TEST_F(TcpServerTest, AReadSaysWhetherItIsTorn) {
+  const auto fd = open();
+  constexpr std::uint64_t kLarge = 65520 / 3;  // sent from where it lies; the small one is gathered first
+  for (const std::uint64_t length : {std::uint64_t{100}, kLarge}) {
+    region_.writes() = 5 * memory::PublicationSlot::kOneWrite;
+    EXPECT_EQ(ask(fd.get(), {1, 1, 10, length, 1, 0}, length), Code::kOk);
+    EXPECT_EQ(trailer_.writes, 5 * memory::PublicationSlot::kOneWrite);
+    region_.writes() += 1;
+    EXPECT_EQ(ask(fd.get(), {1, 1, 10, length, 1, 0}, length), Code::kOk);
+    EXPECT_EQ(trailer_.writes, ReadTrailer::kTorn);
+  }
 }
 
 TEST_F(TcpServerTest, WhatIsNotThereIsRefusedAndTheConnectionGoesOn) {

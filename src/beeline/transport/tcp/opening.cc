@@ -11,7 +11,7 @@ constexpr std::uint32_t kMaxText = 1024;
 
 // Followed by the id and the token.
 struct Opening {
-  static constexpr std::uint64_t kMagic = 0x3170637465656C42;  // "Bleetcp1"
+  static constexpr std::uint64_t kMagic = 0x3270637465656C42;  // "Bleetcp2"
   std::uint64_t magic = kMagic;
   Purpose purpose = Purpose::kControl;
   std::uint32_t id_bytes = 0;

@@ -180,6 +180,7 @@ Status resolve(RegionSource& regions, const std::vector<RunRecord>& runs, std::u
       held.push_back(held.back());
     } else {
       BEELINE_ASSIGN(auto found, regions.hold(id, access, agent_id));
+      if (!found.device.is_host()) return {Code::kUnsupported, "tcp serves the host's memory only"};
       held.push_back(std::move(found));
     }
     Region region;
@@ -195,6 +196,20 @@ Status resolve(RegionSource& regions, const std::vector<RunRecord>& runs, std::u
   if (total == bytes) return Status::ok();
   return {Code::kInvalidArgument,
           "the runs of a request have " + std::to_string(total) + " bytes, its header says " + std::to_string(bytes)};
+}
+
+// They only grow: the sum tells as much as each.
+std::uint64_t writes_of(const std::vector<RegionSource::Held>& held) {
+  std::uint64_t sum = 0;
+  const std::atomic<std::uint64_t>* last = nullptr;
+  for (const auto& each : held) {
+    if (each.writes == last) continue;
+    last = each.writes;
+    const std::uint64_t writes = last->load(std::memory_order_acquire);
+    if (memory::PublicationSlot::is_being_written(writes)) return ReadTrailer::kTorn;
+    sum += writes;
+  }
+  return sum;
 }
 
 template <typename Visit>
@@ -231,8 +246,11 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
   std::vector<iovec> pieces{{&reply, sizeof reply}};
   serving.reserve_staging();  // before pointers into it are taken
   std::byte* room = serving.staging.data();
+  ReadTrailer trailer{writes_of(serving.held)};
+  bool is_gathered = true;
   for_each_run(serving.runs, serving.held, [&](std::byte* data, std::uint64_t length) {
     if (length >= kGatherBelow) {
+      is_gathered = false;
       pieces.push_back({data, length});
       return;
     }
@@ -244,7 +262,15 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
     }
     room += length;
   });
-  const Status sent = send_all(fd, pieces, serving.wait);
+  // What was gathered is read already; of the rest the kernel has taken every byte once it is sent.
+  Status sent;
+  if (!is_gathered) sent = send_all(fd, pieces, serving.wait);
+  if (!is_gathered) pieces.clear();
+  // Pairs with the fence of Arena::begin_write().
+  std::atomic_thread_fence(std::memory_order_acquire);
+  if (writes_of(serving.held) != trailer.writes) trailer.writes = ReadTrailer::kTorn;
+  pieces.push_back({&trailer, sizeof trailer});
+  if (sent) sent = send_all(fd, pieces, serving.wait);
   serving.held.clear();
   if (sent) bytes_read_ += serving.header.bytes;
   return sent;

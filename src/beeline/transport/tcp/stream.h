@@ -42,7 +42,8 @@ struct RunRecord {
 };
 static_assert(sizeof(RunRecord) == 40 && std::is_trivially_copyable_v<RunRecord>);
 
-// Followed by `message_bytes` of text, then by `bytes` of content: for a kRead that is granted all that was asked for.
+// Followed by `message_bytes` of text, then by `bytes` of content: for a kRead that is granted all that was asked for,
+// and a ReadTrailer.
 struct ReplyHeader {
   static constexpr std::uint32_t kMagic = 0x70524C42;  // "BLRp"
   std::uint32_t magic = kMagic;
@@ -54,6 +55,13 @@ struct ReplyHeader {
 };
 static_assert(sizeof(ReplyHeader) == 24 && std::is_trivially_copyable_v<ReplyHeader>);
 inline constexpr std::uint32_t kMaxMessageBytes = 4096;
+
+// After the bytes of a read.
+struct ReadTrailer {
+  static constexpr std::uint64_t kTorn = ~std::uint64_t{0};
+  std::uint64_t writes = kTorn;  // memory::PublicationSlot::writes of the runs' regions, summed; kTorn: it changed
+};
+static_assert(sizeof(ReadTrailer) == 8);
 
 // All of the pieces, in order; kPeerLost when the connection ends. `pieces` is used up.
 Status send_all(int fd, std::vector<iovec>& pieces, const os::Wait& wait);

@@ -49,6 +49,8 @@ class Transfer {
   Op op_;
   Requests requests_;
   const os::Wait& wait_;
+  static constexpr std::uint64_t kUnknown = ReadTrailer::kTorn;
+  std::atomic<std::uint64_t> writes_{kUnknown};
   std::atomic<std::uint32_t> next_id_{0};
   std::atomic<int> reconnects_{0};
   std::atomic<bool> failed_{false};
@@ -101,7 +103,13 @@ Status Transfer::receive(int fd, Request& request, const os::Wait& wait) {
   }
   if (op_ == Op::kWrite) return Status::ok();
   std::vector<iovec> pieces = request.local;
-  return receive_all(fd, pieces, wait);
+  ReadTrailer trailer;
+  pieces.push_back({&trailer, sizeof trailer});
+  BEELINE_RETURN_IF_ERROR(receive_all(fd, pieces, wait));
+  // All of a transfer's requests have seen the same.
+  std::uint64_t first = kUnknown;
+  const bool is_first = writes_.compare_exchange_strong(first, trailer.writes);
+  return trailer.writes != ReadTrailer::kTorn && (is_first || first == trailer.writes) ? Status::ok() : torn();
 }
 
 Status Transfer::run(int fd, const os::Wait& wait) {

@@ -1,0 +1,248 @@
+"""Tensor transports that the program registered: values whose tensors travel by a class of its own.
+
+The value is pickled with a number in place of each tensor. What the transport's manager says of the tensors travels
+with it, and so does its class: whoever gets the value needs no registration of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import threading
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
+from beeline.tensors.transport_manager import TensorTransportManager
+
+# Modes of registered transports, by their names: the same number in every process. They travel in one signed byte.
+FIRST_MODE, LAST_MODE = 3, 127
+WRITABLE = 1  # of a buffer, as in `values`
+
+_log = logging.getLogger("beeline")
+_lock = threading.Lock()
+_registered: dict[str, Registration] = {}
+_managers: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One transport: what `register` was given."""
+
+    name: str  # lower case
+    devices: tuple[str, ...]
+    manager_class: bytes  # pickled
+    data_type: type
+
+    @property
+    def mode(self) -> int:
+        """Its number; see FIRST_MODE."""
+        return FIRST_MODE + zlib.crc32(self.name.encode()) % (LAST_MODE - FIRST_MODE + 1)
+
+
+def register(
+    transport_name: str, devices: Sequence[str], transport_manager_class: type, data_type: type, *, taken: set[str]
+) -> None:
+    """See `beeline.experimental.register_tensor_transport`; `taken` are names that Beeline uses itself."""
+    name = transport_name.lower()
+    required = ("extract_tensor_transport_metadata", "recv_multiple_tensors", "garbage_collect", "is_one_sided")
+    is_manager = isinstance(transport_manager_class, type) and (
+        issubclass(transport_manager_class, TensorTransportManager)
+        or all(callable(getattr(transport_manager_class, method, None)) for method in required)  # a class for Ray's
+    )
+    if not is_manager:
+        raise ValueError(
+            f"transport_manager_class {getattr(transport_manager_class, '__name__', transport_manager_class)} must be "
+            "a subclass of TensorTransportManager."
+        )
+    if not transport_manager_class.is_one_sided():  # type: ignore[attr-defined]
+        raise ValueError(
+            f"The transport {transport_name} is two-sided: Beeline's receivers read by themselves, and senders are "
+            "not called. Make it one-sided, or run the program on Ray."
+        )
+    own = Registration(name, tuple(devices), cloudpickle.dumps(transport_manager_class), data_type)
+    with _lock:
+        if name in _registered or name in taken:
+            raise ValueError(f"Transport {transport_name.upper()} already registered.")
+        for other in _registered.values():
+            if other.mode == own.mode:
+                raise ValueError(f"The names {other.name} and {name} have the same number: choose another one.")
+        _registered[name] = own
+
+
+def find(name: str) -> Registration | None:
+    """The transport of that name (lower case), or None."""
+    return _registered.get(name)
+
+
+def names() -> list[str]:
+    """All that are registered in this process."""
+    return list(_registered)
+
+
+def export() -> list[Registration]:
+    """What a worker needs to produce values by the transports of this process."""
+    return list(_registered.values())
+
+
+def adopt(registrations: list[Registration]) -> None:
+    """Registers what another process has exported; its own come first."""
+    with _lock:
+        for registration in registrations:
+            _registered.setdefault(registration.name, registration)
+
+
+def _manager(name: str, manager_class: bytes) -> Any:
+    with _lock:
+        if name not in _managers:
+            _managers[name] = pickle.loads(manager_class)()
+        return _managers[name]
+
+
+def _own_handle() -> Any:
+    from beeline.api import this_worker
+
+    return this_worker.own_handle()
+
+
+class Shipment:
+    """On the producer: a value and its tensors, until nobody refers to the object any more."""
+
+    def __init__(self, value: Any, registration: Registration, tensors: list[Any]) -> None:
+        self.value = value
+        self.obj_id = uuid.uuid4().hex
+        self._tensors = tensors
+        self._manager = _manager(registration.name, registration.manager_class)
+        self.metadata = self._manager.extract_tensor_transport_metadata(self.obj_id, tensors)
+
+    def __del__(self) -> None:
+        if not hasattr(self, "metadata"):
+            return  # nothing was registered
+        try:
+            self._manager.garbage_collect(self.obj_id, self.metadata, self._tensors)
+        except Exception:
+            _log.exception("A tensor transport could not let go of object %s", self.obj_id)
+
+
+class _NumberingPickler(cloudpickle.Pickler):
+    """Puts a number in place of each tensor; the rest as any value is pickled."""
+
+    def __init__(self, file: io.BytesIO, registration: Registration, buffers: list[Any]) -> None:
+        super().__init__(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer))
+        self._registration = registration
+        self._numbers: dict[int, int] = {}
+        self.tensors: list[Any] = []
+        self.refs: list[Any] = []
+
+    def persistent_id(self, value: Any) -> int | None:
+        """Asked by pickle for every object; None: as usual."""
+        if not isinstance(value, self._registration.data_type):
+            return None
+        device = getattr(getattr(value, "device", None), "type", None)
+        if device is not None and device not in self._registration.devices:
+            shape = list(getattr(value, "shape", ()))
+            raise TransportUnavailableError(
+                f"The tensor transport '{self._registration.name}' serves tensors on "
+                f"{', '.join(self._registration.devices)}; one of shape {shape} is on {device}."
+            )
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+        return self._numbers[id(value)]
+
+    def reducer_override(self, value: Any) -> Any:
+        """References are collected on the way, as in every value."""
+        from beeline import _core
+
+        if type(value) is _core.ObjectRef:
+            self.refs.append(value)
+            return _core.ObjectRef, (value.binary(),)
+        return super().reducer_override(value)
+
+
+def dumps(value: Any, mode: int) -> tuple[Any, ...]:
+    """(skeleton, buffers, flags, refs, ranges, shipment) of a value in the mode of a registered transport.
+
+    Without a tensor in it the value is like any other: shipment is None.
+    """
+    (registration,) = (each for each in _registered.values() if each.mode == mode)
+    file = io.BytesIO()
+    buffers: list[Any] = []
+    pickler = _NumberingPickler(file, registration, buffers)
+    pickler.dump(value)
+    tensors = pickler.tensors
+    shipment = Shipment(value, registration, tensors) if tensors else None
+    out_of_band: list[Any] = []
+    skeleton = pickle.dumps(
+        _Received(
+            registration.name,
+            registration.manager_class,
+            shipment and shipment.obj_id,
+            shipment and shipment.metadata,
+            shipment and _own_handle(),
+            file.getvalue(),
+            buffers,
+        ),
+        protocol=5,
+        buffer_callback=lambda buffer: out_of_band.append(buffer.raw()),
+    )
+    ranges = [_range_of(tensor) for tensor in tensors]
+    return skeleton, out_of_band, bytes([WRITABLE]) * len(out_of_band), pickler.refs, ranges, shipment
+
+
+def _range_of(tensor: Any) -> tuple[int, int]:
+    """The memory that counts as published; of what does not say where its memory is, a byte of the object."""
+    if not hasattr(tensor, "data_ptr") or not tensor.numel():
+        return id(tensor), 1
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.element_size() * (1 + last)
+
+
+class _Received:
+    """What travels; unpickles to the value."""
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _receive, self._fields
+
+
+class _NumberUnpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, buffers: list[Any], tensors: list[Any]) -> None:
+        super().__init__(io.BytesIO(data), buffers=buffers)
+        self._tensors = tensors
+
+    def persistent_load(self, number: Any) -> Any:
+        return self._tensors[number]
+
+
+def _receive(
+    name: str, manager_class: bytes, obj_id: str | None, metadata: Any, src: Any, inner: bytes, buffers: list[Any]
+) -> Any:
+    tensors: list[Any] = []
+    if obj_id is not None:
+        try:
+            manager = _manager(name, manager_class)
+            communicator = manager.get_communicator_metadata(src, _own_handle(), name.upper())
+            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, _targets())
+        except BeelineError:
+            raise
+        except Exception as error:
+            raise DirectTransportError(
+                f"The tensor transport '{name}' could not receive an object of {len(metadata.tensor_meta)} tensors: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return _NumberUnpickler(inner, buffers, tensors).load()
+
+
+def _targets() -> list[Any] | None:
+    from beeline.tensors import torch_values
+
+    return torch_values.take_targets()

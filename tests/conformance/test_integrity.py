@@ -1,0 +1,120 @@
+"""A reader gets one state of the owner's tensors, whole, or an error."""
+
+import json
+
+import pytest
+import torch
+
+from beeline import exceptions
+from beeline.transfer import Agent, TensorRefs
+from tests.conformance.conftest import TOKEN
+from tests.conformance.paths import PATHS, SERVED
+
+COUNT = 3 << 18
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_read_during_a_write_is_torn(owner, agent, path):
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    batch = agent.prepare(refs, [torch.zeros(COUNT)], path=path)
+    batch.run()
+    owner.run("kept['writing'] = agent.writing(kept['refs']); kept['writing'].__enter__()")
+    for read in (lambda: agent.fetch(refs, path=path), batch.run):
+        with pytest.raises(exceptions.TornReadError, match="wrote"):
+            read()
+    owner.run("kept['tensors'][0].fill_(1); kept['writing'].__exit__(None, None, None)")
+    assert bool((agent.fetch(refs, path=path)[0] == 1).all())
+    batch.run()
+
+
+@pytest.mark.parametrize(("path", "shared"), [*((path, True) for path in PATHS), *((path, False) for path in SERVED)])
+def test_readers_beside_a_busy_writer_see_one_state(start_owner, folder, path, shared):
+    owner = start_owner(share_memory=shared)
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    owner.run(
+        """
+import threading
+kept['stop'] = threading.Event()
+
+def write():
+    value = 0
+    while not kept['stop'].is_set():
+        value += 1
+        with agent.writing(kept['refs']):
+            kept['tensors'][0].fill_(value)
+        kept['stop'].wait(0.003)
+
+kept['thread'] = threading.Thread(target=write)
+kept['thread'].start()
+"""
+    )
+    out = torch.zeros(COUNT)
+    seen, torn = set(), 0
+    with Agent("reader", folder=folder, token=TOKEN, share_memory=shared) as agent:
+        while len(seen) < 20 or torn < 1:
+            try:
+                agent.fetch(refs, [out], path=path)
+            except exceptions.TornReadError:
+                torn += 1
+                continue
+            low, high = float(out.min()), float(out.max())
+            assert low == high
+            seen.add(low)
+    owner.run("kept['stop'].set(); kept['thread'].join()")
+
+
+def test_only_the_owner_says_that_it_writes(owner, agent):
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    with pytest.raises(ValueError, match="owner"), agent.writing(refs):
+        pass
+
+
+def test_checksums_travel_with_references(owner, agent):
+    refs = owner.register(f"{{'a': torch.ones({COUNT}), 'b': torch.tensor(3)}}", checksum=True)
+    for travelled in (TensorRefs.from_json(refs.to_json()), TensorRefs.from_bytes(refs.to_bytes())):
+        assert bool((agent.fetch(travelled, verify=True)["a"] == 1).all())
+        assert int(agent.fetch(travelled["b"], verify=True)) == 3
+    value = json.loads(refs.to_json())
+    value["tensors"][0]["xxh3"] = "0" * 16
+    with pytest.raises(exceptions.TornReadError, match="checksum"):
+        agent.fetch(TensorRefs.from_json(json.dumps(value)), verify=True)
+    del value["tensors"][0]["xxh3"]
+    with pytest.raises(ValueError, match="checksums"):
+        TensorRefs.from_json(json.dumps(value))
+
+
+def test_what_has_no_checksum_is_not_verified(owner, agent):
+    refs = owner.register(f"[torch.ones({COUNT})]")
+    out = torch.full((COUNT,), -1.0)
+    with pytest.raises(ValueError, match="without a checksum"):
+        agent.fetch(refs, [out], verify=True)
+    refs = owner.register(f"[torch.ones({COUNT})]", checksum=True)
+    with pytest.raises(ValueError, match="without a checksum"):
+        agent.fetch(refs[0][:5], verify=True)
+    assert bool((out == -1).all())
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_versions_beside_a_busy_publisher_are_whole(start_owner, agent, verify):
+    owner = start_owner()
+    owner.run(
+        f"""
+import threading
+kept['stop'] = threading.Event()
+
+def write():
+    value = 0
+    while not kept['stop'].is_set():
+        value += 1
+        agent.publish('w', [torch.full(({COUNT},), float(value))], checksum=True)
+
+kept['thread'] = threading.Thread(target=write)
+kept['thread'].start()
+"""
+    )
+    updates = agent.subscribe(owner.address, "w")
+    number = 0
+    for _ in range(50):
+        number, (tensor,) = updates.fetch(newer_than=number, verify=verify)
+        assert float(tensor.min()) == float(tensor.max()) == number
+    owner.run("kept['stop'].set(); kept['thread'].join()")

@@ -1,0 +1,220 @@
+"""Tensor transports of the program's own, by Ray's interface."""
+
+import os
+import threading
+import time
+from multiprocessing import shared_memory
+
+import numpy as np
+import pytest
+import torch
+
+import beeline as ray
+from beeline import exceptions
+from beeline.experimental import (
+    CommunicatorMetadata,
+    TensorTransportManager,
+    TensorTransportMetadata,
+    register_tensor_transport,
+    set_target_for_ref,
+)
+from tests.python.direct_transport.nodes import call
+
+
+class FileMetadata(TensorTransportMetadata):
+    """Where the tensors lie."""
+
+
+class FileTransport(TensorTransportManager):
+    """Moves tensors through POSIX shared memory: slow, simple, and one-sided."""
+
+    def __init__(self):
+        self.segments = {}
+        self.collected = []
+
+    def tensor_transport_backend(self):
+        return "FILES"
+
+    @staticmethod
+    def is_one_sided():
+        return True
+
+    @staticmethod
+    def can_abort_transport():
+        return False
+
+    def actor_has_tensor_transport(self, actor):
+        return True
+
+    def extract_tensor_transport_metadata(self, obj_id, rdt_object):
+        metadata = FileMetadata([(t.shape, t.dtype) for t in rdt_object], "cpu")
+        metadata.names = []
+        for tensor in rdt_object:
+            segment = shared_memory.SharedMemory(create=True, size=max(1, tensor.nbytes))
+            np.ndarray(tensor.shape, tensor.numpy().dtype, segment.buf)[...] = tensor.numpy()
+            self.segments.setdefault(obj_id, []).append(segment)
+            metadata.names.append(segment.name)
+        return metadata
+
+    def get_communicator_metadata(self, src_actor, dst_actor, backend=None):
+        return CommunicatorMetadata()
+
+    def recv_multiple_tensors(self, obj_id, tensor_transport_metadata, communicator_metadata, target_buffers=None):
+        received = []
+        for index, ((shape, dtype), name) in enumerate(
+            zip(tensor_transport_metadata.tensor_meta, tensor_transport_metadata.names, strict=True)
+        ):
+            tensor = target_buffers[index] if target_buffers else torch.empty(shape, dtype=dtype)
+            segment = shared_memory.SharedMemory(name)
+            tensor.numpy()[...] = np.ndarray(tuple(shape), tensor.numpy().dtype, segment.buf)
+            segment.close()
+            received.append(tensor)
+        return received
+
+    def send_multiple_tensors(self, tensors, tensor_transport_metadata, communicator_metadata):
+        raise NotImplementedError
+
+    def garbage_collect(self, obj_id, tensor_transport_meta, tensors):
+        for segment in self.segments.pop(obj_id):
+            segment.close()
+            segment.unlink()
+
+    def abort_transport(self, obj_id, communicator_metadata):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    register_tensor_transport("files", ["cpu"], FileTransport, torch.Tensor)
+
+
+@pytest.fixture
+def pair(registered, make_actor):
+    return make_actor(), make_actor()
+
+
+def segments():
+    return sorted(name for name in os.listdir("/dev/shm") if name.startswith("psm_"))
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def make(node, n):
+    shared = torch.arange(float(n))
+    node.kept = {"a": shared, "again": [shared], "b": torch.full((n,), 2), "text": "x", "array": np.arange(n)}
+    return node.kept
+
+
+def look(node, value):
+    same = value["a"] is value["again"][0]
+    return [
+        float(value["a"].sum()),
+        int(value["b"].sum()),
+        value["text"],
+        int(value["array"].sum()),
+        same,
+        value is node.kept,
+    ]
+
+
+@pytest.mark.parametrize("n", [10, 1 << 18])
+def test_from_actor_to_actor_to_driver_and_back(pair, n):
+    a, b = pair
+    before = segments()
+    ref = call(a, make, n, transport="files")
+    total = n * (n - 1) // 2
+    assert ray.get(call(b, look, ref)) == [total, 2 * n, "x", total, True, False]
+    assert ray.get(call(a, look, ref)) == [total, 2 * n, "x", total, True, True]  # the same object
+    assert len(segments()) == len(before) + 2
+    value = ray.get(ref)
+    assert torch.equal(value["a"], torch.arange(float(n)))
+    del ref
+    until(lambda: segments() == before)
+    assert torch.equal(value["a"], torch.arange(float(n)))
+
+
+def test_put_by_the_driver(pair):
+    a, _ = pair
+    before = segments()
+    ref = ray.put([torch.ones(5), torch.zeros(0)], _tensor_transport="FILES")
+    assert ray.get(call(a, lambda node, value: [float(value[0].sum()), value[1].numel()], ref)) == [5.0, 0]
+    del ref
+    until(lambda: segments() == before)
+
+
+def test_a_value_without_tensors_is_one_like_any_other(pair):
+    a, b = pair
+    ref = call(a, lambda node: {"n": 1, "array": np.ones(1 << 18)}, transport="files")
+    assert ray.get(call(b, lambda node, value: float(value["array"].sum()), ref)) == 1 << 18
+
+
+def test_targets_are_filled(pair):
+    a, _ = pair
+    ref = call(a, lambda node: [torch.full((5,), 3.0), torch.full((6,), 4.0)], transport="files")
+    targets = [torch.zeros(5), torch.zeros(6)]
+    set_target_for_ref(ref, targets)
+    value = ray.get(ref)
+    assert value[0] is targets[0] and value[1] is targets[1]
+    assert [float(target.sum()) for target in targets] == [15.0, 24.0]
+
+
+def test_what_the_transport_raises_reaches_the_receiver(pair):
+    a, b = pair
+    ref = call(a, make, 10, transport="files")
+    ray.wait([ref])
+    for name in segments():
+        os.unlink(f"/dev/shm/{name}")
+    with pytest.raises(exceptions.DirectTransportError, match="files.*FileNotFoundError"):
+        ray.get(ref)
+    with pytest.raises(exceptions.TaskError):
+        ray.get(call(b, look, ref))
+    assert ray.get(call(b, lambda node: 1)) == 1
+
+
+def test_what_cannot_be_is_refused(pair):
+    a, _ = pair
+    with pytest.raises(ValueError, match="already registered"):
+        register_tensor_transport("FILES", ["cpu"], FileTransport, torch.Tensor)
+    with pytest.raises(ValueError, match="already registered"):
+        register_tensor_transport("shm", ["cpu"], FileTransport, torch.Tensor)
+    with pytest.raises(ValueError, match="subclass of TensorTransportManager"):
+        register_tensor_transport("other", ["cpu"], int, torch.Tensor)
+
+    class TwoSided(FileTransport):
+        @staticmethod
+        def is_one_sided():
+            return False
+
+    with pytest.raises(ValueError, match="two-sided"):
+        register_tensor_transport("other", ["cpu"], TwoSided, torch.Tensor)
+    with pytest.raises(exceptions.TransportUnavailableError, match="meta"):
+        ray.put(torch.ones(5, device="meta"), _tensor_transport="files")
+    with pytest.raises(ValueError, match="snapshot"):
+        ray.put(torch.ones(5), _tensor_transport="files", isolation="snapshot")
+    with pytest.raises(exceptions.TransportUnavailableError, match="registered by the program"):
+        ray.put(torch.ones(5), _tensor_transport="pigeons")
+
+    @ray.remote
+    def task():
+        return torch.ones(5)
+
+    with pytest.raises(exceptions.TransportUnavailableError, match="no tasks"):
+        task.options(tensor_transport="files").remote()
+
+    @ray.remote
+    def putting():
+        return ray.put(torch.ones(5), _tensor_transport="files")
+
+    with pytest.raises(exceptions.TaskError):
+        ray.get(putting.remote())
+
+
+def test_a_value_that_cannot_be_pickled_leaves_nothing(pair):
+    before = segments()
+    with pytest.raises(TypeError):
+        ray.put([torch.ones(5), threading.Lock()], _tensor_transport="files")
+    until(lambda: segments() == before)
