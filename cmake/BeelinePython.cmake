@@ -14,13 +14,16 @@ target_include_directories(_core PRIVATE ${PROJECT_SOURCE_DIR}/python/src)
 # As system headers, or our warning flags would judge nanobind's.
 target_include_directories(_core SYSTEM PRIVATE ${nanobind_ROOT}/../include ${Python_INCLUDE_DIRS})
 target_link_libraries(_core PRIVATE beeline_runtime beeline_warnings)
+# The module shows its entry point alone; what libbeeline.so exports is hidden here.
+target_link_options(_core PRIVATE -Wl,--exclude-libs,ALL)
 target_compile_definitions(_core PRIVATE BEELINE_VERSION="${PROJECT_VERSION}")
 
-install(TARGETS _core LIBRARY DESTINATION beeline)
-install(FILES ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h DESTINATION beeline/include/beeline)
+install(TARGETS _core LIBRARY DESTINATION beeline COMPONENT python)
+install(FILES ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h
+        DESTINATION beeline/include/beeline COMPONENT python)
 if(TARGET beeline_preload)
-  install(TARGETS beeline_preload LIBRARY DESTINATION beeline/lib)
+  install(TARGETS beeline_preload LIBRARY DESTINATION beeline/lib COMPONENT python)
 endif()
 if(TARGET beelined)
-  install(TARGETS beelined RUNTIME DESTINATION beeline/bin)
+  install(TARGETS beelined RUNTIME DESTINATION beeline/bin COMPONENT python)
 endif()

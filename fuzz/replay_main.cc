@@ -72,6 +72,9 @@ std::vector<Bytes> seeds() {
     inputs.push_back(descriptor.encode());
     const auto text = beeline::as_bytes(descriptor.owner);
     inputs.emplace_back(text.begin(), text.end());
+    const std::string json = descriptor.to_json();
+    const auto json_bytes = beeline::as_bytes(json);
+    inputs.emplace_back(json_bytes.begin(), json_bytes.end());
   }
   return inputs;
 }

@@ -138,8 +138,9 @@ void hello(BytesView input) {
   (void)(*arena)->acquire({greeting.process % memory::kMaxPublications, greeting.channel}, {&range, 1});
 }
 
-void descriptor(BytesView input) {
-  const auto decoded = transfer::Descriptor::decode(input);
+namespace {
+
+void check_descriptor(const Result<transfer::Descriptor>& decoded) {
   if (!decoded.is_ok()) return;
   for (std::size_t i = 0; i < decoded->places.size(); ++i) {
     const auto& spec = decoded->spec(i);
@@ -154,6 +155,20 @@ void descriptor(BytesView input) {
   BEELINE_CHECK(again.is_ok() && again->places == decoded->places && again->regions == decoded->regions &&
                     again->schema->tensors.size() == decoded->schema->tensors.size(),
                 "an encoding of ours decodes to the same");
+  if (!decoded->names.empty()) return;  // those that are no UTF-8 lose what is none, and may be the same then
+  const auto from_json = transfer::Descriptor::from_json(decoded->to_json());
+  BEELINE_CHECK(from_json.is_ok() && from_json->places == decoded->places && from_json->regions == decoded->regions,
+                "our JSON decodes to the same");
+}
+
+}  // namespace
+
+void descriptor(BytesView input) {
+  check_descriptor(transfer::Descriptor::decode(input));
+}
+
+void descriptor_json(BytesView input) {
+  check_descriptor(transfer::Descriptor::from_json(as_text(input)));
 }
 
 void agent(BytesView input) {

@@ -6,24 +6,22 @@
 
 namespace beeline::fuzz {
 
-void ring_records(BytesView input);   // ring/ring.h: positions, then the data of a ring
-void payload(BytesView input);        // store/payload.h
-void control_frame(BytesView input);  // runtime/control.h: every message type
-void frame_socket(BytesView input);   // os/unix_socket.h: a stream in pieces
-void hello(BytesView input);          // runtime/messages.h: the greeting of a link and the tables that come with it
-void descriptor(BytesView input);     // transfer/descriptor.h
-void agent(BytesView input);          // transfer/address.h and messages.h
+void ring_records(BytesView input);     // ring/ring.h: positions, then the data of a ring
+void payload(BytesView input);          // store/payload.h
+void control_frame(BytesView input);    // runtime/control.h: every message type
+void frame_socket(BytesView input);     // os/unix_socket.h: a stream in pieces
+void hello(BytesView input);            // runtime/messages.h: the greeting of a link and the tables that come with it
+void descriptor(BytesView input);       // transfer/descriptor.h
+void descriptor_json(BytesView input);  // likewise
+void agent(BytesView input);            // transfer/address.h and messages.h
 
 struct Target {
   const char* name;
   void (*run)(BytesView input);
 };
-inline constexpr Target kTargets[] = {{"ring_records", ring_records},
-                                      {"payload", payload},
-                                      {"control_frame", control_frame},
-                                      {"frame_socket", frame_socket},
-                                      {"hello", hello},
-                                      {"descriptor", descriptor},
-                                      {"agent", agent}};
+inline constexpr Target kTargets[] = {
+    {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
+    {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
+    {"descriptor_json", descriptor_json}, {"agent", agent}};
 
 }  // namespace beeline::fuzz

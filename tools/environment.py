@@ -18,6 +18,7 @@ PYTHON = VENV / "bin" / "python"
 OLDEST_PYTHON = (3, 11)
 SETUP_STAMP = VENV / ".beeline-setup"
 WHEEL_STAMP = VENV / ".beeline-wheel"
+WHEEL_BUILD = BUILD / "wheel"  # pyproject.toml says so, too; the C++ package is installed from there
 PEERS_STAMP = VENV / ".beeline-bench-peers"
 
 
@@ -51,7 +52,7 @@ def setup_peers() -> None:
 def build_wheel() -> None:
     """Builds the wheel and installs it into .venv, unless what it is made of has not changed since."""
     wanted = digest(_wheel_sources())
-    if _stamp_holds(WHEEL_STAMP, wanted):
+    if _stamp_holds(WHEEL_STAMP, wanted) and (WHEEL_BUILD / "CMakeCache.txt").is_file():
         return
     say("build")
     WHEEL_STAMP.unlink(missing_ok=True)

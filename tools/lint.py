@@ -5,7 +5,7 @@ from pathlib import Path
 from tools.environment import PYTHON
 from tools.steps import ROOT, VENV, StepError, environment, say, step
 
-CPP_FOLDERS = ("src", "python/src", "tests/cpp", "fuzz")
+CPP_FOLDERS = ("src", "python/src", "tests/cpp", "fuzz", "examples", "benchmarks")
 BIN = VENV / "bin"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks.engines import Context
 from benchmarks.owners import STREAMS, TOKEN
 from benchmarks.registry import Bound, Contender, Limit, Row, Samples, probe
 from benchmarks.timing import each, per_call
+from tools import cpp_package
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 SIZES = {"1 KiB": KIB, "1 MiB": MIB, "256 MiB": 256 * MIB}
@@ -116,6 +118,24 @@ def _read_by_nixl(ctx: Context) -> Samples:
             handle.release()
             agent.deregister_memory(registered)
     return samples
+
+
+@probe
+def read_from_cpp(ctx: Context) -> Samples:
+    """A prepared read and a map of 1 KiB, as a program in C++ makes them; and what memcpy takes there."""
+    with tempfile.TemporaryDirectory(prefix="beeline-bench-") as folder, Owner("beeline") as owner:
+        cpp_package.install(Path(folder, "prefix"))
+        cpp_package.build(Path(__file__).parent.parent / "cpp", Path(folder, "prefix"), Path(folder, "build"))
+        measured = subprocess.run(
+            [Path(folder, "build", "transfer_read"), "100000", str(ctx.reps(15, 5))],
+            input=owner.ask([KIB]) + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if measured.returncode != 0:
+            raise RuntimeError(f"transfer_read: exit status {measured.returncode}: {measured.stderr}")
+        return json.loads(measured.stdout)
 
 
 @probe
@@ -293,6 +313,18 @@ ROWS = [
         "many",
         Bound("<=", 3.0, "limit"),
         Limit("many_tensors", "one"),
+    ),
+    *(
+        _own_row(
+            f"{name}_cpp_1KiB",
+            f"{measure} by shm, 1 KiB, from C++",
+            "ns",
+            "read_from_cpp",
+            name,
+            None,
+            Limit("read_from_cpp", "copy"),
+        )
+        for name, measure in (("fetch", "copying fetch, prepared, into existing memory,"), ("map", "map"))
     ),
     _own_row("register", "10,000 tensors registered", "ms", "register_many", "seconds", Bound("<=", 10, "value"), None),
     *(

@@ -335,14 +335,9 @@ class TensorRefs:
     def regions(self) -> list[tuple[int, int, int, int, int, int, int]]:
         """(slot, generation, length, address, offset in the arena or -1, device type, device id) each."""
 
+    def to_json(self) -> str: ...
     @staticmethod
-    def build(
-        owner: str,
-        regions: Sequence[tuple[int, ...]],
-        rows: Sequence[tuple[Any, ...]],
-        names: Sequence[str],
-        checksums: Sequence[int],
-    ) -> TensorRefs: ...
+    def from_json(text: str) -> TensorRefs: ...
 
 class Batch:
     """A fetch that is made again and again."""

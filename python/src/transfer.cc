@@ -16,6 +16,7 @@
 #include "beeline/transfer/batch.h"
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
+#include "beeline/transfer/registered.h"
 #include "bindings.h"
 #include "dicts.h"
 #include "local_tensors.h"
@@ -169,35 +170,18 @@ class PyAgent {
   [[nodiscard]] std::string address() const { return agent()->address().text(); }
 
   TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums) {
-    auto descriptor = std::make_shared<Descriptor>();
-    auto schema = std::make_shared<transfer::Schema>();
-    std::vector<transfer::Piece> pieces;
-    std::vector<std::int64_t> first;
+    std::vector<Described> described;
+    for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
+    std::vector<transfer::Source> sources;
     nb::list kept;
-    for (const nb::handle tensor : tensors) {
-      auto described = describe(tensor, false);
-      const auto extent = transfer::extent_of(described.spec);
-      pieces.push_back({described.data + extent.first, static_cast<std::uint64_t>(extent.end - extent.first)});
-      first.push_back(extent.first);
-      // Blocks of the arena are pinned.
-      const bool is_pinned = agent()->arena()->offset_of(pieces.back().data, pieces.back().size).has_value();
-      if (!is_pinned && pieces.back().size > 0) kept.append(owner_of(tensor));
-      if (with_checksums) {
-        descriptor->checksums.push_back(transfer::checksum_of(described.spec, described.data, described.spec.strides));
-      }
-      schema->tensors.push_back(std::move(described.spec));
+    for (std::size_t i = 0; i < described.size(); ++i) {
+      sources.push_back({&described[i].spec, described[i].data});
+      if (!transfer::is_pinned(*agent()->arena(), sources.back())) kept.append(owner_of(tensors[i]));
     }
-    auto added = agent()->regions()->add(pieces, keep(std::move(kept)));
-    require(added.status(), "register " + std::to_string(pieces.size()) + " tensors");
-    descriptor->owner = address();
-    descriptor->regions = (*added)->regions();
-    for (std::size_t i = 0; i < pieces.size(); ++i) {
-      const auto position = (*added)->position(i);
-      descriptor->places.push_back({position.region, position.offset + static_cast<std::uint64_t>(-first[i])});
-    }
-    descriptor->schema = std::move(schema);
-    descriptor->names = std::move(names);
-    return {std::move(descriptor), std::move(*added)};
+    auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
+                                                 keep(std::move(kept)), with_checksums);
+    require(registered.status(), "register " + std::to_string(sources.size()) + " tensors");
+    return {std::move(registered->tensors), std::move(registered->registration)};
   }
 
   // A row-major tensor in the arena; its content is undefined.
@@ -296,7 +280,7 @@ class PyAgent {
     nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
       kept.append(owner_of(sources[i]));
-      copies.push_back({&refs[i]->remote, local_of(sources[i], refs[i]->remote, false)});
+      copies.push_back({&refs[i]->remote, local_of(sources[i], refs[i]->remote, transfer::Use::kRead)});
     }
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
   }
@@ -360,13 +344,8 @@ class PyAgent {
   }
 
   std::shared_ptr<transfer::Peer> peer_of(const std::vector<transfer::Copy>& copies, const os::Wait& wait) {
-    const auto& owner = copies.front().remote->descriptor->owner;
-    for (const auto& copy : copies) {
-      if (copy.remote->descriptor->owner != owner) {
-        throw nb::value_error("the references belong to several agents: transfer those of one at a time");
-      }
-    }
-    return peer(owner, wait);
+    require(transfer::check_one_owner(copies), "transfer");
+    return peer(copies.front().remote->descriptor->owner, wait);
   }
 
   template <typename Operation>
@@ -376,10 +355,7 @@ class PyAgent {
     const auto found = peer_of(copies, wait);
     const Status status = without_gil([&] { return operation(*found, copies, requirement, wait); });
     if (status) return;
-    std::uint64_t bytes = 0;
-    for (const auto& copy : copies) bytes += copy.remote->spec.bytes();
-    require(status, std::string(what) + " " + std::to_string(copies.size()) + " tensors, " + std::to_string(bytes) +
-                        " bytes, agent \"" + found->address().name + "\"");
+    require(status, std::string(what) + " " + transfer::text_of(copies) + ", agent \"" + found->address().name + "\"");
   }
 
   static void require_as_many(std::size_t refs, const nb::list& tensors) {
@@ -389,30 +365,12 @@ class PyAgent {
                               .c_str());
   }
 
-  static transfer::LocalTensor local_of(nb::handle value, const RemoteTensor& remote, bool writable = true) {
-    auto described = describe(value, writable);
-    const TensorSpec& spec = remote.spec;
-    if (described.spec.shape != spec.shape || !(described.spec.dtype == spec.dtype)) {
-      raise_status({Code::kInvalidArgument, "the local tensor is " + text_of(described.spec) + ", the remote one " +
-                                                text_of(spec) + "; nothing was written"},
-                   "transfer", Work::kAgent);
-    }
-    for (std::size_t i = 0; writable && i < described.spec.strides.size(); ++i) {
-      if (described.spec.strides[i] == 0 && spec.shape[i] > 1) {
-        throw nb::value_error(
-            "the tensor to be filled has one element in several places (it is expanded); nothing was "
-            "written");
-      }
-    }
-    return {described.data, std::move(described.spec.strides)};
-  }
-
-  static std::string text_of(const TensorSpec& spec) {
-    static constexpr const char* kCodes[] = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
-    std::string text = spec.dtype.code < std::size(kCodes) ? kCodes[spec.dtype.code] : "float8";
-    text += std::to_string(spec.dtype.bits) + "[";
-    for (std::size_t i = 0; i < spec.shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(spec.shape[i]);
-    return text + "]";
+  static transfer::LocalTensor local_of(nb::handle value, const RemoteTensor& remote,
+                                        transfer::Use use = transfer::Use::kFilled) {
+    const auto described = describe(value, use == transfer::Use::kFilled);
+    auto local = transfer::fit(remote, described.spec, described.data, use);
+    require(local.status(), "transfer");
+    return std::move(*local);
   }
 
   // A row-major tensor of that shape; large ones in the arena, so that they can be registered in turn.
@@ -463,31 +421,6 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
   return {std::make_shared<const Descriptor>(std::move(*descriptor)), nullptr};
 }
 
-// From what regions() and rows() have given; checked as bytes are.
-TensorRefs build(std::string owner, const std::vector<RegionRow>& regions, const std::vector<Row>& rows,
-                 std::vector<std::string> names, std::vector<std::uint64_t> checksums) {
-  Descriptor descriptor;
-  auto schema = std::make_shared<transfer::Schema>();
-  descriptor.owner = std::move(owner);
-  for (const auto& [slot, generation, length, address, arena_offset, type, id] : regions) {
-    descriptor.regions.push_back(
-        {{slot, generation}, length, address, static_cast<std::uint64_t>(arena_offset), {type, id}});
-  }
-  for (const auto& [code, bits, lanes, shape, strides, region, offset] : rows) {
-    if (region >= regions.size()) throw nb::value_error("a tensor in a region that is not there");
-    schema->tensors.push_back(
-        {{static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), static_cast<std::uint16_t>(lanes)},
-         shape,
-         strides});
-    require(transfer::check(schema->tensors.back()), "read references to tensors");
-    descriptor.places.push_back({region, offset});
-  }
-  descriptor.schema = std::move(schema);
-  descriptor.names = std::move(names);
-  descriptor.checksums = std::move(checksums);
-  return decoded(Descriptor::decode(descriptor.encode()));
-}
-
 }  // namespace
 
 void bind_transfer(nb::module_& m) {
@@ -519,12 +452,7 @@ void bind_transfer(nb::module_& m) {
              return TensorRef{std::move(*part), ref.registration};
            })
       .def("alone", [](const TensorRef& ref) {
-        auto descriptor = std::make_shared<Descriptor>();
-        descriptor->owner = ref.remote.descriptor->owner;
-        descriptor->regions.push_back(ref.remote.home());
-        descriptor->schema = std::make_shared<transfer::Schema>(transfer::Schema{{ref.remote.spec}});
-        descriptor->places.push_back({0, ref.remote.offset});
-        if (ref.remote.checksum) descriptor->checksums.push_back(*ref.remote.checksum);
+        auto descriptor = std::make_shared<const Descriptor>(ref.remote.alone());
         return TensorRefs{std::move(descriptor), ref.registration};
       });
   nb::class_<TensorRefs>(m, "TensorRefs")
@@ -557,7 +485,8 @@ void bind_transfer(nb::module_& m) {
              }
              return rows;
            })
-      .def_static("build", &build);
+      .def("to_json", [](const TensorRefs& refs) { return refs.descriptor->to_json(); })
+      .def_static("from_json", [](const std::string& text) { return decoded(Descriptor::from_json(text)); });
   nb::class_<PyBatch>(m, "Batch")
       .def("run", &PyBatch::run, nb::arg("timeout_s").none())
       .def_prop_ro("nbytes", &PyBatch::bytes);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,30 +173,12 @@ class TensorRefs:
 
     def to_json(self) -> str:
         """As a JSON object that a person can read."""
-        rows = [self._refs.at(at).row() for at in range(len(self))]
-        keys = ("code", "bits", "lanes", "shape", "strides", "region", "offset")
-        tensors = [dict(zip(keys, row, strict=True)) for row in rows]
-        for tensor, name in zip(tensors, self.names, strict=False):
-            tensor["name"] = name
-        for tensor, checksum in zip(tensors, self._refs.checksums, strict=False):
-            tensor["xxh3"] = f"{checksum:016x}"
-        return json.dumps({"owner": self.owner, "regions": self._refs.regions(), "tensors": tensors})
+        return self._refs.to_json()
 
     @staticmethod
     def from_json(text: str) -> TensorRefs:
         """What `to_json` gave. Raises ValueError for anything else."""
-        try:
-            value = json.loads(text)
-            tensors = value["tensors"]
-            rows = [
-                (t["code"], t["bits"], t["lanes"], t["shape"], t["strides"], t["region"], t["offset"]) for t in tensors
-            ]
-            names = [t["name"] for t in tensors if "name" in t]
-            checksums = [int(t["xxh3"], 16) for t in tensors if "xxh3" in t]
-            regions = [tuple(r) for r in value["regions"]]
-            return TensorRefs(_core.TensorRefs.build(value["owner"], regions, rows, names, checksums))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no references to tensors: {error!r}") from error
+        return TensorRefs(_core.TensorRefs.from_json(text))
 
     def __reduce__(self) -> tuple:
         return TensorRefs.from_bytes, (self.to_bytes(),)

@@ -9,6 +9,8 @@
 #include <utility>
 #include <variant>
 
+#include "beeline/base/export.h"
+
 namespace beeline {
 
 // Stable numbers: they travel between processes and select the Python exception (python/src/session.cc).
@@ -31,9 +33,9 @@ enum class Code : std::uint8_t {
   kTorn = 15,
 };
 
-std::string_view code_name(Code code);
+BEELINE_API std::string_view code_name(Code code);
 
-class [[nodiscard]] Status {
+class [[nodiscard]] BEELINE_API Status {
  public:
   Status() = default;
   Status(Code code, std::string message);
@@ -82,7 +84,7 @@ class [[nodiscard]] Result {
   std::variant<T, Status> state_;
 };
 
-[[noreturn]] void check_failed(const char* file, int line, const char* condition, std::string_view message);
+[[noreturn]] BEELINE_API void check_failed(const char* file, int line, const char* condition, std::string_view message);
 
 }  // namespace beeline
 

@@ -1,13 +1,14 @@
 // A reference to registered tensors, as a value: whose they are, where they lie, and what they are.
 //
-// The binary form is msgpack. A list of tensors costs a few bytes each; its schema (dtypes, shapes, strides) is told
-// apart, by its hash alone to whoever has it already.
+// As JSON it is for people. The binary form is msgpack: a list of tensors costs a few bytes each; its schema (dtypes,
+// shapes, strides) is told apart, by its hash alone to whoever has it already.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "beeline/base/bytes.h"
@@ -50,6 +51,10 @@ struct Descriptor {
   // kCorrupt for what is no descriptor, or one whose tensors leave their regions.
   using KnownSchemas = std::function<std::shared_ptr<const Schema>(std::uint64_t hash)>;
   static Result<Descriptor> decode(BytesView bytes, const KnownSchemas& known = nullptr);
+
+  // With the schema. kCorrupt as for decode().
+  [[nodiscard]] std::string to_json() const;
+  static Result<Descriptor> from_json(std::string_view text);
 };
 
 }  // namespace beeline::transfer

@@ -1,5 +1,7 @@
 #include "beeline/transfer/fetch.h"
 
+#include <utility>
+
 #include "beeline/transfer/checksum.h"
 
 namespace beeline::transfer {
@@ -38,6 +40,45 @@ Result<RemoteTensor> RemoteTensor::part(std::span<const Slice> slices) const {
   BEELINE_ASSIGN(piece.spec, slice(spec, slices, distance));
   piece.offset += static_cast<std::uint64_t>(distance);
   return piece;
+}
+
+Descriptor RemoteTensor::alone() const {
+  auto schema = std::make_shared<Schema>();
+  schema->tensors.push_back(spec);
+  Descriptor single{descriptor->owner, {home()}, std::move(schema), {{0, offset}}, {}, {}};
+  if (checksum) single.checksums.push_back(*checksum);
+  return single;
+}
+
+Result<LocalTensor> fit(const RemoteTensor& remote, const TensorSpec& local, std::byte* data, Use use) {
+  const TensorSpec& spec = remote.spec;
+  if (local.shape != spec.shape || !(local.dtype == spec.dtype)) {
+    return Status(Code::kInvalidArgument, "the local tensor is " + text_of(local) + ", the remote one " +
+                                              text_of(spec) + "; nothing was written");
+  }
+  for (std::size_t i = 0; use == Use::kFilled && i < local.strides.size(); ++i) {
+    if (local.strides[i] == 0 && spec.shape[i] > 1) {
+      return Status(Code::kInvalidArgument,
+                    "the tensor to be filled has one element in several places (it is expanded); nothing was written");
+    }
+  }
+  return LocalTensor{data, local.strides};
+}
+
+Status check_one_owner(std::span<const Copy> copies) {
+  for (const Copy& copy : copies) {
+    if (copy.remote->descriptor->owner != copies.front().remote->descriptor->owner) {
+      return {Code::kInvalidArgument,
+              "the references belong to several agents: transfer those of one at a time; nothing was written"};
+    }
+  }
+  return Status::ok();
+}
+
+std::string text_of(std::span<const Copy> copies) {
+  std::uint64_t bytes = 0;
+  for (const Copy& copy : copies) bytes += copy.remote->spec.bytes();
+  return std::to_string(copies.size()) + " tensors, " + std::to_string(bytes) + " bytes";
 }
 
 namespace {

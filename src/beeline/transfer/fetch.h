@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct RemoteTensor {
   [[nodiscard]] const transport::Region& home() const { return descriptor->regions[region]; }
   // One slice for each of the first dimensions; kInvalidArgument if they do not fit.
   [[nodiscard]] Result<RemoteTensor> part(std::span<const Slice> slices) const;
+  // By itself, without a name.
+  [[nodiscard]] Descriptor alone() const;
 };
 
 // Memory of this process with the shape and dtype of the tensor it stands beside.
@@ -34,10 +37,19 @@ struct LocalTensor {
   std::vector<std::int64_t> strides;  // in elements; empty: row-major without gaps
 };
 
+// A tensor of this process beside a remote one. kInvalidArgument unless shapes and dtypes are the same and, where it is
+// to be filled, each of its elements has a place of its own.
+enum class Use : std::uint8_t { kFilled, kRead };
+Result<LocalTensor> fit(const RemoteTensor& remote, const TensorSpec& local, std::byte* data, Use use);
+
 struct Copy {
   const RemoteTensor* remote = nullptr;
   LocalTensor local;
 };
+// kInvalidArgument unless all are of the first one's owner.
+Status check_one_owner(std::span<const Copy> copies);
+// For messages: "3 tensors, 4096 bytes".
+std::string text_of(std::span<const Copy> copies);
 
 // The runs of the copies by region: different regions may be reached by different paths.
 std::vector<std::pair<const transport::Region*, std::vector<transport::Run>>> runs_by_region(

@@ -1,6 +1,7 @@
 #include "beeline/transfer/tensor.h"
 
 #include <algorithm>
+#include <array>
 
 namespace beeline::transfer {
 namespace {
@@ -51,6 +52,15 @@ std::vector<std::int64_t> TensorSpec::strides_or_dense() const {
     stride *= std::max<std::int64_t>(1, shape[i]);
   }
   return dense;
+}
+
+std::string text_of(const TensorSpec& spec) {
+  static constexpr std::array kCodes = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
+  std::string text = spec.dtype.code < kCodes.size() ? kCodes[spec.dtype.code] : "float8";
+  if (spec.dtype.code < kCodes.size()) text += std::to_string(spec.dtype.bits);
+  text += "[";
+  for (std::size_t i = 0; i < spec.shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(spec.shape[i]);
+  return text + "]";
 }
 
 Status check(const TensorSpec& spec) {

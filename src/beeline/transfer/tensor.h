@@ -40,6 +40,9 @@ struct TensorSpec {
   friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
 };
 
+// For messages: "float32[2, 3]".
+std::string text_of(const TensorSpec& spec);
+
 // kInvalidArgument unless sizes are not negative, strides fit the shape, nothing overflows and elements fill bytes.
 Status check(const TensorSpec& spec);
 

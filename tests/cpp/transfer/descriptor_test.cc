@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 
 #include "beeline/transfer/address.h"
@@ -53,6 +54,42 @@ TEST(DescriptorTest, ComesBackAsItWas) {
   const auto decoded = Descriptor::decode(descriptor.encode());
   ASSERT_TRUE(decoded.is_ok()) << decoded.status().message();
   expect_same(*decoded, descriptor);
+  const auto from_json = Descriptor::from_json(descriptor.to_json());
+  ASSERT_TRUE(from_json.is_ok()) << from_json.status().message();
+  expect_same(*from_json, descriptor);
+}
+
+TEST(DescriptorTest, JsonThatIsNoneIsRefused) {
+  const std::string good =
+      R"({"owner": "beeline://a?id=0123456789abcdef0123456789abcdef", "regions": [[1, 2, 64, 4096, -1, 1, 0]],)"
+      R"( "tensors": [{"code": 2, "bits": 32, "lanes": 1, "shape": [2, 3], "strides": [], "region": 0, "offset": 8}]})";
+  const auto decoded = Descriptor::from_json(good);
+  ASSERT_TRUE(decoded.is_ok()) << decoded.status().message();
+  EXPECT_FALSE(decoded->regions[0].in_arena());
+  EXPECT_EQ(decoded->spec(0).shape, (std::vector<std::int64_t>{2, 3}));
+  // What was there, and what would be read in its place by a decoder that converts whatever it finds.
+  const std::pair<const char*, const char*> changes[] = {{"{", ""},
+                                                         {"\"owner\"", "\"o\""},
+                                                         {"4096", "-4096"},
+                                                         {"4096", "18446744073709551616"},
+                                                         {"4096", "1.5"},
+                                                         {"-1", "-2"},
+                                                         {", 1, 0]", ", 1]"},
+                                                         {"[1, 2,", "[4294967297, 2,"},
+                                                         {"32", "288"},
+                                                         {"[2, 3]", "[2, -3]"},
+                                                         {"[2, 3]", "6"},
+                                                         {"[2, 3]", "[\"2\", 3]"},
+                                                         {"[2, 3]", "[2, 8]"},
+                                                         {"[]", "[1]"},
+                                                         {"\"region\": 0", "\"region\": 1"},
+                                                         {"\"offset\": 8", "\"offset\": 41"},
+                                                         {"\"offset\": 8", "\"offset\": 8, \"name\": 1"}};
+  for (const auto& [was, is] : changes) {
+    std::string bad = good;
+    bad.replace(bad.find(was), std::strlen(was), is);
+    EXPECT_EQ(Descriptor::from_json(bad).status().code(), Code::kCorrupt) << bad;
+  }
 }
 
 TEST(DescriptorTest, AThousandTensorsCostSixteenBytesEachAtMost) {

@@ -1,0 +1,249 @@
+#include "beeline/api/agent.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "beeline/api/impl.h"
+#include "beeline/transfer/registered.h"
+
+namespace beeline::api {
+
+namespace {
+
+transfer::TensorSpec spec_of(const Tensor& tensor) {
+  return {to_core(tensor.dtype), tensor.shape, tensor.strides};
+}
+
+// kInvalidArgument for a tensor that is none.
+Status check(const Tensor& tensor, const transfer::TensorSpec& spec) {
+  BEELINE_RETURN_IF_ERROR(transfer::check(spec));
+  if (tensor.data == nullptr && spec.elements() > 0) {
+    return {Code::kInvalidArgument, "no tensor: " + transfer::text_of(spec) + " without memory"};
+  }
+  return Status::ok();
+}
+
+// Tensors as the core takes them; borrows the tensors.
+struct Sources {
+  std::vector<transfer::TensorSpec> specs;
+  std::vector<transfer::Source> all;
+
+  Sources() = default;
+  Sources(Sources&&) = default;  // a copy would point into this one's specs
+
+  static Result<Sources> of(std::span<const Tensor> tensors) {
+    Sources out;
+    for (const Tensor& tensor : tensors) {
+      out.specs.push_back(spec_of(tensor));
+      BEELINE_RETURN_IF_ERROR(check(tensor, out.specs.back()));
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) out.all.push_back({&out.specs[i], tensors[i].data});
+    return out;
+  }
+};
+
+Result<std::vector<transfer::Copy>> pair_up(std::span<const TensorRef> refs, std::span<const Tensor> tensors,
+                                            transfer::Use use) {
+  if (refs.size() != tensors.size()) {
+    return Status(Code::kInvalidArgument, std::to_string(refs.size()) + " references, but " +
+                                              std::to_string(tensors.size()) + " tensors; nothing was written");
+  }
+  std::vector<transfer::Copy> copies;
+  for (std::size_t i = 0; i < refs.size(); ++i) {
+    const transfer::RemoteTensor& remote = Access::remote_of(refs[i]);
+    const auto spec = spec_of(tensors[i]);
+    BEELINE_RETURN_IF_ERROR(check(tensors[i], spec));
+    BEELINE_ASSIGN(auto local, transfer::fit(remote, spec, tensors[i].data, use));
+    copies.push_back({&remote, std::move(local)});
+  }
+  BEELINE_RETURN_IF_ERROR(transfer::check_one_owner(copies));
+  return copies;
+}
+
+}  // namespace
+
+Batch::Batch(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Batch::Batch(Batch&&) noexcept = default;
+Batch& Batch::operator=(Batch&&) noexcept = default;
+Batch::~Batch() = default;
+
+Status Batch::run(const Wait& wait) {
+  Status status = impl_->batch->run(to_core(wait));
+  if (status) return status;
+  return std::move(status).with_context("while fetching a batch of " + std::to_string(impl_->kept.size()) +
+                                        " tensors, " + std::to_string(bytes()) + " bytes");
+}
+
+std::size_t Batch::bytes() const {
+  return impl_->batch->bytes();
+}
+
+std::optional<Version> Subscription::latest() const {
+  auto version = impl_->subscription->latest();
+  if (version.number == 0) return std::nullopt;
+  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+}
+
+Result<Version> Subscription::newer_than(std::uint64_t number, const Wait& wait) const {
+  BEELINE_ASSIGN(auto version, impl_->subscription->newer_than(number, to_core(wait)));
+  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+}
+
+struct Agent::Impl {
+  std::shared_ptr<transfer::Agent> agent;
+  std::string address;
+
+  Result<std::shared_ptr<transfer::Peer>> peer_of(std::span<const transfer::Copy> copies, const os::Wait& wait) const {
+    return agent->peer(copies.front().remote->descriptor->owner, wait);
+  }
+
+  template <typename Operation>
+  Status move(const char* doing, std::span<const transfer::Copy> copies, const Requirement& requirement,
+              const Wait& wait, Operation&& operation) const {
+    if (copies.empty()) return Status::ok();
+    const os::Wait until = to_core(wait);
+    BEELINE_ASSIGN(const auto peer, peer_of(copies, until));
+    Status status = operation(*peer, copies, to_core(requirement), until);
+    if (status) return status;
+    return std::move(status).with_context(std::string("while ") + doing + " " + transfer::text_of(copies) +
+                                          ", agent \"" + peer->address().name + "\"");
+  }
+};
+
+Agent::Agent(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Agent::Agent(Agent&&) noexcept = default;
+Agent& Agent::operator=(Agent&&) noexcept = default;
+Agent::~Agent() = default;
+
+Result<Agent> Agent::open(const Options& options) {
+  transfer::Agent::Options core;
+  core.name = options.name;
+  core.folder = options.folder;
+  core.share_memory = options.share_memory;
+  core.advertise = options.advertise;
+  core.token = options.token;
+  if (!options.tcp.empty()) {
+    BEELINE_ASSIGN(core.tcp, os::TcpAddress::parse(options.tcp));
+  }
+  if (options.quota_bytes > 0) {
+    BEELINE_ASSIGN(core.arena, memory::Arena::open({.quota_bytes = options.quota_bytes}));
+  }
+  BEELINE_ASSIGN(auto agent, transfer::Agent::open(std::move(core)));
+  std::string address = agent->address().text();
+  return Agent(std::make_unique<Impl>(Impl{std::move(agent), std::move(address)}));
+}
+
+const std::string& Agent::address() const {
+  return impl_->address;
+}
+
+Result<Tensor> Agent::empty(std::vector<std::int64_t> shape, DType dtype) const {
+  const transfer::TensorSpec spec{to_core(dtype), shape, {}};
+  BEELINE_RETURN_IF_ERROR(transfer::check(spec));
+  const auto& arena = impl_->agent->arena();
+  BEELINE_ASSIGN(std::byte* const data, arena->allocate(std::max<std::size_t>(spec.bytes(), 1)));
+  std::shared_ptr<void> memory(data, [arena](void* held) { arena->release(static_cast<std::byte*>(held)); });
+  return Tensor{data, dtype, std::move(shape), {}, std::move(memory)};
+}
+
+Result<TensorRefs> Agent::register_tensors(std::span<const Tensor> tensors, std::vector<std::string> names) const {
+  BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
+  auto kept = std::make_shared<std::vector<std::shared_ptr<void>>>();
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!transfer::is_pinned(*impl_->agent->arena(), sources.all[i])) kept->push_back(tensors[i].memory);
+  }
+  BEELINE_ASSIGN(auto registered, transfer::register_tensors(*impl_->agent->regions(), impl_->address, sources.all,
+                                                             std::move(names), std::move(kept), false));
+  return Access::make_refs(std::move(registered.tensors), std::move(registered.registration));
+}
+
+Status Agent::grant(const TensorRefs& refs, const std::string& to) const {
+  BEELINE_ASSIGN(const auto address, transfer::Address::parse(to));
+  for (const auto& region : Access::descriptor_of(refs).regions) {
+    BEELINE_RETURN_IF_ERROR(impl_->agent->regions()->grant(region.id, address.id));
+  }
+  return Status::ok();
+}
+
+Status Agent::connect(const std::string& address, const Wait& wait) const {
+  return impl_->agent->peer(address, to_core(wait)).status();
+}
+
+Status Agent::fetch(std::span<const TensorRef> refs, std::span<const Tensor> targets, const Requirement& requirement,
+                    const Wait& wait) const {
+  BEELINE_ASSIGN(const auto copies, pair_up(refs, targets, transfer::Use::kFilled));
+  return impl_->move("fetching", copies, requirement, wait, transfer::fetch);
+}
+
+Status Agent::push(std::span<const TensorRef> refs, std::span<const Tensor> sources, const Requirement& requirement,
+                   const Wait& wait) const {
+  BEELINE_ASSIGN(const auto copies, pair_up(refs, sources, transfer::Use::kRead));
+  return impl_->move("pushing", copies, requirement, wait, transfer::push);
+}
+
+Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
+                             const Requirement& requirement, const Wait& wait) const {
+  if (refs.empty()) return Status(Code::kInvalidArgument, "a batch of no tensors");
+  BEELINE_ASSIGN(const auto copies, pair_up(refs, targets, transfer::Use::kFilled));
+  const os::Wait until = to_core(wait);
+  BEELINE_ASSIGN(auto peer, impl_->peer_of(copies, until));
+  BEELINE_ASSIGN(auto batch, transfer::Batch::prepare(std::move(peer), copies, to_core(requirement), until));
+  std::vector<std::shared_ptr<void>> kept;
+  for (const Tensor& target : targets) kept.push_back(target.memory);
+  return Access::make_batch(std::move(batch), std::move(kept));
+}
+
+Result<Tensor> Agent::map(const TensorRef& ref, const Wait& wait) const {
+  const transfer::RemoteTensor& remote = Access::remote_of(ref);
+  Tensor out{nullptr, ref.dtype(), remote.spec.shape, remote.spec.strides, nullptr};
+  if (remote.spec.elements() == 0) return out;
+  BEELINE_ASSIGN(const auto peer, impl_->agent->peer(ref.owner(), to_core(wait)));
+  const auto extent = transfer::extent_of(remote.spec);
+  auto mapped = peer->map(remote.home(), remote.offset + static_cast<std::uint64_t>(extent.first),
+                          static_cast<std::uint64_t>(extent.end - extent.first));
+  if (!mapped) {
+    return mapped.status().with_context("while mapping " + transfer::text_of(remote.spec) + " of agent \"" +
+                                        peer->address().name + "\"");
+  }
+  out.data = mapped->data - extent.first;
+  out.memory = std::move(mapped->lease);
+  return out;
+}
+
+Result<Explanation> Agent::explain(const TensorRef& ref, const Requirement& requirement, const Wait& wait) const {
+  BEELINE_ASSIGN(const auto peer, impl_->agent->peer(ref.owner(), to_core(wait)));
+  auto explained = peer->explain(Access::remote_of(ref).home(), ref.bytes(), to_core(requirement));
+  Explanation out{{}, std::move(explained.chosen), explained.failovers};
+  for (auto& candidate : explained.candidates) {
+    out.candidates.push_back(
+        {std::move(candidate.path), candidate.usable, std::move(candidate.reason), candidate.gbps, candidate.measured});
+  }
+  return out;
+}
+
+Result<std::uint64_t> Agent::publish(const std::string& name, std::span<const Tensor> tensors,
+                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep) const {
+  BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
+  BEELINE_RETURN_IF_ERROR(transfer::check_names(names, tensors.size()));
+  const auto& agent = *impl_->agent;
+  BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent.arena(), *agent.regions(), impl_->address, sources.all,
+                                                        std::move(names), false));
+  return impl_->agent->publish(name, number, std::move(snapshot), keep);
+}
+
+void Agent::withdraw(const std::string& name) const {
+  impl_->agent->withdraw(name);
+}
+
+Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait) const {
+  BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait)));
+  return Access::make_subscription(std::move(subscription));
+}
+
+Agent::Stats Agent::stats() const {
+  const auto agents = impl_->agent->stats();
+  const auto regions = impl_->agent->regions()->stats();
+  return {agents.peers, agents.visitors, agents.refused, regions.registrations, regions.reused, regions.waiting};
+}
+
+}  // namespace beeline::api

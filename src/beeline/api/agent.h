@@ -1,0 +1,207 @@
+// Agents: the two ends of every transfer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "beeline/api/references.h"
+#include "beeline/api/tensor.h"
+#include "beeline/api/wait.h"
+#include "beeline/base/export.h"
+#include "beeline/base/status.h"
+
+namespace beeline::api {
+
+// What a program may leave out has an initializer, or GCC's -Wextra would ask for it.
+
+// What a transfer insists on. Nothing: the best path there is.
+struct Requirement {
+  std::string path = {};  // by name: "shm", "cma", "tcp"; empty: any
+  double min_gbps = 0;    // refuses paths that are slower, in 10^9 bytes per second
+};
+
+// Which path a fetch would take, and why.
+struct Explanation {
+  struct Candidate {
+    std::string path;
+    bool usable = false;
+    std::string reason;     // why not, or why it is (not) taken
+    double gbps = 0;        // estimate, in 10^9 bytes per second
+    bool measured = false;  // by transfers of about this size to this peer, not assumed
+  };
+  std::vector<Candidate> candidates;  // in order of preference
+  std::string chosen;                 // empty: none will do
+  std::uint64_t failovers = 0;        // transfers to this peer that changed paths
+};
+
+// A fetch that is made again and again, see Agent::prepare(). One thread at a time.
+class BEELINE_API Batch {
+ public:
+  Batch(Batch&&) noexcept;
+  Batch& operator=(Batch&&) noexcept;
+  ~Batch();
+
+  // Fills the targets; fails as Agent::fetch().
+  Status run(const Wait& wait = {});
+  // That one run moves.
+  [[nodiscard]] std::size_t bytes() const;
+
+ private:
+  friend struct Access;
+  struct Impl;
+  explicit Batch(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// One version of what is published under a name.
+struct Version {
+  std::uint64_t number = 0;
+  TensorRefs tensors;
+};
+
+// What another agent publishes under a name. Ends with its last copy. Thread-safe.
+//
+// A reader takes the newest version; those that came and went meanwhile are passed over. A fetch of one that newer ones
+// have replaced fails with kStale: its successor is there already.
+class BEELINE_API Subscription {
+ public:
+  // The newest version if there is one. Does not wait.
+  [[nodiscard]] std::optional<Version> latest() const;
+  // Waits for a version after `number`. kDeadlineExceeded, kCancelled; kPeerLost when the publisher is gone or the
+  // agent of this side was closed.
+  [[nodiscard]] Result<Version> newer_than(std::uint64_t number, const Wait& wait = {}) const;
+
+ private:
+  friend struct Access;
+  struct Impl;
+  explicit Subscription(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<Impl> impl_;
+};
+
+// Registers tensors of this process for others to reach, and reaches theirs.
+//
+// Letting go of it ends it: peers get kPeerLost, and what they have mapped stays. As of any object, no call of it may
+// be under way then. Thread-safe otherwise. In a child of fork() it is the parent's: every operation fails there, and
+// nothing is undone; open another one.
+class BEELINE_API Agent {
+ public:
+  struct Options {
+    std::string name = {};  // for people; need not be unique
+    // "host:port" to listen on for agents of other hosts; port 0 takes a free one. Empty: none. Needs `token`, and
+    // `advertise` where the host is a wildcard.
+    std::string tcp = {};
+    std::string advertise = {};  // the host by which others reach this one; empty: the one it listens on
+    std::string token = {};      // asked of whoever connects by TCP, and shown to those it connects to by TCP
+    bool share_memory = true;    // whether agents of this user on this host may reach registered memory directly
+    // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
+    std::string folder = {};
+    std::uint64_t quota_bytes = 0;  // of memory that empty() and publish() may take; 0: the machine's memory
+  };
+  // Starts its threads. kInvalidArgument for options that do not go together; kSystem when the folder cannot be used or
+  // the port is taken.
+  static Result<Agent> open(const Options& options);
+  Agent(Agent&&) noexcept;
+  Agent& operator=(Agent&&) noexcept;
+  ~Agent();
+
+  // Where others find it: a URL that may travel anywhere. No secret is in it.
+  [[nodiscard]] const std::string& address() const;
+
+  // A row-major tensor in memory that agents on this host can map and read directly once it is registered. Its content
+  // is undefined. kResourceExhausted when the quota is used up; kInvalidArgument for a shape or dtype that is none.
+  [[nodiscard]] Result<Tensor> empty(std::vector<std::int64_t> shape, DType dtype) const;
+
+  // Lets other agents reach tensors where they are: nothing is copied, and what is written to them later shows. What
+  // the references hold keeps `memory` of the tensors, until they are let go of and nobody reads any more; it may be
+  // dropped on a thread of the agent. Borrowed memory outside empty()'s must be kept as long by the caller: end with
+  // the references, then with the agent, then with the memory. `names`: none, or one for each.
+  // kInvalidArgument for names or layouts that are none; kResourceExhausted when too much is registered.
+  [[nodiscard]] Result<TensorRefs> register_tensors(std::span<const Tensor> tensors,
+                                                    std::vector<std::string> names = {}) const;
+  [[nodiscard]] Result<TensorRefs> register_tensor(const Tensor& tensor) const {
+    return register_tensors({&tensor, 1});
+  }
+  // Lets the agent of that address write to registered tensors with push(). kInvalidArgument for what is no address;
+  // kStale when they are not registered here any more.
+  Status grant(const TensorRefs& refs, const std::string& to) const;
+
+  // Connects ahead of use. kPeerLost: nobody is there. kNotFound: another agent has taken its place. kInvalidArgument:
+  // the address is none, or the token was refused. kDeadlineExceeded, kCancelled.
+  Status connect(const std::string& address, const Wait& wait = {}) const;
+
+  // Copies tensors of another agent to memory of this process: `targets` in the order of `refs`, of the same shapes and
+  // dtypes, with any strides. All of one agent, to which it connects if need be.
+  //   kInvalidArgument  a target does not fit, or references of several agents; nothing was written
+  //   kUnsupported      no path meets the requirement; the message lists each with its reason
+  //   kStale            the registration was undone
+  //   kPeerLost         the other agent is gone
+  //   kNotFound         another agent has taken its place
+  //   kDeadlineExceeded, kCancelled
+  // After any other failure than the first the content of the targets is undefined. Nothing writes to them any more.
+  Status fetch(std::span<const TensorRef> refs, std::span<const Tensor> targets, const Requirement& requirement = {},
+               const Wait& wait = {}) const;
+  Status fetch(const TensorRef& ref, const Tensor& target, const Requirement& requirement = {},
+               const Wait& wait = {}) const {
+    return fetch(std::span(&ref, 1), std::span(&target, 1), requirement, wait);
+  }
+
+  // Fills tensors of another agent, which it must have granted to this one (else kInvalidArgument). As fetch()
+  // otherwise. By TCP, what was on its way when a push failed may still arrive.
+  Status push(std::span<const TensorRef> refs, std::span<const Tensor> sources, const Requirement& requirement = {},
+              const Wait& wait = {}) const;
+  Status push(const TensorRef& ref, const Tensor& source, const Requirement& requirement = {},
+              const Wait& wait = {}) const {
+    return push(std::span(&ref, 1), std::span(&source, 1), requirement, wait);
+  }
+
+  // A fetch that is made again and again: all but the moving of bytes is done here. Fails as fetch(). While the batch
+  // lives, registered memory in the owner's arena is not reused, and `memory` of the targets is kept.
+  [[nodiscard]] Result<Batch> prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
+                                      const Requirement& requirement = {}, const Wait& wait = {}) const;
+
+  // The tensor over the memory of an agent on this host: no copy, whatever the size, with the strides that it has
+  // there. What the owner writes later shows, in pages that this process has not written to; what this process writes
+  // stays its own. The memory is not reused until `memory` of the tensor is dropped.
+  // kUnsupported unless it lies in the arena of an agent on this host; otherwise as fetch().
+  [[nodiscard]] Result<Tensor> map(const TensorRef& ref, const Wait& wait = {}) const;
+
+  // Which path a fetch of the tensor would take. Fails as connect().
+  [[nodiscard]] Result<Explanation> explain(const TensorRef& ref, const Requirement& requirement = {},
+                                            const Wait& wait = {}) const;
+
+  // Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers: the caller may
+  // write to them at once, and never waits for readers. `number` is larger than those before; 0 takes the next one.
+  // The newest `keep` versions stay readable, older ones for those who have mapped them. Returns the number.
+  // kInvalidArgument for a number that is not larger, or as register_tensors(); kResourceExhausted when the quota is
+  // used up. The version before stays the newest then.
+  Result<std::uint64_t> publish(const std::string& name, std::span<const Tensor> tensors,
+                                std::vector<std::string> names = {}, std::uint64_t number = 0,
+                                std::size_t keep = 2) const;
+  // No version of the name can be fetched any more; what is mapped stays with those who have it.
+  void withdraw(const std::string& name) const;
+  // What the agent at that address publishes under a name, now or later. Fails as connect().
+  [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name,
+                                               const Wait& wait = {}) const;
+
+  struct Stats {
+    std::uint64_t peers = 0;                  // connections that this agent made; now
+    std::uint64_t visitors = 0;               // connections that others made; now
+    std::uint64_t refused = 0;                // who was not let in
+    std::uint64_t registrations = 0;          // now
+    std::uint64_t registrations_reused = 0;   // found instead of made
+    std::uint64_t registrations_waiting = 0;  // undone, held by a reader yet
+  };
+  [[nodiscard]] Stats stats() const;
+
+ private:
+  struct Impl;
+  explicit Agent(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace beeline::api

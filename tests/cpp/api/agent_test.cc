@@ -1,0 +1,242 @@
+// The public API as a program uses it: what goes in arrives, and what may fail says so. Both agents live in this
+// process; tests/system/test_cpp_package.py has them in processes of their own, against the installed package.
+#include "beeline/api/agent.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace beeline::api {
+namespace {
+
+using namespace std::chrono_literals;
+
+class ApiTest : public ::testing::Test {
+ protected:
+  static std::string make_folder() {
+    char place[] = "/tmp/bapiXXXXXX";
+    return ::mkdtemp(place);
+  }
+  void TearDown() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  [[nodiscard]] Agent open(const std::string& name) const {
+    auto agent = Agent::open(
+        {.name = name, .tcp = "127.0.0.1:0", .token = "secret", .folder = folder_, .quota_bytes = 256u << 20});
+    EXPECT_TRUE(agent.is_ok()) << agent.status().message();
+    return std::move(*agent);
+  }
+  template <typename T>
+  static T need(Result<T> result) {
+    EXPECT_TRUE(result.is_ok()) << result.status().message();
+    return std::move(*result);
+  }
+  // Counted up from 0, in the owner's arena.
+  [[nodiscard]] Tensor counted(std::vector<std::int64_t> shape) const {
+    auto tensor = need(owner_.empty(std::move(shape), kInt32));
+    const auto values = tensor.values<std::int32_t>();
+    std::iota(values.begin(), values.end(), 0);
+    return tensor;
+  }
+
+  const std::string folder_ = make_folder();
+  const Agent owner_ = open("owner");
+  const Agent reader_ = open("reader");
+};
+
+class ApiPathTest : public ApiTest, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Paths, ApiPathTest, ::testing::Values("shm", "cma", "tcp"),
+                         [](const auto& each) { return std::string(each.param); });
+
+TEST_P(ApiPathTest, WhatIsRegisteredArrivesByEveryPath) {
+  const auto refs = need(owner_.register_tensor(counted({64, 32})));
+  const auto travelled = need(TensorRefs::from_json(refs.to_json()));
+  EXPECT_EQ(travelled.owner(), owner_.address());
+  std::vector<std::int32_t> target(64 * 32, -1);
+  const auto status =
+      reader_.fetch(need(travelled.at(0)), Tensor::borrow(target.data(), {64, 32}), {.path = GetParam()});
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  for (std::int32_t i = 0; i < 64 * 32; ++i) ASSERT_EQ(target[static_cast<std::size_t>(i)], i);
+}
+
+TEST_P(ApiPathTest, ABatchBringsWhatIsThereAtEachRun) {
+  const auto source = counted({256});
+  const auto refs = need(owner_.register_tensor(source));
+  const std::vector<Tensor> targets = {need(reader_.empty({256}, kInt32))};
+  auto batch = need(reader_.prepare(refs.all(), targets, {.path = GetParam()}));
+  EXPECT_EQ(batch.bytes(), 1024u);
+  for (std::int32_t round = 0; round < 3; ++round) {
+    source.values<std::int32_t>()[255] = round;
+    const auto status = batch.run();
+    ASSERT_TRUE(status.is_ok()) << status.message();
+    EXPECT_EQ(targets[0].values<std::int32_t>()[255], round);
+    EXPECT_EQ(targets[0].values<std::int32_t>()[254], 254);
+  }
+}
+
+TEST_F(ApiTest, NamesPartsAndBytesComeBackAsTheyWere) {
+  const std::vector<Tensor> tensors = {counted({4, 6}), counted({3})};
+  const auto refs = need(owner_.register_tensors(tensors, {"a", "b"}));
+  const auto travelled = need(TensorRefs::from_bytes(refs.to_bytes()));
+  EXPECT_EQ(travelled.names(), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(travelled.bytes(), 27u * 4);
+  const auto a = need(travelled.at("a"));
+  EXPECT_EQ(a.shape(), (std::vector<std::int64_t>{4, 6}));
+  EXPECT_EQ(a.dtype(), kInt32);
+  EXPECT_EQ(travelled.at("c").status().code(), Code::kNotFound);
+  EXPECT_EQ(travelled.at(2).status().code(), Code::kNotFound);
+
+  // Columns 5 and 3 of row 2, backwards, by itself.
+  const Slice columns[] = {{0, 1, 4}, {5, -2, 2}};
+  const auto part = need(need(a.part(columns)).select(0, 2));
+  EXPECT_EQ(part.shape(), (std::vector<std::int64_t>{2}));
+  const auto alone = need(TensorRefs::from_json(part.alone().to_json()));
+  std::vector<std::int32_t> target(2, -1);
+  const auto status = reader_.fetch(need(alone.at(0)), Tensor::borrow(target.data(), {2}));
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_EQ(target, (std::vector<std::int32_t>{17, 15}));
+  EXPECT_EQ(a.select(0, 4).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(a.select(2, 0).status().code(), Code::kInvalidArgument);
+}
+
+TEST_F(ApiTest, ATargetOfAnotherLayoutIsFilledInPlace) {
+  const auto refs = need(owner_.register_tensor(counted({2, 3})));
+  std::vector<std::int32_t> field(12, -1);
+  Tensor target = Tensor::borrow(field.data() + 1, {2, 3});
+  target.strides = {2, 4};  // transposed, every other element
+  const auto status = reader_.fetch(need(refs.at(0)), target);
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_EQ(field, (std::vector<std::int32_t>{-1, 0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5}));
+}
+
+TEST_F(ApiTest, AMappedTensorIsTheOwnersMemory) {
+  const auto source = counted({1 << 16});
+  auto refs = std::make_unique<TensorRefs>(need(owner_.register_tensor(source)));
+  const auto mapped = need(reader_.map(need(refs->at(0))));
+  EXPECT_EQ(mapped.values<std::int32_t>()[99], 99);
+  source.values<std::int32_t>()[99] = -5;
+  EXPECT_EQ(mapped.values<std::int32_t>()[99], -5);
+  refs.reset();
+  EXPECT_EQ(mapped.values<std::int32_t>()[99], -5);  // what is mapped stays
+}
+
+TEST_F(ApiTest, OnlyGrantedTensorsArePushedTo) {
+  const auto source = counted({16});
+  const auto refs = need(owner_.register_tensor(source));
+  const std::vector<std::int32_t> sevens(16, 7);
+  const auto push = [&] { return reader_.push(need(refs.at(0)), Tensor::borrow(sevens.data(), {16})); };
+  EXPECT_EQ(push().code(), Code::kInvalidArgument);
+  EXPECT_EQ(source.values<std::int32_t>()[15], 15);
+  ASSERT_TRUE(owner_.grant(refs, reader_.address()).is_ok());
+  const auto status = push();
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_EQ(source.values<std::int32_t>()[15], 7);
+  EXPECT_EQ(owner_.grant(refs, "nowhere").code(), Code::kInvalidArgument);
+}
+
+TEST_F(ApiTest, VersionsAreToldAndNumbered) {
+  const auto versions = need(reader_.subscribe(owner_.address(), "weights"));
+  EXPECT_FALSE(versions.latest().has_value());
+  auto source = counted({8});
+  EXPECT_EQ(need(owner_.publish("weights", std::span(&source, 1))), 1u);
+  const auto first = need(versions.newer_than(0));
+  EXPECT_EQ(first.number, 1u);
+  source.values<std::int32_t>()[0] = 100;  // not in the version that was published
+  EXPECT_EQ(need(owner_.publish("weights", std::span(&source, 1), {"w"}, 7)), 7u);
+  const auto second = need(versions.newer_than(first.number));
+  EXPECT_EQ(second.number, 7u);
+  EXPECT_EQ(need(reader_.map(need(first.tensors.at(0)))).values<std::int32_t>()[0], 0);
+  EXPECT_EQ(need(reader_.map(need(second.tensors.at("w")))).values<std::int32_t>()[0], 100);
+  EXPECT_EQ(owner_.publish("weights", std::span(&source, 1), {}, 7).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(versions.newer_than(7, {.timeout = 1ms}).status().code(), Code::kDeadlineExceeded);
+  owner_.withdraw("weights");
+  EXPECT_EQ(reader_.map(need(second.tensors.at("w"))).status().code(), Code::kStale);
+}
+
+TEST_F(ApiTest, ACancelledWaitEnds) {
+  const auto versions = need(reader_.subscribe(owner_.address(), "nothing"));
+  const auto cancellation = need(Cancellation::make());
+  std::thread canceller([&] { cancellation.cancel(); });
+  EXPECT_EQ(versions.newer_than(0, {.timeout = std::nullopt, .cancellation = &cancellation}).status().code(),
+            Code::kCancelled);
+  canceller.join();
+  EXPECT_TRUE(cancellation.is_cancelled());
+}
+
+TEST_F(ApiTest, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
+  const auto refs = need(owner_.register_tensor(counted({4})));
+  const auto ref = need(refs.at(0));
+  std::vector<std::int32_t> target(4, -1);
+  Tensor expanded = Tensor::borrow(target.data(), {4});
+  expanded.strides = {0};
+  Tensor nowhere = Tensor::borrow(target.data(), {4});
+  nowhere.data = nullptr;
+  std::vector<float> floats(4);
+  for (const Tensor& bad : {Tensor::borrow(target.data(), {3}), Tensor::borrow(target.data(), {2, 2}), expanded,
+                            nowhere, Tensor::borrow(floats.data(), {4})}) {
+    EXPECT_EQ(reader_.fetch(ref, bad).code(), Code::kInvalidArgument);
+  }
+  EXPECT_EQ(reader_.fetch(std::span(&ref, 1), {}).code(), Code::kInvalidArgument);
+  const auto other = need(reader_.register_tensor(Tensor::borrow(target.data(), {4})));
+  const std::vector<TensorRef> both = {ref, need(other.at(0))};
+  const std::vector<Tensor> targets(2, Tensor::borrow(target.data(), {4}));
+  EXPECT_EQ(reader_.fetch(both, targets).code(), Code::kInvalidArgument);
+  EXPECT_EQ(target, std::vector<std::int32_t>(4, -1));
+
+  EXPECT_EQ(reader_.fetch(ref, targets[0], {.min_gbps = 1e9}).code(), Code::kUnsupported);
+  EXPECT_EQ(reader_.fetch(ref, targets[0], {.path = "pigeon"}).code(), Code::kUnsupported);
+  EXPECT_EQ(owner_.empty({-1}, kInt32).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(owner_.empty({1 << 30}, kInt32).status().code(), Code::kResourceExhausted);
+  EXPECT_EQ(owner_.register_tensors(targets, {"a", "a"}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(owner_.register_tensors(targets, {"a"}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(TensorRefs::from_json("{}").status().code(), Code::kCorrupt);
+  EXPECT_EQ(TensorRefs::from_bytes({}).status().code(), Code::kCorrupt);
+  EXPECT_EQ(Agent::open({}).status().code(), Code::kInvalidArgument);
+}
+
+TEST_F(ApiTest, TheRegistrationEndsWithItsReferences) {
+  // Outside the arena: kept by what the tensor says.
+  auto values = std::make_shared<std::vector<std::int32_t>>(1000, 3);
+  const std::weak_ptr<void> alive = values;
+  Tensor tensor = Tensor::borrow(values->data(), {1000});
+  tensor.memory = std::move(values);
+  auto refs = std::make_unique<TensorRefs>(need(owner_.register_tensor(tensor)));
+  const auto travelled = need(TensorRefs::from_bytes(refs->to_bytes()));
+  tensor = {};
+  EXPECT_FALSE(alive.expired());
+  EXPECT_EQ(owner_.stats().registrations, 1u);
+  auto part = std::make_unique<TensorRef>(need(refs->at(0)));
+  refs.reset();
+  EXPECT_EQ(owner_.stats().registrations, 1u);  // the part holds it
+  part.reset();
+  EXPECT_EQ(owner_.stats().registrations, 0u);
+  EXPECT_TRUE(alive.expired());
+  std::vector<std::int32_t> target(1000, -1);
+  EXPECT_EQ(reader_.fetch(need(travelled.at(0)), Tensor::borrow(target.data(), {1000})).code(), Code::kStale);
+}
+
+TEST_F(ApiTest, AClosedAgentIsLostToItsPeers) {
+  auto owner = std::make_unique<Agent>(open("leaver"));
+  const auto tensor = need(owner->empty({4}, kInt32));
+  const auto refs = need(owner->register_tensor(tensor));
+  const auto ref = need(refs.at(0));
+  std::vector<std::int32_t> target(4, -1);
+  ASSERT_TRUE(reader_.fetch(ref, Tensor::borrow(target.data(), {4})).is_ok());
+  const auto explained = need(reader_.explain(ref));
+  EXPECT_EQ(explained.chosen, "shm");
+  EXPECT_EQ(explained.candidates.size(), 3u);
+  owner.reset();
+  EXPECT_EQ(reader_.connect(ref.owner(), {.timeout = 5s}).code(), Code::kPeerLost);
+  EXPECT_EQ(reader_.fetch(ref, Tensor::borrow(target.data(), {4})).code(), Code::kPeerLost);
+}
+
+}  // namespace
+}  // namespace beeline::api
