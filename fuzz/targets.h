@@ -13,6 +13,7 @@ void frame_socket(BytesView input);   // os/unix_socket.h: a stream in pieces
 void hello(BytesView input);          // runtime/messages.h: the greeting of a link and the tables that come with it
 void descriptor(BytesView input);     // transfer/descriptor.h
 void agent(BytesView input);          // transfer/address.h and messages.h
+void counters(BytesView input);       // transfer/counters.h: a file of counters
 
 struct Target {
   const char* name;
@@ -24,6 +25,7 @@ inline constexpr Target kTargets[] = {{"ring_records", ring_records},
                                       {"frame_socket", frame_socket},
                                       {"hello", hello},
                                       {"descriptor", descriptor},
-                                      {"agent", agent}};
+                                      {"agent", agent},
+                                      {"counters", counters}};
 
 }  // namespace beeline::fuzz

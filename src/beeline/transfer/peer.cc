@@ -156,6 +156,7 @@ void Peer::request_cleaning() {
 Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {
   const Cleaner cleaner{*this};
   BEELINE_RETURN_IF_ERROR(check_alive());
+  const auto begin = Clock::now();
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
@@ -175,6 +176,7 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   Mapped mapped;
   mapped.data = lease.at(range.offset);
   mapped.lease = std::shared_ptr<Held>(new Held{shared_from_this(), std::move(lease)});
+  paths_.note_map(length, Clock::now() - begin);
   return mapped;
 }
 

@@ -120,7 +120,17 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
   registration.extents_.push_back(merged(std::move(extents)));
   const std::lock_guard guard(mutex_);
   known_[region.id.slot] = {region.id.generation, {}, first, region.length, registration.extents_.back(), {}};
+  count();
   return Status::ok();
+}
+
+void Regions::count_in(std::shared_ptr<std::atomic<std::uint64_t>> registrations) {
+  registrations_ = std::move(registrations);
+}
+
+void Regions::count() {
+  // Relaxed: a number on its own.
+  if (registrations_ != nullptr) registrations_->store(known_.size(), std::memory_order_relaxed);
 }
 
 void Regions::undo(Registration& registration) {
@@ -133,6 +143,7 @@ void Regions::undo(Registration& registration) {
       waiting.ids.push_back(region.id);
     }
     std::erase_if(cache_, [](const auto& entry) { return entry.second.expired(); });
+    count();
   }
   for (const PublicationId id : waiting.ids) arena_->retire(id);
   waiting.keep_alive = std::move(registration.keep_alive_);
