@@ -77,14 +77,14 @@ std::vector<Bytes> seeds() {
   {
     using beeline::transfer::CountersFile;
     Bytes& bytes = inputs.emplace_back(offsetof(CountersFile, rows) + 3 * sizeof(beeline::transfer::CounterRow));
-    auto& file = *reinterpret_cast<CountersFile*>(bytes.data());
-    file.header.magic = beeline::transfer::kCountersMagic;
-    file.header.version = beeline::transfer::kCountersVersion;
-    file.header.row_bytes = sizeof(beeline::transfer::CounterRow);
-    file.header.max_rows = beeline::transfer::kMaxCounterRows;
-    file.header.pid = 1;
-    file.header.numbers.rows = 3;
-    file.header.address_bytes = 10;
+    auto& header = *reinterpret_cast<beeline::transfer::CountersHeader*>(bytes.data());
+    header.magic = beeline::transfer::kCountersMagic;
+    header.version = beeline::transfer::kCountersVersion;
+    header.row_bytes = sizeof(beeline::transfer::CounterRow);
+    header.max_rows = beeline::transfer::kMaxCounterRows;
+    header.pid = 1;
+    header.numbers.rows = 3;
+    header.address_bytes = 10;
   }
   return inputs;
 }

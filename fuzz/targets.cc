@@ -172,9 +172,9 @@ void agent(BytesView input) {
 void counters(BytesView input) {
   const auto reading = transfer::decode_counters(input);
   if (!reading.is_ok()) return;
-  BEELINE_CHECK(sizeof(transfer::CountersHeader) + (reading->rows.size() + 1) * sizeof(transfer::CounterRow) <=
-                    input.size(),
-                "rows lie in the file");
+  BEELINE_CHECK(
+      sizeof(transfer::CountersHeader) + (reading->rows.size() + 1) * sizeof(transfer::CounterRow) <= input.size(),
+      "rows lie in the file");
   for (const auto& row : reading->rows) {
     BEELINE_CHECK(static_cast<std::size_t>(row.movement) < transfer::kMovements &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),

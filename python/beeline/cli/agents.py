@@ -58,7 +58,9 @@ def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
         return named[0].address, named[0]
     if named:
         ids = ", ".join(f"{agent.id} (pid {agent.pid})" for agent in named)
-        raise click.ClickException(f"{len(named)} agents are called {text!r}; say which by the beginning of its id: {ids}")
+        raise click.ClickException(
+            f"{len(named)} agents are called {text!r}; say which by the beginning of its id: {ids}"
+        )
     there = ", ".join(sorted({agent.name for agent in agents})) or "none"
     raise click.ClickException(
         f"no agent called {text!r} runs in {folder or counters.folder()}; those that run: {there}. "

@@ -39,8 +39,12 @@ def bench() -> None:
 @bench.command(short_help="Measure transfers by each path and size.")
 @click.argument("peer", required=False)
 @click.option("--path", "chosen_paths", multiple=True, help="Only this path; may be repeated.  [default: each]")
-@click.option("--size", "sizes", multiple=True, type=Size(), help="Only this size; may be repeated.  [default: 1KiB to 256MiB]")
-@click.option("--seconds", default=0.3, show_default=True, type=click.FloatRange(min=0.001), help="For each path and size.")
+@click.option(
+    "--size", "sizes", multiple=True, type=Size(), help="Only this size; may be repeated.  [default: 1KiB to 256MiB]"
+)
+@click.option(
+    "--seconds", default=0.3, show_default=True, type=click.FloatRange(min=0.001), help="For each path and size."
+)
 @token_option
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -63,7 +67,7 @@ def transfer(
     Without PEER it is a process of its own on this host, started for this. Each figure is the median of prepared
     fetches (Agent.prepare), into memory that was touched before; `copy` beside them is a copy within this process,
     which no path can beat by much. Sizes that PEER's buffer does not have are left out.
-    """
+    """  # noqa: D301 - \b is a character that click reads
     from beeline.exceptions import BeelineError
     from beeline.transfer import Agent
 

@@ -38,7 +38,7 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
       beeline paths trainer
       beeline paths inference trainer --size 1KiB
       beeline paths 'beeline://trainer?id=...&tcp=10.0.0.1:7000' --token "$TOKEN"
-    """
+    """  # noqa: D301 - \b is a character that click reads
     if len(agents) > 2:
         raise click.UsageError("one agent or two: [A] B")
     from beeline.exceptions import BeelineError

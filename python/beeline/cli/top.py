@@ -17,7 +17,20 @@ from beeline.cli.agents import folder_option, printable, size_text, speed_text, 
 if TYPE_CHECKING:
     from beeline.transfer.counters import AgentCounters, Row
 
-_COLUMNS = ("peer", "path", "does", "size", "GB/s now", "GB/s", "transfers", "bytes", "p50", "p99", "failed", "failovers")
+_COLUMNS = (
+    "peer",
+    "path",
+    "does",
+    "size",
+    "GB/s now",
+    "GB/s",
+    "transfers",
+    "bytes",
+    "p50",
+    "p99",
+    "failed",
+    "failovers",
+)
 _TEXTS = 4
 
 
@@ -41,7 +54,9 @@ class _Watch:
         bytes_now = {(agent.id, *row.key): row.nbytes for agent in self.agents for row in agent.rows}
         took = now - self._at
         self._gbps = {
-            key: (count - self._before.get(key, 0)) / took / 1e9 for key, count in bytes_now.items() if self._at and took
+            key: (count - self._before.get(key, 0)) / took / 1e9
+            for key, count in bytes_now.items()
+            if self._at and took
         }
         self._before, self._at = bytes_now, now
 
@@ -53,7 +68,9 @@ class _Watch:
 @click.command(short_help="Watch what your agents transfer.")
 @click.option("--once", is_flag=True, help="Print one reading and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one reading as one JSON object and end.")
-@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05), help="Seconds between readings.")
+@click.option(
+    "--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05), help="Seconds between readings."
+)
 @folder_option
 def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     """Watch what the agents of this user on this host transfer, until Ctrl-C.
@@ -68,7 +85,7 @@ def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     failed     attempts that failed; failovers: those after which another path was looked for
 
     Why a path is taken or not: `beeline paths`. As Prometheus metrics: `beeline metrics`.
-    """
+    """  # noqa: D301 - \b is a character that click reads
     console = Console()
     watch = _Watch(folder)
     watch.read()

@@ -62,12 +62,12 @@ def _of_agents(agents: list[counters.AgentCounters], unreadable: int) -> Iterato
         ("visitors", "Agents that have connected to it, now."),
         ("peers", "Agents that it has connected to, now."),
     ]
-    families = {
-        name: GaugeMetricFamily(f"beeline_agent_{name}", text, labels=_AGENT_LABELS) for name, text in gauges
-    }
+    families = {name: GaugeMetricFamily(f"beeline_agent_{name}", text, labels=_AGENT_LABELS) for name, text in gauges}
     refused = CounterMetricFamily("beeline_agent_refused", "Callers that were turned away.", labels=_AGENT_LABELS)
     lost = CounterMetricFamily(
-        "beeline_agent_rows_lost", "Kinds of transfers that are counted together, for want of room.", labels=_AGENT_LABELS
+        "beeline_agent_rows_lost",
+        "Kinds of transfers that are counted together, for want of room.",
+        labels=_AGENT_LABELS,
     )
     for agent in agents:
         labels = (agent.name, agent.id)

@@ -64,7 +64,7 @@ class Agent {
   struct Stats {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
-    std::string counters;  // the file that others read
+    std::string counters;   // the file that others read
     std::string uncounted;  // why there is none
   };
   [[nodiscard]] Stats stats() const;

@@ -71,9 +71,9 @@ struct CounterRow {
 };
 
 struct AgentNumbers {
-  std::atomic<std::uint32_t> rows;      // release after a row's key; a reader looks at it before the rows
+  std::atomic<std::uint32_t> rows;       // release after a row's key; a reader looks at it before the rows
   std::atomic<std::uint32_t> rows_lost;  // keys that found no room: what they count is in row 0
-  std::atomic<std::uint64_t> refused;   // callers that were turned away
+  std::atomic<std::uint64_t> refused;    // callers that were turned away
   std::atomic<std::uint64_t> registrations, visitors, peers;  // now
   std::uint64_t reserved[3];
 };
@@ -215,8 +215,8 @@ struct CountersReading {
 
 // The content of a file; `alive` stays false. kCorrupt for anything else.
 Result<CountersReading> decode_counters(BytesView file);
-// kNotFound when there is none; kInvalidArgument when it is no file of this user. Never mapped: a file that is cut short
-// meanwhile is an error, and no signal.
+// kNotFound when there is none; kInvalidArgument when it is no file of this user. Never mapped: a file that is cut
+// short meanwhile is an error, and no signal.
 Result<CountersReading> read_counters(const std::string& path);
 // Whether a name in the agents' folder is that of such a file.
 bool is_counters_name(std::string_view path);

@@ -238,9 +238,18 @@ TEST_F(CountersTest, HostileHeadersAreRefused) {
   EXPECT_NE(with(8, 2).message().find("version 2"), std::string::npos);
   const std::size_t rows = offsetof(CountersHeader, numbers);
   const std::size_t row = sizeof(CountersHeader) + sizeof(CounterRow);
-  for (const auto& [offset, value] : std::vector<std::pair<std::size_t, std::uint32_t>>{
-           {12, 0}, {12, 513}, {16, ~0u}, {20, 0}, {20, ~0u}, {128, 4097}, {128, ~0u}, {rows, 0}, {rows, 1025},
-           {rows, ~0u}, {row + 112, 3}, {row + 112, 5u << 8}}) {
+  for (const auto& [offset, value] : std::vector<std::pair<std::size_t, std::uint32_t>>{{12, 0},
+                                                                                        {12, 513},
+                                                                                        {16, ~0u},
+                                                                                        {20, 0},
+                                                                                        {20, ~0u},
+                                                                                        {128, 4097},
+                                                                                        {128, ~0u},
+                                                                                        {rows, 0},
+                                                                                        {rows, 1025},
+                                                                                        {rows, ~0u},
+                                                                                        {row + 112, 3},
+                                                                                        {row + 112, 5u << 8}}) {
     EXPECT_EQ(with(offset, value).code(), Code::kCorrupt) << offset << " " << value;
   }
 }
