@@ -65,8 +65,8 @@ def transfer(
       agent.publish("beeline.bench", numpy.zeros(256 << 20, numpy.uint8))
 
     Without PEER it is a process of its own on this host, started for this. Each figure is the median of prepared
-    fetches (Agent.prepare), into memory that was touched before; `copy` beside them is a copy within this process,
-    which no path can beat by much. Sizes that PEER's buffer does not have are left out.
+    fetches (Agent.prepare), into memory that was touched before; `copy` beside them is numpy's copy within this
+    process. Sizes that PEER's buffer does not have are left out.
     """  # noqa: D301 - \b is a character that click reads
     from beeline.exceptions import BeelineError
     from beeline.transfer import Agent

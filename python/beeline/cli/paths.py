@@ -78,7 +78,8 @@ def _id_of(address: str) -> str:
 
 
 def _show_possible(console: Console, answer: dict[str, Any]) -> None:
-    console.print(Text(f"{size_text(answer['size'])} from {printable(answer['to'])}, by a process on this host:"))
+    target = printable(answer["to"].partition("?")[0])
+    console.print(Text(f"A transfer of {size_text(answer['size'])} from {target} to a process on this host:"))
     table = Table("B's memory", "path", "", "GB/s", "why")
     for memory, explained in answer["paths"].items():
         for candidate in explained["candidates"]:

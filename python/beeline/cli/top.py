@@ -51,7 +51,9 @@ class _Watch:
         found, self.unreadable = counters.scan(self._folder)
         now = time.monotonic()
         self.agents = [agent for agent in found if agent.alive]
-        bytes_now = {(agent.id, *row.key): row.nbytes for agent in self.agents for row in agent.rows}
+        bytes_now: dict[tuple[str, ...], int] = {
+            (agent.id, *row.key): row.nbytes for agent in self.agents for row in agent.rows
+        }
         took = now - self._at
         self._gbps = {
             key: (count - self._before.get(key, 0)) / took / 1e9

@@ -99,8 +99,7 @@ Result<std::shared_ptr<Counters>> Counters::create(const std::string& folder, st
 }
 
 Result<std::shared_ptr<Counters>> Counters::create_unseen(std::string_view id, std::string_view name) {
-  os::Fd fd(::memfd_create("beeline-counters", MFD_CLOEXEC));
-  if (!fd.is_open()) return Status::from_errno("memfd_create beeline-counters", errno);
+  BEELINE_ASSIGN(auto fd, os::make_memfd("beeline-counters", sizeof(CountersFile)));
   return start(std::move(fd), {}, id, name);
 }
 
