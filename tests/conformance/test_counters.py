@@ -3,9 +3,12 @@
 The commands run in processes of their own, as people run them.
 """
 
+import contextlib
 import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,10 +16,11 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from beeline import exceptions
-from beeline.transfer import Agent, counters
+from beeline.transfer import Agent, counters, prometheus
 
 TOKEN = "conformance"
 MIB = 1 << 20
@@ -83,6 +87,36 @@ def test_top_shows_exactly_what_moved(start_owner, reader, place):
     shown = beeline("top", "--once", "--interval", "0.05", "--folder", place, COLUMNS="200").stdout
     assert "reader" in shown and "12 MiB" in shown and "failovers" in shown
     del mapped
+
+
+def test_top_on_a_terminal_shows_what_is_new_until_ctrl_c(start_owner, reader, place):
+    owner = start_owner(folder=place)
+    refs = owner.register("[torch.ones(1 << 20)]")
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-m", "beeline.cli", "top", "--interval", "0.05", "--folder", place]
+    watching = subprocess.Popen(command, stdin=theirs, stdout=theirs, env={**os.environ, "COLUMNS": "180"})
+    os.close(theirs)
+    try:
+        seen = read_until(terminal, b"nothing yet")
+        assert b"12 MiB" not in seen
+        for _ in range(3):
+            reader.fetch(refs, path="shm")
+        read_until(terminal, b"12 MiB")
+    finally:
+        watching.send_signal(signal.SIGINT)
+        # Somebody must read what it still has to say.
+        with contextlib.suppress(OSError):
+            while os.read(terminal, 4096):
+                pass
+        assert watching.wait(30) == 0
+        os.close(terminal)
+
+
+def read_until(terminal, wanted):
+    seen = b""
+    while wanted not in seen:
+        seen += os.read(terminal, 4096)  # OSError once the other side has ended
+    return seen
 
 
 def test_a_transfer_that_timed_out_is_a_failure(start_owner, reader, place):
@@ -162,6 +196,17 @@ def test_an_agent_without_a_place_for_its_counters_says_so(tmp_path):
     agent.close()
 
 
+def test_a_total_names_what_its_rows_have_in_common(start_owner, reader, place):
+    owner = start_owner(folder=place)
+    refs = owner.register("[torch.ones(1 << 20)]")
+    for path in ("shm", "cma", "tcp"):
+        reader.fetch(refs, path=path)
+    (agent,) = [agent for agent in counters.live(place) if agent.name == "reader"]
+    total = counters.total(agent.rows)
+    assert (total.peer, total.path, total.movement, total.transfers) == ("owner", "*", "fetch", 3)
+    assert total.nbytes == 12 * MIB and counters.total([]) is None
+
+
 def test_a_quantile_lies_in_its_bucket():
     latency = counters.Latency((0, 0, 0, 98, 0, 0, 2))
     assert 8e-9 <= latency.quantile(0.5) <= 16e-9
@@ -213,9 +258,17 @@ def value(samples, name, **labels):
     return found
 
 
-def test_a_port_that_is_taken(place):
-    import socket
+def test_a_program_exports_its_own_agents_alone(start_owner, reader, place):
+    start_owner(folder=place)
+    registry = CollectorRegistry()
+    registry.register(prometheus.collector(place, pid=os.getpid()))
+    text = generate_latest(registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    agents = [sample.labels["agent"] for sample in families["beeline_agent_start_time_seconds"].samples]
+    assert agents == ["reader"]
 
+
+def test_a_port_that_is_taken(place):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = beeline("metrics", "--port", str(taken.getsockname()[1]), "--folder", place, check=False)
     assert done.returncode == 1 and "cannot listen" in done.stderr
