@@ -38,8 +38,8 @@ nb::object read_counters(const std::string& path) {
   return dict_of("id", text_of(reading->id), "name", text_of(reading->name), "address", text_of(reading->address),
                  "pid", reading->pid, "started_ns", reading->started_ns, "alive", reading->alive, "refused",
                  reading->refused, "registrations", reading->registrations, "visitors", reading->visitors, "peers",
-                 reading->peers, "rows_lost", reading->rows_lost, "rest", row_of(reading->rest), "rows",
-                 list_of(reading->rows, row_of));
+                 reading->peers, "unreached", reading->unreached, "rows_lost", reading->rows_lost, "rest",
+                 row_of(reading->rest), "rows", list_of(reading->rows, row_of));
 }
 
 }  // namespace

@@ -84,7 +84,9 @@ def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     GB/s now   moved since the reading before: "now" needs two, --interval apart
     GB/s       moved per second that transfers took, since the agent was opened
     p50, p99   how long half, and all but 1 %, of the transfers took at most; within a factor of two
-    failed     attempts that failed; failovers: those after which another path was looked for
+    failed     attempts that failed; by path "none": without a path, as the registration was undone, nothing was
+               granted, or no path would do
+    failovers  those of them after which another path was looked for
 
     Why a path is taken or not: `beeline paths`. As Prometheus metrics: `beeline metrics`.
     """  # noqa: D301 - \b is a character that click reads
@@ -127,6 +129,7 @@ def _render(watch: _Watch) -> RenderableType:
         title = Text.assemble((printable(agent.name), "bold"), f"  pid {agent.pid}  {printable(agent.id)[:8]}  ")
         title.append(f"{agent.registrations} registrations, {agent.peers} peers, {agent.visitors} visitors, ")
         title.append(f"{agent.refused} refused", style="red" if agent.refused else "")
+        title.append(f", {agent.unreached} unreached" if agent.unreached else "", style="red")
         parts.append(title)
         parts.append(_table(watch, agent))
         if agent.rows_lost:

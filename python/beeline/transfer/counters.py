@@ -63,7 +63,8 @@ class Row:
     """What one agent has moved from or to one peer, by one path, in one class of sizes.
 
     A transfer is what moves by one path at a time: a fetch of many tensors is one, or two where some of them lie in
-    the owner's arena and others do not. `movement` "map" moves no byte: `nbytes` is what was made visible.
+    the owner's arena and others do not. `movement` "map" moves no byte: `nbytes` is what was made visible. What failed
+    without a path (the registration was undone, no path would do, no grant) is counted as `path` "none".
     """
 
     peer_id: str
@@ -118,9 +119,10 @@ class AgentCounters:
     started: float  # seconds since 1970
     alive: bool  # its process, or one that was forked from it, is there
     refused: int  # callers that were turned away
-    registrations: int  # now, as the three below
+    registrations: int  # now, as the two below
     visitors: int  # agents that have connected to it
     peers: int  # agents that it has connected to
+    unreached: int  # times that it could not connect to an agent
     rows: tuple[Row, ...]
     rows_lost: int  # kinds of transfers that found no row of their own: `rest` has them all
     rest: Row
@@ -138,6 +140,7 @@ class AgentCounters:
             "registrations": self.registrations,
             "visitors": self.visitors,
             "peers": self.peers,
+            "unreached": self.unreached,
             "rows": [row.to_dict() for row in self.rows],
             "rows_lost": self.rows_lost,
             "rest": self.rest.to_dict(),
@@ -170,6 +173,7 @@ def read(path: str) -> AgentCounters | None:
         registrations=raw["registrations"],
         visitors=raw["visitors"],
         peers=raw["peers"],
+        unreached=raw["unreached"],
         rows=tuple(_row(row) for row in raw["rows"]),
         rows_lost=raw["rows_lost"],
         rest=_row(raw["rest"]),

@@ -64,6 +64,9 @@ def _of_agents(agents: list[counters.AgentCounters], unreadable: int) -> Iterato
     ]
     families = {name: GaugeMetricFamily(f"beeline_agent_{name}", text, labels=_AGENT_LABELS) for name, text in gauges}
     refused = CounterMetricFamily("beeline_agent_refused", "Callers that were turned away.", labels=_AGENT_LABELS)
+    unreached = CounterMetricFamily(
+        "beeline_agent_unreached", "Times that it could not connect to an agent.", labels=_AGENT_LABELS
+    )
     lost = CounterMetricFamily(
         "beeline_agent_rows_lost",
         "Kinds of transfers that are counted together, for want of room.",
@@ -75,8 +78,9 @@ def _of_agents(agents: list[counters.AgentCounters], unreadable: int) -> Iterato
         for name, family in families.items():
             family.add_metric(labels, getattr(agent, name))
         refused.add_metric(labels, agent.refused)
+        unreached.add_metric(labels, agent.unreached)
         lost.add_metric(labels, agent.rows_lost)
-    yield from (started, *families.values(), refused, lost)
+    yield from (started, *families.values(), refused, unreached, lost)
 
 
 def _of_rows(agents: list[counters.AgentCounters]) -> Iterator[Metric]:

@@ -370,6 +370,7 @@ Result<std::shared_ptr<Peer>> Agent::peer(const std::string& address, const os::
   if (auto peer = known(parsed.text())) return peer;  // written in another way
   auto connected = connect(parsed, wait);
   if (connected) return connected;
+  counters_->numbers().unreached.fetch_add(1, std::memory_order_relaxed);
   Status failure = connected.status();
   if (means_nobody(failure.system_error())) failure = Status(Code::kPeerLost, "nobody is there: " + failure.message());
   return std::move(failure).with_context("while connecting to agent \"" + parsed.name + "\"");

@@ -58,7 +58,7 @@ Status Batch::run(const os::Wait& wait) {
   for (Part& part : parts_) {
     BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.runs, part.chosen, requirement_, wait));
   }
-  return peer_->check_held(leases_);
+  return peer_->check_held(leases_, bytes_);
 }
 
 }  // namespace beeline::transfer

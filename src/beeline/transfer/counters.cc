@@ -222,6 +222,7 @@ Result<CountersReading> decode_counters(BytesView file) {
   reading.registrations = reader.read<std::uint64_t>();
   reading.visitors = reader.read<std::uint64_t>();
   reading.peers = reader.read<std::uint64_t>();
+  reading.unreached = reader.read<std::uint64_t>();
   reader.read_bytes(sizeof(AgentNumbers::reserved) + sizeof(CountersHeader::reserved_numbers));
   const BytesView address = reader.read_bytes(kMaxCountedAddress);
   if (row_bytes != sizeof(CounterRow) || max_rows > kMaxCounterRows || rows == 0 || rows > max_rows) {

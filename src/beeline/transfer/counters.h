@@ -75,7 +75,8 @@ struct AgentNumbers {
   std::atomic<std::uint32_t> rows_lost;  // keys that found no room: what they count is in row 0
   std::atomic<std::uint64_t> refused;    // callers that were turned away
   std::atomic<std::uint64_t> registrations, visitors, peers;  // now
-  std::uint64_t reserved[3];
+  std::atomic<std::uint64_t> unreached;                       // times that no connection to a peer was made
+  std::uint64_t reserved[2];
 };
 
 struct CountersHeader {
@@ -109,7 +110,8 @@ static_assert(offsetof(CounterRow, failures) == 144 && offsetof(CounterRow, fail
 static_assert(offsetof(CounterRow, latency) == 192 && sizeof(CounterRow) == 512);
 static_assert(offsetof(AgentNumbers, rows_lost) == 4 && offsetof(AgentNumbers, refused) == 8);
 static_assert(offsetof(AgentNumbers, registrations) == 16 && offsetof(AgentNumbers, visitors) == 24);
-static_assert(offsetof(AgentNumbers, peers) == 32 && sizeof(AgentNumbers) == 64);
+static_assert(offsetof(AgentNumbers, peers) == 32 && offsetof(AgentNumbers, unreached) == 40);
+static_assert(sizeof(AgentNumbers) == 64);
 static_assert(offsetof(CountersHeader, row_bytes) == 12 && offsetof(CountersHeader, max_rows) == 16);
 static_assert(offsetof(CountersHeader, pid) == 20 && offsetof(CountersHeader, started_ns) == 24);
 static_assert(offsetof(CountersHeader, id) == 32 && offsetof(CountersHeader, name) == 64);
@@ -208,7 +210,7 @@ struct CountersReading {
   std::int64_t started_ns = 0;
   bool alive = false;  // somebody holds it: its agent, or a child that was forked from its process
   std::uint32_t rows_lost = 0;
-  std::uint64_t refused = 0, registrations = 0, visitors = 0, peers = 0;
+  std::uint64_t refused = 0, registrations = 0, visitors = 0, peers = 0, unreached = 0;
   Row rest;
   std::vector<Row> rows;
 };

@@ -55,6 +55,7 @@ Paths::Paths(std::shared_ptr<const transport::Transports> transports, transport:
 void Paths::count_in(std::shared_ptr<Counters> counters, const std::string& peer_id) {
   std::vector<std::string> names;
   for (const auto& path : paths_) names.emplace_back(path->transport->name());
+  names.emplace_back("none");
   counters_.emplace(std::move(counters), peer_id, facts_.name, std::move(names));
 }
 
@@ -64,6 +65,10 @@ void Paths::note_map(std::uint64_t bytes, Nanos took) {
     counters_->moved(i, Movement::kMap, bytes, took);
     return;
   }
+}
+
+void Paths::note_failure(Movement movement, std::uint64_t bytes) {
+  if (counters_) counters_->failed(paths_.size(), movement, bytes, false);
 }
 
 void Paths::count_failure(std::size_t path, const Need& need, bool is_failover) {
@@ -189,6 +194,7 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
   }
   if (!last) return last;
+  note_failure(movement_of(need.direction), need.bytes);
   return Status(Code::kUnsupported, "no path to " + facts_.name + " will do. " + list_of(explain(need)));
 }
 

@@ -44,6 +44,8 @@ class Paths {
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
   // Bytes that the peer's arena let us see without moving them.
   void note_map(std::uint64_t bytes, Nanos took);
+  // What failed before a path was taken, or was of no use once the bytes were there.
+  void note_failure(Movement movement, std::uint64_t bytes);
 
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,

@@ -92,7 +92,7 @@ Status Peer::lost_or(Status status) const {
   return gone();
 }
 
-Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs) {
+Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Movement movement) {
   std::vector<memory::Lease> leases;
   if (!facts().same_host()) return leases;
   const Region* leased = nullptr;
@@ -101,17 +101,22 @@ Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs) {
     leased = run.region;
     const bool again = std::ranges::any_of(leases, [&](const auto& lease) { return lease.id() == run.region->id; });
     if (again) continue;
-    BEELINE_ASSIGN(auto lease, facts().arena->acquire(run.region->id, {}));
-    leases.push_back(std::move(lease));
+    auto lease = facts().arena->acquire(run.region->id, {});
+    if (!lease) {
+      paths_.note_failure(movement, transport::bytes_of(runs));
+      return lease.status();
+    }
+    leases.push_back(std::move(*lease));
   }
   return leases;
 }
 
 // Holds keep blocks of the arena from being reused, not memory outside it: what was undone meanwhile may be something
 // else by now.
-Status Peer::check_held(std::span<const memory::Lease> leases) {
+Status Peer::check_held(std::span<const memory::Lease> leases, std::uint64_t bytes) {
   for (const auto& lease : leases) {
     if (facts().arena->is_published(lease.id())) continue;
+    paths_.note_failure(Movement::kFetch, bytes);
     return {Code::kStale, "the registration was undone while it was read"};
   }
   return Status::ok();
@@ -124,7 +129,7 @@ Status Peer::read(std::span<const Run> runs, const Requirement& requirement, con
   const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
   Status status = paths_.read(runs, requirement, wait);
-  if (status) status = check_held(leases);
+  if (status) status = check_held(leases, transport::bytes_of(runs));
   return lost_or(std::move(status));
 }
 
@@ -140,10 +145,14 @@ Status Peer::write(std::span<const Run> runs, const Requirement& requirement, co
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
-  BEELINE_ASSIGN(auto leases, lease(runs));
+  BEELINE_ASSIGN(auto leases, lease(runs, Movement::kPush));
   // Over a network the owner's server looks itself.
-  if (facts().same_host()) BEELINE_RETURN_IF_ERROR(require_grants(runs, wait));
-  Status status = paths_.write(runs, requirement, wait);
+  Status status = facts().same_host() ? require_grants(runs, wait) : Status::ok();
+  if (!status) {
+    paths_.note_failure(Movement::kPush, transport::bytes_of(runs));
+    return status;
+  }
+  status = paths_.write(runs, requirement, wait);
   return lost_or(std::move(status));
 }
 
@@ -160,11 +169,17 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
+    paths_.note_failure(Movement::kMap, length);
     const auto explanation = explain(region, length, {.path = "shm"});
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
   }
   const memory::Range range{region.arena_offset + offset, length};
-  BEELINE_ASSIGN(auto lease, facts().arena->acquire(region.id, {&range, 1}));
+  auto acquired = facts().arena->acquire(region.id, {&range, 1});
+  if (!acquired) {
+    paths_.note_failure(Movement::kMap, length);
+    return acquired.status();
+  }
+  auto lease = std::move(*acquired);
   struct Held {
     std::shared_ptr<Peer> peer;
     memory::Lease lease;

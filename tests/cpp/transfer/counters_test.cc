@@ -326,6 +326,21 @@ TEST_F(CountersTest, FailuresAndFailoversAreCountedWhereTheyHappened) {
   EXPECT_EQ(reading.rows[2].failovers, 0u);
 }
 
+TEST_F(CountersTest, WhatNoPathWillDoIsCounted) {
+  const auto counters = make();
+  Paths paths(std::make_shared<transport::Transports>(), {}, "");
+  paths.count_in(counters, kPeer);
+  std::byte target{};
+  transport::Region region;
+  region.length = 1;
+  const transport::Run run{&region, 0, &target, 1};
+  EXPECT_EQ(paths.read({&run, 1}, {}, kPatience).code(), Code::kUnsupported);
+  const auto reading = read(counters->path());
+  ASSERT_EQ(reading.rows.size(), 1u);
+  EXPECT_EQ(reading.rows[0].path, "none");
+  EXPECT_EQ(reading.rows[0].failures, 1u);
+}
+
 TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   const auto open = [&](const std::string& name) {
     Agent::Options options;
@@ -361,6 +376,18 @@ TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   EXPECT_EQ(reading.rows[2].bytes, 5000u);
   registration.reset();
   EXPECT_EQ(read(owner->stats().counters).registrations, 0u);
+  // What no path has to answer for.
+  EXPECT_EQ(peer->read({&run, 1}, {}, kPatience).code(), Code::kStale);
+  EXPECT_EQ(peer->write({&run, 1}, {}, kPatience).code(), Code::kStale);
+  EXPECT_EQ(peer->map(region, 0, 5000).status().code(), Code::kStale);
+  const auto failed = read(reader->stats().counters);
+  ASSERT_EQ(failed.rows.size(), 6u);
+  for (std::size_t i = 3; i < 6; ++i) {
+    EXPECT_EQ(failed.rows[i].path, "none");
+    EXPECT_EQ(static_cast<std::size_t>(failed.rows[i].movement), i - 3);
+    EXPECT_EQ(failed.rows[i].failures, 1u);
+    EXPECT_EQ(transfers(failed.rows[i]), 0u);
+  }
   const std::string path = reader->stats().counters;
   reader.reset();
   EXPECT_FALSE(fs::exists(path));
@@ -380,6 +407,7 @@ TEST_F(CountersTest, AnAgentThatSharesNoMemoryHasAFileToo) {
   options.tcp.reset();
   const auto stranger = *Agent::open(options);
   EXPECT_FALSE(stranger->peer(remote->address().text(), kPatience).is_ok());
+  EXPECT_EQ(read(stranger->stats().counters).unreached, 1u);
   // The caller may hear of it first.
   const auto deadline = Deadline::after(std::chrono::seconds(20));
   while (read(remote->stats().counters).refused == 0 && !deadline.passed()) std::this_thread::yield();
