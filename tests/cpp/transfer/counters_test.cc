@@ -328,13 +328,15 @@ TEST_F(CountersTest, FailuresAndFailoversAreCountedWhereTheyHappened) {
 
 TEST_F(CountersTest, WhatNoPathWillDoIsCounted) {
   const auto counters = make();
-  Paths paths(std::make_shared<transport::Transports>(), {}, "");
+  auto transports = std::make_shared<transport::Transports>();
+  transports->push_back(std::make_unique<FakeTransport>("first", Code::kOk));
+  Paths paths(std::move(transports), {}, "");
   paths.count_in(counters, kPeer);
   std::byte target{};
   transport::Region region;
   region.length = 1;
   const transport::Run run{&region, 0, &target, 1};
-  EXPECT_EQ(paths.read({&run, 1}, {}, kPatience).code(), Code::kUnsupported);
+  EXPECT_EQ(paths.read({&run, 1}, {"second", 0}, kPatience).code(), Code::kUnsupported);
   const auto reading = read(counters->path());
   ASSERT_EQ(reading.rows.size(), 1u);
   EXPECT_EQ(reading.rows[0].path, "none");
