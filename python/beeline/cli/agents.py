@@ -77,9 +77,9 @@ def size_text(count: float) -> str:
     """1536 as "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.4g} {unit}"
+            return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
         count /= 1024
-    return f"{count:.4g} TiB"
+    return f"{count:.3g} TiB"
 
 
 def time_text(seconds: float | None) -> str:

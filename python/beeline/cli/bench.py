@@ -214,20 +214,22 @@ def _figures(size: int, took: list[int]) -> dict[str, Any]:
 
 
 def _show(console: Console, result: dict[str, Any]) -> None:
-    columns = ["copy", *result["paths"]]
-    table = Table("size")
-    for name in columns:
-        for what in ("GB/s", "p50", "p99"):
-            table.add_column(f"{name} {what}", justify="right")
+    table = Table("size", "by", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("GB/s", "p50", "p99", "times"):
+        table.add_column(name, justify="right")
     for row in result["rows"]:
-        cells = []
-        for name in columns:
+        for name in ("copy", *result["paths"]):
             figures = row.get(name)
             if figures is None:
-                cells += ["-"] * 3
-                continue
-            cells += [speed_text(figures["gbps"]), time_text(figures["p50_s"]), time_text(figures["p99_s"])]
-        table.add_row(size_text(row["size"]), *cells)
+                continue  # refused only from this size on
+            table.add_row(
+                size_text(row["size"]) if name == "copy" else "",
+                name,
+                speed_text(figures["gbps"]),
+                time_text(figures["p50_s"]),
+                time_text(figures["p99_s"]),
+                str(figures["runs"]),
+            )
     console.print(table)
     for path, why in result["refused"].items():
         console.print(Text(f"{path}: {printable(why)}"))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, time_text, token_option
-from beeline.cli.top import mean_gbps
+from beeline.cli import tables
+from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, token_option
+
+if TYPE_CHECKING:
+    from beeline.transfer.counters import Row
 
 _MEMORY = {"arena": "in its arena", "other": "elsewhere"}
 
@@ -45,7 +48,7 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
     from beeline.transfer import Agent
 
     address, _ = find(agents[-1], folder)
-    measured: list[dict[str, Any]] = []
+    measured: list[Row] = []
     if len(agents) == 2:
         _, source = find(agents[0], folder)
         if source is None:
@@ -54,7 +57,7 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
                 "run this command where it runs, or leave it out"
             )
         peer_id = _id_of(address)
-        measured = [{**row.to_dict(), "gbps": mean_gbps(row)} for row in source.rows if row.peer_id == peer_id]
+        measured = [row for row in source.rows if row.peer_id == peer_id]
     try:
         with Agent(f"beeline-paths-{os.getpid()}", token=token, folder=folder) as own:
             possible = {
@@ -64,7 +67,8 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
         raise click.ClickException(str(error)) from error
     answer = {"to": address, "size": size, "paths": possible, "measured_by": agents[0] if len(agents) == 2 else None}
     if as_json:
-        click.echo(json.dumps({**answer, "measured": measured}, indent=2))
+        told = [{**row.to_dict(), "gbps": tables.mean_gbps(row)} for row in measured]
+        click.echo(json.dumps({**answer, "measured": told}, indent=2))
         return
     console = Console()
     _show_possible(console, answer)
@@ -96,25 +100,9 @@ def _show_possible(console: Console, answer: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _show_measured(console: Console, source: str, target: str, rows: list[dict[str, Any]]) -> None:
+def _show_measured(console: Console, source: str, target: str, rows: list[Row]) -> None:
     if not rows:
         console.print(Text(f"{printable(source)} has transferred nothing to or from {printable(target)} yet."))
         return
     console.print(Text(f"What {printable(source)} has measured with {printable(target)}:"))
-    table = Table("path", "does", "size")
-    for name in ("GB/s", "transfers", "bytes", "p50", "p99", "failed", "failovers"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            Text(printable(row["path"])),
-            row["movement"],
-            row["size"],
-            speed_text(row["gbps"]),
-            str(row["transfers"]),
-            size_text(row["bytes"]),
-            time_text(row["p50_s"]),
-            time_text(row["p99_s"]),
-            str(row["failures"]),
-            str(row["failovers"]),
-        )
-    console.print(table)
+    console.print(tables.transfers(rows))

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from beeline.cli.agents import folder_option, printable, size_text, speed_text, time_text
+from beeline.cli import tables
+from beeline.cli.agents import folder_option, printable, size_text
 
 if TYPE_CHECKING:
     from beeline.transfer.counters import AgentCounters, Row
-
-_COLUMNS = (
-    "peer",
-    "path",
-    "does",
-    "size",
-    "GB/s now",
-    "GB/s",
-    "transfers",
-    "bytes",
-    "p50",
-    "p99",
-    "failed",
-    "failovers",
-)
-_TEXTS = 4
 
 
 class _Watch:
@@ -131,7 +116,11 @@ def _render(watch: _Watch) -> RenderableType:
         title.append(f"{agent.refused} refused", style="red" if agent.refused else "")
         title.append(f", {agent.unreached} unreached" if agent.unreached else "", style="red")
         parts.append(title)
-        parts.append(_table(watch, agent))
+        if agent.rows:
+            parts.append(tables.transfers(agent.rows, partial(watch.gbps_now, agent)))
+        else:
+            parts.append(Text("has transferred nothing yet"))
+        parts.append(Text())
         if agent.rows_lost:
             rest = agent.rest
             parts.append(
@@ -143,41 +132,3 @@ def _render(watch: _Watch) -> RenderableType:
     for path, why in watch.unreadable.items():
         parts.append(Text(f"{printable(path)}: {printable(why)}", style="red"))
     return Group(*parts)
-
-
-def _table(watch: _Watch, agent: AgentCounters) -> RenderableType:
-    if not agent.rows:
-        return Text("  has transferred nothing yet")
-    table = Table()
-    for at, name in enumerate(_COLUMNS):
-        table.add_column(name, justify="left" if at < _TEXTS else "right", no_wrap=at != 0)
-    shown: tuple[str, ...] = ()
-    for row in sorted(agent.rows, key=lambda row: (row.peer, row.peer_id, row.path, row.movement, _order(row.size))):
-        group = (row.peer_id, row.path, row.movement)
-        names = [printable(name) for name in (row.peer, row.path, row.movement)]
-        table.add_row(
-            # What the row above says is not said again.
-            *(Text("" if group[: at + 1] == shown[: at + 1] else name) for at, name in enumerate(names)),
-            row.size,
-            speed_text(watch.gbps_now(agent, row)),
-            speed_text(mean_gbps(row)),
-            str(row.transfers),
-            size_text(row.nbytes),
-            time_text(row.latency.quantile(0.5)),
-            time_text(row.latency.quantile(0.99)),
-            Text(str(row.failures), style="red" if row.failures else ""),
-            Text(str(row.failovers), style="red" if row.failovers else ""),
-        )
-        shown = group
-    return table
-
-
-def mean_gbps(row: Row) -> float | None:
-    """Of all its transfers, by the time that they took; None where no byte moved."""
-    return row.nbytes / row.seconds / 1e9 if row.seconds and row.movement != "map" else None
-
-
-def _order(size: str) -> int:
-    from beeline.transfer import counters
-
-    return counters.SIZES.index(size)
