@@ -4,11 +4,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -158,6 +161,39 @@ TEST_F(CountersTest, WhatFindsNoRowIsCountedTogether) {
   EXPECT_EQ(transfers(reading.rest), 2 * std::uint64_t{reading.rows_lost});
   EXPECT_EQ(reading.rest.bytes, 20 * std::uint64_t{reading.rows_lost});
   EXPECT_EQ(reading.rows.back().bytes, 20u);
+}
+
+// Sizes of files are limited as a full disk would do it, until it ends.
+struct FullDisk {
+  explicit FullDisk(rlim_t bytes) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit limited{bytes, before.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limited);
+  }
+  ~FullDisk() { ::setrlimit(RLIMIT_FSIZE, &before); }
+  rlimit before{};
+};
+
+TEST_F(CountersTest, AFullDiskCostsRowsAndNothingElse) {
+  const auto counters = make();
+  {
+    const FullDisk full(sizeof(CountersHeader) + 33 * sizeof(CounterRow));
+    for (int i = 0; i < 40; ++i) {
+      PeerCounters(counters, "peer" + std::to_string(i), "peer", {"tcp"}).moved(0, Movement::kFetch, 10, Nanos(5));
+    }
+  }
+  const auto reading = read(counters->path());
+  EXPECT_EQ(reading.rows.size(), 31u);  // and row 0: what the file began with
+  EXPECT_EQ(reading.rows_lost, 9u);
+  EXPECT_EQ(reading.rest.bytes, 90u);
+}
+
+TEST_F(CountersTest, AFullDiskIsAnErrorThatLeavesNothing) {
+  const FullDisk full(4096);
+  const auto made = Counters::create(folder_, kId, "owner");
+  EXPECT_EQ(made.status().system_error(), EFBIG) << made.status().message();
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 TEST_F(CountersTest, LongNamesAreCutBetweenCharacters) {
