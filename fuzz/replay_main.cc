@@ -8,6 +8,7 @@
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/store/payload.h"
+#include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "targets.h"
 
@@ -75,6 +76,18 @@ std::vector<Bytes> seeds() {
     const std::string json = descriptor.to_json();
     const auto json_bytes = beeline::as_bytes(json);
     inputs.emplace_back(json_bytes.begin(), json_bytes.end());
+  }
+  {
+    using beeline::transfer::CountersFile;
+    Bytes& bytes = inputs.emplace_back(offsetof(CountersFile, rows) + 3 * sizeof(beeline::transfer::CounterRow));
+    auto& header = *reinterpret_cast<beeline::transfer::CountersHeader*>(bytes.data());
+    header.magic = beeline::transfer::kCountersMagic;
+    header.version = beeline::transfer::kCountersVersion;
+    header.row_bytes = sizeof(beeline::transfer::CounterRow);
+    header.max_rows = beeline::transfer::kMaxCounterRows;
+    header.pid = 1;
+    header.numbers.rows = 3;
+    header.address_bytes = 10;
   }
   return inputs;
 }

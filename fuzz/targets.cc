@@ -15,6 +15,7 @@
 #include "beeline/runtime/messages.h"
 #include "beeline/store/payload.h"
 #include "beeline/transfer/address.h"
+#include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
 
@@ -181,6 +182,19 @@ void agent(BytesView input) {
   if (!address.is_ok()) return;
   const auto again = transfer::Address::parse(address->text());
   BEELINE_CHECK(again.is_ok() && *again == *address, "a text of ours is read as it was");
+}
+
+void counters(BytesView input) {
+  const auto reading = transfer::decode_counters(input);
+  if (!reading.is_ok()) return;
+  BEELINE_CHECK(
+      sizeof(transfer::CountersHeader) + (reading->rows.size() + 1) * sizeof(transfer::CounterRow) <= input.size(),
+      "rows lie in the file");
+  for (const auto& row : reading->rows) {
+    BEELINE_CHECK(static_cast<std::size_t>(row.movement) < transfer::kMovements &&
+                      row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
+                  "a row is of a kind that there is");
+  }
 }
 
 }  // namespace beeline::fuzz

@@ -14,14 +14,20 @@ void hello(BytesView input);            // runtime/messages.h: the greeting of a
 void descriptor(BytesView input);       // transfer/descriptor.h
 void descriptor_json(BytesView input);  // likewise
 void agent(BytesView input);            // transfer/address.h and messages.h
+void counters(BytesView input);         // transfer/counters.h: a file of counters
 
 struct Target {
   const char* name;
   void (*run)(BytesView input);
 };
-inline constexpr Target kTargets[] = {
-    {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
-    {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
-    {"descriptor_json", descriptor_json}, {"agent", agent}};
+inline constexpr Target kTargets[] = {{"ring_records", ring_records},
+                                      {"payload", payload},
+                                      {"control_frame", control_frame},
+                                      {"frame_socket", frame_socket},
+                                      {"hello", hello},
+                                      {"descriptor", descriptor},
+                                      {"descriptor_json", descriptor_json},
+                                      {"agent", agent},
+                                      {"counters", counters}};
 
 }  // namespace beeline::fuzz

@@ -35,4 +35,5 @@ NB_MODULE(_core, m) {
   beeline::python::bind_calls(m);
   beeline::python::bind_worker(m);
   beeline::python::bind_transfer(m);
+  beeline::python::bind_transfer_counters(m);
 }

@@ -313,7 +313,22 @@ class PyAgent {
 
   nb::dict explain(const TensorRef& ref, const std::string& path, double min_gbps, std::optional<double> timeout_s) {
     const auto found = peer(ref.remote.descriptor->owner, wait_for(timeout_s));
-    const auto explanation = found->explain(ref.remote.home(), ref.remote.spec.bytes(), {path, min_gbps});
+    return describe_paths(found->explain(ref.remote.home(), ref.remote.spec.bytes(), {path, min_gbps}));
+  }
+
+  // The same for memory that need not be registered: as much of it, in the agent's arena or elsewhere. Each path that
+  // would do is connected.
+  nb::dict paths_to(const std::string& address, std::uint64_t nbytes, bool in_arena, std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    const auto found = peer(address, wait);
+    transport::Region region;
+    region.length = 1;
+    if (in_arena) region.arena_offset = 0;
+    without_gil([&] { found->paths().probe(region, wait); });
+    return describe_paths(found->explain(region, nbytes, {}));
+  }
+
+  static nb::dict describe_paths(const transfer::Explanation& explanation) {
     nb::list candidates;
     for (const auto& candidate : explanation.candidates) {
       candidates.append(dict_of("path", candidate.path, "usable", candidate.usable, "reason", candidate.reason, "gbps",
@@ -328,6 +343,12 @@ class PyAgent {
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
                    agents.faults, "registrations", regions.registrations, "registrations_reused", regions.reused,
                    "registrations_waiting", regions.waiting);
+  }
+
+  // The file of its counters, and why there is none.
+  [[nodiscard]] std::pair<std::string, std::string> counters() const {
+    auto agents = agent()->stats();
+    return {std::move(agents.counters), std::move(agents.uncounted)};
   }
 
  private:
@@ -516,6 +537,9 @@ void bind_transfer(nb::module_& m) {
       .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())
       .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"),
            nb::arg("timeout_s").none())
+      .def("paths_to", &PyAgent::paths_to, nb::arg("address"), nb::arg("nbytes"), nb::arg("in_arena"),
+           nb::arg("timeout_s").none())
+      .def("counters", &PyAgent::counters)
       .def("stats", &PyAgent::stats);
 }
 

@@ -98,7 +98,7 @@ def start_owner(folder):
     owners = []
 
     def start(**options):
-        owners.append(Owner(folder=folder, **{"tcp": "127.0.0.1:0", **options}))
+        owners.append(Owner(**{"folder": folder, "tcp": "127.0.0.1:0", **options}))
         return owners[-1]
 
     yield start

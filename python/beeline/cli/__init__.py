@@ -1,4 +1,4 @@
-"""The command line: `beeline status | stop | doctor | run`."""
+"""The command line: `beeline status | stop | doctor | run | top | paths | bench | metrics`."""
 
 from beeline.cli.commands import main
 

@@ -12,8 +12,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from beeline.cli import bench, metrics, paths, tables, top
 from beeline.cli import doctor as checks
-from beeline.cli import tables
 
 STOP_TIMEOUT_S = 5.0
 
@@ -22,6 +22,10 @@ STOP_TIMEOUT_S = 5.0
 @click.version_option(metadata.version("beeline"), prog_name="beeline")
 def main() -> None:
     """Direct tensor transport between processes, and the actors on both ends."""
+
+
+for command in (top.top, paths.paths, bench.bench, metrics.metrics):
+    main.add_command(command)
 
 
 @main.command(short_help="Show your running sessions.")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from beeline.cli.agents import printable, size_text, speed_text, time_text
 from beeline.cli.doctor import Check
+
+if TYPE_CHECKING:
+    from beeline.transfer.counters import Row
 
 _TOOL = 2  # control::ProcessKind
 _ACTOR_STATES = ("pending", "starting", "alive", "restarting", "dead")
@@ -87,3 +92,49 @@ def show_checks(console: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         table.add_row(check.name, _SIGNS[check.level], check.found, check.advice)
     console.print(table)
+
+
+def transfers(rows: Iterable[Row], gbps_now: Callable[[Row], float | None] | None = None) -> Table:
+    """Counters of transfers, 80 columns wide; what a row shares with the one above it is not said again.
+
+    Args:
+        rows: Of one agent.
+        gbps_now: What a row moves now, in 10^9 bytes per second; without it there is no such column.
+    """
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("peer", overflow="fold", min_width=6)
+    for name in ("path", "does", "size"):
+        table.add_column(name, no_wrap=True)
+    now = ["GB/s\nnow"] if gbps_now else []
+    for name in (*now, "GB/s", "trans-\nfers", "bytes", "p50", "p99", "fail-\ned", "fail-\novers"):
+        table.add_column(name, no_wrap=True, justify="right")
+    above: tuple[str, ...] = ()
+    for row in sorted(rows, key=_in_order):
+        group = (row.peer_id, row.path, row.movement)
+        names = (row.peer, row.path, row.movement)
+        said = [group[: at + 1] == above[: at + 1] for at in range(len(group))]
+        table.add_row(
+            *(Text("" if is_said else printable(name)) for is_said, name in zip(said, names, strict=True)),
+            row.size,
+            *([speed_text(gbps_now(row))] if gbps_now else []),
+            speed_text(mean_gbps(row)),
+            str(row.transfers),
+            size_text(row.nbytes),
+            time_text(row.latency.quantile(0.5)),
+            time_text(row.latency.quantile(0.99)),
+            Text(str(row.failures), style="red" if row.failures else ""),
+            Text(str(row.failovers), style="red" if row.failovers else ""),
+        )
+        above = group
+    return table
+
+
+def mean_gbps(row: Row) -> float | None:
+    """Of all its transfers, by the time that they took; None where no byte moved."""
+    return row.nbytes / row.seconds / 1e9 if row.seconds and row.movement != "map" else None
+
+
+def _in_order(row: Row) -> tuple[str, str, str, str, int]:
+    from beeline.transfer import counters
+
+    return row.peer, row.peer_id, row.path, row.movement, counters.SIZES.index(row.size)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -30,8 +31,8 @@ class Agent:
         token: Asked of whoever connects by TCP, and shown to agents that this one connects to by TCP.
         advertise: The host by which others reach this one; by default the one it listens on.
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
-        folder: Where agents on this host find its socket; by default
-            `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`.
+        folder: Where agents on this host find its socket, and `beeline top` its counters; by default
+            `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
         plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
@@ -64,6 +65,9 @@ class Agent:
             plugins=[os.fspath(library) for library in plugins],
             faults=[fault._row() for fault in faults],
         )
+        _, uncounted = self._agent.counters()
+        if uncounted:
+            warnings.warn(f"agent {name!r} keeps no counters that others can read: {uncounted}", stacklevel=2)
 
     @property
     def address(self) -> str:
@@ -316,6 +320,27 @@ class Agent:
         `chosen`, and `failovers` to this peer so far.
         """
         return self._agent.explain(ref._ref, path, min_gbps, timeout_s)
+
+    def paths_to(
+        self, address: str, nbytes: int, *, in_arena: bool = True, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Which path a fetch of `nbytes` from the agent at `address` would take, and why; as `explain`, but nothing
+        need be registered. Each path that would do is connected, so that what does not work shows.
+
+        Args:
+            address: As others know it.
+            nbytes: Of one transfer.
+            in_arena: Whether the memory lies in the other's arena, as of all that it publishes.
+            timeout_s: Seconds; None waits for ever.
+
+        Raises as `connect`.
+        """
+        return self._agent.paths_to(address, nbytes, in_arena, timeout_s)
+
+    @property
+    def counters_path(self) -> str:
+        """The file of its counters, see `beeline.transfer.counters`; empty where there is none."""
+        return self._agent.counters()[0]
 
     def stats(self) -> dict[str, int]:
         """Counters: peers, visitors (agents that connected to this one), refused, registrations, ..."""

@@ -23,12 +23,13 @@ using messages::Type;
 
 constexpr const char* kSuffix = ".agent";
 
-// Sockets of agents that were killed.
+// Sockets and counters of agents that were killed.
 void remove_left_behind(const std::string& folder) {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string path = entry.path().string();
     if (path.ends_with(kSuffix) && os::is_left_behind(path)) ::unlink(path.c_str());
+    if (is_counters_name(path)) remove_if_left_behind(path);
   }
 }
 
@@ -54,6 +55,10 @@ Result<transport::Transports> transports_for(const Agent::Options& options) {
 
 }  // namespace
 
+std::string agents_folder() {
+  return os::user_folder() + "/agents";
+}
+
 Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   if (options.name.empty()) return Status(Code::kInvalidArgument, "an agent needs a name");
   BEELINE_ASSIGN(auto transports, transports_for(options));
@@ -72,47 +77,63 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   agent->transports_ = std::make_shared<const transport::Transports>(std::move(transports));
   agent->regions_ = Regions::make(agent->arena_, agent->transports_);
   agent->reach_->agent = agent.get();
+  BEELINE_RETURN_IF_ERROR(agent->settle_in(options).with_context("while opening agent \"" + options.name + "\""));
   BEELINE_RETURN_IF_ERROR(agent->control_.start());
   BEELINE_RETURN_IF_ERROR(agent->listen(options).with_context("while opening agent \"" + options.name + "\""));
+  BEELINE_RETURN_IF_ERROR(agent->counters_->appear(agent->address_.text()));
   return agent;
 }
 
-// Listens in the folder; returns the socket's path.
-Result<std::string> Agent::listen_in(const std::string& chosen) {
-  is_own_folder_ = chosen.empty();
-  folder_ = is_own_folder_ ? os::user_folder() + "/agents" : chosen;
-  const std::string path = folder_ + "/" + address_.id + kSuffix;
+// Makes the folder, and in it the file of the counters. An agent does without the file, and where it shares no memory
+// without the folder: numbers are no reason to fail.
+Status Agent::settle_in(const Options& options) {
+  is_own_folder_ = options.folder.empty();
+  folder_ = is_own_folder_ ? agents_folder() : options.folder;
+  Status status;
+  bool has_folder = false;
   // Others who leave remove folders that are empty: one may go between two calls.
-  for (int attempt = 0;; ++attempt) {
-    if (is_own_folder_) BEELINE_RETURN_IF_ERROR(os::make_private_folder(os::user_folder()));
-    Status status = os::make_private_folder(folder_);
-    if (status) {
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    status = is_own_folder_ ? os::make_private_folder(os::user_folder()) : Status::ok();
+    if (status) status = os::make_private_folder(folder_);
+    has_folder = status.is_ok();
+    if (has_folder) {
       remove_left_behind(folder_);
-      // Until it listens it looks like one that was left behind.
-      const std::string unfinished = path + ".new";
-      auto listening = os::listen_unix(unfinished);
-      status = listening.status();
-      if (listening && ::rename(unfinished.c_str(), path.c_str()) != 0) {
-        status = Status::from_errno("rename " + unfinished, errno);
-      }
-      if (status) {
-        listener_ = std::move(*listening);
-        return path;
-      }
+      auto made = Counters::create(folder_, address_.id, name_);
+      status = made.status();
+      if (made) counters_ = std::move(*made);
     }
-    if (status.system_error() != ENOENT || attempt == 10) return status;
+    if (status.system_error() != ENOENT) break;
   }
+  if (!has_folder && options.share_memory) return status;
+  if (!status) {
+    uncounted_ = status.message();
+    BEELINE_ASSIGN(counters_, Counters::create_unseen(address_.id, name_));
+  }
+  regions_->count_in({counters_, &counters_->numbers().registrations});
+  return Status::ok();
+}
+
+// Listens in the folder; returns the socket's path.
+Result<std::string> Agent::listen_in_folder() {
+  const std::string path = folder_ + "/" + address_.id + kSuffix;
+  // Until it listens it looks like one that was left behind.
+  const std::string unfinished = path + ".new";
+  BEELINE_ASSIGN(auto listening, os::listen_unix(unfinished));
+  if (::rename(unfinished.c_str(), path.c_str()) != 0) return Status::from_errno("rename " + unfinished, errno);
+  listener_ = std::move(listening);
+  return path;
 }
 
 Status Agent::listen(const Options& options) {
   if (options.share_memory) {
-    BEELINE_ASSIGN(const std::string path, listen_in(options.folder));
+    BEELINE_ASSIGN(const std::string path, listen_in_folder());
     address_.unix_path = path;
     const os::Locked locked(lock_);
     control_.watch(listener_.get(), false, [this](std::uint32_t) { accept_all(); });
   }
   if (options.tcp) {
-    BEELINE_ASSIGN(server_, transport::serve_tcp({*options.tcp, options.token}, *regions_,
+    const auto refuse = [this] { count_refusal(); };
+    BEELINE_ASSIGN(server_, transport::serve_tcp({*options.tcp, options.token, refuse}, *regions_,
                                                  [this](os::Fd connection, const std::string& agent_id) {
                                                    const os::Locked locked(lock_);
                                                    add_visitor(std::move(connection), agent_id);
@@ -145,11 +166,10 @@ Agent::~Agent() {
   }
   server_.reset();
   control_.stop();
-  if (!address_.unix_path.empty()) {
-    ::unlink(address_.unix_path.c_str());
-    // A folder of ours goes with the last agent in it; so does the one above, unless sessions are there.
-    if (is_own_folder_ && ::rmdir(folder_.c_str()) == 0) ::rmdir(os::user_folder().c_str());
-  }
+  if (!address_.unix_path.empty()) ::unlink(address_.unix_path.c_str());
+  if (counters_ != nullptr) counters_->remove();
+  // A folder of ours goes with the last agent in it; so does the one above, unless sessions are there.
+  if (is_own_folder_ && ::rmdir(folder_.c_str()) == 0) ::rmdir(os::user_folder().c_str());
   const Status closed(Code::kPeerLost, "agent \"" + name_ + "\" was closed");
   for (const auto& [fd, line] : lines_) {
     line.peer->set_gone("this agent was closed");
@@ -163,9 +183,24 @@ Agent::~Agent() {
 
 Agent::Stats Agent::stats() const {
   const os::Locked locked(lock_);
-  Stats stats{lines_.size(), visitors_.size(), refused_ + (server_ ? server_->stats().refused : 0), 0};
+  Stats stats;
+  stats.peers = lines_.size();
+  stats.visitors = visitors_.size();
+  stats.refused = counters_->numbers().refused.load(std::memory_order_relaxed);
   for (const auto& fault : faults_) stats.faults += fault.made->load(std::memory_order_relaxed);
+  stats.counters = counters_->path();
+  stats.uncounted = uncounted_;
   return stats;
+}
+
+void Agent::count_refusal() {
+  counters_->numbers().refused.fetch_add(1, std::memory_order_relaxed);
+}
+
+// With the lock held. Relaxed: numbers on their own.
+void Agent::count_connections() {
+  counters_->numbers().peers.store(lines_.size(), std::memory_order_relaxed);
+  counters_->numbers().visitors.store(visitors_.size(), std::memory_order_relaxed);
 }
 
 Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot,

@@ -12,6 +12,7 @@
 #include "beeline/os/control_loop.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/transfer/address.h"
+#include "beeline/transfer/counters.h"
 #include "beeline/transfer/peer.h"
 #include "beeline/transfer/regions.h"
 #include "beeline/transfer/snapshot.h"
@@ -21,13 +22,16 @@
 
 namespace beeline::transfer {
 
+// Where agents of this user on this host are found: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
+std::string agents_folder();
+
 // Thread-safe. In a child of fork() an agent is the parent's: every operation fails, and nothing is undone.
 class Agent {
  public:
   struct Options {
     std::string name;
-    // Folder of the socket by which agents on this host find it; made if need be, for this user alone. Empty:
-    // <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents. Sockets that killed agents have left there are removed.
+    // Folder of the socket by which agents on this host find it, and of the file of its counters; made if need be, for
+    // this user alone. Empty: agents_folder(). What killed agents have left there is removed.
     std::string folder;
     bool share_memory = true;           // with agents on this host
     std::optional<os::TcpAddress> tcp;  // where to listen; port 0 takes a free one
@@ -66,6 +70,8 @@ class Agent {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
     std::uint64_t faults = 0;  // made on purpose
+    std::string counters;   // the file that others read
+    std::string uncounted;  // why there is none
   };
   [[nodiscard]] Stats stats() const;
 
@@ -102,7 +108,8 @@ class Agent {
   Agent() = default;
   static void close(Agent* agent);
   Status listen(const Options& options);
-  Result<std::string> listen_in(const std::string& chosen);
+  Status settle_in(const Options& options);
+  Result<std::string> listen_in_folder();
   void accept_all();
   void add_visitor(os::Fd connection, const std::string& id);
   void on_visitor(int fd, std::uint32_t events);
@@ -112,6 +119,8 @@ class Agent {
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
   void dismiss(int fd);
+  void count_refusal();
+  void count_connections();
   Result<std::shared_ptr<Peer>> connect(const Address& address, const os::Wait& wait);
   Result<std::shared_ptr<Peer>> meet(const Address& address, os::Fd connection, const std::string& unshared,
                                      const os::Wait& wait);
@@ -128,6 +137,8 @@ class Agent {
   Address address_;
   std::shared_ptr<memory::Arena> arena_;
   std::shared_ptr<Regions> regions_;
+  std::shared_ptr<Counters> counters_;
+  std::string uncounted_;
   std::shared_ptr<const transport::Transports> transports_;
   std::vector<transport::Fault> faults_;
   std::uint64_t fork_count_ = 0;
@@ -144,7 +155,6 @@ class Agent {
   std::unordered_map<std::string, Topic> topics_;                            // by name
   std::unordered_map<int, Line> lines_;                                      // likewise
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
-  std::uint64_t refused_ = 0;
   std::uint64_t last_serial_ = 0;
   os::ControlLoop control_{lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest

@@ -49,6 +49,7 @@ Result<std::shared_ptr<Peer>> Agent::peer(const std::string& address, const os::
   if (auto peer = known(parsed.text())) return peer;  // written in another way
   auto connected = connect(parsed, wait);
   if (connected) return connected;
+  counters_->numbers().unreached.fetch_add(1, std::memory_order_relaxed);  // a number on its own
   Status failure = connected.status();
   if (means_nobody(failure.system_error())) failure = Status(Code::kPeerLost, "nobody is there: " + failure.message());
   return std::move(failure).with_context("while connecting to agent \"" + parsed.name + "\"");
@@ -115,11 +116,13 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
     facts.arena->keep_open(std::move(lifeline));
   }
   auto peer = std::make_shared<Peer>(address, std::move(facts), unshared, transports_, requests());
+  peer->paths().count_in(counters_, address.id);
   const os::Locked locked(lock_);
   const auto [found, is_new] = peers_by_address_.try_emplace(address.text(), peer);
   if (!is_new) return found->second;  // another thread was quicker
   const int fd = socket.fd();
   lines_[fd] = Line{std::move(socket), peer, {}};
+  count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_line(fd, events); });
   return peer;
 }
@@ -177,6 +180,7 @@ void Agent::on_line(int fd, std::uint32_t events) {
   std::erase_if(peers_by_address_, [&](const auto& entry) { return entry.second == line.peer; });
   control_.forget(fd);
   lines_.erase(fd);
+  count_connections();
 }
 
 Status Agent::on_answer(Line& line, const os::Frame& frame) {

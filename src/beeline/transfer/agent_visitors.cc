@@ -16,7 +16,7 @@ void Agent::accept_all() {
   for (;;) {
     auto accepted = os::accept_unix(listener_.get());
     if (!accepted) {
-      ++refused_;
+      count_refusal();
       if (accepted.status().system_error() == 0) continue;  // a stranger
       // No descriptor is left: callers wait in the backlog until one is.
       control_.forget(listener_.get());
@@ -33,6 +33,7 @@ void Agent::add_visitor(os::Fd connection, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = connection.get();
   visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false};
+  count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
 
@@ -141,7 +142,7 @@ void Agent::tell(Visitor& visitor, BytesView frame) {
 Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
   BEELINE_ASSIGN(const auto hello, messages::decode<messages::Hello>(Type::kHello, frame.bytes));
   if (hello.version != messages::kVersion) {
-    ++refused_;
+    count_refusal();
     const Status refusal(Code::kUnsupported, "agent \"" + name_ + "\" speaks version " +
                                                  std::to_string(messages::kVersion) + ", the caller version " +
                                                  std::to_string(hello.version) + ": install one release on both sides");
@@ -171,6 +172,7 @@ void Agent::dismiss(int fd) {
   if (const auto holder = visitors_.at(fd).holder) arena_->drop_holder(*holder);
   for (auto& [name, topic] : topics_) topic.subscribers.erase(fd);
   visitors_.erase(fd);
+  count_connections();
   control_.defer([regions = regions_] { regions->sweep(); });
 }
 

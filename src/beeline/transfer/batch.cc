@@ -55,11 +55,11 @@ Batch::~Batch() {
 }
 
 Status Batch::run(const os::Wait& wait) {
-  BEELINE_ASSIGN(const std::uint64_t writes, peer_->begin_reading(leases_));
+  BEELINE_ASSIGN(const std::uint64_t writes, peer_->begin_reading(leases_, bytes_));
   for (Part& part : parts_) {
     BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.runs, part.chosen, requirement_, wait));
   }
-  return peer_->end_reading(leases_, writes);
+  return peer_->end_reading(leases_, writes, bytes_);
 }
 
 }  // namespace beeline::transfer

@@ -21,12 +21,6 @@ constexpr std::uint32_t kEnough = 4;
 // What the newest measurement weighs.
 constexpr double kNewest = 0.25;
 
-std::size_t size_class(std::uint64_t bytes) {
-  std::size_t at = 0;
-  for (std::uint64_t bound = 4096; at < 4 && bytes >= bound; bound *= 16) ++at;
-  return at;
-}
-
 // Whether another path may do what this one could not: the transfer itself was in order.
 bool is_of_path(const Status& status) {
   switch (status.code()) {
@@ -56,6 +50,29 @@ Paths::Paths(std::shared_ptr<const transport::Transports> transports, transport:
     paths_.push_back(std::make_unique<Path>());
     paths_.back()->transport = transport.get();
   }
+}
+
+void Paths::count_in(std::shared_ptr<Counters> counters, const std::string& peer_id) {
+  std::vector<std::string> names;
+  for (const auto& path : paths_) names.emplace_back(path->transport->name());
+  names.emplace_back("none");
+  counters_.emplace(std::move(counters), peer_id, facts_.name, std::move(names));
+}
+
+void Paths::note_map(std::uint64_t bytes, Nanos took) {
+  for (std::size_t i = 0; counters_ && i < paths_.size(); ++i) {
+    if (!paths_[i]->transport->capabilities().maps) continue;
+    counters_->moved(i, Movement::kMap, bytes, took);
+    return;
+  }
+}
+
+void Paths::note_failure(Movement movement, std::uint64_t bytes) {
+  if (counters_) counters_->failed(paths_.size(), movement, bytes, false);
+}
+
+void Paths::count_failure(std::size_t path, const Need& need, bool is_failover) {
+  if (counters_) counters_->failed(path, movement_of(need.direction), need.bytes, is_failover);
 }
 
 Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
@@ -136,6 +153,14 @@ Explanation Paths::explain(const Region& region, std::uint64_t bytes, const Requ
   return explain({Direction::kRead, &region, bytes, &requirement});
 }
 
+void Paths::probe(const Region& region, const os::Wait& wait) {
+  const Requirement nothing;
+  for (const auto& path : paths_) {
+    if (!will_do(*path, {Direction::kRead, &region, 1, &nothing}, nullptr)) continue;
+    if (const auto connected = endpoint(*path, wait); !connected) fail(*path, connected.status());
+  }
+}
+
 Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
   Chosen chosen;
   return move(Direction::kRead, runs, chosen, requirement, wait);
@@ -163,11 +188,13 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
     auto connected = endpoint(*paths_[at], wait);
     if (connected) return Chosen{at, std::move(*connected)};
     last = connected.status().with_context("by " + std::string(paths_[at]->transport->name()));
+    count_failure(at, need, is_of_path(last));
     if (!is_of_path(last)) return last;
     fail(*paths_[at], last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
   }
   if (!last) return last;
+  note_failure(movement_of(need.direction), need.bytes);
   return Status(Code::kUnsupported, "no path to " + facts_.name + " will do. " + list_of(explain(need)));
 }
 
@@ -189,10 +216,13 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     last = direction == Direction::kRead ? read_once(path, *chosen.endpoint, runs, wait)
                                          : chosen.endpoint->write(runs, wait);
     if (last) {
-      note_speed(path, need.bytes, Clock::now() - begin);
+      const Nanos took = Clock::now() - begin;
+      note_speed(path, need.bytes, took);
+      if (counters_) counters_->moved(chosen.path, movement_of(direction), need.bytes, took);
       return last;
     }
     last = std::move(last).with_context("by " + std::string(path.transport->name()));
+    count_failure(chosen.path, need, is_of_path(last));
     if (!is_of_path(last)) return last;
     fail(path, last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "beeline/transfer/counters.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transfer {
@@ -40,9 +41,19 @@ class Paths {
   // `unshared`: why the peer shares no memory with us, if it does not.
   Paths(std::shared_ptr<const transport::Transports> transports, transport::PeerFacts facts, std::string unshared);
 
+  // Counts there what moves from here on; before the first transfer.
+  void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
+  // Bytes that the peer's arena let us see without moving them.
+  void note_map(std::uint64_t bytes, Nanos took);
+  // What failed before a path was taken, or was of no use once the bytes were there.
+  void note_failure(Movement movement, std::uint64_t bytes);
+
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
                                     const Requirement& requirement) const;
+
+  // Connects each path that will do for a region of that kind: explain() then knows of those that do not work.
+  void probe(const transport::Region& region, const os::Wait& wait);
 
   // A path that is connected. A value.
   struct Chosen {
@@ -61,15 +72,13 @@ class Paths {
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
 
  private:
-  // Sizes that are alike: below 4 KiB, 64 KiB, 1 MiB, 16 MiB, and the rest.
-  static constexpr std::size_t kSizes = 5;
   struct Path {
     const transport::Transport* transport = nullptr;
     struct Measured {
       std::atomic<double> gbps{0};
       std::atomic<std::uint32_t> samples{0};
     };
-    std::array<Measured, kSizes> measured;
+    std::array<Measured, kSizeClasses> measured;
     std::atomic<std::uint32_t> connecting{0};       // futex: 1 while a thread does
     std::shared_ptr<transport::Endpoint> endpoint;  // needs mutex_
     Status failure;                                 // needs mutex_: why it is not tried before retry_at
@@ -77,6 +86,9 @@ class Paths {
   };
 
   enum class Direction : std::uint8_t { kRead, kWrite };
+  static Movement movement_of(Direction direction) {
+    return direction == Direction::kRead ? Movement::kFetch : Movement::kPush;
+  }
   struct Need {
     Direction direction = Direction::kRead;
     const transport::Region* region = nullptr;
@@ -100,12 +112,14 @@ class Paths {
   [[nodiscard]] Explanation explain(const Need& need) const;
   Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
   void fail(Path& path, const Status& status);
+  void count_failure(std::size_t path, const Need& need, bool is_failover);
   static void note_speed(Path& path, std::uint64_t bytes, Nanos took);
 
   std::shared_ptr<const transport::Transports> transports_;
   transport::PeerFacts facts_;
   std::string unshared_;
   std::vector<std::unique_ptr<Path>> paths_;
+  std::optional<PeerCounters> counters_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> failovers_{0};
 };

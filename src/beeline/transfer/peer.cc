@@ -149,7 +149,7 @@ Status Peer::lost_or(Status status) const {
   return gone();
 }
 
-Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs) {
+Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Movement movement) {
   std::vector<memory::Lease> leases;
   if (!facts().same_host()) return leases;
   const Region* leased = nullptr;
@@ -158,32 +158,41 @@ Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs) {
     leased = run.region;
     const bool again = std::ranges::any_of(leases, [&](const auto& lease) { return lease.id() == run.region->id; });
     if (again) continue;
-    BEELINE_ASSIGN(auto lease, facts().arena->acquire(run.region->id, {}));
-    leases.push_back(std::move(lease));
+    auto lease = facts().arena->acquire(run.region->id, {});
+    if (!lease) {
+      paths_.note_failure(movement, transport::bytes_of(runs));
+      return lease.status();
+    }
+    leases.push_back(std::move(*lease));
   }
   return leases;
 }
 
 // The sum tells as much as each: they only grow.
-Result<std::uint64_t> Peer::begin_reading(std::span<const memory::Lease> leases) const {
+Result<std::uint64_t> Peer::begin_reading(std::span<const memory::Lease> leases, std::uint64_t bytes) {
   std::uint64_t sum = 0;
   for (const auto& lease : leases) {
     const std::uint64_t writes = facts().arena->writes_before(lease.id());
-    if (memory::PublicationSlot::is_being_written(writes)) return transport::torn();
     sum += writes;
+    if (!memory::PublicationSlot::is_being_written(writes)) continue;
+    paths_.note_failure(Movement::kFetch, bytes);
+    return transport::torn();
   }
   return sum;
 }
 
 // Holds keep blocks of the arena from being reused, not memory outside it: what was undone meanwhile may be something
 // else by now.
-Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t writes) const {
+Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t writes, std::uint64_t bytes) {
   for (const auto& lease : leases) {
     writes -= facts().arena->writes_after(lease.id());
     if (facts().arena->is_published(lease.id())) continue;
+    paths_.note_failure(Movement::kFetch, bytes);
     return {Code::kStale, "the registration was undone while it was read"};
   }
-  return writes == 0 ? Status::ok() : transport::torn();
+  if (writes == 0) return Status::ok();
+  paths_.note_failure(Movement::kFetch, bytes);
+  return transport::torn();
 }
 
 Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
@@ -192,9 +201,10 @@ Status Peer::read(std::span<const Run> runs, const Requirement& requirement, con
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
-  BEELINE_ASSIGN(const std::uint64_t writes, begin_reading(leases));
+  const std::uint64_t bytes = transport::bytes_of(runs);
+  BEELINE_ASSIGN(const std::uint64_t writes, begin_reading(leases, bytes));
   Status status = paths_.read(runs, requirement, wait);
-  if (status) status = end_reading(leases, writes);
+  if (status) status = end_reading(leases, writes, bytes);
   return lost_or(std::move(status));
 }
 
@@ -210,10 +220,14 @@ Status Peer::write(std::span<const Run> runs, const Requirement& requirement, co
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
-  BEELINE_ASSIGN(auto leases, lease(runs));
+  BEELINE_ASSIGN(auto leases, lease(runs, Movement::kPush));
   // Over a network the owner's server looks itself.
-  if (facts().same_host()) BEELINE_RETURN_IF_ERROR(require_grants(runs, wait));
-  Status status = paths_.write(runs, requirement, wait);
+  Status status = facts().same_host() ? require_grants(runs, wait) : Status::ok();
+  if (!status) {
+    paths_.note_failure(Movement::kPush, transport::bytes_of(runs));
+    return status;
+  }
+  status = paths_.write(runs, requirement, wait);
   return lost_or(std::move(status));
 }
 
@@ -226,14 +240,21 @@ void Peer::request_cleaning() {
 Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {
   const Cleaner cleaner{*this};
   BEELINE_RETURN_IF_ERROR(check_alive());
+  const auto begin = Clock::now();
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
+    paths_.note_failure(Movement::kMap, length);
     const auto explanation = explain(region, length, {.path = "shm"});
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
   }
   const memory::Range range{region.arena_offset + offset, length};
-  BEELINE_ASSIGN(auto lease, facts().arena->acquire(region.id, {&range, 1}));
+  auto acquired = facts().arena->acquire(region.id, {&range, 1});
+  if (!acquired) {
+    paths_.note_failure(Movement::kMap, length);
+    return acquired.status();
+  }
+  auto lease = std::move(*acquired);
   struct Held {
     std::shared_ptr<Peer> peer;
     memory::Lease lease;
@@ -245,6 +266,7 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   Mapped mapped;
   mapped.data = lease.at(range.offset);
   mapped.lease = std::shared_ptr<Held>(new Held{shared_from_this(), std::move(lease)});
+  paths_.note_map(length, Clock::now() - begin);
   return mapped;
 }
 

@@ -57,17 +57,17 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<Mapped> map(const transport::Region& region, std::uint64_t offset, std::uint64_t length);
 
   // Holds on all regions of the runs; nothing where the owner's server takes them itself.
-  Result<std::vector<memory::Lease>> lease(std::span<const transport::Run> runs);
+  Result<std::vector<memory::Lease>> lease(std::span<const transport::Run> runs, Movement movement = Movement::kFetch);
   // As read(), of runs that were checked and are leased, by the path that was chosen for them; another one is chosen
   // if it fails.
   Status read_prepared(std::span<const transport::Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
                        const os::Wait& wait);
   // After leases have ended: pages are to be dropped, and owners may wait to be told.
   void request_cleaning();
-  // Around reading under the leases, on one host. The second one takes what the first gave: kTorn if the owner wrote
-  // meanwhile, kStale if it has undone a registration.
-  Result<std::uint64_t> begin_reading(std::span<const memory::Lease> leases) const;
-  Status end_reading(std::span<const memory::Lease> leases, std::uint64_t writes) const;
+  // Around reading so many bytes under the leases, on one host. The second one takes what the first gave: kTorn if the
+  // owner wrote meanwhile, kStale if it has undone a registration.
+  Result<std::uint64_t> begin_reading(std::span<const memory::Lease> leases, std::uint64_t bytes);
+  Status end_reading(std::span<const memory::Lease> leases, std::uint64_t writes, std::uint64_t bytes);
   [[nodiscard]] Paths& paths() { return paths_; }
 
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,

@@ -137,7 +137,17 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
   const std::lock_guard guard(mutex_);
   known_[region.id.slot] = {region.id.generation, {}, first, region.length, registration.extents_.back(),
                             region.device,        {}, false};
+  count();
   return Status::ok();
+}
+
+void Regions::count_in(std::shared_ptr<std::atomic<std::uint64_t>> registrations) {
+  registrations_ = std::move(registrations);
+}
+
+void Regions::count() {
+  // Relaxed: a number on its own.
+  if (registrations_ != nullptr) registrations_->store(known_.size(), std::memory_order_relaxed);
 }
 
 void Regions::undo(Registration& registration) {
@@ -154,6 +164,7 @@ void Regions::undo(Registration& registration) {
       waiting.ids.push_back(region.id);
     }
     std::erase_if(cache_, [](const auto& entry) { return entry.second.expired(); });
+    count();
   }
   // Before the memory can be anything else.
   for (const PublicationId id : exported) {

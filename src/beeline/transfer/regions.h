@@ -1,6 +1,7 @@
 // What this agent has registered: memory that peers may reach, who may write to it, and what keeps it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -63,6 +64,8 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
  public:
   static std::shared_ptr<Regions> make(std::shared_ptr<memory::Arena> arena,
                                        std::shared_ptr<const transport::Transports> transports);
+  // Says there how many regions are registered, from here on; before the first one.
+  void count_in(std::shared_ptr<std::atomic<std::uint64_t>> registrations);
 
   // Blocks of the arena are pinned; memory outside it is kept by `keep_alive`, which is dropped on any thread, the
   // agent's control thread among them, without a lock held. The same pieces of the arena are registered once: a block
@@ -122,6 +125,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   Status add_region(Registration& registration, std::span<const std::size_t> indices,
                     std::span<const std::uint64_t> arena_offsets);
   void undo(Registration& registration);
+  void count();  // needs mutex_
 
   std::shared_ptr<memory::Arena> arena_;
   const std::shared_ptr<const transport::Transports> transports_;
@@ -130,6 +134,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   std::unordered_multimap<std::uint64_t, std::weak_ptr<Registration>> cache_;  // by hash of the pieces
   std::vector<Waiting> waiting_;
   std::uint64_t reused_ = 0;
+  std::shared_ptr<std::atomic<std::uint64_t>> registrations_;
 };
 
 }  // namespace beeline::transfer

@@ -17,6 +17,8 @@ class Server {
   struct Options {
     os::TcpAddress listen;  // port 0 takes a free one
     std::string token;      // never empty
+    // Told of each caller that is turned away, on a thread of the server.
+    std::function<void()> on_refused = {};
   };
   // Gets an admitted connection that is an agent's own, from a thread of the server.
   using OnControl = std::function<void(os::Fd connection, const std::string& agent_id)>;

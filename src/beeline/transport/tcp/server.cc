@@ -44,6 +44,7 @@ Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionS
   }
   std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
   server->token_ = options.token;
+  server->on_refused_ = options.on_refused;
   BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
   BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
   BEELINE_ASSIGN(server->stopping_, os::Cancellation::make());
@@ -89,7 +90,7 @@ void TcpServer::accept_loop() {
       add(std::move(*accepted));
     } else if (!accepted) {
       // Out of descriptors: the caller waits in the backlog until one is free.
-      ++refused_;
+      refuse();
       wait.deadline = Deadline::after(std::chrono::milliseconds(50));
       (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
       wait.deadline = Deadline::never();
@@ -97,11 +98,16 @@ void TcpServer::accept_loop() {
   }
 }
 
+void TcpServer::refuse() {
+  ++refused_;
+  if (on_refused_) on_refused_();
+}
+
 void TcpServer::add(os::Fd fd) {
   join_ended();
   const std::lock_guard guard(mutex_);
   if (connections_.size() >= kMaxConnections) {
-    ++refused_;
+    refuse();
     return;
   }
   Connection& connection = connections_.emplace_back();
@@ -129,7 +135,7 @@ void TcpServer::run(Connection& connection) {
   wait.cancellation = stopping_.get();
   auto caller = admit_connection(connection.fd.get(), token_, wait);
   if (!caller) {
-    ++refused_;
+    refuse();
   } else if (caller->purpose == Purpose::kStream) {
     if (const auto status = serve(connection.fd.get(), *caller); !status && status.code() != Code::kPeerLost) ++failed_;
   }

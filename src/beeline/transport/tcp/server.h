@@ -37,6 +37,7 @@ class TcpServer final : public Server {
   TcpServer(RegionSource& regions, OnControl on_control) : regions_(regions), on_control_(std::move(on_control)) {}
   void accept_loop();
   void add(os::Fd fd);
+  void refuse();
   void run(Connection& connection);
   void join_ended();
   Status serve(int fd, const Caller& caller);
@@ -45,6 +46,7 @@ class TcpServer final : public Server {
 
   RegionSource& regions_;
   OnControl on_control_;
+  std::function<void()> on_refused_;
   std::string token_;
   os::TcpAddress address_;
   os::Fd listener_;

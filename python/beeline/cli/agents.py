@@ -1,0 +1,97 @@
+"""Agents as the command line names them, and amounts as it takes and prints them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from beeline.transfer.counters import AgentCounters
+
+_UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SHORTEST_ID = 4
+
+folder_option = click.option(
+    "--folder", default="", metavar="DIR", help="Where the agents keep their files, if they were told to (folder=)."
+)
+token_option = click.option(
+    "--token", default="", envvar="BEELINE_TOKEN", help="What agents ask of whoever comes by TCP.  [env: BEELINE_TOKEN]"
+)
+
+
+class Size(click.ParamType):
+    """A number of bytes: 4096, 64KiB, 1MiB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Fails for what is no size, or none at all."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", str(value).strip(), re.IGNORECASE)
+        if not match or int(match[1]) == 0:
+            self.fail(f"{value!r} is no size: write 4096, 64KiB, 1MiB or 2GiB", param, ctx)
+        return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
+    """The address of an agent that was named, and its counters where it is on this host.
+
+    Args:
+        text: An address, or a live agent's name, or the beginning of its id.
+        folder: Where the agents keep their files.
+
+    Raises ClickException, with the names there are, where none or several agents are meant.
+    """
+    from beeline.transfer import counters
+
+    agents = counters.live(folder)
+    if text.startswith("beeline://"):
+        known = [agent for agent in agents if agent.address == text]
+        return text, known[0] if known else None
+    named = [agent for agent in agents if agent.name == text]
+    if not named and len(text) >= _SHORTEST_ID:
+        named = [agent for agent in agents if agent.id.startswith(text)]
+    if len(named) == 1:
+        return named[0].address, named[0]
+    if named:
+        ids = ", ".join(f"{agent.id} (pid {agent.pid})" for agent in named)
+        raise click.ClickException(
+            f"{len(named)} agents are called {text!r}; say which by the beginning of its id: {ids}"
+        )
+    there = ", ".join(sorted({agent.name for agent in agents})) or "none"
+    raise click.ClickException(
+        f"no agent called {text!r} runs in {folder or counters.folder()}; those that run: {there}. "
+        "An agent elsewhere is named by its address (beeline://..., Agent.address)."
+    )
+
+
+def printable(text: str) -> str:
+    """What a process calls itself, without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def size_text(count: float) -> str:
+    """1536 as "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+def time_text(seconds: float | None) -> str:
+    """0.00012 as "120 us"; None as "-"."""
+    if seconds is None:
+        return "-"
+    for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def speed_text(gbps: float | None) -> str:
+    """10^9 bytes per second; None as "-"."""
+    return "-" if gbps is None else f"{gbps:.3g}"

@@ -1,0 +1,134 @@
+"""`beeline top`: what agents move, as it happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from beeline.cli import tables
+from beeline.cli.agents import folder_option, printable, size_text
+
+if TYPE_CHECKING:
+    from beeline.transfer.counters import AgentCounters, Row
+
+
+class _Watch:
+    """Readings one after the other, and what moved between the last two."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._before: dict[tuple[str, ...], int] = {}
+        self._at = 0.0
+        self.agents: list[AgentCounters] = []
+        self.unreadable: dict[str, str] = {}
+        self._gbps: dict[tuple[str, ...], float] = {}
+
+    def read(self) -> None:
+        from beeline.transfer import counters
+
+        found, self.unreadable = counters.scan(self._folder)
+        now = time.monotonic()
+        self.agents = [agent for agent in found if agent.alive]
+        bytes_now: dict[tuple[str, ...], int] = {
+            (agent.id, *row.key): row.nbytes for agent in self.agents for row in agent.rows
+        }
+        took = now - self._at
+        self._gbps = {
+            key: (count - self._before.get(key, 0)) / took / 1e9
+            for key, count in bytes_now.items()
+            if self._at and took
+        }
+        self._before, self._at = bytes_now, now
+
+    def gbps_now(self, agent: AgentCounters, row: Row) -> float | None:
+        """Of what moves: a mapping does not."""
+        return None if row.movement == "map" else self._gbps.get((agent.id, *row.key))
+
+
+@click.command(short_help="Watch what your agents transfer.")
+@click.option("--once", is_flag=True, help="Print one reading and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one reading as one JSON object and end.")
+@click.option(
+    "--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05), help="Seconds between readings."
+)
+@folder_option
+def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
+    """Watch what the agents of this user on this host transfer, until Ctrl-C.
+
+    Each agent keeps counters in a file, which is read: the agents themselves are not asked, and need not be well.
+    A row is what one agent does (fetch, push or map) with memory of one peer by one path, for sizes that are alike.
+
+    \b
+    GB/s now   moved since the reading before: "now" needs two, --interval apart
+    GB/s       moved per second that transfers took, since the agent was opened
+    p50, p99   how long half, and all but 1 %, of the transfers took at most; within a factor of two
+    failed     attempts that failed; by path "none": without a path, as the registration was undone, nothing was
+               granted, or no path would do
+    failovers  those of them after which another path was looked for
+
+    Why a path is taken or not: `beeline paths`. As Prometheus metrics: `beeline metrics`.
+    """  # noqa: D301 - \b is a character that click reads
+    console = Console()
+    watch = _Watch(folder)
+    watch.read()
+    if as_json or once or not console.is_terminal:
+        time.sleep(interval)
+        watch.read()
+        if as_json:
+            click.echo(json.dumps(_as_dict(watch), indent=2))
+        else:
+            console.print(_render(watch))
+        return
+    try:
+        with Live(_render(watch), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                watch.read()
+                live.update(_render(watch), refresh=True)
+    except KeyboardInterrupt:
+        pass
+
+
+def _as_dict(watch: _Watch) -> dict[str, Any]:
+    agents = []
+    for agent in watch.agents:
+        told = agent.to_dict()
+        for row, shown in zip(agent.rows, told["rows"], strict=True):
+            shown["gbps_now"] = watch.gbps_now(agent, row)
+        agents.append(told)
+    return {"agents": agents, "unreadable": watch.unreadable}
+
+
+def _render(watch: _Watch) -> RenderableType:
+    parts: list[RenderableType] = []
+    if not watch.agents:
+        parts.append(Text("No agent runs."))
+    for agent in watch.agents:
+        title = Text.assemble((printable(agent.name), "bold"), f"  pid {agent.pid}  {printable(agent.id)[:8]}  ")
+        title.append(f"{agent.registrations} registrations, {agent.peers} peers, {agent.visitors} visitors, ")
+        title.append(f"{agent.refused} refused", style="red" if agent.refused else "")
+        title.append(f", {agent.unreached} unreached" if agent.unreached else "", style="red")
+        parts.append(title)
+        if agent.rows:
+            parts.append(tables.transfers(agent.rows, partial(watch.gbps_now, agent)))
+        else:
+            parts.append(Text("has transferred nothing yet"))
+        parts.append(Text())
+        if agent.rows_lost:
+            rest = agent.rest
+            parts.append(
+                Text(
+                    f"{agent.rows_lost} more kinds of transfers found no room for rows of their own; together: "
+                    f"{rest.transfers} transfers, {size_text(rest.nbytes)}, {rest.failures} failed"
+                )
+            )
+    for path, why in watch.unreadable.items():
+        parts.append(Text(f"{printable(path)}: {printable(why)}", style="red"))
+    return Group(*parts)

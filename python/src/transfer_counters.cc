@@ -1,0 +1,52 @@
+// Counters that agents keep in files: read as plain dicts, by whoever may read the file.
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "beeline/transfer/agent.h"
+#include "beeline/transfer/counters.h"
+#include "bindings.h"
+#include "dicts.h"
+
+namespace beeline::python {
+namespace {
+
+using transfer::CountersReading;
+
+constexpr const char* kMovementNames[transfer::kMovements] = {"fetch", "push", "map"};
+
+// Bytes from outside: what is no UTF-8 shows as such.
+nb::object text_of(const std::string& bytes) {
+  return nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
+}
+
+nb::dict row_of(const CountersReading::Row& row) {
+  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "movement",
+                 kMovementNames[static_cast<std::size_t>(row.movement) % transfer::kMovements], "size_class",
+                 row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures", row.failures,
+                 "failovers", row.failovers, "latency", row.latency);
+}
+
+// None when the file is not there.
+nb::object read_counters(const std::string& path) {
+  auto reading = [&] {
+    const nb::gil_scoped_release released;
+    return transfer::read_counters(path);
+  }();
+  if (reading.status().code() == Code::kNotFound) return nb::none();
+  if (!reading) raise_status(reading.status(), "read counters", Work::kAgent);
+  return dict_of("id", text_of(reading->id), "name", text_of(reading->name), "address", text_of(reading->address),
+                 "pid", reading->pid, "started_ns", reading->started_ns, "alive", reading->alive, "refused",
+                 reading->refused, "registrations", reading->registrations, "visitors", reading->visitors, "peers",
+                 reading->peers, "unreached", reading->unreached, "rows_lost", reading->rows_lost, "rest",
+                 row_of(reading->rest), "rows", list_of(reading->rows, row_of));
+}
+
+}  // namespace
+
+void bind_transfer_counters(nb::module_& m) {
+  m.def("agents_folder", &transfer::agents_folder);
+  m.def("read_counters", &read_counters, nb::arg("path"));
+}
+
+}  // namespace beeline::python
