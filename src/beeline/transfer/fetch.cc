@@ -3,23 +3,82 @@
 namespace beeline::transfer {
 
 using transport::Region;
-using transport::Run;
 
-std::vector<std::pair<const Region*, std::vector<Run>>> runs_by_region(std::span<const Copy> copies) {
-  std::vector<std::pair<const Region*, std::vector<Run>>> groups;
+namespace {
+
+bool belongs(const Copy& copy, const Portion& portion) {
+  return portion.region == &copy.remote->home() && portion.conversion == copy.conversion &&
+         portion.quantizer.has_value() == copy.quantization.has_value() &&
+         (!copy.quantization || *portion.quantizer == copy.quantization->quantizer);
+}
+
+std::ptrdiff_t signed_bytes(std::int64_t elements, std::size_t size) {
+  return elements * static_cast<std::int64_t>(size);
+}
+
+// The last two dimensions, for each index of the others.
+void append_matrices(const Copy& copy, std::vector<QuantizedMatrix>& matrices) {
+  const TensorSpec& spec = copy.remote->spec;
+  const TensorSpec scales = scales_of(copy.quantization->shape, spec);
+  const std::size_t outer = spec.shape.size() - 2;
+  const auto from = spec.strides_or_dense();
+  const auto to = TensorSpec{kFloat8E4M3, spec.shape, copy.local.strides}.strides_or_dense();
+  const auto scale = TensorSpec{kFloat32, scales.shape, copy.quantization->scales.strides}.strides_or_dense();
+  const std::size_t size = spec.dtype.bytes();
+  std::vector<std::int64_t> index(outer);
+  for (;;) {
+    std::int64_t at = 0, to_at = 0, scale_at = 0;
+    for (std::size_t i = 0; i < outer; ++i) {
+      at += index[i] * from[i];
+      to_at += index[i] * to[i];
+      scale_at += index[i] * scale[i];
+    }
+    QuantizedMatrix& matrix = matrices.emplace_back();
+    matrix.offset = copy.remote->offset + static_cast<std::uint64_t>(signed_bytes(at, size));
+    matrix.rows = spec.shape[outer];
+    matrix.columns = spec.shape[outer + 1];
+    matrix.row_stride = from[outer];
+    matrix.column_stride = from[outer + 1];
+    matrix.shape = copy.quantization->shape;
+    matrix.values = {copy.local.data + to_at, to[outer], to[outer + 1]};
+    matrix.scales = {copy.quantization->scales.data + signed_bytes(scale_at, sizeof(float)),
+                     signed_bytes(scale[outer], sizeof(float)), signed_bytes(scale[outer + 1], sizeof(float))};
+    std::size_t i = outer;
+    for (; i > 0; --i) {
+      if (++index[i - 1] < spec.shape[i - 1]) break;
+      index[i - 1] = 0;
+    }
+    if (i == 0) return;
+  }
+}
+
+}  // namespace
+
+std::vector<Portion> portions_of(std::span<const Copy> copies) {
+  std::vector<Portion> portions;
   std::size_t last = 0;
   for (const Copy& copy : copies) {
     if (copy.remote->spec.elements() == 0) continue;
     const Region& region = copy.remote->home();
-    if (last >= groups.size() || groups[last].first != &region) {
-      for (last = 0; last < groups.size() && groups[last].first != &region; ++last) {
+    if (last >= portions.size() || !belongs(copy, portions[last])) {
+      for (last = 0; last < portions.size() && !belongs(copy, portions[last]); ++last) {
       }
-      if (last == groups.size()) groups.emplace_back(&region, std::vector<Run>());
+      if (last == portions.size()) {
+        Portion& portion = portions.emplace_back();
+        portion.region = &region;
+        portion.conversion = copy.conversion;
+        if (copy.quantization) portion.quantizer = copy.quantization->quantizer;
+      }
     }
-    append_runs(region, copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides,
-                groups[last].second);
+    Portion& portion = portions[last];
+    std::uint64_t local_bytes = 0;
+    if (copy.conversion) local_bytes = copy.conversion->to().bytes();
+    if (copy.quantization) local_bytes = kFloat8E4M3.bytes();
+    append_runs(region, copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides, portion.runs,
+                local_bytes);
+    if (copy.quantization) append_matrices(copy, portion.matrices);
   }
-  return groups;
+  return portions;
 }
 
 RemoteTensor RemoteTensor::whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index) {
@@ -37,15 +96,15 @@ Result<RemoteTensor> RemoteTensor::part(std::span<const Slice> slices) const {
 }
 
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
-  for (const auto& [region, runs] : runs_by_region(copies)) {
-    BEELINE_RETURN_IF_ERROR(peer.read(runs, requirement, wait));
+  for (auto portions = portions_of(copies); Portion& portion : portions) {
+    BEELINE_RETURN_IF_ERROR(peer.read(portion.runs, requirement, wait, portion.read_by()));
   }
   return Status::ok();
 }
 
 Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
-  for (const auto& [region, runs] : runs_by_region(copies)) {
-    BEELINE_RETURN_IF_ERROR(peer.write(runs, requirement, wait));
+  for (const Portion& portion : portions_of(copies)) {
+    BEELINE_RETURN_IF_ERROR(peer.write(portion.runs, requirement, wait));
   }
   return Status::ok();
 }

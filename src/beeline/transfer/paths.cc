@@ -136,13 +136,14 @@ Explanation Paths::explain(const Region& region, std::uint64_t bytes, const Requ
   return explain({Direction::kRead, &region, bytes, &requirement});
 }
 
-Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait, ReadBy read_by) {
   Chosen chosen;
-  return move(Direction::kRead, runs, chosen, requirement, wait);
+  return move(Direction::kRead, runs, chosen, requirement, wait, read_by);
 }
 
-Status Paths::read(std::span<const Run> runs, Chosen& chosen, const Requirement& requirement, const os::Wait& wait) {
-  return move(Direction::kRead, runs, chosen, requirement, wait);
+Status Paths::read(std::span<const Run> runs, Chosen& chosen, const Requirement& requirement, const os::Wait& wait,
+                   ReadBy read_by) {
+  return move(Direction::kRead, runs, chosen, requirement, wait, read_by);
 }
 
 Status Paths::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
@@ -172,7 +173,7 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
 }
 
 Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chosen, const Requirement& requirement,
-                   const os::Wait& wait) {
+                   const os::Wait& wait, ReadBy read_by) {
   const Need need{direction, runs.empty() ? nullptr : runs.front().region, bytes_of(runs), &requirement};
   if (need.bytes == 0) return Status::ok();
   Status last;
@@ -186,9 +187,13 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     }
     Path& path = *paths_[chosen.path];
     const auto begin = Clock::now();
-    last = direction == Direction::kRead ? chosen.endpoint->read(runs, wait) : chosen.endpoint->write(runs, wait);
+    if (read_by) {
+      last = read_by(*chosen.endpoint, path.transport->capabilities(), wait);
+    } else {
+      last = direction == Direction::kRead ? chosen.endpoint->read(runs, wait) : chosen.endpoint->write(runs, wait);
+    }
     if (last) {
-      note_speed(path, need.bytes, Clock::now() - begin);
+      if (!read_by) note_speed(path, need.bytes, Clock::now() - begin);
       return last;
     }
     last = std::move(last).with_context("by " + std::string(path.transport->name()));

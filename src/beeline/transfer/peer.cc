@@ -117,22 +117,22 @@ Status Peer::check_held(std::span<const memory::Lease> leases) {
   return Status::ok();
 }
 
-Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait, ReadBy read_by) {
   BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
   BEELINE_ASSIGN(auto leases, lease(runs));
-  Status status = paths_.read(runs, requirement, wait);
+  Status status = paths_.read(runs, requirement, wait, read_by);
   if (status) status = check_held(leases);
   return lost_or(std::move(status));
 }
 
 Status Peer::read_prepared(std::span<const Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
-                           const os::Wait& wait) {
+                           const os::Wait& wait, ReadBy read_by) {
   BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(wait.check());
-  return lost_or(paths_.read(runs, chosen, requirement, wait));
+  return lost_or(paths_.read(runs, chosen, requirement, wait, read_by));
 }
 
 Status Peer::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {

@@ -12,7 +12,8 @@ struct Dimension {
 };
 
 // What is left of the dimensions once those of size 1 are gone and neighbours that are one run on both sides are one.
-std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides) {
+std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
+                              std::int64_t local_size) {
   const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
   const auto strides = spec.strides_or_dense();
   const TensorSpec local{spec.dtype, spec.shape, {local_strides.begin(), local_strides.end()}};
@@ -20,7 +21,7 @@ std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64
   std::vector<Dimension> dimensions;
   for (std::size_t i = 0; i < spec.shape.size(); ++i) {
     if (spec.shape[i] == 1) continue;
-    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * size};
+    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * local_size};
     if (!dimensions.empty()) {
       Dimension& outer = dimensions.back();
       const auto count = static_cast<std::int64_t>(inner.size);
@@ -126,14 +127,16 @@ Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, 
 }
 
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
-                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs) {
+                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
+                 std::uint64_t local_bytes) {
   if (spec.elements() == 0) return;
-  auto dimensions = merged(spec, local_strides);
+  const auto local_length = static_cast<std::int64_t>(local_bytes != 0 ? local_bytes : spec.dtype.bytes());
+  auto dimensions = merged(spec, local_strides, local_length);
   transport::Run run;
   run.region = &region;
   run.length = spec.dtype.bytes();
   const auto length = static_cast<std::int64_t>(run.length);
-  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == length) {
+  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == local_length) {
     run.length *= dimensions.back().size;
     dimensions.pop_back();
   }

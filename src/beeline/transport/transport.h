@@ -87,6 +87,8 @@ struct Capabilities {
   bool maps = false;        // gives access without a copy
   bool writes = false;
   double expected_gbps = 0;  // 10^9 bytes per second, of a large transfer, while nothing was measured
+  // Of one read where a transfer is cut into several: no more than keeps the path busy, to stay in a cache.
+  std::uint64_t slice_bytes = std::uint64_t{1} << 20;
 };
 
 // What a back end may need to reach an agent. Paths that share memory are proven, not claimed: `arena` came as
@@ -109,6 +111,8 @@ class Endpoint {
   // Fills local memory. The runs are within bounds, and leased where the peer is on this host. When it returns, with
   // whatever outcome, nothing writes to local memory any more; after a failure its content is undefined.
   virtual Status read(std::span<const Run> runs, const os::Wait& wait) = 0;
+  // The region's bytes, where Capabilities::maps; else null. Valid as long as the endpoint; worth reading while leased.
+  [[nodiscard]] virtual const std::byte* view(const Region& /*region*/) const { return nullptr; }
   // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
   virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
 };

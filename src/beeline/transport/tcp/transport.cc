@@ -214,8 +214,12 @@ class TcpTransport final : public Transport {
  public:
   [[nodiscard]] std::string_view name() const override { return "tcp"; }
   [[nodiscard]] const Capabilities& capabilities() const override {
-    static constexpr Capabilities kCapabilities{
-        .same_host_only = false, .arena_only = false, .maps = false, .writes = true, .expected_gbps = 3};
+    static constexpr Capabilities kCapabilities{.same_host_only = false,
+                                                .arena_only = false,
+                                                .maps = false,
+                                                .writes = true,
+                                                .expected_gbps = 3,
+                                                .slice_bytes = kStreams * kDepth * kMaxRequestBytes};
     return kCapabilities;
   }
 
