@@ -154,9 +154,9 @@ LocalTensor local_of(nb::handle value, const TensorSpec& spec, const std::string
 
 void require_as_many(std::size_t refs, const nb::list& tensors) {
   if (nb::len(tensors) == refs) return;
-  throw nb::value_error((std::to_string(refs) + " references, but " + std::to_string(nb::len(tensors)) +
-                         " tensors; nothing was written")
-                            .c_str());
+  throw nb::value_error(
+      (std::to_string(refs) + " references, but " + std::to_string(nb::len(tensors)) + " tensors; nothing was written")
+          .c_str());
 }
 
 }  // namespace beeline::python

@@ -1,4 +1,5 @@
-// Where tensors that are fetched go: what the caller gives to be filled, or new tensors; and what they become on the way.
+// Where tensors that are fetched go: what the caller gives to be filled, or new tensors; and what they become on the
+// way.
 #pragma once
 
 #include <cstdint>
@@ -35,14 +36,16 @@ struct Incoming {
 };
 
 // Raises ValueError where targets do not fit, or where what is wanted is not to be had, before anything is written.
-Incoming incoming_of(const std::shared_ptr<memory::Arena>& arena, std::span<const transfer::RemoteTensor* const> remotes,
-                     const std::optional<nb::list>& targets, const DTypeRows& dtypes, const BlockRow& block);
+Incoming incoming_of(const std::shared_ptr<memory::Arena>& arena,
+                     std::span<const transfer::RemoteTensor* const> remotes, const std::optional<nb::list>& targets,
+                     const DTypeRows& dtypes, const BlockRow& block);
 
 // A row-major tensor of that shape; large ones in the arena, so that they can be registered in turn.
 std::pair<nb::object, std::byte*> make_tensor(const std::shared_ptr<memory::Arena>& arena,
                                               const transfer::TensorSpec& spec, std::uint64_t arena_from = kArenaFrom);
 
-// The memory of a tensor or array, which must have the spec's shape and dtype; `whose` spec it is stands in the message.
+// The memory of a tensor or array, which must have the spec's shape and dtype; `whose` spec it is stands in the
+// message.
 transfer::LocalTensor local_of(nb::handle value, const transfer::TensorSpec& spec, const std::string& whose,
                                bool writable);
 

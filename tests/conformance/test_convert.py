@@ -34,7 +34,7 @@ def poisoned(shape, dtype):
 
 
 def bits(tensor):
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def is_poison(tensor):

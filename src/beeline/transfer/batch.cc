@@ -60,7 +60,8 @@ Batch::~Batch() {
 
 Status Batch::run(const os::Wait& wait) {
   for (Part& part : parts_) {
-    BEELINE_RETURN_IF_ERROR(peer_->read_prepared(part.portion.runs, part.chosen, requirement_, wait, part.portion.read_by()));
+    BEELINE_RETURN_IF_ERROR(
+        peer_->read_prepared(part.portion.runs, part.chosen, requirement_, wait, part.portion.read_by()));
   }
   return peer_->check_held(leases_);
 }

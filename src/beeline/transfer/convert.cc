@@ -97,7 +97,7 @@ std::string list_of_all() {
 std::string name_of(DType dtype) {
   // By DLPack's numbers.
   static constexpr const char* kCodes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
-  static constexpr const char* kFloat8[] = {"float8_e3m4",   "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn",
+  static constexpr const char* kFloat8[] = {"float8_e3m4",     "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn",
                                             "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",    "float8_e8m0fnu"};
   constexpr std::size_t kFirstFloat8 = std::size(kCodes);
   std::string name;

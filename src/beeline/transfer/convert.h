@@ -1,12 +1,13 @@
-// Floating-point numbers of one format as numbers of another, bit for bit as torch 2.13's Tensor.to() gives them on x86.
+// Floating-point numbers of one format as numbers of another, bit for bit as torch 2.13's Tensor.to() gives them on
+// x86.
 //
 // Roundings are to nearest, ties to even. To float8_e4m3fn, what is too large and infinity become the largest number,
 // 448; to float8_e5m2 and the wider ones, infinity. bfloat16 and float16 become each other through float32.
 //
 // What is not a number stays none, with its sign: quiet and with as much of its payload as there is room for; 0x7F in
-// float8. bfloat16 as a target has one of no sign, 0xFFFF from float32 and 0x7FC0 from float16. Here torch is not of one
-// mind: from float32 it gives 0x7FC0 where the source has gaps, and from float16 to float32 it gives 0x7FFFFFFF in the
-// last elements of what a thread converts.
+// float8. bfloat16 as a target has one of no sign, 0xFFFF from float32 and 0x7FC0 from float16. Here torch is not of
+// one mind: from float32 it gives 0x7FC0 where the source has gaps, and from float16 to float32 it gives 0x7FFFFFFF in
+// the last elements of what a thread converts.
 #pragma once
 
 #include <cstddef>

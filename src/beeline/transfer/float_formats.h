@@ -67,7 +67,9 @@ BEELINE_AVX2_INLINE inline void store(std::byte* at, __m128i bits) {
   }
 }
 
-BEELINE_AVX2_INLINE inline __m256i broadcast(std::uint32_t bits) { return _mm256_set1_epi32(static_cast<int>(bits)); }
+BEELINE_AVX2_INLINE inline __m256i broadcast(std::uint32_t bits) {
+  return _mm256_set1_epi32(static_cast<int>(bits));
+}
 
 // The low 16 bits of sixteen 32-bit numbers that are smaller than 2^16, in order.
 BEELINE_AVX2_INLINE inline __m256i pack16(__m256i low, __m256i high) {
@@ -179,8 +181,8 @@ struct Float16 {
 #endif
 };
 
-// A sign, an exponent and `kMantissa` bits in one byte. What is too large becomes kLargest, what is no number kNotANumber;
-// both keep their sign.
+// A sign, an exponent and `kMantissa` bits in one byte. What is too large becomes kLargest, what is no number
+// kNotANumber; both keep their sign.
 template <int kExponentBias, int kMantissa, std::uint32_t kLargest>
 struct Float8 {
   static constexpr std::size_t kBytes = 1;

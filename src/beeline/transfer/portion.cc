@@ -172,8 +172,8 @@ Status Portion::quantize_in_slices(transport::Endpoint& endpoint, std::uint64_t 
   // The largest block there is: each is read whole.
   std::int64_t largest = 0;
   for (const QuantizedMatrix& matrix : matrices) {
-    largest = std::max(largest, std::min(matrix.rows, matrix.shape.rows) *
-                                    std::min(matrix.columns, matrix.shape.columns) * size);
+    largest = std::max(
+        largest, std::min(matrix.rows, matrix.shape.rows) * std::min(matrix.columns, matrix.shape.columns) * size);
   }
   const auto memory =
       slice(std::max(std::min(slice_bytes, transport::bytes_of(runs)), static_cast<std::uint64_t>(largest)));

@@ -1,9 +1,9 @@
 // Matrices as float8_e4m3fn with one float32 scale for each block, as DeepSeek-V3's checkpoints and kernels have them
 // (inference/kernel.py of that repository): a value times its block's scale gives the number back.
 //
-// scale = the block's largest magnitude / 448, value = number / scale rounded to nearest, both in float32. A block whose
-// scale would be 0 (all zero, or below 448 * 2^-150) gets scale 1. One that holds what is not a number has that as its
-// scale, one that holds infinity has infinity.
+// scale = the block's largest magnitude / 448, value = number / scale rounded to nearest, both in float32. A block
+// whose scale would be 0 (all zero, or at most 448 * 2^-150) gets scale 1. One that holds what is not a number has that
+// as its scale, one that holds infinity has infinity.
 #pragma once
 
 #include <cstddef>

@@ -196,8 +196,8 @@ TEST(ConvertTest, ElementsThatLieApart) {
   const auto conversion = Conversion::of(kFloat32, kBFloat16);
   std::vector<std::uint16_t> target(2000, 0xEEEE);
   // Every third one, into every other place, from the end on.
-  conversion->apply_strided(reinterpret_cast<std::byte*>(&target[1998]), -4, reinterpret_cast<std::byte*>(source.data()),
-                            12, 1000);
+  conversion->apply_strided(reinterpret_cast<std::byte*>(&target[1998]), -4,
+                            reinterpret_cast<std::byte*>(source.data()), 12, 1000);
   for (std::size_t i = 0; i < 1000; ++i) {
     ASSERT_EQ(target[1998 - 2 * i], converted<std::uint16_t>(kFloat32, kBFloat16, source[3 * i])) << i;
     ASSERT_EQ(target[2 * i + 1], 0xEEEE);

@@ -135,8 +135,11 @@ std::vector<std::int64_t> random_strides(const std::vector<std::int64_t>& shape,
 TEST(PortionTest, AnyViewIsConvertedAsItsElementsAre) {
   const auto seed = test_seed();
   std::mt19937_64 random(seed);
-  const std::vector<std::pair<DType, DType>> pairs{
-      {kFloat32, kBFloat16}, {kFloat64, kFloat32}, {kFloat16, kFloat32}, {kBFloat16, kFloat16}, {kFloat32, kFloat8E4M3}};
+  const std::vector<std::pair<DType, DType>> pairs{{kFloat32, kBFloat16},
+                                                   {kFloat64, kFloat32},
+                                                   {kFloat16, kFloat32},
+                                                   {kBFloat16, kFloat16},
+                                                   {kFloat32, kFloat8E4M3}};
   for (int round = 0; round < 400; ++round) {
     const auto [from, to] = pairs[static_cast<std::size_t>(round) % pairs.size()];
     std::vector<std::int64_t> shape(random() % 4);
@@ -232,12 +235,11 @@ TEST(PortionTest, AnyViewIsQuantisedAsItsBlocksAre) {
       std::vector<std::byte> values(expected.size(), kPoison);
       std::vector<float> got = poisoned;
       FakeEndpoint endpoint(source, slice_bytes == 0);
-      const Copy copy{&part,
-                      {values.data(), values_spec.strides},
-                      std::nullopt,
-                      Quantization{*Quantizer::of(from),
-                                   blocks,
-                                   {reinterpret_cast<std::byte*>(got.data()), scales_spec.strides}}};
+      const Copy copy{
+          &part,
+          {values.data(), values_spec.strides},
+          std::nullopt,
+          Quantization{*Quantizer::of(from), blocks, {reinterpret_cast<std::byte*>(got.data()), scales_spec.strides}}};
       auto portions = portions_of({&copy, 1});
       ASSERT_EQ(portions.size(), 1u);
       ASSERT_EQ(transport::bytes_of(portions[0].runs), view.bytes());

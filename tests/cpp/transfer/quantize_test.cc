@@ -28,9 +28,9 @@ struct Quantized {
 Quantized of(const std::vector<float>& numbers) {
   Quantized quantized{std::vector<std::byte>(numbers.size(), kPoison)};
   const auto columns = static_cast<std::int64_t>(numbers.size());
-  quantized.scale = Quantizer::of(kFloat32)->apply({quantized.values.data(), columns, 1},
-                                                   {reinterpret_cast<const std::byte*>(numbers.data()), 4 * columns, 4},
-                                                   1, columns);
+  quantized.scale =
+      Quantizer::of(kFloat32)->apply({quantized.values.data(), columns, 1},
+                                     {reinterpret_cast<const std::byte*>(numbers.data()), 4 * columns, 4}, 1, columns);
   return quantized;
 }
 
@@ -89,7 +89,8 @@ TEST(QuantizeTest, AnyLayoutAndVectorsGiveWhatSingleElementsGive) {
     const auto strides = [&](std::int64_t element) {
       const std::int64_t gap = draw(1, 2);
       const bool by_rows = draw(0, 1) == 0;
-      return by_rows ? std::pair{columns * gap * element, gap * element} : std::pair{gap * element, rows * gap * element};
+      return by_rows ? std::pair{columns * gap * element, gap * element}
+                     : std::pair{gap * element, rows * gap * element};
     };
     const auto [from_row, from_column] = strides(size);
     const auto [to_row, to_column] = strides(1);
@@ -101,8 +102,7 @@ TEST(QuantizeTest, AnyLayoutAndVectorsGiveWhatSingleElementsGive) {
     std::vector<std::byte> expected = target;
     // Each element alone, and none that should not be.
     for (auto& byte : expected) byte = kPoison;
-    const float portable =
-        Quantizer::portable(from)->apply({expected.data(), to_row, to_column}, grid, rows, columns);
+    const float portable = Quantizer::portable(from)->apply({expected.data(), to_row, to_column}, grid, rows, columns);
     const auto bits = [](float value) { return std::bit_cast<std::uint32_t>(value); };
     ASSERT_EQ(bits(scale), bits(portable)) << "seed " << seed << ", round " << round;
     ASSERT_EQ(target, expected) << "seed " << seed << ", round " << round;
