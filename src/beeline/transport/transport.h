@@ -87,7 +87,8 @@ struct Capabilities {
   bool maps = false;        // gives access without a copy
   bool writes = false;
   double expected_gbps = 0;  // 10^9 bytes per second, of a large transfer, while nothing was measured
-  // Of one read where a transfer is cut into several: no more than keeps the path busy, to stay in a cache.
+  // Of one read where a transfer is made in several, each waited for: enough to keep the path busy, little enough to
+  // stay in a cache.
   std::uint64_t slice_bytes = std::uint64_t{1} << 20;
 };
 

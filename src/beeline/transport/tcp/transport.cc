@@ -140,7 +140,7 @@ class TcpEndpoint final : public Endpoint {
  private:
   Status move(Op op, std::span<const Run> runs, const os::Wait& wait) {
     Transfer transfer(op, runs, wait);
-    const std::uint64_t requests = bytes_of(runs) / kMaxRequestBytes + 1;
+    const std::uint64_t requests = (bytes_of(runs) + kMaxRequestBytes - 1) / kMaxRequestBytes;
     std::vector<std::thread> helpers;
     for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
       os::Wait unsignalled = wait;
@@ -219,7 +219,7 @@ class TcpTransport final : public Transport {
                                                 .maps = false,
                                                 .writes = true,
                                                 .expected_gbps = 3,
-                                                .slice_bytes = kStreams * kDepth * kMaxRequestBytes};
+                                                .slice_bytes = kMaxRequestBytes};
     return kCapabilities;
   }
 
