@@ -12,6 +12,8 @@ using transport::Run;
 constexpr std::uint64_t kMappedSlice = std::uint64_t{4} << 20;
 // As memory::copy_bytes() has it: below, the reader finds more of it in a cache.
 constexpr std::uint64_t kPastCaches = std::uint64_t{16} << 20;
+// Shorter pieces begin and end within a line too often for that.
+constexpr std::uint64_t kShort = 4096;
 
 // Cuts runs into pieces of a limited size; local addresses follow in elements of another size.
 class Pieces {
@@ -62,8 +64,9 @@ void convert(const Conversion& conversion, const Run& piece, const std::byte* fr
                              static_cast<std::ptrdiff_t>(stride), piece.count);
     return;
   }
+  const Stores by = piece.length < kShort ? Stores::kCached : stores;
   for (std::uint64_t i = 0; i < piece.count; ++i) {
-    conversion.apply(piece.local + i * piece.local_stride, from + i * stride, count, stores);
+    conversion.apply(piece.local + i * piece.local_stride, from + i * stride, count, by);
   }
 }
 
