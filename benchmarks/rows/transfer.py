@@ -331,7 +331,7 @@ def _own_row(key: str, measure: str, unit: str, name: str, pick: str, bound: Bou
     return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=(), limit=limit, timeout_s=300)
 
 
-def _convert_row(what: str, path: str, measure: str) -> Row:
+def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row:
     return Row(
         f"convert_{what}_{path}",
         f"copying fetch by {path}, 256 MiB of float32 that become {measure}; limit: the same bytes as they are",
@@ -339,7 +339,7 @@ def _convert_row(what: str, path: str, measure: str) -> Row:
         "convert",
         "convert",
         "256 MiB",
-        Bound("<=", 1.0),
+        bound,
         ours=Contender(f"beeline {path}", "none", f"{what} {path} fused"),
         peers=(Contender("fetch, then torch", "none", f"{what} {path} after"),),
         limit=Limit("convert_nothing", path),
@@ -388,6 +388,8 @@ ROWS = [
         )
         for size, factor in (("1 KiB", 6.0), ("256 MiB", 1.2))
     ),
-    *(_convert_row("bfloat16", path, "bfloat16") for path in OURS),
-    _convert_row("blocks", "shm", "float8_e4m3fn in blocks of 128 x 128"),
+    _convert_row("bfloat16", "shm", "bfloat16", Bound("<=", 0.5)),
+    _convert_row("bfloat16", "cma", "bfloat16", None),
+    _convert_row("bfloat16", "tcp", "bfloat16", None),
+    _convert_row("blocks", "shm", "float8_e4m3fn in blocks of 128 x 128", Bound("<=", 0.5)),
 ]
