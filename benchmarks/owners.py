@@ -37,9 +37,13 @@ def beeline() -> None:
     agent = Agent("owner", tcp="127.0.0.1:0", token=TOKEN)
     kept: dict[str, Any] = {}
 
-    def register(sizes: list[int]) -> str:
+    def register(asked: list[int] | dict[str, Any]) -> str:
+        """Of so many bytes each; or one of a shape and dtype."""
         kept.clear()
-        tensors = [agent.empty((size,), "uint8") for size in sizes]
+        if isinstance(asked, dict):
+            tensors = [agent.empty(asked["shape"], asked["dtype"])]
+        else:
+            tensors = [agent.empty((size,), "uint8") for size in asked]
         for tensor in tensors:
             tensor.fill_(1)
         kept["refs"] = agent.register(tensors)

@@ -20,14 +20,9 @@ struct Target {
   const char* name;
   void (*run)(BytesView input);
 };
-inline constexpr Target kTargets[] = {{"ring_records", ring_records},
-                                      {"payload", payload},
-                                      {"control_frame", control_frame},
-                                      {"frame_socket", frame_socket},
-                                      {"hello", hello},
-                                      {"descriptor", descriptor},
-                                      {"descriptor_json", descriptor_json},
-                                      {"agent", agent},
-                                      {"counters", counters}};
+inline constexpr Target kTargets[] = {
+    {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
+    {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
+    {"descriptor_json", descriptor_json}, {"agent", agent},     {"counters", counters}};
 
 }  // namespace beeline::fuzz

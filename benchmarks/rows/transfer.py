@@ -120,6 +120,71 @@ def _read_by_nixl(ctx: Context) -> Samples:
     return samples
 
 
+# 256 MiB of float32.
+MATRIX = (8192, 8192)
+BLOCK = 128
+
+
+def _convert(ctx: Context, what: str, path: str, how: str) -> list[float]:
+    import torch
+
+    from beeline.transfer import Agent, TensorRefs
+
+    with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
+        refs = TensorRefs.from_json(owner.ask({"shape": MATRIX, "dtype": "float32"}))
+        fetched = agent.empty(MATRIX, "float32").zero_() if how != "fused" else None
+        values = agent.empty(MATRIX, "float8_e4m3fn" if what == "blocks" else "bfloat16")
+        scales = torch.zeros(MATRIX[0] // BLOCK, MATRIX[1] // BLOCK)
+        if fetched is not None:
+            batch = agent.prepare(refs, [fetched], path=path)
+        elif what == "blocks":
+            batch = agent.prepare(refs, [(values, scales)], dtype=values.dtype, block=(BLOCK, BLOCK), path=path)
+        else:
+            batch = agent.prepare(refs, [values], dtype=values.dtype, path=path)
+
+        def once() -> None:
+            batch.run()
+            if how != "after":
+                return
+            if what == "blocks":
+                values.copy_(_quantized_by_torch(fetched, scales))
+            else:
+                values.copy_(fetched)
+
+        samples = each(once, ctx.reps(15, 5), 2)
+        if how != "plain":
+            _check(values[0].float() * (scales[0, 0] if what == "blocks" else 1))
+    return samples
+
+
+def _quantized_by_torch(matrix: Any, scales: Any) -> Any:
+    """What one writes without a fused fetch: values and scales, bit for bit as `block=` gives them."""
+    import torch
+
+    side = MATRIX[0] // BLOCK
+    blocks = matrix.view(side, BLOCK, side, BLOCK)
+    by_block = blocks.abs().amax(dim=(1, 3), keepdim=True) / 448
+    by_block = torch.where(by_block == 0, 1.0, by_block)
+    scales.copy_(by_block.view(side, side))
+    return (blocks / by_block).view(MATRIX)
+
+
+@probe
+def convert(ctx: Context) -> Samples:
+    """A prepared fetch of 256 MiB of float32 that become something else; the variant says what, by which path and how.
+
+    `fused` converts on the way. `after` fetches as it is, and torch converts, on as many threads as it likes; all
+    memory but what torch needs in between is there before.
+    """
+    return {"256 MiB": _convert(ctx, *ctx.variant.split())}
+
+
+@probe
+def convert_nothing(ctx: Context) -> Samples:
+    """As `convert`, of the same bytes, which stay as they are; by path."""
+    return {path: _convert(ctx, "float32", path, "plain") for path in OURS}
+
+
 @probe
 def read_from_cpp(ctx: Context) -> Samples:
     """A prepared read and a map of 1 KiB, as a program in C++ makes them; and what memcpy takes there."""
@@ -286,6 +351,22 @@ def _own_row(key: str, measure: str, unit: str, name: str, pick: str, bound: Bou
     return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=(), limit=limit, timeout_s=300)
 
 
+def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row:
+    return Row(
+        f"convert_{what}_{path}",
+        f"copying fetch by {path}, 256 MiB of float32 that become {measure}; limit: the same bytes as they are",
+        "ms",
+        "convert",
+        "convert",
+        "256 MiB",
+        bound,
+        ours=Contender(f"beeline {path}", "none", f"{what} {path} fused"),
+        peers=(Contender("fetch, then torch", "none", f"{what} {path} after"),),
+        limit=Limit("convert_nothing", path),
+        timeout_s=300,
+    )
+
+
 BEST = (NIXL, NIXL_TCP)
 ROWS = [
     _read_row("1 KiB", Bound("<=", 1 / 3, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "1 KiB")),
@@ -339,4 +420,8 @@ ROWS = [
         )
         for size, factor in (("1 KiB", 6.0), ("256 MiB", 1.2))
     ),
+    _convert_row("bfloat16", "shm", "bfloat16", Bound("<=", 0.5)),
+    _convert_row("bfloat16", "cma", "bfloat16", None),
+    _convert_row("bfloat16", "tcp", "bfloat16", None),
+    _convert_row("blocks", "shm", "float8_e4m3fn in blocks of 128 x 128", Bound("<=", 0.5)),
 ]

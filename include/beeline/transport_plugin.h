@@ -21,6 +21,7 @@
  *  - Every function may be called by several threads at once, and none may throw across this interface. A function
  *    that fails returns a code other than BEELINE_OK and fills `failure`, whose message says what failed, with which
  *    peer, and what to do.
+ *  - The runs of one transfer() are of one region and one local device.
  *  - connect() and transfer() end when beeline_wait says so, with BEELINE_DEADLINE_EXCEEDED or BEELINE_CANCELLED.
  *  - When transfer() returns, whatever its outcome, nothing writes to local memory any more.
  *  - withdraw() returns when no peer can reach the memory any more; the memory may then be anything else.
@@ -98,6 +99,8 @@ typedef struct beeline_run {
   uint64_t count;
   uint64_t stride;       /* bytes from one piece's start to the next one's, in the exposed memory */
   uint64_t local_stride; /* likewise in local memory */
+  int32_t local_device_type;
+  int32_t local_device_id;
 } beeline_run;
 
 enum beeline_operation { BEELINE_READ = 0, BEELINE_WRITE = 1 };
@@ -112,7 +115,7 @@ typedef struct beeline_transport {
   uint32_t abi;  /* BEELINE_TRANSPORT_ABI */
   uint32_t size; /* sizeof(beeline_transport) */
   const char* name;
-  uint64_t device_types; /* of memory that it reaches: bit n for DLPack's device type n */
+  uint64_t device_types; /* of memory on either side: bit n for DLPack's device type n */
   uint64_t flags;        /* beeline_flags */
   double expected_gbps;  /* 10^9 bytes a second of a large transfer, until some were measured */
 

@@ -382,6 +382,8 @@ class Agent:
         self,
         refs: Sequence[TensorRef],
         targets: list[Any] | None,
+        dtypes: list[tuple[int, int, int] | None] | None,  # code, bits, lanes
+        block: tuple[int, int] | None,
         path: str,
         min_gbps: float,
         verify: bool,
@@ -389,7 +391,14 @@ class Agent:
         cancellation: Cancellation | None,
     ) -> list[Any]: ...
     def prepare(
-        self, refs: Sequence[TensorRef], targets: list[Any], path: str, min_gbps: float, timeout_s: float | None
+        self,
+        refs: Sequence[TensorRef],
+        targets: list[Any],
+        dtypes: list[tuple[int, int, int] | None] | None,
+        block: tuple[int, int] | None,
+        path: str,
+        min_gbps: float,
+        timeout_s: float | None,
     ) -> Batch: ...
     def push(
         self,

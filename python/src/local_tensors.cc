@@ -34,15 +34,13 @@ Described describe_tensor(nb::handle value) {
     throw std::runtime_error("this process's torch does not exchange tensors by DLPack's C interface");
   }
   if (exchange()->describe_object(value.ptr(), &tensor) != 0) throw nb::python_error();
-  if (tensor.device.type != dlpack::kCpu) {
-    throw nb::value_error("the tensor is on a device that no path of this build serves: move it to the CPU");
-  }
   if (is_true(value, "is_neg") || is_true(value, "is_conj")) {
     throw nb::value_error(
         "the tensor is a lazy negative or conjugate: its memory does not hold its values. Register "
         "tensor.resolve_neg().resolve_conj()");
   }
   Described described;
+  described.device = {tensor.device.type, tensor.device.id};
   described.spec.dtype = dtype_of(tensor.dtype);
   described.spec.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
   if (tensor.strides != nullptr) described.spec.strides.assign(tensor.strides, tensor.strides + tensor.ndim);

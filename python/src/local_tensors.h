@@ -18,6 +18,7 @@ nb::object import_tensor(dlpack::DataType dtype, const std::vector<std::int64_t>
 
 // A tensor or array of this process.
 struct Described {
+  transport::Device device;
   transfer::TensorSpec spec;
   std::byte* data = nullptr;  // the first element
 };

@@ -19,6 +19,7 @@
 #include "beeline/transfer/registered.h"
 #include "bindings.h"
 #include "dicts.h"
+#include "incoming.h"
 #include "local_tensors.h"
 
 namespace beeline::python {
@@ -28,9 +29,6 @@ using transfer::Descriptor;
 using transfer::DType;
 using transfer::RemoteTensor;
 using transfer::TensorSpec;
-
-// Smaller tensors that are fetched get ordinary memory: a block of the arena takes whole pages.
-constexpr std::uint64_t kArenaFrom = 64 * 1024;
 
 // References and what keeps them registered, if they are this process's own.
 struct TensorRefs {
@@ -175,7 +173,10 @@ class PyAgent {
     std::vector<transfer::Source> sources;
     nb::list kept;
     for (std::size_t i = 0; i < described.size(); ++i) {
-      sources.push_back({&described[i].spec, described[i].data});
+      sources.push_back({&described[i].spec, described[i].data, described[i].device});
+      if (!agent()->serves(sources.back().device)) {
+        throw nb::value_error("the tensor is on a device that no path of this agent serves: move it to the CPU");
+      }
       if (!transfer::is_pinned(*agent()->arena(), sources.back())) kept.append(owner_of(tensors[i]));
     }
     auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
@@ -187,12 +188,9 @@ class PyAgent {
   // A row-major tensor in the arena; its content is undefined.
   nb::object empty(const TensorRow& row) const {
     const auto& [code, bits, lanes, shape] = row;
-    const TensorSpec spec{
-        {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), static_cast<std::uint16_t>(lanes)},
-        shape,
-        {}};
+    const TensorSpec spec{dtype_of({code, bits, lanes}), shape, {}};
     require(transfer::check(spec), "make a tensor");
-    return make_like(spec, 1).first;
+    return make_tensor(agent()->arena(), spec, 1).first;
   }
 
   void grant(const TensorRefs& refs, const std::string& to) {
@@ -208,7 +206,7 @@ class PyAgent {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
-    for (const auto& each : described) sources.push_back({&each.spec, each.data});
+    for (const auto& each : described) sources.push_back({&each.spec, each.data, each.device});
     auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
       BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
                                                             sources, std::move(names), with_checksums));
@@ -231,45 +229,26 @@ class PyAgent {
 
   void connect(const std::string& address, std::optional<double> timeout_s) { peer(address, wait_for(timeout_s)); }
 
-  // Fills `targets`, or new tensors where there are none.
-  nb::list fetch(const std::vector<const TensorRef*>& refs, std::optional<nb::list> targets, const std::string& path,
-                 double min_gbps, bool verify, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+  // Fills `targets`, or new tensors where there are none; (values, scales) for each that is quantised.
+  nb::list fetch(const std::vector<const TensorRef*>& refs, std::optional<nb::list> targets, const DTypeRows& dtypes,
+                 const BlockRow& block, const std::string& path, double min_gbps, bool verify,
+                 std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
-    if (targets) require_as_many(refs.size(), *targets);
-    std::vector<transfer::Copy> copies;
-    nb::list out;
-    nb::list kept;  // while the GIL is not held
-    for (std::size_t i = 0; i < refs.size(); ++i) {
-      const RemoteTensor& remote = refs[i]->remote;
-      if (targets) {
-        kept.append(owner_of((*targets)[i]));
-        out.append((*targets)[i]);
-        copies.push_back({&remote, local_of((*targets)[i], remote)});
-      } else {
-        auto [tensor, data] = make_like(remote.spec);
-        out.append(tensor);
-        copies.push_back({&remote, {data, {}}});
-      }
-    }
-    move(copies, {path, min_gbps, verify}, wait, "fetch", transfer::fetch);
-    return out;
+    const Incoming incoming = make_incoming(refs, targets, dtypes, block);
+    move(incoming.copies, {path, min_gbps, verify}, wait, "fetch", transfer::fetch);
+    return incoming.tensors;
   }
 
-  PyBatch prepare(const std::vector<const TensorRef*>& refs, nb::list targets, const std::string& path, double min_gbps,
-                  std::optional<double> timeout_s) {
+  PyBatch prepare(const std::vector<const TensorRef*>& refs, nb::list targets, const DTypeRows& dtypes,
+                  const BlockRow& block, const std::string& path, double min_gbps, std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
     if (refs.empty()) throw nb::value_error("a batch of no tensors");
-    require_as_many(refs.size(), targets);
-    std::vector<transfer::Copy> copies;
-    nb::list kept;
-    for (std::size_t i = 0; i < refs.size(); ++i) {
-      kept.append(owner_of(targets[i]));
-      copies.push_back({&refs[i]->remote, local_of(targets[i], refs[i]->remote)});
-    }
+    const Incoming incoming = make_incoming(refs, std::move(targets), dtypes, block);
+    const auto& copies = incoming.copies;
     const auto found = peer_of(copies, wait);
     auto prepared = without_gil([&] { return transfer::Batch::prepare(found, copies, {path, min_gbps}, wait); });
     require(prepared.status(), "prepare a batch of " + std::to_string(copies.size()) + " tensors");
-    return {std::move(*prepared), std::move(kept)};
+    return {std::move(*prepared), incoming.kept};
   }
 
   void push(const std::vector<const TensorRef*>& refs, const nb::list& sources, const std::string& path,
@@ -280,7 +259,8 @@ class PyAgent {
     nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
       kept.append(owner_of(sources[i]));
-      copies.push_back({&refs[i]->remote, local_of(sources[i], refs[i]->remote, transfer::Use::kRead)});
+      copies.push_back(
+          {&refs[i]->remote, local_of(sources[i], refs[i]->remote.spec, "the remote one is", transfer::Use::kRead)});
     }
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
   }
@@ -295,7 +275,7 @@ class PyAgent {
                      Work::kAgent);
       }
       if (remote.spec.elements() == 0) {
-        out.append(make_like(remote.spec).first);
+        out.append(make_tensor(agent()->arena(), {remote.spec.dtype, remote.spec.shape, {}}).first);
         continue;
       }
       const auto found = peer(remote.descriptor->owner, wait);
@@ -379,39 +359,12 @@ class PyAgent {
     require(status, std::string(what) + " " + transfer::text_of(copies) + ", agent \"" + found->address().name + "\"");
   }
 
-  static void require_as_many(std::size_t refs, const nb::list& tensors) {
-    if (nb::len(tensors) == refs) return;
-    throw nb::value_error((std::to_string(refs) + " references, but " + std::to_string(nb::len(tensors)) +
-                           " tensors; nothing was written")
-                              .c_str());
-  }
-
-  static transfer::LocalTensor local_of(nb::handle value, const RemoteTensor& remote,
-                                        transfer::Use use = transfer::Use::kFilled) {
-    const auto described = describe(value, use == transfer::Use::kFilled);
-    auto local = transfer::fit(remote, described.spec, described.data, use);
-    require(local.status(), "transfer");
-    return std::move(*local);
-  }
-
-  // A row-major tensor of that shape; large ones in the arena, so that they can be registered in turn.
-  std::pair<nb::object, std::byte*> make_like(const TensorSpec& spec, std::uint64_t arena_from = kArenaFrom) const {
-    const std::uint64_t bytes = spec.bytes();
-    std::byte* data = nullptr;
-    std::shared_ptr<void> memory;
-    if (bytes >= arena_from) {
-      auto allocated = agent()->arena()->allocate(bytes);
-      require(allocated.status(), "allocate " + std::to_string(bytes) + " bytes for a fetched tensor");
-      data = *allocated;
-      memory = {data, [arena = agent()->arena()](void* held) { arena->release(static_cast<std::byte*>(held)); }};
-    } else {
-      constexpr std::size_t kAlign = 64;
-      memory = {std::aligned_alloc(kAlign, std::max<std::size_t>(kAlign, (bytes + kAlign - 1) / kAlign * kAlign)),
-                std::free};
-      data = static_cast<std::byte*>(memory.get());
-    }
-    const DType& dtype = spec.dtype;
-    return {import_tensor({dtype.code, dtype.bits, dtype.lanes}, spec.shape, {}, data, std::move(memory)), data};
+  [[nodiscard]] Incoming make_incoming(const std::vector<const TensorRef*>& refs,
+                                       const std::optional<nb::list>& targets, const DTypeRows& dtypes,
+                                       const BlockRow& block) const {
+    std::vector<const RemoteTensor*> remotes;
+    for (const TensorRef* ref : refs) remotes.push_back(&ref->remote);
+    return incoming_of(agent()->arena(), remotes, targets, dtypes, block);
   }
 
   std::shared_ptr<transfer::Agent> agent_;
@@ -528,10 +481,11 @@ void bind_transfer(nb::module_& m) {
       .def("withdraw", &PyAgent::withdraw)
       .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("timeout_s").none())
       .def("connect", &PyAgent::connect, nb::arg("address"), nb::arg("timeout_s").none())
-      .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("verify"), nb::arg("timeout_s").none(), nb::arg("cancellation").none())
-      .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("timeout_s").none())
+      .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("dtypes").none(),
+           nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("verify"),
+           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+      .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("dtypes").none(),
+           nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("timeout_s").none())
       .def("push", &PyAgent::push, nb::arg("refs"), nb::arg("sources"), nb::arg("path"), nb::arg("min_gbps"),
            nb::arg("timeout_s").none(), nb::arg("cancellation").none())
       .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())

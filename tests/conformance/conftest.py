@@ -18,13 +18,19 @@ ROOT = pathlib.Path(__file__).parents[2]
 HIXL_SOURCES = ["examples/plugins/hixl/hixl_plugin.cc", "tests/emulators/hixl/hixl_emulator.cc"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def plugins(tmp_path_factory):
-    """Agents of these tests, in whatever process, have the plug-in."""
-    library = tmp_path_factory.mktemp("plugins") / "libbeeline_hixl.so"
+def build_hixl_plugin(folder):
+    """The worked plug-in with the emulator of its engine, as a library in the folder."""
+    library = folder / "libbeeline_hixl.so"
     command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{get_include()}"]
     command += [f"-I{ROOT / 'tests/emulators/hixl'}", *(str(ROOT / source) for source in HIXL_SOURCES)]
     subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    return library
+
+
+@pytest.fixture(scope="package", autouse=True)
+def plugins(tmp_path_factory):
+    """Agents of these tests, in whatever process, have the plug-in."""
+    library = build_hixl_plugin(tmp_path_factory.mktemp("plugins"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEELINE_TRANSPORT_PLUGINS", str(library))
         yield library

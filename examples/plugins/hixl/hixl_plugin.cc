@@ -69,6 +69,10 @@ int fail_with(beeline_failure* failure, hixl::Status status, const std::string& 
   }
 }
 
+hixl::MemType type_of(std::int32_t device_type) {
+  return device_type == kHostMemory ? hixl::MEM_HOST : hixl::MEM_DEVICE;
+}
+
 // A port that was free a moment ago: HiXL takes none by itself.
 std::optional<int> free_port(const std::string& host) {
   const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -152,7 +156,7 @@ class LocalMemory {
   LocalMemory(const LocalMemory&) = delete;
 
   // Neighbours are registered as one.
-  hixl::Status add(std::vector<std::pair<std::uintptr_t, std::uint64_t>> pieces) {
+  hixl::Status add(std::vector<std::pair<std::uintptr_t, std::uint64_t>> pieces, hixl::MemType type) {
     std::sort(pieces.begin(), pieces.end());
     std::size_t kept = 0;
     for (std::size_t i = 1; i < pieces.size(); ++i) {
@@ -165,7 +169,7 @@ class LocalMemory {
     }
     pieces.resize(kept + 1);
     for (const auto& [start, length] : pieces) {
-      const Registrations::Storage storage{start, length, hixl::MEM_HOST};
+      const Registrations::Storage storage{start, length, type};
       if (const auto status = registrations_.add(storage); status != hixl::SUCCESS) return status;
       added_.push_back(storage);
     }
@@ -211,7 +215,7 @@ int32_t contact(void* engine, const beeline_sink* sink, beeline_failure* /*failu
 int32_t expose(void* engine, const beeline_memory* memory, int32_t /*writable*/, void** exposure,
                const beeline_sink* sink, beeline_failure* failure) {
   auto* const own = static_cast<Engine*>(engine);
-  const auto type = memory->device_type == kHostMemory ? hixl::MEM_HOST : hixl::MEM_DEVICE;
+  const auto type = type_of(memory->device_type);
   const Key key{reinterpret_cast<std::uintptr_t>(memory->address), memory->length};
   const Registrations::Storage storage{key.address, key.length, type};
   const auto status = own->registrations.add(storage);
@@ -288,7 +292,8 @@ int32_t transfer(void* engine, void* connection, int32_t operation, const beelin
                  const beeline_wait* wait, beeline_failure* failure) {
   auto& own = *static_cast<Engine*>(engine);
   const auto& peer = *static_cast<const Connection*>(connection);
-  std::vector<hixl::TransferOpDesc> pieces;
+  if (count == 0) return BEELINE_OK;
+  std::vector<hixl::TransferOpDesc> pieces;  // of one device: all runs of a call have the same
   std::vector<std::pair<std::uintptr_t, std::uint64_t>> local;
   for (uint64_t i = 0; i < count; ++i) {
     const beeline_run& run = runs[i];
@@ -304,7 +309,7 @@ int32_t transfer(void* engine, void* connection, int32_t operation, const beelin
   const std::string what =
       (operation == BEELINE_READ ? "read from " : "write to ") + peer.peer + " (" + peer.remote + ")";
   LocalMemory memory(own.registrations);
-  if (const auto status = memory.add(std::move(local)); status != hixl::SUCCESS) {
+  if (const auto status = memory.add(std::move(local), type_of(runs[0].local_device_type)); status != hixl::SUCCESS) {
     return fail_with(failure, status, "register local memory to " + what);
   }
   hixl::TransferReq request = nullptr;

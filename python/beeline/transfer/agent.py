@@ -186,17 +186,31 @@ class Agent:
         refs: Any,
         out: Any = None,
         *,
+        dtype: Any = None,
+        block: tuple[int, int] | None = None,
         path: str = "",
         min_gbps: float = 0.0,
         verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Any:
-        """Copies tensors of another agent.
+        """Copies tensors of another agent, and converts them on the way where `dtype` says so.
 
         Args:
             refs: A `TensorRef`, a sequence or dict of them, or `TensorRefs`; all of one agent.
-            out: Tensors or arrays to fill, in the same structure, of the same shapes and dtypes and any strides;
-                by default new torch tensors.
+            out: Tensors or arrays to fill, in the same structure, of the same shapes and any strides, of the dtypes
+                that the references have or that `dtype` gives; by default new torch tensors.
+            dtype: What elements become, bit for bit as `Tensor.to(dtype)` makes them: a torch dtype or its name, for
+                all references; or a list of such, or a dict by name, where None and names that are left out stay as
+                they are. float32 to bfloat16, float16, float8_e4m3fn, float8_e5m2 and float64; bfloat16 and float16
+                to each other, to float32 and to float8; float64 to float32. None: nothing is converted, and `out`
+                of another dtype is refused.
+            block: (rows, columns), (128, 128) or (1, 128) for most kernels: what becomes float8_e4m3fn is quantised in
+                blocks of its last two dimensions, and comes as a pair (values, scales) where there would be a tensor,
+                in `out`, too. From float32, bfloat16 or float16, at most 2^20 elements a block; values have the
+                reference's shape, scales are float32 of shape (..., ceil(R / rows), ceil(C / columns)), and
+                `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
+                value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
+                would be 0 gets 1. Blocks at the lower and right edge may be smaller.
             path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`).
@@ -211,21 +225,25 @@ class Agent:
             TornReadError: The owner wrote to them meanwhile (`writing`), or a checksum differs.
             PeerLostError: The other agent is gone.
             TransferTimeoutError: It took too long.
-            ValueError: `out` does not fit, references of several agents, or nothing to verify with; nothing was
-                written.
+            ValueError: `out` does not fit, references of several agents, nothing to verify with, or a dtype that is not
+                converted to `dtype` (the message lists what is). Nothing was written.
 
         After any other failure the content of `out` is undefined, and nothing writes to it any more. With a `path`
         that reaches some of the tensors only, those may have been written.
         """
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)
-        return _structure(keys, self._agent.fetch(parts, targets, path, min_gbps, verify, timeout_s, None), out)
+        dtypes, block = _conversions(keys, len(parts), dtype, block)
+        fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, None)
+        return _structure(keys, fetched, out)
 
     def fetch_async(
         self,
         refs: Any,
         out: Any = None,
         *,
+        dtype: Any = None,
+        block: tuple[int, int] | None = None,
         path: str = "",
         min_gbps: float = 0.0,
         verify: bool = False,
@@ -234,9 +252,12 @@ class Agent:
         """As `fetch`, on a thread of the agent: returns at once. At most `MAX_ASYNC` run at a time, others wait."""
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)
+        dtypes, block = _conversions(keys, len(parts), dtype, block)
         return self._start(
             lambda cancellation: _structure(
-                keys, self._agent.fetch(parts, targets, path, min_gbps, verify, timeout_s, cancellation), out
+                keys,
+                self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, cancellation),
+                out,
             )
         )
 
@@ -268,6 +289,8 @@ class Agent:
         refs: Any,
         out: Any,
         *,
+        dtype: Any = None,
+        block: tuple[int, int] | None = None,
         path: str = "",
         min_gbps: float = 0.0,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
@@ -277,7 +300,8 @@ class Agent:
         While the batch lives, registered memory in the owner's arena is not reused, and `out` is kept.
         """
         keys, parts = _flatten(refs)
-        return Batch(self._agent.prepare(parts, _matching(keys, out), path, min_gbps, timeout_s))
+        dtypes, block = _conversions(keys, len(parts), dtype, block)
+        return Batch(self._agent.prepare(parts, _matching(keys, out), dtypes, block, path, min_gbps, timeout_s))
 
     def push(
         self,
@@ -394,7 +418,7 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that one run moves."""
+        """Bytes that one run reads of the owner's memory."""
         return self._batch.nbytes
 
     def run(self, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
@@ -435,12 +459,16 @@ class Subscription:
         out: Any = None,
         *,
         newer_than: int = 0,
+        dtype: Any = None,
+        block: tuple[int, int] | None = None,
         verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> tuple[int, Any]:
         """Waits for a version after `newer_than` and copies it, as `Agent.fetch`; returns its number, too."""
         return self._read(
-            lambda refs, left: self._agent.fetch(refs, out, verify=verify, timeout_s=left), newer_than, timeout_s
+            lambda refs, left: self._agent.fetch(refs, out, dtype=dtype, block=block, verify=verify, timeout_s=left),
+            newer_than,
+            timeout_s,
         )
 
     def map(self, *, newer_than: int = 0, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, Any]:
@@ -496,6 +524,38 @@ def _matching(keys: _Keys, tensors: Any) -> list[Any]:
     if not isinstance(tensors, Sequence) or len(tensors) != count:
         raise ValueError(f"{count} references, but not as many tensors; nothing was written")
     return list(tensors)
+
+
+# (dtype code, bits, lanes) of what each tensor becomes, None for one that stays; and the shape of blocks.
+_DTypes = list[tuple[int, int, int] | None] | None
+
+
+def _conversions(
+    keys: _Keys, count: int, dtype: Any, block: tuple[int, int] | None
+) -> tuple[_DTypes, tuple[int, int] | None]:
+    if dtype is None:
+        if block is not None:
+            raise ValueError("block= needs dtype=torch.float8_e4m3fn; nothing was written")
+        return None, None
+    if isinstance(dtype, Mapping):
+        known = keys if isinstance(keys, list) else []
+        unknown = [name for name in dtype if name not in known]
+        if unknown:
+            raise ValueError(f"a dtype for {unknown[0]!r}, which is not among the references; nothing was written")
+        wanted = [dtype.get(name) for name in known]
+    elif isinstance(dtype, (list, tuple)):
+        if len(dtype) != count:
+            raise ValueError(f"{count} references, but {len(dtype)} dtypes; nothing was written")
+        wanted = list(dtype)
+    else:
+        wanted = [dtype] * count
+    rows = [None if each is None else dtype_row(each) for each in wanted]
+    if block is None:
+        return rows, None
+    if dtype_row("float8_e4m3fn") not in rows:
+        raise ValueError("block= needs dtype=torch.float8_e4m3fn; nothing was written")
+    rows_high, columns_wide = block
+    return rows, (rows_high, columns_wide)
 
 
 def _structure(keys: _Keys, tensors: list[Any], out: Any) -> Any:

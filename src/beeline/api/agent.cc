@@ -53,7 +53,7 @@ Result<std::vector<transfer::Copy>> pair_up(std::span<const TensorRef> refs, std
     const transfer::RemoteTensor& remote = Access::remote_of(refs[i]);
     const auto spec = spec_of(tensors[i]);
     BEELINE_RETURN_IF_ERROR(check(tensors[i], spec));
-    BEELINE_ASSIGN(auto local, transfer::fit(remote, spec, tensors[i].data, use));
+    BEELINE_ASSIGN(auto local, transfer::fit(remote.spec, "the remote one is", spec, tensors[i].data, use));
     copies.push_back({&remote, std::move(local)});
   }
   BEELINE_RETURN_IF_ERROR(transfer::check_one_owner(copies));

@@ -181,6 +181,10 @@ Agent::~Agent() {
   regions_->sweep();
 }
 
+bool Agent::serves(const transport::Device& device) const {
+  return std::ranges::any_of(*transports_, [&](const auto& each) { return each->capabilities().serves(device); });
+}
+
 Agent::Stats Agent::stats() const {
   const os::Locked locked(lock_);
   Stats stats;

@@ -50,6 +50,8 @@ class Agent {
   Agent& operator=(const Agent&) = delete;
 
   [[nodiscard]] const Address& address() const { return address_; }
+  // Whether a path of this agent serves memory of that device.
+  [[nodiscard]] bool serves(const transport::Device& device) const;
   [[nodiscard]] const std::shared_ptr<Regions>& regions() const { return regions_; }
   [[nodiscard]] const std::shared_ptr<memory::Arena>& arena() const { return arena_; }
 
@@ -70,8 +72,8 @@ class Agent {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
     std::uint64_t faults = 0;  // made on purpose
-    std::string counters;   // the file that others read
-    std::string uncounted;  // why there is none
+    std::string counters;      // the file that others read
+    std::string uncounted;     // why there is none
   };
   [[nodiscard]] Stats stats() const;
 

@@ -25,8 +25,8 @@ class Batch {
 
  private:
   struct Part {
-    std::shared_ptr<const Descriptor> descriptor;  // keeps the region that the runs point to
-    std::vector<transport::Run> runs;
+    std::shared_ptr<const Descriptor> descriptor;  // keeps the region that the portion points to
+    Portion portion;
     Paths::Chosen chosen;
   };
 

@@ -7,23 +7,85 @@
 namespace beeline::transfer {
 
 using transport::Region;
-using transport::Run;
 
-std::vector<std::pair<const Region*, std::vector<Run>>> runs_by_region(std::span<const Copy> copies) {
-  std::vector<std::pair<const Region*, std::vector<Run>>> groups;
+namespace {
+
+bool belongs(const Copy& copy, const Portion& portion) {
+  return portion.region == &copy.remote->home() && portion.local_device == copy.local.device &&
+         portion.conversion == copy.conversion && portion.quantizer.has_value() == copy.quantization.has_value() &&
+         (!copy.quantization || *portion.quantizer == copy.quantization->quantizer);
+}
+
+std::ptrdiff_t signed_bytes(std::int64_t elements, std::size_t size) {
+  return elements * static_cast<std::int64_t>(size);
+}
+
+// The last two dimensions, for each index of the others.
+void append_matrices(const Copy& copy, std::vector<QuantizedMatrix>& matrices) {
+  const TensorSpec& spec = copy.remote->spec;
+  const TensorSpec scales = scales_of(copy.quantization->shape, spec);
+  const std::size_t outer = spec.shape.size() - 2;
+  const auto from = spec.strides_or_dense();
+  const auto to = TensorSpec{kFloat8E4M3, spec.shape, copy.local.strides}.strides_or_dense();
+  const auto scale = TensorSpec{kFloat32, scales.shape, copy.quantization->scales.strides}.strides_or_dense();
+  const std::size_t size = spec.dtype.bytes();
+  std::vector<std::int64_t> index(outer);
+  for (;;) {
+    std::int64_t at = 0, to_at = 0, scale_at = 0;
+    for (std::size_t i = 0; i < outer; ++i) {
+      at += index[i] * from[i];
+      to_at += index[i] * to[i];
+      scale_at += index[i] * scale[i];
+    }
+    QuantizedMatrix& matrix = matrices.emplace_back();
+    matrix.offset = copy.remote->offset + static_cast<std::uint64_t>(signed_bytes(at, size));
+    matrix.rows = spec.shape[outer];
+    matrix.columns = spec.shape[outer + 1];
+    matrix.row_stride = from[outer];
+    matrix.column_stride = from[outer + 1];
+    matrix.shape = copy.quantization->shape;
+    matrix.values = {copy.local.data + to_at, to[outer], to[outer + 1]};
+    matrix.scales = {copy.quantization->scales.data + signed_bytes(scale_at, sizeof(float)),
+                     signed_bytes(scale[outer], sizeof(float)), signed_bytes(scale[outer + 1], sizeof(float))};
+    std::size_t i = outer;
+    for (; i > 0; --i) {
+      if (++index[i - 1] < spec.shape[i - 1]) break;
+      index[i - 1] = 0;
+    }
+    if (i == 0) return;
+  }
+}
+
+}  // namespace
+
+std::vector<Portion> portions_of(std::span<const Copy> copies) {
+  std::vector<Portion> portions;
   std::size_t last = 0;
   for (const Copy& copy : copies) {
     if (copy.remote->spec.elements() == 0) continue;
     const Region& region = copy.remote->home();
-    if (last >= groups.size() || groups[last].first != &region) {
-      for (last = 0; last < groups.size() && groups[last].first != &region; ++last) {
+    if (last >= portions.size() || !belongs(copy, portions[last])) {
+      for (last = 0; last < portions.size() && !belongs(copy, portions[last]); ++last) {
       }
-      if (last == groups.size()) groups.emplace_back(&region, std::vector<Run>());
+      if (last == portions.size()) {
+        Portion& portion = portions.emplace_back();
+        portion.region = &region;
+        portion.local_device = copy.local.device;
+        portion.conversion = copy.conversion;
+        if (copy.quantization) portion.quantizer = copy.quantization->quantizer;
+      }
     }
-    append_runs(region, copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides,
-                groups[last].second);
+    Portion& portion = portions[last];
+    std::uint64_t local_bytes = 0;
+    if (copy.conversion) local_bytes = copy.conversion->to().bytes();
+    if (copy.quantization) local_bytes = kFloat8E4M3.bytes();
+    const std::size_t first = portion.runs.size();
+    append_runs(region, copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides, portion.runs,
+                local_bytes);
+    for (std::size_t i = first; i < portion.runs.size(); ++i) portion.runs[i].local_device = copy.local.device;
+    if (copy.quantization) append_matrices(copy, portion.matrices);
   }
-  return groups;
+  return portions;
 }
 
 RemoteTensor RemoteTensor::whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index) {
@@ -50,14 +112,17 @@ Descriptor RemoteTensor::alone() const {
   return single;
 }
 
-Result<LocalTensor> fit(const RemoteTensor& remote, const TensorSpec& local, std::byte* data, Use use) {
-  const TensorSpec& spec = remote.spec;
-  if (local.shape != spec.shape || !(local.dtype == spec.dtype)) {
-    return Status(Code::kInvalidArgument, "the local tensor is " + text_of(local) + ", the remote one " +
-                                              text_of(spec) + "; nothing was written");
+Result<LocalTensor> fit(const TensorSpec& wanted, const std::string& whose, const TensorSpec& local, std::byte* data,
+                        Use use) {
+  const bool is_other_shape = local.shape != wanted.shape;
+  if (is_other_shape || !(local.dtype == wanted.dtype)) {
+    // What would be filled may be converted to, not what is pushed.
+    const char* const hint = is_other_shape || use == Use::kRead ? "" : "; a fetch with its dtype as dtype= converts";
+    return Status(Code::kInvalidArgument, "the local tensor is " + text_of(local) + ", " + whose + " " +
+                                              text_of(wanted) + hint + "; nothing was written");
   }
   for (std::size_t i = 0; use == Use::kFilled && i < local.strides.size(); ++i) {
-    if (local.strides[i] == 0 && spec.shape[i] > 1) {
+    if (local.strides[i] == 0 && wanted.shape[i] > 1) {
       return Status(Code::kInvalidArgument,
                     "the tensor to be filled has one element in several places (it is expanded); nothing was written");
     }
@@ -83,8 +148,28 @@ std::string text_of(std::span<const Copy> copies) {
 
 namespace {
 
+// What the processor does itself needs the host's memory on both sides.
+Status check_on_host(std::span<const Copy> copies) {
+  for (const Copy& copy : copies) {
+    if (!copy.conversion && !copy.quantization) continue;
+    if (copy.local.device.is_host() && copy.remote->home().device.is_host()) continue;
+    return {Code::kUnsupported,
+            "tensors are converted on the way between the host's memory only: fetch as it is, and "
+            "convert on the device; nothing was written"};
+  }
+  return Status::ok();
+}
+
 Status check_sums(std::span<const Copy> copies) {
   for (const Copy& copy : copies) {
+    if (copy.conversion || copy.quantization) {
+      return {Code::kInvalidArgument,
+              "a tensor that is converted on the way cannot be verified: its checksum is of the "
+              "elements as their owner has them"};
+    }
+    if (!copy.local.device.is_host()) {
+      return {Code::kUnsupported, "a checksum is taken in the host's memory only; nothing was written"};
+    }
     if (copy.remote->checksum) continue;
     return {Code::kInvalidArgument,
             "a tensor without a checksum cannot be verified: its owner gives checksum=True, and it is fetched whole"};
@@ -106,16 +191,17 @@ Status compare_sums(std::span<const Copy> copies) {
 }  // namespace
 
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
+  BEELINE_RETURN_IF_ERROR(check_on_host(copies));
   if (requirement.verify) BEELINE_RETURN_IF_ERROR(check_sums(copies));
-  for (const auto& [region, runs] : runs_by_region(copies)) {
-    BEELINE_RETURN_IF_ERROR(peer.read(runs, requirement, wait));
+  for (auto portions = portions_of(copies); Portion& portion : portions) {
+    BEELINE_RETURN_IF_ERROR(peer.read(portion.runs, requirement, wait, portion.read_by()));
   }
   return requirement.verify ? compare_sums(copies) : Status::ok();
 }
 
 Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
-  for (const auto& [region, runs] : runs_by_region(copies)) {
-    BEELINE_RETURN_IF_ERROR(peer.write(runs, requirement, wait));
+  for (const Portion& portion : portions_of(copies)) {
+    BEELINE_RETURN_IF_ERROR(peer.write(portion.runs, requirement, wait));
   }
   return Status::ok();
 }

@@ -96,6 +96,9 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
   }
   if (need.direction == Direction::kWrite && !capabilities.writes) return no([] { return "it does not write"; });
   if (capabilities.same_host_only && !facts_.same_host()) return no([&] { return unshared_; });
+  if (!capabilities.serves(need.local)) {
+    return no([&] { return "it does not serve local memory of device type " + std::to_string(need.local.type); });
+  }
   if (const Status reached = path.transport->reaches(facts_, *need.region); !reached) {
     return no([&] { return reached.message(); });
   }
@@ -161,13 +164,14 @@ void Paths::probe(const Region& region, const os::Wait& wait) {
   }
 }
 
-Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait, ReadBy read_by) {
   Chosen chosen;
-  return move(Direction::kRead, runs, chosen, requirement, wait);
+  return move(Direction::kRead, runs, chosen, requirement, wait, read_by);
 }
 
-Status Paths::read(std::span<const Run> runs, Chosen& chosen, const Requirement& requirement, const os::Wait& wait) {
-  return move(Direction::kRead, runs, chosen, requirement, wait);
+Status Paths::read(std::span<const Run> runs, Chosen& chosen, const Requirement& requirement, const os::Wait& wait,
+                   ReadBy read_by) {
+  return move(Direction::kRead, runs, chosen, requirement, wait, read_by);
 }
 
 Status Paths::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
@@ -176,7 +180,8 @@ Status Paths::write(std::span<const Run> runs, const Requirement& requirement, c
 }
 
 Result<Paths::Chosen> Paths::choose(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
-  return choose({Direction::kRead, runs.front().region, bytes_of(runs), &requirement}, wait);
+  const Run& first = runs.front();
+  return choose({Direction::kRead, first.region, bytes_of(runs), &requirement, first.local_device}, wait);
 }
 
 Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
@@ -199,8 +204,9 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
 }
 
 Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chosen, const Requirement& requirement,
-                   const os::Wait& wait) {
-  const Need need{direction, runs.empty() ? nullptr : runs.front().region, bytes_of(runs), &requirement};
+                   const os::Wait& wait, ReadBy read_by) {
+  const Need need{direction, runs.empty() ? nullptr : runs.front().region, bytes_of(runs), &requirement,
+                  runs.empty() ? transport::Device() : runs.front().local_device};
   if (need.bytes == 0) return Status::ok();
   Status last;
   // Likewise.
@@ -213,11 +219,11 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     }
     Path& path = *paths_[chosen.path];
     const auto begin = Clock::now();
-    last = direction == Direction::kRead ? read_once(path, *chosen.endpoint, runs, wait)
+    last = direction == Direction::kRead ? read_once(path, *chosen.endpoint, runs, wait, read_by)
                                          : chosen.endpoint->write(runs, wait);
     if (last) {
       const Nanos took = Clock::now() - begin;
-      note_speed(path, need.bytes, took);
+      if (!read_by) note_speed(path, need.bytes, took);
       if (counters_) counters_->moved(chosen.path, movement_of(direction), need.bytes, took);
       return last;
     }
@@ -231,14 +237,17 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
   return last;
 }
 
-// On another host the lease table is not at hand, and a one-sided read passes the owner by: it is asked.
+// On another host the lease table is not at hand. What reads past the owner, or in several goes, asks it.
 Status Paths::read_once(const Path& path, transport::Endpoint& endpoint, std::span<const Run> runs,
-                        const os::Wait& wait) const {
-  if (facts_.same_host() || path.transport->exporter() == nullptr) return endpoint.read(runs, wait);
+                        const os::Wait& wait, ReadBy read_by) const {
+  const auto read = [&] {
+    return read_by ? read_by(endpoint, path.transport->capabilities(), wait) : endpoint.read(runs, wait);
+  };
+  if (facts_.same_host() || (path.transport->exporter() == nullptr && !read_by)) return read();
   const transport::Region& region = *runs.front().region;
   BEELINE_ASSIGN(const std::uint64_t before, facts_.owner->writes(region, wait));
   if (memory::PublicationSlot::is_being_written(before)) return transport::torn();
-  BEELINE_RETURN_IF_ERROR(endpoint.read(runs, wait));
+  BEELINE_RETURN_IF_ERROR(read());
   BEELINE_ASSIGN(const std::uint64_t after, facts_.owner->writes(region, wait));
   return before == after ? Status::ok() : transport::torn();
 }

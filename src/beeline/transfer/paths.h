@@ -9,10 +9,16 @@
 #include <string>
 #include <vector>
 
+#include "beeline/base/function_ref.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transfer {
+
+// How a path's bytes get to where they are wanted, where that is more than Endpoint::read(). May be asked again, of
+// another path, after a failure. Empty: Endpoint::read().
+using ReadBy = FunctionRef<Status(transport::Endpoint& endpoint, const transport::Capabilities& capabilities,
+                                  const os::Wait& wait)>;
 
 // What the caller insists on. Nothing: the best path there is.
 struct Requirement {
@@ -64,11 +70,13 @@ class Paths {
   Result<Chosen> choose(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // By the path that was chosen, or by another one, which is then `chosen`, if it fails before the peer does.
   Status read(std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
-              const os::Wait& wait);
+              const os::Wait& wait, ReadBy read_by = nullptr);
 
   // Moves the runs, all of one kind of region, by the best path; by the next one where a path fails before the peer
-  // does. kUnsupported, with all reasons, when none will do: before a byte moves.
-  Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+  // does. kUnsupported, with all reasons, when none will do: before a byte moves. What `read_by` takes is no measure of
+  // the path's speed.
+  Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait,
+              ReadBy read_by = nullptr);
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
 
  private:
@@ -94,12 +102,13 @@ class Paths {
     const transport::Region* region = nullptr;
     std::uint64_t bytes = 0;
     const Requirement* requirement = nullptr;
+    transport::Device local = {};
   };
   Status move(Direction direction, std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
-              const os::Wait& wait);
+              const os::Wait& wait, ReadBy read_by = nullptr);
   Result<Chosen> choose(const Need& need, const os::Wait& wait);
   Status read_once(const Path& path, transport::Endpoint& endpoint, std::span<const transport::Run> runs,
-                   const os::Wait& wait) const;
+                   const os::Wait& wait, ReadBy read_by) const;
   // Whether the path will do; if not, `reason` says why, unless it is null.
   bool will_do(const Path& path, const Need& need, std::string* reason) const;
   struct Speed {

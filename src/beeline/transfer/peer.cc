@@ -195,7 +195,7 @@ Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t wr
   return transport::torn();
 }
 
-Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+Status Peer::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait, ReadBy read_by) {
   BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
@@ -203,16 +203,16 @@ Status Peer::read(std::span<const Run> runs, const Requirement& requirement, con
   BEELINE_ASSIGN(auto leases, lease(runs));
   const std::uint64_t bytes = transport::bytes_of(runs);
   BEELINE_ASSIGN(const std::uint64_t writes, begin_reading(leases, bytes));
-  Status status = paths_.read(runs, requirement, wait);
+  Status status = paths_.read(runs, requirement, wait, read_by);
   if (status) status = end_reading(leases, writes, bytes);
   return lost_or(std::move(status));
 }
 
 Status Peer::read_prepared(std::span<const Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
-                           const os::Wait& wait) {
+                           const os::Wait& wait, ReadBy read_by) {
   BEELINE_RETURN_IF_ERROR(check_alive());
   BEELINE_RETURN_IF_ERROR(wait.check());
-  return lost_or(paths_.read(runs, chosen, requirement, wait));
+  return lost_or(paths_.read(runs, chosen, requirement, wait, read_by));
 }
 
 Status Peer::write(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {

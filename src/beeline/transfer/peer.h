@@ -48,8 +48,10 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
 
   // Fills local memory from the peer's. kStale when a registration was undone: before or, on one host, while it was
   // read. kTorn when its owner wrote to it in place meanwhile (Registration::begin_write). kPeerLost when the peer is
-  // gone. After a failure the content of local memory is undefined, and nothing writes to it any more.
-  Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+  // gone. After a failure the content of local memory is undefined, and nothing writes to it any more. `read_by` says
+  // how, the runs say what.
+  Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait,
+              ReadBy read_by = nullptr);
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // [offset, offset + length) of the region without a copy. kUnsupported unless it lies in the arena of an agent on
@@ -61,7 +63,7 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   // As read(), of runs that were checked and are leased, by the path that was chosen for them; another one is chosen
   // if it fails.
   Status read_prepared(std::span<const transport::Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
-                       const os::Wait& wait);
+                       const os::Wait& wait, ReadBy read_by = nullptr);
   // After leases have ended: pages are to be dropped, and owners may wait to be told.
   void request_cleaning();
   // Around reading so many bytes under the leases, on one host. The second one takes what the first gave: kTorn if the

@@ -11,7 +11,8 @@ namespace {
 
 // Peers write to it only where its owner grants that.
 Piece piece_of(const Source& source, const Extent& extent) {
-  return {const_cast<std::byte*>(source.data) + extent.first, static_cast<std::uint64_t>(extent.end - extent.first)};
+  return {const_cast<std::byte*>(source.data) + extent.first, static_cast<std::uint64_t>(extent.end - extent.first),
+          source.device};
 }
 
 }  // namespace
@@ -29,7 +30,7 @@ Status check_names(std::span<const std::string> names, std::size_t tensors) {
 
 bool is_pinned(const memory::Arena& arena, const Source& source) {
   const Piece piece = piece_of(source, extent_of(*source.spec));
-  return piece.size == 0 || arena.offset_of(piece.data, piece.size).has_value();
+  return piece.size == 0 || (piece.device.is_host() && arena.offset_of(piece.data, piece.size).has_value());
 }
 
 Result<Registered> register_tensors(Regions& regions, const std::string& owner, std::span<const Source> sources,
@@ -46,6 +47,9 @@ Result<Registered> register_tensors(Regions& regions, const std::string& owner, 
     distances.push_back(static_cast<std::uint64_t>(-extent.first));
     schema->tensors.push_back(*source.spec);
     if (!with_checksums) continue;
+    if (!source.device.is_host()) {
+      return Status(Code::kUnsupported, "a checksum is taken in the host's memory only");
+    }
     descriptor->checksums.push_back(checksum_of(*source.spec, source.data, source.spec->strides));
   }
   BEELINE_ASSIGN(auto registration, regions.add(pieces, std::move(keep_alive)));

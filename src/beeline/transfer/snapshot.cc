@@ -33,6 +33,11 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
   auto schema = std::make_shared<Schema>();
   std::uint64_t size = 0;
   for (const Source& source : sources) {
+    if (!source.device.is_host()) {
+      return Status(Code::kUnsupported,
+                    "versions are published of the host's memory: move the tensor there first, or "
+                    "register() it where it is");
+    }
     schema->tensors.push_back({source.spec->dtype, source.spec->shape, {}});
     descriptor->places.push_back({0, size});
     size += (source.spec->bytes() + kAlign - 1) / kAlign * kAlign;

@@ -15,6 +15,7 @@ namespace beeline::transfer {
 struct Source {
   const TensorSpec* spec = nullptr;
   const std::byte* data = nullptr;  // the element whose indices are all 0
+  transport::Device device = {};
 };
 
 struct Snapshot {
@@ -22,8 +23,8 @@ struct Snapshot {
   std::shared_ptr<Registration> registration;
 };
 
-// Costs one copy, into memory that an earlier snapshot nobody reads any more has left warm. kResourceExhausted when the
-// arena's quota is used up.
+// Of the host's memory: kUnsupported for others. Costs one copy, into memory that an earlier snapshot nobody reads any
+// more has left warm. kResourceExhausted when the arena's quota is used up.
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
                                std::span<const Source> sources, std::vector<std::string> names, bool with_checksums);
 

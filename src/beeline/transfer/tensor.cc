@@ -1,7 +1,7 @@
 #include "beeline/transfer/tensor.h"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 
 namespace beeline::transfer {
 namespace {
@@ -13,7 +13,8 @@ struct Dimension {
 };
 
 // What is left of the dimensions once those of size 1 are gone and neighbours that are one run on both sides are one.
-std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides) {
+std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
+                              std::int64_t local_size) {
   const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
   const auto strides = spec.strides_or_dense();
   const TensorSpec local{spec.dtype, spec.shape, {local_strides.begin(), local_strides.end()}};
@@ -21,7 +22,7 @@ std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64
   std::vector<Dimension> dimensions;
   for (std::size_t i = 0; i < spec.shape.size(); ++i) {
     if (spec.shape[i] == 1) continue;
-    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * size};
+    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * local_size};
     if (!dimensions.empty()) {
       Dimension& outer = dimensions.back();
       const auto count = static_cast<std::int64_t>(inner.size);
@@ -54,11 +55,26 @@ std::vector<std::int64_t> TensorSpec::strides_or_dense() const {
   return dense;
 }
 
+std::string name_of(DType dtype) {
+  // By DLPack's numbers.
+  static constexpr const char* kCodes[] = {"int", "uint", "float", "opaque", "bfloat", "complex", "bool"};
+  static constexpr const char* kFloat8[] = {"float8_e3m4",     "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn",
+                                            "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",    "float8_e8m0fnu"};
+  constexpr std::size_t kFirstFloat8 = std::size(kCodes);
+  std::string name;
+  if (dtype.code < kFirstFloat8) {
+    name = kCodes[dtype.code];
+    if (dtype.code != 6) name += std::to_string(dtype.bits);
+  } else if (dtype.code < kFirstFloat8 + std::size(kFloat8)) {
+    name = kFloat8[dtype.code - kFirstFloat8];
+  } else {
+    name = "dtype " + std::to_string(dtype.code) + " of " + std::to_string(dtype.bits) + " bits";
+  }
+  return dtype.lanes == 1 ? name : name + "x" + std::to_string(dtype.lanes);
+}
+
 std::string text_of(const TensorSpec& spec) {
-  static constexpr std::array kCodes = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
-  std::string text = spec.dtype.code < kCodes.size() ? kCodes[spec.dtype.code] : "float8";
-  if (spec.dtype.code < kCodes.size()) text += std::to_string(spec.dtype.bits);
-  text += "[";
+  std::string text = name_of(spec.dtype) + "[";
   for (std::size_t i = 0; i < spec.shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(spec.shape[i]);
   return text + "]";
 }
@@ -136,14 +152,16 @@ Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, 
 }
 
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
-                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs) {
+                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
+                 std::uint64_t local_bytes) {
   if (spec.elements() == 0) return;
-  auto dimensions = merged(spec, local_strides);
+  const auto local_length = static_cast<std::int64_t>(local_bytes != 0 ? local_bytes : spec.dtype.bytes());
+  auto dimensions = merged(spec, local_strides, local_length);
   transport::Run run;
   run.region = &region;
   run.length = spec.dtype.bytes();
   const auto length = static_cast<std::int64_t>(run.length);
-  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == length) {
+  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == local_length) {
     run.length *= dimensions.back().size;
     dimensions.pop_back();
   }

@@ -40,6 +40,8 @@ struct TensorSpec {
   friend bool operator==(const TensorSpec&, const TensorSpec&) = default;
 };
 
+// torch's name of a dtype.
+std::string name_of(DType dtype);
 // For messages: "float32[2, 3]".
 std::string text_of(const TensorSpec& spec);
 
@@ -67,8 +69,11 @@ Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, 
 
 // Appends the runs that bring a tensor's elements, in row-major order, to memory laid out by `local_strides` (in
 // elements; empty: without gaps). `offset` is that of its first element in the region. Dimensions that are contiguous
-// on both sides become one run. Both specs are checked.
+// on both sides become one run. Both specs are checked. Where elements change their size on the way, `local_bytes` is
+// that of a local one (0: the same): local addresses and strides are those of such elements, lengths those of the
+// tensor's.
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
-                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs);
+                 std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
+                 std::uint64_t local_bytes = 0);
 
 }  // namespace beeline::transfer

@@ -54,6 +54,7 @@ struct Run {
   std::uint64_t count = 1;
   std::uint64_t stride = 0;        // bytes from one run's start to the next one's, in the region
   std::uint64_t local_stride = 0;  // likewise in local memory
+  Device local_device = {};
 
   [[nodiscard]] std::uint64_t bytes() const { return length * count; }
 };
@@ -114,11 +115,20 @@ class OwnerLine {
 
 // What a back end can do, whoever the peer is.
 struct Capabilities {
+  static constexpr std::uint64_t kHostMemory = std::uint64_t{1} << 1;
   bool same_host_only = false;
   bool arena_only = false;  // reaches registered memory only where it lies in the owner's arena
   bool maps = false;        // gives access without a copy
   bool writes = false;
-  double expected_gbps = 0;  // 10^9 bytes per second, of a large transfer, while nothing was measured
+  std::uint64_t device_types = kHostMemory;  // of memory on either side: bit n for DLPack's device type n
+  double expected_gbps = 0;                  // 10^9 bytes per second, of a large transfer, while nothing was measured
+
+  [[nodiscard]] bool serves(const Device& device) const {
+    return device.type >= 0 && device.type < 64 && (device_types >> device.type & 1) != 0;
+  }
+  // Of one read where a transfer is made in several, each waited for: enough to keep the path busy, little enough to
+  // stay in a cache.
+  std::uint64_t slice_bytes = std::uint64_t{1} << 20;
 };
 
 // What a back end may need to reach an agent. Paths that share memory are proven, not claimed: `arena` came as
@@ -143,6 +153,8 @@ class Endpoint {
   // where the back end itself finds that the owner wrote meanwhile. When it returns, with
   // whatever outcome, nothing writes to local memory any more; after a failure its content is undefined.
   virtual Status read(std::span<const Run> runs, const os::Wait& wait) = 0;
+  // The region's bytes, where Capabilities::maps; else null. Valid as long as the endpoint; worth reading while leased.
+  [[nodiscard]] virtual const std::byte* view(const Region& /*region*/) const { return nullptr; }
   // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
   virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
 };

@@ -14,7 +14,10 @@ Runs flat(std::span<const Run> runs) {
   Runs pieces;
   for (const Run& run : runs) {
     for (std::uint64_t i = 0; i < run.count; ++i) {
-      pieces.push_back({run.region, run.offset + i * run.stride, run.local + i * run.local_stride, run.length});
+      Run& piece = pieces.emplace_back(run);
+      piece.offset += i * run.stride;
+      piece.local += i * run.local_stride;
+      piece.count = 1;
     }
   }
   return pieces;

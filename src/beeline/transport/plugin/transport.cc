@@ -16,7 +16,7 @@ namespace {
 
 static_assert(BEELINE_SYSTEM == static_cast<int>(Code::kSystem) &&
               BEELINE_PEER_LOST == static_cast<int>(Code::kPeerLost));
-static_assert(sizeof(beeline_run) == 64 && sizeof(beeline_memory) == 24);
+static_assert(sizeof(beeline_run) == 72 && sizeof(beeline_memory) == 24);
 
 // A code that a library returned, with its message.
 Status status_of(std::int32_t code, beeline_failure& failure, const std::string& what) {
@@ -171,7 +171,9 @@ class PluginEndpoint final : public Endpoint {
                        run.length,
                        run.count,
                        run.stride,
-                       run.local_stride});
+                       run.local_stride,
+                       run.local_device.type,
+                       run.local_device.id});
     }
     const Bound bound(wait);
     beeline_failure failure{};
@@ -199,6 +201,7 @@ class PluginTransport final : public Transport {
                       .arena_only = false,
                       .maps = false,
                       .writes = (table.flags & BEELINE_CAN_WRITE) != 0,
+                      .device_types = table.device_types,
                       .expected_gbps = table.expected_gbps} {}
 
   [[nodiscard]] std::string_view name() const override { return engine_->table().name; }
@@ -207,9 +210,8 @@ class PluginTransport final : public Transport {
 
   [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
     if (capabilities_.same_host_only && !peer.same_host()) return {Code::kUnsupported, "the peer is not on this host"};
-    const auto type = static_cast<unsigned>(region.device.type);
-    if (type < 64 && (engine_->table().device_types >> type & 1) != 0) return Status::ok();
-    return {Code::kUnsupported, "it does not reach memory of device type " + std::to_string(type)};
+    if (capabilities_.serves(region.device)) return Status::ok();
+    return {Code::kUnsupported, "it does not reach memory of device type " + std::to_string(region.device.type)};
   }
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {

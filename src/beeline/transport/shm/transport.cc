@@ -18,7 +18,7 @@ class ShmEndpoint final : public Endpoint {
   Status read(std::span<const Run> runs, const os::Wait& wait) override {
     std::uint64_t since_check = 0;
     for (const Run& run : runs) {
-      const std::byte* from = view_ + run.region->arena_offset + run.offset;
+      const std::byte* from = view(*run.region) + run.offset;
       std::byte* to = run.local;
       for (std::uint64_t i = 0; i < run.count; ++i, from += run.stride, to += run.local_stride) {
         for (std::uint64_t at = 0; at < run.length; at += kSlice) {
@@ -33,6 +33,8 @@ class ShmEndpoint final : public Endpoint {
     }
     return Status::ok();
   }
+
+  [[nodiscard]] const std::byte* view(const Region& region) const override { return view_ + region.arena_offset; }
 
   // The reader's descriptor of the arena is open for reading only.
   Status write(std::span<const Run> /*runs*/, const os::Wait& /*wait*/) override {

@@ -148,7 +148,7 @@ class TcpEndpoint final : public Endpoint {
  private:
   Status move(Op op, std::span<const Run> runs, const os::Wait& wait) {
     Transfer transfer(op, runs, wait);
-    const std::uint64_t requests = bytes_of(runs) / kMaxRequestBytes + 1;
+    const std::uint64_t requests = (bytes_of(runs) + kMaxRequestBytes - 1) / kMaxRequestBytes;
     std::vector<std::thread> helpers;
     for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
       os::Wait unsignalled = wait;
@@ -222,8 +222,12 @@ class TcpTransport final : public Transport {
  public:
   [[nodiscard]] std::string_view name() const override { return "tcp"; }
   [[nodiscard]] const Capabilities& capabilities() const override {
-    static constexpr Capabilities kCapabilities{
-        .same_host_only = false, .arena_only = false, .maps = false, .writes = true, .expected_gbps = 3};
+    static constexpr Capabilities kCapabilities{.same_host_only = false,
+                                                .arena_only = false,
+                                                .maps = false,
+                                                .writes = true,
+                                                .expected_gbps = 3,
+                                                .slice_bytes = kMaxRequestBytes};
     return kCapabilities;
   }
 
