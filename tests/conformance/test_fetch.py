@@ -7,7 +7,11 @@ import torch
 from beeline import exceptions
 from tests.conformance.paths import HARMLESS, PATHS, WRITING
 
-pytestmark = pytest.mark.parametrize("agent", HARMLESS, indirect=True)
+pytestmark = pytest.mark.parametrize(
+    "agent",
+    [pytest.param(name, marks=[pytest.mark.full] if name == "delayed" else []) for name in HARMLESS],
+    indirect=True,
+)
 
 DTYPES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",

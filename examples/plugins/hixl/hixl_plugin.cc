@@ -31,6 +31,7 @@ namespace {
 
 constexpr std::int32_t kHostMemory = 1;  // DLPack's numbers
 constexpr std::int32_t kNpuMemory = 12;
+constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::int32_t kSliceMillis = 100;  // of waits that the engine bounds itself
 
 // What travels as the key of exposed memory: HiXL has no discovery of remote addresses.
@@ -155,13 +156,13 @@ class LocalMemory {
   }
   LocalMemory(const LocalMemory&) = delete;
 
-  // Neighbours are registered as one.
+  // What lies within a page of each other is registered as one: the gaps are mapped as well.
   hixl::Status add(std::vector<std::pair<std::uintptr_t, std::uint64_t>> pieces, hixl::MemType type) {
     std::sort(pieces.begin(), pieces.end());
     std::size_t kept = 0;
     for (std::size_t i = 1; i < pieces.size(); ++i) {
       auto& [start, length] = pieces[kept];
-      if (pieces[i].first <= start + length) {
+      if (pieces[i].first <= start + length + kPageBytes) {
         length = std::max(length, pieces[i].first + pieces[i].second - start);
       } else {
         pieces[++kept] = pieces[i];

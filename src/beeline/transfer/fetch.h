@@ -21,7 +21,7 @@ struct RemoteTensor {
   std::uint32_t region = 0;
   std::uint64_t offset = 0;  // of the element whose indices are all 0
   TensorSpec spec;
-  std::optional<std::uint64_t> checksum;  // of a whole tensor whose owner gave one
+  std::optional<std::uint64_t> checksum = std::nullopt;  // of a whole tensor whose owner gave one
 
   static RemoteTensor whole(std::shared_ptr<const Descriptor> descriptor, std::size_t index);
   [[nodiscard]] const transport::Region& home() const { return descriptor->regions[region]; }
