@@ -171,7 +171,12 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
 
     Without a tensor in it the value is like any other: shipment is None.
     """
-    (registration,) = (each for each in _registered.values() if each.mode == mode)
+    registration = next((each for each in _registered.values() if each.mode == mode), None)
+    if registration is None:
+        raise TransportUnavailableError(
+            "This actor was made before the tensor transport was registered: call register_tensor_transport first, then "
+            f"make the actor. It has {', '.join(_registered) or 'none'}."
+        )
     file = io.BytesIO()
     buffers: list[Any] = []
     pickler = _NumberingPickler(file, registration, buffers)

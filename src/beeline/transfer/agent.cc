@@ -210,6 +210,8 @@ void Agent::count_connections() {
 Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot,
                                      std::size_t keep) {
   messages::Published published{name, number, snapshot.tensors->encode()};
+  const std::uint64_t schema_hash = snapshot.tensors->schema->hash();
+  Bytes by_hash = snapshot.tensors->encode(Descriptor::With::kSchemaHash);
   std::deque<std::shared_ptr<Registration>> dropped;  // ends without the lock
   const os::Locked locked(lock_);
   Topic& topic = topics_[name];
@@ -220,12 +222,15 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
   }
   topic.number = published.number;
   topic.newest = messages::encode(Type::kPublished, published);
+  published.tensors = std::move(by_hash);
+  topic.newest_by_hash = messages::encode(Type::kPublished, published);
+  topic.schema_hash = schema_hash;
   topic.kept.push_back(std::move(snapshot.registration));
   while (topic.kept.size() > std::max<std::size_t>(keep, 1)) {
     dropped.push_back(std::move(topic.kept.front()));
     topic.kept.pop_front();
   }
-  for (const int fd : topic.subscribers) tell(visitors_.at(fd), topic.newest);
+  for (const int fd : topic.subscribers) tell_version(visitors_.at(fd), topic);
   return topic.number;
 }
 

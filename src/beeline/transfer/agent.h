@@ -87,7 +87,8 @@ class Agent {
       std::shared_ptr<Subscription> own;
       std::weak_ptr<Subscription> given;
     };
-    std::unordered_map<std::string, Subscribed> subscriptions;  // by name
+    std::unordered_map<std::string, Subscribed> subscriptions;                     // by name
+    std::unordered_map<std::uint64_t, std::shared_ptr<const Schema>> schemas;  // by hash: those that it was told
   };
   // One that another agent made.
   struct Visitor {
@@ -97,12 +98,15 @@ class Agent {
     bool by_unix = false;
     std::optional<std::uint32_t> holder;
     bool welcome = false;
+    std::set<std::uint64_t> schemas;  // hashes of those that it knows
   };
 
   // What is published under one name.
   struct Topic {
     std::uint64_t number = 0;                        // of the newest version ever
     Bytes newest;                                    // as subscribers are told; empty if there is none
+    Bytes newest_by_hash;                            // likewise, those who know its schema
+    std::uint64_t schema_hash = 0;
     std::deque<std::shared_ptr<Registration>> kept;  // oldest first
     std::set<int> subscribers;                       // descriptors of visitors
   };
@@ -120,6 +124,7 @@ class Agent {
   messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
+  void tell_version(Visitor& visitor, const Topic& topic);
   void dismiss(int fd);
   void count_refusal();
   void count_connections();

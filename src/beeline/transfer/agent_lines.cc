@@ -121,7 +121,7 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
   const auto [found, is_new] = peers_by_address_.try_emplace(address.text(), peer);
   if (!is_new) return found->second;  // another thread was quicker
   const int fd = socket.fd();
-  lines_[fd] = Line{std::move(socket), peer, {}};
+  lines_[fd] = Line{std::move(socket), peer, {}, {}};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_line(fd, events); });
   return peer;
@@ -194,9 +194,13 @@ Status Agent::on_answer(Line& line, const os::Frame& frame) {
     return Status::ok();
   }
   BEELINE_ASSIGN(auto published, messages::decode<messages::Published>(Type::kPublished, frame.bytes));
+  BEELINE_ASSIGN(auto tensors, Descriptor::decode(published.tensors, [&](std::uint64_t hash) {
+                   const auto known = line.schemas.find(hash);
+                   return known != line.schemas.end() ? known->second : nullptr;
+                 }));
+  if (line.schemas.size() < messages::kKnownSchemas) line.schemas.try_emplace(tensors.schema->hash(), tensors.schema);
   const auto found = line.subscriptions.find(published.name);
   if (found == line.subscriptions.end()) return Status::ok();  // crossed with our kUnsubscribe
-  BEELINE_ASSIGN(auto tensors, Descriptor::decode(published.tensors));
   found->second.own->publish({published.number, std::make_shared<const Descriptor>(std::move(tensors))});
   return Status::ok();
 }

@@ -32,7 +32,7 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::Fd connection, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false};
+  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
@@ -129,7 +129,13 @@ messages::Answer Agent::answer(const messages::Ask& asked, const std::string& ag
 void Agent::on_subscribe(Visitor& visitor, const std::string& name) {
   Topic& topic = topics_[name];
   topic.subscribers.insert(visitor.socket.fd());
-  if (!topic.newest.empty()) tell(visitor, topic.newest);
+  if (!topic.newest.empty()) tell_version(visitor, topic);
+}
+
+void Agent::tell_version(Visitor& visitor, const Topic& topic) {
+  if (visitor.schemas.contains(topic.schema_hash)) return tell(visitor, topic.newest_by_hash);
+  if (visitor.schemas.size() < messages::kKnownSchemas) visitor.schemas.insert(topic.schema_hash);
+  tell(visitor, topic.newest);
 }
 
 // A visitor that does not read costs this agent memory, not time. Its end is seen by on_visitor().

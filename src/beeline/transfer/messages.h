@@ -84,6 +84,10 @@ struct Topic {
   MSGPACK_DEFINE_ARRAY(name)
 };
 
+// The first so many schemas that a publisher tells over a connection are known to both sides from then on, and are told
+// by their hashes.
+inline constexpr std::size_t kKnownSchemas = 64;
+
 struct Published {
   std::string name;
   std::uint64_t number = 0;

@@ -277,11 +277,13 @@ TEST_F(PathsTest, ASubscriberGetsTheNewestVersion) {
   const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
   auto version = *subscription->newer_than(0, kPatience);
   EXPECT_EQ(version.number, 1u);
+  const auto schema = version.tensors->schema;
   for (std::uint8_t number = 2; number < 6; ++number) {
     std::fill(bytes.begin(), bytes.end(), std::byte{number});
     EXPECT_EQ(*owner_->publish("weights", number, snapshot_of(*owner_, bytes), 2), number);
     version = *subscription->newer_than(version.number, kPatience);
     EXPECT_EQ(version.number, number);
+    EXPECT_EQ(version.tensors->schema, schema) << "told again, not by its hash";
     std::vector<std::byte> target(bytes.size(), kPoison);
     const auto remote = RemoteTensor::whole(version.tensors, 0);
     const Copy copy{&remote, {target.data(), {}}};
@@ -294,6 +296,20 @@ TEST_F(PathsTest, ASubscriberGetsTheNewestVersion) {
             Code::kDeadlineExceeded);
   owner_.reset();
   EXPECT_EQ(subscription->newer_than(5, kPatience).status().code(), Code::kPeerLost);
+}
+
+TEST_F(PathsTest, MoreSchemasThanAreRememberedArriveAllTheSame) {
+  const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
+  std::uint64_t number = 0;
+  for (int round = 0; round < 2; ++round) {
+    for (std::size_t size = 1; size <= messages::kKnownSchemas + 5; ++size) {
+      const std::vector<std::byte> bytes(size, std::byte{1});
+      number = *owner_->publish("weights", 0, snapshot_of(*owner_, bytes), 2);
+      const auto version = *subscription->newer_than(number - 1, kPatience);
+      EXPECT_EQ(version.number, number);
+      EXPECT_EQ(version.tensors->bytes(), size);
+    }
+  }
 }
 
 TEST_F(PathsTest, AReplacedVersionIsStaleAndKeptForWhoReadsIt) {

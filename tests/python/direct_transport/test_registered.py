@@ -213,6 +213,15 @@ def test_what_cannot_be_is_refused(pair):
         ray.get(putting.remote())
 
 
+def test_an_actor_that_is_older_than_its_transport(make_actor):
+    older = make_actor()
+    ray.get(call(older, lambda node: 1))
+    register_tensor_transport("later", ["cpu"], FileTransport, torch.Tensor)
+    with pytest.raises(exceptions.TransportUnavailableError, match="made before"):
+        ray.get(call(older, make, 10, transport="later"))
+    assert ray.get(call(make_actor(), look, call(make_actor(), make, 10, transport="later")))[0] == 45
+
+
 def test_a_value_that_cannot_be_pickled_leaves_nothing(pair):
     before = segments()
     with pytest.raises(TypeError):
