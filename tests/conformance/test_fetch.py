@@ -201,3 +201,13 @@ def test_requirements_refuse_with_reasons(owner, agent):
     explanation = agent.explain(refs[0])
     assert explanation["chosen"] == "cma"
     assert [candidate["path"] for candidate in explanation["candidates"]] == PATHS
+
+
+def test_a_path_that_reaches_some_of_the_tensors_moves_none(owner, agent):
+    refs = owner.register("[torch.ones(1 << 20), torch.ones(7)]")
+    out = [torch.zeros(1 << 20), torch.zeros(7)]
+    with pytest.raises(exceptions.TransportUnavailableError, match="arena"):
+        agent.fetch(refs, out, path="shm")
+    assert not out[0].any() and not out[1].any()
+    agent.fetch(refs, out)
+    assert out[0].all() and out[1].all()

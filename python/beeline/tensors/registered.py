@@ -174,8 +174,8 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
     registration = next((each for each in _registered.values() if each.mode == mode), None)
     if registration is None:
         raise TransportUnavailableError(
-            "This actor was made before the tensor transport was registered: call register_tensor_transport first, then "
-            f"make the actor. It has {', '.join(_registered) or 'none'}."
+            "This actor was made before the tensor transport was registered: call register_tensor_transport first, "
+            f"then make the actor. It has {', '.join(_registered) or 'none'}."
         )
     file = io.BytesIO()
     buffers: list[Any] = []

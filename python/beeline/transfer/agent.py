@@ -228,8 +228,7 @@ class Agent:
             ValueError: `out` does not fit, references of several agents, nothing to verify with, or a dtype that is not
                 converted to `dtype` (the message lists what is). Nothing was written.
 
-        After any other failure the content of `out` is undefined, and nothing writes to it any more. With a `path`
-        that reaches some of the tensors only, those may have been written.
+        After any other failure the content of `out` is undefined, and nothing writes to it any more.
         """
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)

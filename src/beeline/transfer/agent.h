@@ -87,7 +87,7 @@ class Agent {
       std::shared_ptr<Subscription> own;
       std::weak_ptr<Subscription> given;
     };
-    std::unordered_map<std::string, Subscribed> subscriptions;                     // by name
+    std::unordered_map<std::string, Subscribed> subscriptions;                 // by name
     std::unordered_map<std::uint64_t, std::shared_ptr<const Schema>> schemas;  // by hash: those that it was told
   };
   // One that another agent made.
@@ -103,9 +103,9 @@ class Agent {
 
   // What is published under one name.
   struct Topic {
-    std::uint64_t number = 0;                        // of the newest version ever
-    Bytes newest;                                    // as subscribers are told; empty if there is none
-    Bytes newest_by_hash;                            // likewise, those who know its schema
+    std::uint64_t number = 0;  // of the newest version ever
+    Bytes newest;              // as subscribers are told; empty if there is none
+    Bytes newest_by_hash;      // likewise, those who know its schema
     std::uint64_t schema_hash = 0;
     std::deque<std::shared_ptr<Registration>> kept;  // oldest first
     std::set<int> subscribers;                       // descriptors of visitors

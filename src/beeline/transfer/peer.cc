@@ -208,6 +208,12 @@ Status Peer::read(std::span<const Run> runs, const Requirement& requirement, con
   return lost_or(std::move(status));
 }
 
+Status Peer::check_path(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
+  BEELINE_RETURN_IF_ERROR(check_alive());
+  BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
+  return lost_or(paths_.choose(runs, requirement, wait).status());
+}
+
 Status Peer::read_prepared(std::span<const Run> runs, Paths::Chosen& chosen, const Requirement& requirement,
                            const os::Wait& wait, ReadBy read_by) {
   BEELINE_RETURN_IF_ERROR(check_alive());

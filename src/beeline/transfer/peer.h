@@ -52,6 +52,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   // how, the runs say what.
   Status read(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait,
               ReadBy read_by = nullptr);
+  // Whether a path meets the requirement: kUnsupported, with all reasons, where none does. Moves no byte.
+  Status check_path(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // [offset, offset + length) of the region without a copy. kUnsupported unless it lies in the arena of an agent on
