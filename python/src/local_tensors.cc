@@ -33,7 +33,11 @@ Described describe_tensor(nb::handle value) {
   if (exchange() == nullptr) {
     throw std::runtime_error("this process's torch does not exchange tensors by DLPack's C interface");
   }
-  if (exchange()->describe_object(value.ptr(), &tensor) != 0) throw nb::python_error();
+  if (exchange()->describe_object(value.ptr(), &tensor) != 0) {
+    nb::python_error error;
+    nb::raise_from(error, PyExc_ValueError, "a tensor that has no strided memory cannot be reached by others: %S on %S",
+                   nb::object(value.attr("layout")).ptr(), nb::object(value.attr("device")).ptr());
+  }
   if (is_true(value, "is_neg") || is_true(value, "is_conj")) {
     throw nb::value_error(
         "the tensor is a lazy negative or conjugate: its memory does not hold its values. Register "

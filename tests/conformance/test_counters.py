@@ -86,7 +86,7 @@ def test_top_shows_exactly_what_moved(start_owner, reader, place):
     assert numbers["owner"]["rows"] == []
     shown = beeline("top", "--once", "--interval", "0.05", "--folder", place, COLUMNS="80").stdout
     assert all(len(line) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in line for line in shown.splitlines())
-    assert "reader" in shown and "12 MiB" in shown and "overs" in shown
+    assert "reader" in shown and "12 MiB" in shown and "switched" in shown
     del mapped
 
 

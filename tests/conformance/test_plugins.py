@@ -67,7 +67,7 @@ def build(tmp_path):
 
 
 def test_a_library_that_is_none(build, folder, tmp_path):
-    with pytest.raises(exceptions.DirectTransportError, match=r"nowhere\.so"):
+    with pytest.raises(exceptions.TransportUnavailableError, match=r"nowhere\.so"):
         Agent("a", folder=folder, plugins=[tmp_path / "nowhere.so"])
     with pytest.raises(exceptions.TransportUnavailableError, match=r"transport_plugin\.h"):
         Agent("a", folder=folder, plugins=[build("int x;", "other")])

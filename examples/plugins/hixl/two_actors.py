@@ -19,6 +19,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=["beeline", "ray"], default="beeline")
     parser.add_argument("--device", default="npu")
     options = parser.parse_args()
+    if "BEELINE_HIXL_PLUGIN" not in os.environ:
+        parser.error("BEELINE_HIXL_PLUGIN must be the library that was built of hixl_plugin.cc: see README.md")
     ray = importlib.import_module(options.engine)
     experimental = importlib.import_module(f"{options.engine}.experimental")
 

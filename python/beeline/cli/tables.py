@@ -106,7 +106,7 @@ def transfers(rows: Iterable[Row], gbps_now: Callable[[Row], float | None] | Non
     for name in ("path", "does", "size"):
         table.add_column(name, no_wrap=True)
     now = ["GB/s\nnow"] if gbps_now else []
-    for name in (*now, "GB/s", "trans-\nfers", "bytes", "p50", "p99", "fail-\ned", "fail-\novers"):
+    for name in (*now, "GB/s", "count", "bytes", "p50", "p99", "failed", "switched"):
         table.add_column(name, no_wrap=True, justify="right")
     above: tuple[str, ...] = ()
     for row in sorted(rows, key=_in_order):

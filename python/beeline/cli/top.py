@@ -112,7 +112,8 @@ def _render(watch: _Watch) -> RenderableType:
         parts.append(Text("No agent runs."))
     for agent in watch.agents:
         title = Text.assemble((printable(agent.name), "bold"), f"  pid {agent.pid}  {printable(agent.id)[:8]}  ")
-        title.append(f"{agent.registrations} registrations, {agent.peers} peers, {agent.visitors} visitors, ")
+        counts = ((agent.registrations, "registration"), (agent.peers, "peer"), (agent.visitors, "visitor"))
+        title.append("".join(f"{count} {what}{'' if count == 1 else 's'}, " for count, what in counts))
         title.append(f"{agent.refused} refused", style="red" if agent.refused else "")
         title.append(f", {agent.unreached} unreached" if agent.unreached else "", style="red")
         parts.append(title)

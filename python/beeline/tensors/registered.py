@@ -184,7 +184,7 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
     tensors = pickler.tensors
     shipment = Shipment(value, registration, tensors) if tensors else None
     out_of_band: list[Any] = []
-    skeleton = pickle.dumps(
+    skeleton = cloudpickle.dumps(
         _Received(
             registration.name,
             registration.manager_class,

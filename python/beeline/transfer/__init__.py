@@ -1,7 +1,8 @@
 """The transfer engine: any two processes hand each other tensors by the shortest path there is.
 
 An `Agent` registers tensors and gives references to them: values that travel as JSON, as bytes, or inside any object.
-An agent of another process fetches, maps or fills what a reference names; neither process needs a runtime.
+An agent of another process fetches, maps or fills what a reference names; neither process needs a runtime. What
+`register` gave keeps the tensors registered: keep it as long as others are to reach them.
 
     # one process                                   # another
     agent = Agent("trainer")                        agent = Agent("inference")

@@ -147,7 +147,7 @@ class Agent:
 
         Args:
             name: What subscribers ask for.
-            tensors: As for `register`.
+            tensors: As for `register`; a single one arrives as a list of one.
             version: A number larger than those before; by default the next one, from 1.
             keep: How many of the newest versions stay readable. Older ones stay for those who have mapped them.
             checksum: Takes one of each tensor, for those who `fetch` with `verify`.
@@ -159,6 +159,8 @@ class Agent:
             ValueError: The number is not larger.
             ObjectStoreFullError: The arena's quota is used up; the version before stays the newest.
         """
+        if (version is not None and version < 1) or keep < 1:
+            raise ValueError(f"version and keep are at least 1, not {version} and {keep}")
         names, values = _named(tensors)
         return self._agent.publish(name, values, names, version or 0, keep, checksum)
 
@@ -213,7 +215,8 @@ class Agent:
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
             path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
-            verify: Compares what arrived with the checksums that the owner took (`register`, `publish`).
+            verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
+                tensors, and not with `dtype`.
             timeout_s: Seconds; None waits for ever.
 
         Returns:
@@ -224,6 +227,8 @@ class Agent:
             StaleReferenceError: The registration was undone.
             TornReadError: The owner wrote to them meanwhile (`writing`), or a checksum differs.
             PeerLostError: The other agent is gone.
+            DirectTransportError: The path that is required failed.
+            ObjectStoreFullError: No memory is left for new tensors.
             TransferTimeoutError: It took too long.
             ValueError: `out` does not fit, references of several agents, nothing to verify with, or a dtype that is not
                 converted to `dtype` (the message lists what is). Nothing was written.
@@ -248,7 +253,7 @@ class Agent:
         verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
-        """As `fetch`, on a thread of the agent: returns at once. At most `MAX_ASYNC` run at a time, others wait."""
+        """As `fetch`, on a thread of the agent: returns at once. At most four run at a time, others wait."""
         keys, parts = _flatten(refs)
         targets = None if out is None else _matching(keys, out)
         dtypes, block = _conversions(keys, len(parts), dtype, block)
@@ -342,7 +347,7 @@ class Agent:
         """Which path a fetch of `ref` would take, and why: `candidates` (path, usable, reason, gbps, measured),
         `chosen`, and `failovers` to this peer so far.
         """
-        return self._agent.explain(ref._ref, path, min_gbps, timeout_s)
+        return self._agent.explain(_core_ref(ref), path, min_gbps, timeout_s)
 
     def paths_to(
         self, address: str, nbytes: int, *, in_arena: bool = True, timeout_s: float | None = DEFAULT_TIMEOUT_S
@@ -406,6 +411,8 @@ class Transfer:
         except asyncio.CancelledError:
             self.cancel()
             await asyncio.wait([future])  # then nothing is written any more
+            if not future.cancelled():
+                future.exception()  # taken, or asyncio complains that nobody did
             raise
 
 
@@ -501,12 +508,19 @@ def _named(tensors: Any) -> tuple[list[str], list[Any]]:
 _Keys = None | list[str] | int
 
 
+def _core_ref(ref: Any) -> _core.TensorRef:
+    if isinstance(ref, TensorRef):
+        return ref._ref
+    hint = ": TensorRefs.from_json(text) or TensorRefs.from_bytes(data) first" if isinstance(ref, (str, bytes)) else ""
+    raise TypeError(f"expected a TensorRef, got {type(ref).__name__}{hint}")
+
+
 def _flatten(refs: Any) -> tuple[_Keys, list[_core.TensorRef]]:
-    if isinstance(refs, TensorRef):
-        return None, [refs._ref]
+    if isinstance(refs, (TensorRef, str, bytes)):
+        return None, [_core_ref(refs)]
     if isinstance(refs, Mapping):
-        return list(refs), [ref._ref for ref in refs.values()]
-    parts = [ref._ref for ref in refs]
+        return list(refs), [_core_ref(ref) for ref in refs.values()]
+    parts = [_core_ref(ref) for ref in refs]
     names = refs.names if isinstance(refs, TensorRefs) else []
     return names or len(parts), parts
 
@@ -553,6 +567,8 @@ def _conversions(
         return rows, None
     if dtype_row("float8_e4m3fn") not in rows:
         raise ValueError("block= needs dtype=torch.float8_e4m3fn; nothing was written")
+    if not isinstance(block, (tuple, list)) or len(block) != 2:
+        raise ValueError(f"block= is (rows, columns), not {block!r}; nothing was written")
     rows_high, columns_wide = block
     return rows, (rows_high, columns_wide)
 

@@ -150,13 +150,17 @@ class TensorRefs:
     def __len__(self) -> int:
         return len(self._refs)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._names
+
     def __iter__(self) -> Iterator[TensorRef]:
         return (TensorRef(self._refs.at(at)) for at in range(len(self)))
 
     def __getitem__(self, key: int | str) -> TensorRef:
         if isinstance(key, str):
             if key not in self._names:
-                raise KeyError(key)
+                raise KeyError(f"{key!r} is not among {', '.join(self._names) or 'references without names'}")
             return TensorRef(self._refs.at(self._names[key]))
         if not -len(self) <= key < len(self):
             raise IndexError(f"{key} of {len(self)} references")

@@ -149,7 +149,8 @@ Result<std::byte*> Arena::allocate(std::size_t size) {
     data = heap_.allocate(heap_.heap, size);
     if (data == nullptr) return exhausted(size);
   }
-  if (data == nullptr) return Status(Code::kUnsupported, "this process was forked from the arena's owner");
+  if (data == nullptr)
+    return Status(Code::kUnsupported, "this process was forked from the arena's owner: open one of its own");
   return static_cast<std::byte*>(data);
 }
 
@@ -164,7 +165,7 @@ std::optional<std::uint64_t> Arena::offset_of(const void* data, std::size_t size
 
 Result<PublicationId> Arena::publish(std::span<const Range> ranges) {
   if (!heap_.is_active(heap_.heap)) {
-    return Status(Code::kUnsupported, "this process was forked from the arena's owner");
+    return Status(Code::kUnsupported, "this process was forked from the arena's owner: open one of its own");
   }
   std::vector<std::uint64_t> blocks;
   blocks.reserve(ranges.size());

@@ -31,7 +31,7 @@ Result<std::uint64_t> sealed_size(const os::Fd& file, const char* what) {
 
 Status stale(PublicationId id) {
   return Status(Code::kStale, "publication " + std::to_string(id.slot) + "." + std::to_string(id.generation) +
-                                  " was retired by its producer");
+                                  " is there no more: its owner has undone it, or let go of what keeps it");
 }
 
 }  // namespace

@@ -34,6 +34,12 @@ bool is_of_path(const Status& status) {
   }
 }
 
+std::string number(double gbps) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g", gbps);
+  return text.data();
+}
+
 std::string list_of(const Explanation& explanation) {
   std::string text;
   for (const Candidate& candidate : explanation.candidates) {
@@ -106,13 +112,13 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
   if (Clock::now().time_since_epoch().count() < path.retry_at.load(std::memory_order_relaxed)) {
     return no([&] {
       const std::lock_guard guard(mutex_);
-      return "failed a moment ago: " + path.failure.message();
+      return "left alone for a while, for it failed: " + path.failure.message();
     });
   }
   if (const auto [gbps, measured] = speed(path, need.bytes); gbps < requirement.min_gbps) {
     return no([&, gbps = gbps, measured = measured] {
-      return "too slow: " + std::to_string(gbps) + " GB/s " + (measured ? "measured" : "expected") +
-             ", the caller requires " + std::to_string(requirement.min_gbps);
+      return "too slow: " + number(gbps) + " GB/s " + (measured ? "measured" : "expected") + ", the caller requires " +
+             number(requirement.min_gbps);
     });
   }
   return true;
@@ -200,6 +206,15 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
   }
   if (!last) return last;
   note_failure(movement_of(need.direction), need.bytes);
+  const std::string& wanted = need.requirement->path;
+  const bool is_known = wanted.empty() || std::ranges::any_of(paths_, [&](const auto& each) {
+                          return each->transport->name() == wanted;
+                        });
+  if (!is_known) {
+    std::string names;
+    for (const auto& path : paths_) names += (names.empty() ? "" : ", ") + std::string(path->transport->name());
+    return Status(Code::kUnsupported, "there is no path \"" + wanted + "\"; this agent has " + names);
+  }
   return Status(Code::kUnsupported, "no path to " + facts_.name + " will do. " + list_of(explain(need)));
 }
 

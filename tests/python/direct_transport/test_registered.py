@@ -213,6 +213,23 @@ def test_what_cannot_be_is_refused(pair):
         ray.get(putting.remote())
 
 
+class LocalTransport(FileTransport):
+    """Its metadata are of a class that nobody can import."""
+
+    def extract_tensor_transport_metadata(self, obj_id, rdt_object):
+        class Metadata(TensorTransportMetadata):
+            pass
+
+        metadata = Metadata([(t.shape, t.dtype) for t in rdt_object], "cpu")
+        metadata.names = super().extract_tensor_transport_metadata(obj_id, rdt_object).names
+        return metadata
+
+
+def test_metadata_of_a_class_of_the_programs_own(make_actor):
+    register_tensor_transport("local", ["cpu"], LocalTransport, torch.Tensor)
+    assert ray.get(call(make_actor(), look, call(make_actor(), make, 10, transport="local")))[0] == 45
+
+
 def test_an_actor_that_is_older_than_its_transport(make_actor):
     older = make_actor()
     ray.get(call(older, lambda node: 1))

@@ -242,7 +242,7 @@ Result<std::unique_ptr<Transport>> load(const std::string& library, const std::s
   const auto failed = [&](Code code, const std::string& why) {
     return Status(code, "transport plug-in " + library + ": " + why);
   };
-  if (handle == nullptr) return failed(Code::kNotFound, ::dlerror());
+  if (handle == nullptr) return Status(Code::kUnsupported, std::string("transport plug-in ") + ::dlerror());
   const auto entry = reinterpret_cast<const beeline_transport* (*)()>(::dlsym(handle, "beeline_transport_plugin"));
   if (entry == nullptr) {
     return failed(Code::kUnsupported, "it exports no beeline_transport_plugin(): see beeline/transport_plugin.h");

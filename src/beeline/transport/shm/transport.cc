@@ -59,9 +59,10 @@ class ShmTransport final : public Transport {
     if (!peer.same_host()) return {Code::kUnsupported, "the peer is not on this host"};
     if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
     if (!region.in_arena()) {
-      return {Code::kUnsupported,
-              "the memory does not lie in the peer's arena: it was not allocated there (tensors of 1 MiB and more are "
-              "where the peer runs with the preload library: `beeline run`)"};
+      return {
+          Code::kUnsupported,
+          "the memory does not lie in the peer's arena: make it with Agent.empty(), or publish() it (in a process "
+          "that runs under `beeline run`, tensors of 1 MiB and more lie there if they are made once it has an agent)"};
     }
     const std::uint64_t capacity = peer.arena->capacity_bytes();
     if (region.arena_offset > capacity || region.length > capacity - region.arena_offset) {
