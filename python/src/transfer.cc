@@ -55,6 +55,16 @@ auto without_gil(Work&& work) {
   return work();
 }
 
+// What Python holds, and whose end may wait for a plug-in or a thread that waits for the GIL.
+template <typename T>
+std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
+  T* const held = own.get();
+  return {held, [own = std::move(own)](T*) mutable {
+            if (PyGILState_Check() == 0) return own.reset();
+            without_gil([&] { own.reset(); });
+          }};
+}
+
 // Waits of an agent: bounded, and ended by what a signal's handler raises.
 os::Wait wait_for(std::optional<double> timeout_s, const os::Cancellation* cancellation = nullptr) {
   static auto interrupted = [] {
@@ -117,7 +127,7 @@ class PySubscription {
 class PyBatch {
  public:
   PyBatch(std::unique_ptr<transfer::Batch> batch, nb::list targets)
-      : batch_(std::move(batch)), targets_(std::move(targets)) {}
+      : targets_(std::move(targets)), batch_(ending_without_gil(std::shared_ptr<transfer::Batch>(std::move(batch)))) {}
 
   void run(std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
@@ -128,8 +138,8 @@ class PyBatch {
   [[nodiscard]] std::uint64_t bytes() const { return batch_->bytes(); }
 
  private:
-  std::unique_ptr<transfer::Batch> batch_;
   nb::list targets_;  // what owns the memory that is borrowed
+  std::shared_ptr<transfer::Batch> batch_;
 };
 
 class PyAgent {
@@ -182,7 +192,7 @@ class PyAgent {
     auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
                                                  keep(std::move(kept)), with_checksums);
     require(registered.status(), "register " + std::to_string(sources.size()) + " tensors");
-    return {std::move(registered->tensors), std::move(registered->registration)};
+    return {std::move(registered->tensors), ending_without_gil(std::move(registered->registration))};
   }
 
   // A row-major tensor in the arena; its content is undefined.
@@ -318,8 +328,8 @@ class PyAgent {
   }
 
   nb::dict stats() const {
-    const auto agents = agent()->stats();
-    const auto regions = agent()->regions()->stats();
+    const auto own = agent();
+    const auto [agents, regions] = without_gil([&] { return std::pair(own->stats(), own->regions()->stats()); });
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
                    agents.faults, "registrations", regions.registrations, "registrations_reused", regions.reused,
                    "registrations_waiting", regions.waiting);
@@ -327,7 +337,7 @@ class PyAgent {
 
   // The file of its counters, and why there is none.
   [[nodiscard]] std::pair<std::string, std::string> counters() const {
-    auto agents = agent()->stats();
+    auto agents = without_gil([own = agent()] { return own->stats(); });
     return {std::move(agents.counters), std::move(agents.uncounted)};
   }
 

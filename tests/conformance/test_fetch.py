@@ -196,7 +196,9 @@ def test_requirements_refuse_with_reasons(owner, agent):
         agent.fetch(refs, path="shm")
     with pytest.raises(exceptions.TransportUnavailableError, match="too slow"):
         agent.fetch(refs, min_gbps=1e6)
-    with pytest.raises(exceptions.TransportUnavailableError, match="no path .smoke.; this agent has shm, cma, tcp, hixl"):
+    with pytest.raises(
+        exceptions.TransportUnavailableError, match="no path .smoke.; this agent has shm, cma, tcp, hixl"
+    ):
         agent.fetch(refs, path="smoke")
     explanation = agent.explain(refs[0])
     assert explanation["chosen"] == "cma"

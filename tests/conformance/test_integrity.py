@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beeline import exceptions
-from beeline.transfer import Agent, TensorRefs
+from beeline.transfer import Agent, Fault, TensorRefs
 from tests.conformance.conftest import TOKEN
 from tests.conformance.paths import PATHS, SERVED
 
@@ -118,3 +118,19 @@ kept['thread'].start()
         number, (tensor,) = updates.fetch(newer_than=number, verify=verify)
         assert float(tensor.min()) == float(tensor.max()) == number
     owner.run("kept['stop'].set(); kept['thread'].join()")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_fetch_over_several_regions_shows_one_state(start_owner, folder, shared):
+    owner = start_owner(share_memory=shared)
+    refs = owner.register("[torch.zeros(1 << 19), torch.zeros(7)]")  # in the arena, and outside it
+    # Between the two reads.
+    slow = Fault("delay", delay_s=0.5, at="read", times=1)
+    with Agent("reader", folder=folder, token=TOKEN, share_memory=shared, faults=[slow]) as agent:
+        transfer = agent.fetch_async(refs)
+        while agent.stats()["faults"] == 0:
+            assert not transfer.done()
+        owner.run("with agent.writing(kept['refs']): [tensor.fill_(1) for tensor in kept['tensors']]")
+        with pytest.raises(exceptions.TornReadError):
+            transfer.result(20)
+        assert [float(tensor.min()) for tensor in agent.fetch(refs)] == [1.0, 1.0]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import queue
+import sys
 import threading
 import uuid
 import zlib
@@ -28,6 +30,7 @@ WRITABLE = 1  # of a buffer, as in `values`
 _log = logging.getLogger("beeline")
 _lock = threading.Lock()
 _registered: dict[str, Registration] = {}
+_adopted: set[str] = set()  # names of those that another process registered
 _managers: dict[str, Any] = {}
 
 
@@ -68,11 +71,13 @@ def register(
         )
     own = Registration(name, tuple(devices), cloudpickle.dumps(transport_manager_class), data_type)
     with _lock:
-        if name in _registered or name in taken:
+        # A worker has what its maker registered before it imports the module that registers it, too.
+        if (name in _registered and name not in _adopted) or name in taken:
             raise ValueError(f"Transport {transport_name.upper()} already registered.")
         for other in _registered.values():
-            if other.mode == own.mode:
+            if other.mode == own.mode and other.name != name:
                 raise ValueError(f"The names {other.name} and {name} have the same number: choose another one.")
+        _adopted.discard(name)
         _registered[name] = own
 
 
@@ -95,14 +100,45 @@ def adopt(registrations: list[Registration]) -> None:
     """Registers what another process has exported; its own come first."""
     with _lock:
         for registration in registrations:
-            _registered.setdefault(registration.name, registration)
+            if registration.name in _registered:
+                continue
+            if any(other.mode == registration.mode for other in _registered.values()):
+                _log.warning("The tensor transport %s has the number of another one here: left out", registration.name)
+                continue
+            _registered[registration.name] = registration
+            _adopted.add(registration.name)
 
 
 def _manager(name: str, manager_class: bytes) -> Any:
+    if name not in _managers:
+        made = pickle.loads(manager_class)()  # the program's code: without the lock
+        with _lock:
+            _managers.setdefault(name, made)
+    return _managers[name]
+
+
+# Shipments that have ended. A value's last reference may go at any point of any thread, also within the manager's own
+# code: what it is told then is told on a thread of its own.
+_ended: queue.SimpleQueue[tuple[Any, str, Any, list[Any]]] = queue.SimpleQueue()
+_collector: threading.Thread | None = None
+
+
+def _start_collector() -> None:
+    global _collector
     with _lock:
-        if name not in _managers:
-            _managers[name] = pickle.loads(manager_class)()
-        return _managers[name]
+        if _collector is None:
+            _collector = threading.Thread(target=_collect, name="beeline-collector", daemon=True)
+            _collector.start()
+
+
+def _collect() -> None:
+    while True:
+        manager, obj_id, metadata, tensors = _ended.get()
+        try:
+            manager.garbage_collect(obj_id, metadata, tensors)
+        except Exception:
+            _log.exception("A tensor transport could not let go of object %s", obj_id)
+        del manager, metadata, tensors
 
 
 def _own_handle() -> Any:
@@ -115,6 +151,7 @@ class Shipment:
     """On the producer: a value and its tensors, until nobody refers to the object any more."""
 
     def __init__(self, value: Any, registration: Registration, tensors: list[Any]) -> None:
+        _start_collector()
         self.value = value
         self.obj_id = uuid.uuid4().hex
         self._tensors = tensors
@@ -122,12 +159,8 @@ class Shipment:
         self.metadata = self._manager.extract_tensor_transport_metadata(self.obj_id, tensors)
 
     def __del__(self) -> None:
-        if not hasattr(self, "metadata"):
-            return  # nothing was registered
-        try:
-            self._manager.garbage_collect(self.obj_id, self.metadata, self._tensors)
-        except Exception:
-            _log.exception("A tensor transport could not let go of object %s", self.obj_id)
+        if hasattr(self, "metadata"):  # else nothing was registered
+            _ended.put((self._manager, self.obj_id, self.metadata, self._tensors))
 
 
 class _NumberingPickler(cloudpickle.Pickler):
@@ -233,10 +266,18 @@ def _receive(
 ) -> Any:
     tensors: list[Any] = []
     if obj_id is not None:
+        targets = _targets(metadata.tensor_meta)
         try:
             manager = _manager(name, manager_class)
             communicator = manager.get_communicator_metadata(src, _own_handle(), name.upper())
-            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, _targets())
+            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, targets)
+            if len(tensors) != len(metadata.tensor_meta):
+                raise ValueError(f"it gave {len(tensors)} tensors")
+            if targets is not None:
+                for target, tensor in zip(targets, tensors, strict=True):
+                    if target is not tensor:
+                        target.copy_(tensor)
+                tensors = targets
         except BeelineError:
             raise
         except Exception as error:
@@ -247,7 +288,7 @@ def _receive(
     return _NumberUnpickler(inner, buffers, tensors).load()
 
 
-def _targets() -> list[Any] | None:
-    from beeline.tensors import torch_values
-
-    return torch_values.take_targets()
+def _targets(tensor_meta: list[tuple[Any, Any]]) -> list[Any] | None:
+    """What the caller of `get` wants filled, in order; None without. Raises TargetMismatchError if they do not fit."""
+    torch_values = sys.modules.get("beeline.tensors.torch_values")
+    return None if torch_values is None else torch_values.take_targets(tensor_meta)

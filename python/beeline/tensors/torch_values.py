@@ -180,11 +180,24 @@ class _Pairs:
                 target.copy_(source)
 
 
-def take_targets() -> list[torch.Tensor] | None:
-    """The targets of the value that this thread unpickles, for a transport that fills them itself; None without any."""
+def take_targets(tensor_meta: list[tuple[Any, Any]]) -> list[torch.Tensor] | None:
+    """The targets of the value that this thread unpickles, for a transport that fills them itself; None without any.
+
+    Raises TargetMismatchError where they are not of the shapes and dtypes of `tensor_meta`.
+    """
     pairs = getattr(_loading, "pairs", None)
     if pairs is None:
         return None
+    if len(tensor_meta) != len(pairs.targets):
+        raise TargetMismatchError(
+            f"The object has {len(tensor_meta)} tensors, set_target_for_ref was given {len(pairs.targets)}."
+        )
+    for index, ((shape, dtype), target) in enumerate(zip(tensor_meta, pairs.targets, strict=True)):
+        if tuple(shape) != tuple(target.shape) or dtype != target.dtype:
+            raise TargetMismatchError(
+                f"Tensor {index} of the object is {dtype} {list(shape)}, its target is {target.dtype} "
+                f"{list(target.shape)}."
+            )
     pairs.sources = pairs.targets
     return list(pairs.targets)
 

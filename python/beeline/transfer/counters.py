@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beeline import _core
+from beeline.exceptions import BeelineError
 
 SUFFIX = ".counters"
 SIZES = ("<4KiB", "<64KiB", "<1MiB", "<16MiB", ">=16MiB")
@@ -186,7 +187,7 @@ def scan(where: str = "") -> tuple[list[AgentCounters], dict[str, str]]:
     for path in glob.glob(os.path.join(glob.escape(where or folder()), f"*{SUFFIX}")):
         try:
             agent = read(path)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (BeelineError, ValueError, OSError, RuntimeError) as error:
             unreadable[path] = str(error)
             continue
         if agent is not None:

@@ -23,6 +23,8 @@ _FLOAT8 = {
 def _dtype_name(code: int, bits: int) -> str:
     if code in _FLOAT8:
         return _FLOAT8[code]
+    if code >= len(_CODES):
+        return f"dtype {code} of {bits} bits"
     return "bool" if _CODES[code] == "bool" else f"{_CODES[code]}{bits}"
 
 
@@ -36,7 +38,7 @@ def dtype_row(dtype: Any) -> tuple[int, int, int]:
         return _CODES.index("bool"), 8, 1
     word = name.rstrip("0123456789")
     bits = name[len(word) :]
-    if word not in _CODES or not bits:
+    if word not in _CODES or not bits or int(bits) > 255:
         raise ValueError(f'{dtype!r} is no dtype: write torch.bfloat16 or "bfloat16"')
     return _CODES.index(word), int(bits), 1
 

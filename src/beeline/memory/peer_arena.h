@@ -92,7 +92,7 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   [[nodiscard]] std::uint64_t writes_after(PublicationId id) const {
     // Pairs with the fence of Arena::begin_write().
     std::atomic_thread_fence(std::memory_order_acquire);
-    return table_->slots[id.slot].writes.load(std::memory_order_relaxed);
+    return table_->slots[id.slot].writes.load(std::memory_order_acquire);  // bytes may be read next, too
   }
 
   [[nodiscard]] std::uint64_t capacity_bytes() const { return main_.size(); }

@@ -99,6 +99,7 @@ class Agent {
     std::optional<std::uint32_t> holder;
     bool welcome = false;
     std::set<std::uint64_t> schemas;  // hashes of those that it knows
+    std::size_t questions = 0;        // that wait for an answer
   };
 
   // What is published under one name.
@@ -164,6 +165,8 @@ class Agent {
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t last_serial_ = 0;
   os::ControlLoop control_{lock_};
+  os::StateLock exporters_lock_;  // after lock_
+  os::ControlLoop exporters_{exporters_lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
 };
 

@@ -10,7 +10,16 @@
 
 namespace beeline::transfer {
 
+namespace {
+
 using messages::Type;
+
+// What is read of one visitor in one go, with the lock held.
+constexpr int kFramesAtOnce = 64;
+// That wait for an answer.
+constexpr std::size_t kMaxQuestions = 4096;
+
+}  // namespace
 
 void Agent::accept_all() {
   for (;;) {
@@ -32,7 +41,7 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::Fd connection, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}};
+  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}, 0};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
@@ -41,7 +50,14 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
   Visitor& visitor = visitors_.at(fd);
   Status status;
   if ((events & EPOLLOUT) != 0) status = visitor.socket.flush();
-  while (status) {
+  for (int frames = 0; status; ++frames) {
+    if (frames == kFramesAtOnce) {  // others wait for the lock
+      control_.after(Nanos(0), [this, fd, serial = visitor.serial] {
+        const auto again = visitors_.find(fd);
+        if (again != visitors_.end() && again->second.serial == serial) on_visitor(fd, 0);
+      });
+      break;
+    }
     os::Frame frame;
     const auto received = visitor.socket.receive(frame);
     if (!received) {
@@ -77,14 +93,27 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     }
     case Type::kAsk: {
       BEELINE_ASSIGN(auto asked, messages::decode<messages::Ask>(Type::kAsk, frame.bytes));
-      // Exporters may take their time: not with the lock held.
-      control_.defer(
-          [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id, asked = std::move(asked)] {
-            const Bytes said = messages::encode(Type::kAnswer, answer(asked, id));
-            const os::Locked locked(lock_);
-            const auto found = visitors_.find(fd);
-            if (found != visitors_.end() && found->second.serial == serial) tell(found->second, said);
-          });
+      if (++visitor.questions > kMaxQuestions) {
+        count_refusal();
+        return {Code::kResourceExhausted, "more than " + std::to_string(kMaxQuestions) + " questions at once"};
+      }
+      const bool is_for_exporter = !asked.path.empty();
+      const auto reply = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
+                          asked = std::move(asked)] {
+        const Bytes said = messages::encode(Type::kAnswer, answer(asked, id));
+        const os::Locked locked(lock_);
+        const auto found = visitors_.find(fd);
+        if (found == visitors_.end() || found->second.serial != serial) return;
+        --found->second.questions;
+        tell(found->second, said);
+      };
+      if (!is_for_exporter) {
+        control_.defer(reply);
+        return Status::ok();
+      }
+      // Exporters may take their time: on a thread of their own.
+      const os::Locked exporters(exporters_lock_);
+      exporters_.defer(reply);
       return Status::ok();
     }
     default:

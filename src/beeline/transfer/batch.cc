@@ -60,10 +60,18 @@ Batch::~Batch() {
 
 Status Batch::run(const os::Wait& wait) {
   BEELINE_ASSIGN(const std::uint64_t writes, peer_->begin_reading(leases_, bytes_));
+  // Leases are held of all regions, or, on another host, of none.
+  std::vector<const transport::Region*> regions;
+  for (const Part& part : parts_) {
+    if (!peer_->facts().same_host() && parts_.size() > 1) regions.push_back(part.portion.region);
+  }
+  BEELINE_ASSIGN(const std::uint64_t before, peer_->writes_to(regions, wait));
   for (Part& part : parts_) {
     BEELINE_RETURN_IF_ERROR(
         peer_->read_prepared(part.portion.runs, part.chosen, requirement_, wait, part.portion.read_by()));
   }
+  BEELINE_ASSIGN(const std::uint64_t after, peer_->writes_to(regions, wait));
+  if (after != before) return transport::torn();
   return peer_->end_reading(leases_, writes, bytes_);
 }
 

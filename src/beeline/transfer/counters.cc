@@ -236,10 +236,10 @@ Result<CountersReading> decode_counters(BytesView file) {
     return corrupt("it was cut short: it has " + std::to_string(file.size()) + " bytes, its " + std::to_string(rows) +
                    " rows need " + std::to_string(size_with(rows)));
   }
-  reading.rest = read_row(reader);
   reading.rows.reserve(rows - 1);
-  for (std::uint32_t i = 1; i < rows; ++i) {
-    auto& row = reading.rows.emplace_back(read_row(reader));
+  for (std::uint32_t i = 0; i < rows; ++i) {
+    auto& row = i == 0 ? reading.rest : reading.rows.emplace_back();
+    row = read_row(reader);
     if (static_cast<std::size_t>(row.movement) >= kMovements || row.size_class >= kSizeClasses) {
       return corrupt("row " + std::to_string(i) + " is of movement " +
                      std::to_string(static_cast<unsigned>(row.movement)) + " and size " +

@@ -193,14 +193,18 @@ Status compare_sums(std::span<const Copy> copies) {
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
   BEELINE_RETURN_IF_ERROR(check_on_host(copies));
   if (requirement.verify) BEELINE_RETURN_IF_ERROR(check_sums(copies));
-  auto portions = portions_of(copies);
+  std::vector<Portion> portions = portions_of(copies);
   // All or nothing is refused.
   for (std::size_t i = 0; portions.size() > 1 && i < portions.size(); ++i) {
     BEELINE_RETURN_IF_ERROR(peer.check_path(portions[i].runs, requirement, wait));
   }
+  const WholeState whole(peer, portions);
+  BEELINE_ASSIGN(const std::uint64_t before, whole.writes(wait));
   for (Portion& portion : portions) {
     BEELINE_RETURN_IF_ERROR(peer.read(portion.runs, requirement, wait, portion.read_by()));
   }
+  BEELINE_ASSIGN(const std::uint64_t after, whole.writes(wait));
+  if (after != before) return transport::torn();
   return requirement.verify ? compare_sums(copies) : Status::ok();
 }
 

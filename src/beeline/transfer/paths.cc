@@ -34,6 +34,15 @@ bool is_of_path(const Status& status) {
   }
 }
 
+// Lets the next thread connect, whichever way this one's attempt ends.
+struct Connecting {
+  std::atomic<std::uint32_t>& flag;
+  ~Connecting() {
+    flag.store(0);
+    os::futex_wake(flag, INT_MAX);
+  }
+};
+
 std::string number(double gbps) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.3g", gbps);
@@ -290,21 +299,17 @@ Result<std::shared_ptr<transport::Endpoint>> Paths::endpoint(Path& path, const o
       return Status(Code::kInterrupted, "a signal ended the wait for a connection to " + facts_.name);
     }
   }
-  auto made = path.transport->connect(facts_, wait);
-  Result<std::shared_ptr<transport::Endpoint>> outcome(made.status());
-  if (made) {
-    const std::lock_guard guard(mutex_);
-    path.endpoint = std::move(*made);
-    outcome = path.endpoint;
-  }
-  path.connecting.store(0);
-  os::futex_wake(path.connecting, INT_MAX);
-  return outcome;
+  const Connecting connecting{path.connecting};
+  BEELINE_ASSIGN(std::shared_ptr<transport::Endpoint> made, path.transport->connect(facts_, wait));
+  const std::lock_guard guard(mutex_);
+  path.endpoint = std::move(made);
+  return path.endpoint;
 }
 
 void Paths::fail(Path& path, const Status& status) {
+  std::shared_ptr<transport::Endpoint> dropped;  // ends without the lock
   const std::lock_guard guard(mutex_);
-  path.endpoint.reset();
+  dropped = std::move(path.endpoint);
   path.failure = status;
   // Relaxed: as in will_do().
   path.retry_at.store((Clock::now() + kCooldown).time_since_epoch().count(), std::memory_order_relaxed);

@@ -48,14 +48,16 @@ void Peer::set_gone(const std::string& why) {
 
 void Peer::set_answer(const messages::Ask& asked, Result<Bytes> answer) {
   const std::lock_guard guard(mutex_);
-  if (asked.serial != 0 && !serials_.contains(asked.serial)) return;  // nobody waits for it any more
+  if (!asked_.contains(asked)) return;  // nobody waits for it (any more)
   // Those that this use of the slot has outdated go.
   messages::Ask first = asked;
   first.generation = 0;
   first.address = first.length = 0;
   messages::Ask own = asked;
   own.address = own.length = 0;
-  answers_.erase(answers_.lower_bound(first), answers_.lower_bound(own));
+  for (auto it = answers_.lower_bound(first); it != answers_.end() && it->first < own;) {
+    it = it->first.serial == 0 ? answers_.erase(it) : std::next(it);  // those with a serial are their waiter's
+  }
   answers_.insert_or_assign(asked, std::move(answer));
   answered_.fetch_add(1);
   os::futex_wake(answered_, INT_MAX);
@@ -86,12 +88,11 @@ Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
   messages::Ask asked = about(messages::Question::kWrites, {}, region);
   {
     const std::lock_guard guard(mutex_);
-    serials_.insert(asked.serial = ++last_serial_);
+    asked.serial = ++last_serial_;
   }
   const auto answer = ask(asked, wait);
   {
     const std::lock_guard guard(mutex_);
-    serials_.erase(asked.serial);
     answers_.erase(asked);
   }
   BEELINE_RETURN_IF_ERROR(answer.status());
@@ -101,6 +102,21 @@ Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
   return writes;
 }
 
+Result<std::uint64_t> Peer::writes_to(std::span<const Region* const> regions, const os::Wait& wait) {
+  std::uint64_t sum = 0;
+  for (const Region* region : regions) {
+    std::uint64_t writes = 0;
+    if (!facts().same_host()) {
+      BEELINE_ASSIGN(writes, this->writes(*region, wait));
+    } else if (region->id.slot < memory::kMaxPublications) {
+      writes = facts().arena->writes_after(region->id);
+    }
+    if (memory::PublicationSlot::is_being_written(writes)) return transport::torn();
+    sum += writes;
+  }
+  return sum;
+}
+
 // What was answered well is asked once; a refusal is asked for again, for it may be otherwise by now.
 Result<Bytes> Peer::ask(const messages::Ask& asked, const os::Wait& wait) {
   {
@@ -108,7 +124,9 @@ Result<Bytes> Peer::ask(const messages::Ask& asked, const os::Wait& wait) {
     const auto known = answers_.find(asked);
     if (known != answers_.end() && known->second) return known->second;
     if (known != answers_.end()) answers_.erase(known);
+    ++asked_[asked];
   }
+  const Waiting waiting{*this, asked};
   requests_.ask(shared_from_this(), asked);
   for (;;) {
     // Before the look: what changes after it makes the sleep end at once.

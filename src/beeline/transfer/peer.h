@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -68,6 +67,9 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
                        const os::Wait& wait, ReadBy read_by = nullptr);
   // After leases have ended: pages are to be dropped, and owners may wait to be told.
   void request_cleaning();
+  // How often the owner has written in place to the regions, summed: around several reads that are to give one state.
+  // kTorn where it is writing. On another host it is asked.
+  Result<std::uint64_t> writes_to(std::span<const transport::Region* const> regions, const os::Wait& wait);
   // Around reading so many bytes under the leases, on one host. The second one takes what the first gave: kTorn if the
   // owner wrote meanwhile, kStale if it has undone a registration.
   Result<std::uint64_t> begin_reading(std::span<const memory::Lease> leases, std::uint64_t bytes);
@@ -97,6 +99,16 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   [[nodiscard]] Status check_alive() const;
   Status require_grants(std::span<const transport::Run> runs, const os::Wait& wait);
   Result<Bytes> ask(const messages::Ask& asked, const os::Wait& wait);
+  // Ends one thread's wait for an answer.
+  struct Waiting {
+    Peer& peer;
+    const messages::Ask& asked;
+    ~Waiting() {
+      const std::lock_guard guard(peer.mutex_);
+      const auto found = peer.asked_.find(asked);
+      if (--found->second == 0) peer.asked_.erase(found);
+    }
+  };
   static transport::PeerFacts with_owner(transport::PeerFacts facts, transport::OwnerLine* owner) {
     facts.owner = owner;
     return facts;
@@ -109,7 +121,7 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   mutable std::mutex mutex_;
   std::string why_gone_;                            // needs mutex_
   std::map<messages::Ask, Result<Bytes>> answers_;  // needs mutex_; of a slot that is used anew only the newest
-  std::set<std::uint64_t> serials_;                 // needs mutex_: of those that wait for an answer of their own
+  std::map<messages::Ask, std::size_t> asked_;      // needs mutex_: how many threads wait; no other answer is taken
   std::uint64_t last_serial_ = 0;                   // needs mutex_
   std::atomic<std::uint32_t> answered_{0};          // futex
   std::atomic<bool> cleaning_{false};               // asked for, and not begun

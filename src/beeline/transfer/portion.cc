@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "beeline/transfer/peer.h"
+
 namespace beeline::transfer {
 namespace {
 
@@ -215,6 +217,18 @@ Status Portion::quantize_in_slices(transport::Endpoint& endpoint, std::uint64_t 
     }
   }
   return tiles.empty() ? Status::ok() : read_and_quantize();
+}
+
+WholeState::WholeState(Peer& peer, std::span<const Portion> portions) : peer_(peer) {
+  for (const Portion& portion : portions) {
+    const bool is_new = std::ranges::find(regions_, portion.region) == regions_.end();
+    if (portions.size() > 1 && is_new) regions_.push_back(portion.region);
+  }
+}
+
+Result<std::uint64_t> WholeState::writes(const os::Wait& wait) const {
+  if (regions_.empty()) return std::uint64_t{0};
+  return peer_.writes_to(regions_, wait);
 }
 
 }  // namespace beeline::transfer

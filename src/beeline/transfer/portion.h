@@ -14,6 +14,8 @@
 
 namespace beeline::transfer {
 
+class Peer;
+
 // A matrix that is quantised on its way.
 struct QuantizedMatrix {
   std::uint64_t offset = 0;  // of the first element in the region
@@ -56,6 +58,18 @@ struct Portion {
 
   std::unique_ptr<std::byte[]> slice_;
   std::uint64_t slice_size_ = 0;
+};
+
+// Several portions that are to show one state of the owner's tensors: each by itself does.
+class WholeState {
+ public:
+  WholeState(Peer& peer, std::span<const Portion> portions);
+  // Peer::writes_to() of all their regions; nothing is asked for a single portion.
+  [[nodiscard]] Result<std::uint64_t> writes(const os::Wait& wait) const;
+
+ private:
+  Peer& peer_;
+  std::vector<const transport::Region*> regions_;
 };
 
 }  // namespace beeline::transfer

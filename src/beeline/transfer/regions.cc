@@ -151,6 +151,7 @@ void Regions::count() {
 }
 
 void Regions::undo(Registration& registration) {
+  if (fork_count_ != os::fork_count()) return;  // the parent's; another thread may have held the lock at the fork
   Waiting waiting;
   std::vector<PublicationId> exported;
   {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "beeline/memory/arena.h"
+#include "beeline/os/fork_count.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transfer {
@@ -127,6 +128,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   void undo(Registration& registration);
   void count();  // needs mutex_
 
+  const std::uint64_t fork_count_ = os::fork_count();
   std::shared_ptr<memory::Arena> arena_;
   const std::shared_ptr<const transport::Transports> transports_;
   mutable std::mutex mutex_;

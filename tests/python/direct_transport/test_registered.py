@@ -160,6 +160,12 @@ def test_targets_are_filled(pair):
     value = ray.get(ref)
     assert value[0] is targets[0] and value[1] is targets[1]
     assert [float(target.sum()) for target in targets] == [15.0, 24.0]
+    for wrong in ([torch.zeros(5)], [torch.zeros(5), torch.zeros(7)], [torch.zeros(5), torch.zeros(6).double()]):
+        ref = call(a, lambda node: [torch.full((5,), 3.0), torch.full((6,), 4.0)], transport="files")
+        set_target_for_ref(ref, wrong)
+        with pytest.raises(exceptions.TargetMismatchError):
+            ray.get(ref)
+        assert not any(target.any() for target in wrong)
 
 
 def test_what_the_transport_raises_reaches_the_receiver(pair):

@@ -61,10 +61,15 @@ class Bound {
   bool was_interrupted_ = false;
 };
 
+// What a library writes beyond this is its bug, and dropped: what it is for is then refused by the other side.
+constexpr std::uint64_t kMaxSinkBytes = std::uint64_t{1} << 20;
+
 beeline_sink sink_of(Bytes& bytes) {
   return {&bytes, [](void* context, const void* data, std::uint64_t size) {
+            auto& taken = *static_cast<Bytes*>(context);
+            if (size > kMaxSinkBytes - taken.size()) return;
             const auto* begin = static_cast<const std::byte*>(data);
-            static_cast<Bytes*>(context)->insert(static_cast<Bytes*>(context)->end(), begin, begin + size);
+            taken.insert(taken.end(), begin, begin + size);
           }};
 }
 

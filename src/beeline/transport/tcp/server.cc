@@ -244,6 +244,7 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
       resolve(regions_, serving.runs, serving.header.bytes, Access::kRead, serving.caller.agent_id, serving.held);
   if (!found) {
     ++failed_;
+    serving.held.clear();
     return send_refusal(fd, serving.header.id, found, serving.wait);
   }
   ReplyHeader reply;
