@@ -79,8 +79,9 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   agent->reach_->agent = agent.get();
   BEELINE_RETURN_IF_ERROR(agent->settle_in(options).with_context("while opening agent \"" + options.name + "\""));
   BEELINE_RETURN_IF_ERROR(agent->control_.start());
-  const bool exports = std::ranges::any_of(*agent->transports_, [](const auto& each) { return each->exporter(); });
-  if (exports) BEELINE_RETURN_IF_ERROR(agent->exporters_.start());
+  agent->has_exporters_ =
+      std::ranges::any_of(*agent->transports_, [](const auto& each) { return each->exporter() != nullptr; });
+  if (agent->has_exporters_) BEELINE_RETURN_IF_ERROR(agent->exporters_.start());
   BEELINE_RETURN_IF_ERROR(agent->listen(options).with_context("while opening agent \"" + options.name + "\""));
   BEELINE_RETURN_IF_ERROR(agent->counters_->appear(agent->address_.text()));
   return agent;

@@ -165,6 +165,7 @@ class Agent {
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t last_serial_ = 0;
   os::ControlLoop control_{lock_};
+  bool has_exporters_ = false;    // else the thread below does not run
   os::StateLock exporters_lock_;  // after lock_
   os::ControlLoop exporters_{exporters_lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest

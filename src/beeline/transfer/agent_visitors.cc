@@ -97,7 +97,7 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
         count_refusal();
         return {Code::kResourceExhausted, "more than " + std::to_string(kMaxQuestions) + " questions at once"};
       }
-      const bool is_for_exporter = !asked.path.empty();
+      const bool is_for_exporter = has_exporters_ && !asked.path.empty();
       const auto reply = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
                           asked = std::move(asked)] {
         const Bytes said = messages::encode(Type::kAnswer, answer(asked, id));

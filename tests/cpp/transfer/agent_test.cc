@@ -298,6 +298,28 @@ TEST_F(PathsTest, ASubscriberGetsTheNewestVersion) {
   EXPECT_EQ(subscription->newer_than(5, kPatience).status().code(), Code::kPeerLost);
 }
 
+TEST_F(PathsTest, AQuestionForAPathThatIsNotThereIsAnswered) {
+  const auto status = meet(*reader_, *owner_)->contact("carrier pigeon", kPatience).status();
+  EXPECT_EQ(status.code(), Code::kUnsupported) << status.message();
+}
+
+TEST_F(PathsTest, AFloodOfQuestionsEndsItsConnectionAndHarmsNobody) {
+  os::FrameSocket flood(std::move(*os::connect_unix(owner_->address().unix_path)));
+  ASSERT_TRUE(flood.send(messages::encode(messages::Type::kHello, messages::Hello{messages::kVersion, "x", "flood"})));
+  const Bytes question = messages::encode(messages::Type::kAsk, messages::Ask{});
+  const auto refused = owner_->stats().refused;
+  const auto until = Deadline::after(std::chrono::seconds(60));
+  // Nothing is read: answers wait at the owner, and it lets nobody ask without end.
+  while (owner_->stats().refused == refused && !until.passed()) {
+    for (int i = 0; i < 1000; ++i) {
+      if (!flood.send(question)) break;
+    }
+    if (!flood.flush()) break;
+  }
+  EXPECT_EQ(owner_->stats().refused, refused + 1);
+  EXPECT_EQ(meet(*reader_, *owner_)->contact("carrier pigeon", kPatience).status().code(), Code::kUnsupported);
+}
+
 TEST_F(PathsTest, MoreSchemasThanAreRememberedArriveAllTheSame) {
   const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
   std::uint64_t number = 0;
