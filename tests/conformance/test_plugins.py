@@ -1,6 +1,7 @@
 """Transports that come as shared libraries: what is refused, and what they cost whom."""
 
 import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +10,10 @@ from beeline.transfer import Agent, get_include
 
 # A plug-in in plain C that does nothing but say so.
 SOURCE = """
+#define _POSIX_C_SOURCE 200809L
 #include "beeline/transport_plugin.h"
 #include <stdio.h>
+#include <time.h>
 static int32_t no(beeline_failure *failure) {
   snprintf(failure->message, sizeof failure->message, "nothing works here");
   return CODE;
@@ -32,7 +35,13 @@ static int32_t expose(void *engine, const beeline_memory *memory, int32_t writab
   *exposure = engine;
   return BEELINE_OK;
 }
-static void withdraw(void *engine, void *exposure) { (void)engine, (void)exposure; }
+/* Where transfers wait: until they have ended. */
+static volatile int busy;
+static void rest(void) { nanosleep(&(struct timespec){0, 1000000}, 0); }
+static void withdraw(void *engine, void *exposure) {
+  (void)engine, (void)exposure;
+  while (busy) rest();
+}
 static int32_t connect_(void *engine, const char *peer, beeline_bytes contact, const beeline_wait *wait,
                         void **connection, beeline_failure *failure) {
   (void)engine, (void)peer, (void)contact, (void)wait, (void)failure;
@@ -42,8 +51,13 @@ static int32_t connect_(void *engine, const char *peer, beeline_bytes contact, c
 static void disconnect(void *engine, void *connection) { (void)engine, (void)connection; }
 static int32_t transfer(void *engine, void *connection, int32_t operation, const beeline_run *runs, uint64_t count,
                         const beeline_wait *wait, beeline_failure *failure) {
-  (void)engine, (void)connection, (void)operation, (void)runs, (void)count, (void)wait;
-  return no(failure);
+  int32_t ended = BEELINE_OK;
+  (void)engine, (void)connection, (void)operation, (void)runs, (void)count;
+  if (!WAITS) return no(failure);
+  for (busy = 1; ended == BEELINE_OK; ended = wait->check(wait->context)) rest();
+  busy = 0;
+  snprintf(failure->message, sizeof failure->message, "waited");
+  return ended;
 }
 const beeline_transport *beeline_transport_plugin(void) {
   static const beeline_transport table = {ABI,     sizeof table, NAME,   2,        0,          100,       open_,
@@ -55,10 +69,12 @@ const beeline_transport *beeline_transport_plugin(void) {
 
 @pytest.fixture
 def build(tmp_path):
-    def compile_it(source=SOURCE, name="idle", abi="BEELINE_TRANSPORT_ABI", fails_to_open=0, code="BEELINE_SYSTEM"):
+    def compile_it(
+        source=SOURCE, name="idle", abi="BEELINE_TRANSPORT_ABI", fails_to_open=0, code="BEELINE_SYSTEM", waits=0
+    ):
         library = tmp_path / f"{name}.so"
         (tmp_path / f"{name}.c").write_text(source)
-        macros = [f'-DNAME="{name}"', f"-DABI={abi}", f"-DOPEN={fails_to_open}", f"-DCODE={code}"]
+        macros = [f'-DNAME="{name}"', f"-DABI={abi}", f"-DOPEN={fails_to_open}", f"-DCODE={code}", f"-DWAITS={waits}"]
         command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{get_include()}", *macros]
         subprocess.run([*command, str(tmp_path / f"{name}.c"), "-o", str(library)], check=True, timeout=60)
         return library
@@ -112,3 +128,32 @@ def test_an_engine_that_does_not_open(build, folder, start_owner):
         with pytest.raises(exceptions.DirectTransportError, match="nothing works here"):
             agent.fetch(refs, path="idle")
         assert bool((agent.fetch(refs)[0] == 1).all())
+
+
+# In a process of its own: what holds up an interpreter holds up its watchdogs.
+UNDOING = """
+import sys, threading
+import torch
+from beeline.exceptions import TransferTimeoutError
+from beeline.transfer import Agent, TensorRefs
+
+folder, library = sys.argv[1:]
+options = {"folder": folder, "plugins": [library]}
+with Agent("owner", **options) as owner, Agent("reader", **options) as reader:
+    kept = [owner.register([torch.ones(5)])]
+    refs = TensorRefs.from_json(kept[0].to_json())
+    dropping = threading.Timer(0.5, kept.clear)
+    dropping.start()
+    try:
+        reader.fetch(refs, path="waiting", timeout_s=2)
+    except TransferTimeoutError:
+        print("in time")
+    dropping.join()
+"""
+
+
+def test_a_registration_that_waits_for_its_end_holds_up_nobody(build, folder):
+    library = build(name="waiting", waits=1)
+    command = [sys.executable, "-c", UNDOING, folder, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "in time", done.stderr

@@ -34,6 +34,12 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
     runs on this host. An agent of this process's own connects to B by each path, so that what the kernel or the
     network does not permit shows; no tensor moves.
 
+    \b
+    path          by its name
+    B's memory    in B's arena (made there, published, or under `beeline run`), or anywhere else
+    GB/s          expected until four transfers of that size were measured
+    why           what it lacks, or why it is (not) taken
+
     With A, an agent of this user on this host, also what A itself has measured of its transfers to B. What is possible
     is still asked from this process: A's own limits (another container, share_memory=False) may differ.
 

@@ -71,7 +71,7 @@ def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     p50, p99   how long half, and all but 1 %, of the transfers took at most; within a factor of two
     failed     attempts that failed; by path "none": without a path, as the registration was undone, nothing was
                granted, or no path would do
-    failovers  those of them after which another path was looked for
+    switched   those of them after which another path was looked for
 
     Why a path is taken or not: `beeline paths`. As Prometheus metrics: `beeline metrics`.
     """  # noqa: D301 - \b is a character that click reads

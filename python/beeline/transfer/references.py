@@ -29,8 +29,8 @@ def _dtype_name(code: int, bits: int) -> str:
 
 
 def dtype_row(dtype: Any) -> tuple[int, int, int]:
-    """(code, bits, lanes) of a torch dtype or of a name as `TensorRef.dtype` gives it."""
-    name = str(dtype).removeprefix("torch.")
+    """(code, bits, lanes) of a torch or numpy dtype, or of a name as `TensorRef.dtype` gives it."""
+    name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
     for code, known in _FLOAT8.items():
         if name == known:
             return code, 8, 1
