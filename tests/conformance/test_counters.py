@@ -40,6 +40,9 @@ def reader(place):
         yield agent
 
 
+FIRST_ROW = 8192  # where rows begin in a file
+
+
 def beeline(*arguments, check=True, **environment):
     command = [sys.executable, "-m", "beeline.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment})
@@ -161,6 +164,7 @@ def test_cut_and_hostile_files_are_refused_and_the_rest_is_shown(reader, place):
         "other": (b"x" * len(whole), "BELcntr1"),
         "newer": (whole[:8] + b"\x02\0\0\0" + whole[12:], "version 2"),
         "boasting": (whole[:192] + b"\xff\xff\xff\x7f" + whole[196:], "rows"),
+        "restless": (whole[: FIRST_ROW + 113] + b"\xff" + whole[FIRST_ROW + 114 :], "row 0 is of movement"),
         "rowless": (whole[:192] + b"\x00\x04\0\0" + whole[196:], "cut short"),
     }
     for name, (content, why) in hostile.items():
@@ -335,3 +339,14 @@ def test_bench_against_a_live_agent(reader, place):
 def test_bench_against_an_agent_that_has_published_nothing(reader, place):
     done = beeline("bench", "transfer", "reader", "--folder", place, check=False)
     assert done.returncode == 1 and 'agent.publish("beeline.bench"' in done.stderr
+
+
+def test_one_file_that_is_none_hides_no_agent(start_owner, place):
+    start_owner(folder=place)
+    (whole,) = (os.path.join(place, name) for name in os.listdir(place) if name.endswith(".counters"))
+    bad = {name: os.path.join(place, f"{name}.counters") for name in ("link", "folder")}
+    os.symlink(whole, bad["link"])
+    os.mkdir(bad["folder"])
+    report = top(place)
+    assert [agent["name"] for agent in report["agents"]] == ["owner"]
+    assert set(report["unreadable"]) == set(bad.values())
