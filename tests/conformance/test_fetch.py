@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from beeline import exceptions
+from beeline.transfer import Agent
+from tests.conformance.conftest import TOKEN
 from tests.conformance.paths import HARMLESS, PATHS, WRITING
 
 pytestmark = pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_bad_targets_are_refused_before_anything_is_written(owner, agent):
     assert bool((a == 7).all()) and bool((b == 7).all())
 
 
-def test_requirements_refuse_with_reasons(owner, agent):
+def test_requirements_refuse_with_reasons(owner, agent, folder):
     refs = owner.register("[torch.ones(5)]")
     with pytest.raises(exceptions.TransportUnavailableError, match="shm: .*arena"):
         agent.fetch(refs, path="shm")
@@ -200,7 +202,8 @@ def test_requirements_refuse_with_reasons(owner, agent):
         exceptions.TransportUnavailableError, match="no path .smoke.; this agent has shm, cma, tcp, hixl"
     ):
         agent.fetch(refs, path="smoke")
-    explanation = agent.explain(refs[0])
+    with Agent("fresh", folder=folder, token=TOKEN) as fresh:  # which has measured nothing
+        explanation = fresh.explain(refs[0])
     assert explanation["chosen"] == "cma"
     assert [candidate["path"] for candidate in explanation["candidates"]] == PATHS
 
