@@ -99,7 +99,14 @@ class Agent {
     std::optional<std::uint32_t> holder;
     bool welcome = false;
     std::set<std::uint64_t> schemas;  // hashes of those that it knows
-    std::size_t questions = 0;        // that wait for an answer
+    std::size_t questions = 0;        // that wait for an answer, or whose answer was not taken yet
+    std::size_t untaken = 0;          // of those, the answers that wait to be sent
+
+    void count_taken() {
+      if (socket.wants_write()) return;
+      questions -= untaken;
+      untaken = 0;
+    }
   };
 
   // What is published under one name.

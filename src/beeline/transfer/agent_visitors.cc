@@ -41,7 +41,7 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::Fd connection, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}, 0};
+  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}, 0, 0};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
@@ -50,6 +50,7 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
   Visitor& visitor = visitors_.at(fd);
   Status status;
   if ((events & EPOLLOUT) != 0) status = visitor.socket.flush();
+  visitor.count_taken();
   for (int frames = 0; status; ++frames) {
     if (frames == kFramesAtOnce) {  // others wait for the lock
       control_.after(Nanos(0), [this, fd, serial = visitor.serial] {
@@ -104,8 +105,9 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
         const os::Locked locked(lock_);
         const auto found = visitors_.find(fd);
         if (found == visitors_.end() || found->second.serial != serial) return;
-        --found->second.questions;
+        ++found->second.untaken;
         tell(found->second, said);
+        found->second.count_taken();
       };
       if (!is_for_exporter) {
         control_.defer(reply);
