@@ -26,7 +26,8 @@ static int32_t open_(const char *name, void **engine, beeline_failure *failure) 
 static void close_(void *engine) { (void)engine; }
 static int32_t contact(void *engine, const beeline_sink *sink, beeline_failure *failure) {
   (void)engine, (void)failure;
-  sink->write(sink->context, "x", 1);
+  static const char words[2 << 20];
+  sink->write(sink->context, words, SPEAKS);
   return BEELINE_OK;
 }
 static int32_t expose(void *engine, const beeline_memory *memory, int32_t writable, void **exposure,
@@ -70,11 +71,18 @@ const beeline_transport *beeline_transport_plugin(void) {
 @pytest.fixture
 def build(tmp_path):
     def compile_it(
-        source=SOURCE, name="idle", abi="BEELINE_TRANSPORT_ABI", fails_to_open=0, code="BEELINE_SYSTEM", waits=0
+        source=SOURCE,
+        name="idle",
+        abi="BEELINE_TRANSPORT_ABI",
+        fails_to_open=0,
+        code="BEELINE_SYSTEM",
+        waits=0,
+        speaks=1,
     ):
         library = tmp_path / f"{name}.so"
         (tmp_path / f"{name}.c").write_text(source)
         macros = [f'-DNAME="{name}"', f"-DABI={abi}", f"-DOPEN={fails_to_open}", f"-DCODE={code}", f"-DWAITS={waits}"]
+        macros.append(f"-DSPEAKS={speaks}")
         command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{get_include()}", *macros]
         subprocess.run([*command, str(tmp_path / f"{name}.c"), "-o", str(library)], check=True, timeout=60)
         return library
@@ -118,6 +126,14 @@ def test_a_plug_in_that_fails_costs_its_transfers_alone(build, folder, start_own
         with pytest.raises(error, match="nothing works here"):
             agent.fetch(refs, path="idle")
         assert bool((agent.fetch(refs)[0] == 1).all())
+
+
+def test_a_plug_in_that_writes_more_than_it_may_is_told_so(build, folder, start_owner):
+    library = build(speaks="(2 << 20)")
+    refs = start_owner(plugins=[str(library)]).register("[torch.ones(5)]")
+    with Agent("a", folder=folder, plugins=[library]) as agent:
+        with pytest.raises(exceptions.BeelineError, match="wrote more than 1048576 bytes"):
+            agent.fetch(refs, path="idle")
 
 
 def test_an_engine_that_does_not_open(build, folder, start_owner):

@@ -61,17 +61,36 @@ class Bound {
   bool was_interrupted_ = false;
 };
 
-// What a library writes beyond this is its bug, and dropped: what it is for is then refused by the other side.
+// What a library may write.
 constexpr std::uint64_t kMaxSinkBytes = std::uint64_t{1} << 20;
 
-beeline_sink sink_of(Bytes& bytes) {
-  return {&bytes, [](void* context, const void* data, std::uint64_t size) {
-            auto& taken = *static_cast<Bytes*>(context);
-            if (size > kMaxSinkBytes - taken.size()) return;
-            const auto* begin = static_cast<const std::byte*>(data);
-            taken.insert(taken.end(), begin, begin + size);
-          }};
-}
+// Takes what a library writes.
+class Sink {
+ public:
+  Sink() {
+    table_.context = this;
+    table_.write = [](void* context, const void* data, std::uint64_t size) {
+      auto& own = *static_cast<Sink*>(context);
+      own.is_too_much_ = own.is_too_much_ || size > kMaxSinkBytes - own.bytes_.size();
+      const auto* begin = static_cast<const std::byte*>(data);
+      if (!own.is_too_much_) own.bytes_.insert(own.bytes_.end(), begin, begin + size);
+    };
+  }
+  Sink(const Sink&) = delete;
+
+  [[nodiscard]] const beeline_sink* table() const { return &table_; }
+  // kResourceExhausted where it wrote more than it may.
+  Result<Bytes> take() && {
+    if (!is_too_much_) return std::move(bytes_);
+    return Status(Code::kResourceExhausted,
+                  "the plug-in wrote more than " + std::to_string(kMaxSinkBytes) + " bytes as a contact or a key");
+  }
+
+ private:
+  beeline_sink table_{};
+  Bytes bytes_;
+  bool is_too_much_ = false;
+};
 
 // A library's engine, opened when something first needs it, and all that was exposed by it. Thread-safe.
 class Engine final : public Exporter, public std::enable_shared_from_this<Engine> {
@@ -97,12 +116,11 @@ class Engine final : public Exporter, public std::enable_shared_from_this<Engine
 
   Result<Bytes> contact() override {
     BEELINE_ASSIGN(void* const engine, open());
-    Bytes bytes;
-    const auto sink = sink_of(bytes);
+    Sink sink;
     beeline_failure failure{};
     BEELINE_RETURN_IF_ERROR(
-        status_of(table_.contact(engine, &sink, &failure), failure, "while asking an engine for its contact"));
-    return bytes;
+        status_of(table_.contact(engine, sink.table(), &failure), failure, "while asking an engine for its contact"));
+    return std::move(sink).take();
   }
 
   Result<Bytes> key(memory::PublicationId id, const RegionSource::Held& held, Access access) override {
@@ -117,14 +135,16 @@ class Engine final : public Exporter, public std::enable_shared_from_this<Engine
     return exposures_.key(id, held, access, [&](std::byte* data, std::uint64_t length) -> Result<Exposures::Exposed> {
       const beeline_memory memory{data, length, device.type, device.id};
       Exposures::Exposed exposed;
-      const auto sink = sink_of(exposed.key);
+      Sink sink;
       void* exposure = nullptr;
       beeline_failure failure{};
-      const auto code = table_.expose(engine, &memory, access == Access::kWrite ? 1 : 0, &exposure, &sink, &failure);
+      const auto code =
+          table_.expose(engine, &memory, access == Access::kWrite ? 1 : 0, &exposure, sink.table(), &failure);
       BEELINE_RETURN_IF_ERROR(status_of(code, failure, "while exposing " + std::to_string(length) + " bytes"));
       exposed.handle = {exposure, [this, engine](void* handle) {
                           if (fork_count_ == os::fork_count()) table_.withdraw(engine, handle);
                         }};
+      BEELINE_ASSIGN(exposed.key, std::move(sink).take());
       return exposed;
     });
   }
