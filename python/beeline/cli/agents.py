@@ -47,7 +47,7 @@ def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
     """
     from beeline.transfer import counters
 
-    agents = counters.live(folder)
+    agents = [agent for agent in counters.live(folder) if agent.address]
     if text.startswith("beeline://"):
         known = [agent for agent in agents if agent.address == text]
         return text, known[0] if known else None

@@ -60,9 +60,9 @@ class _Watch:
 )
 @folder_option
 def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
-    """Watch what the agents of this user on this host transfer, until Ctrl-C.
+    """Watch what agents and actors of this user on this host transfer, until Ctrl-C.
 
-    Each agent keeps counters in a file, which is read: the agents themselves are not asked, and need not be well.
+    Each agent, and each process of a session, keeps counters in a file, which is read: nobody is asked, or need be well.
     A row is what one agent does (fetch, push or map) with memory of one peer by one path, for sizes that are alike.
 
     \b

@@ -1,4 +1,4 @@
-"""Tensor transports that the program registered: values whose tensors travel by a class of its own.
+"""Tensor transports that are classes: those that the program registered, and the transfer engine's paths.
 
 The value is pickled with a number in place of each tensor. What the transport's manager says of the tensors travels
 with it, and so does its class: whoever gets the value needs no registration of its own.
@@ -6,6 +6,7 @@ with it, and so does its class: whoever gets the value needs no registration of 
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import pickle
@@ -23,9 +24,11 @@ import cloudpickle
 from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
 from beeline.tensors.transport_manager import TensorTransportManager
 
-# Modes of registered transports, by their names: the same number in every process. They travel in one signed byte.
-FIRST_MODE, LAST_MODE = 3, 127
+# Modes by their names: the same number in every process. They travel in one signed byte.
+FIRST_MODE, LAST_MODE = 3, 111
+FIRST_BUILTIN_MODE = 112
 WRITABLE = 1  # of a buffer, as in `values`
+BUILTIN = ("cma", "tcp")  # names of the transfer engine's paths that are transports
 
 _log = logging.getLogger("beeline")
 _lock = threading.Lock()
@@ -41,12 +44,21 @@ class Registration:
     name: str  # lower case
     devices: tuple[str, ...]
     manager_class: bytes  # pickled
-    data_type: type
+    data_type: type | None  # of the tensors; None: torch.Tensor, which is not imported for that
 
     @property
     def mode(self) -> int:
-        """Its number; see FIRST_MODE."""
+        """Its number."""
+        if self.name in BUILTIN:
+            return FIRST_BUILTIN_MODE + BUILTIN.index(self.name)
         return FIRST_MODE + zlib.crc32(self.name.encode()) % (LAST_MODE - FIRST_MODE + 1)
+
+    def is_tensor(self, value: Any) -> bool:
+        """Whether the value is one of those that it moves."""
+        if self.data_type is not None:
+            return isinstance(value, self.data_type)
+        torch = sys.modules.get("torch")
+        return torch is not None and isinstance(value, torch.Tensor)
 
 
 def register(
@@ -81,9 +93,19 @@ def register(
         _registered[name] = own
 
 
+@functools.cache
+def _builtin() -> dict[str, Registration]:
+    from beeline.tensors import engine_paths
+
+    return {
+        name: Registration(name, ("cpu",), cloudpickle.dumps(manager), None)
+        for name, manager in engine_paths.MANAGERS.items()
+    }
+
+
 def find(name: str) -> Registration | None:
     """The transport of that name (lower case), or None."""
-    return _registered.get(name)
+    return _registered.get(name) or (_builtin().get(name) if name in BUILTIN else None)
 
 
 def names() -> list[str]:
@@ -175,7 +197,7 @@ class _NumberingPickler(cloudpickle.Pickler):
 
     def persistent_id(self, value: Any) -> int | None:
         """Asked by pickle for every object; None: as usual."""
-        if not isinstance(value, self._registration.data_type):
+        if not self._registration.is_tensor(value):
             return None
         device = getattr(getattr(value, "device", None), "type", None)
         if device is not None and device not in self._registration.devices:
@@ -204,7 +226,8 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
 
     Without a tensor in it the value is like any other: shipment is None.
     """
-    registration = next((each for each in _registered.values() if each.mode == mode), None)
+    known = (*_registered.values(), *_builtin().values())
+    registration = next((each for each in known if each.mode == mode), None)
     if registration is None:
         raise TransportUnavailableError(
             "This actor was made before the tensor transport was registered: call register_tensor_transport first, "

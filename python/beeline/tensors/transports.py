@@ -14,6 +14,8 @@ ISOLATIONS = ("live", "snapshot")
 USABLE = {
     "auto": "the best path for each pair of processes; on one machine: shm",
     "shm": "direct, through shared arenas of the producer",
+    "cma": "a copy by the kernel, out of the producer's memory as it is when it is fetched",
+    "tcp": "a copy through a socket, for comparison: on one machine the others are faster",
     "object_store": "a copy in the object store; arrays come back read-only",
 }
 UNUSABLE = {

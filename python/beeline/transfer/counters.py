@@ -10,6 +10,7 @@ Reading costs the agent nothing: it is not asked. The file's format is described
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -182,9 +183,15 @@ def read(path: str) -> AgentCounters | None:
 
 
 def scan(where: str = "") -> tuple[list[AgentCounters], dict[str, str]]:
-    """All agents whose files lie in a folder, dead ones among them, by name; and what could not be read, with why."""
+    """All agents whose files lie in a folder, dead ones among them, by name; and what could not be read, with why.
+
+    Without a folder also the processes of this user's sessions: drivers, workers and actors. They have no address.
+    """
     found, unreadable = [], {}
-    for path in glob.glob(os.path.join(glob.escape(where or folder()), f"*{SUFFIX}")):
+    patterns = [glob.escape(where or folder())]
+    if not where:
+        patterns.append(os.path.join(glob.escape(os.path.dirname(folder())), "session-*", "agents"))
+    for path in itertools.chain.from_iterable(glob.iglob(os.path.join(each, f"*{SUFFIX}")) for each in patterns):
         try:
             agent = read(path)
         except (BeelineError, ValueError, OSError, RuntimeError) as error:

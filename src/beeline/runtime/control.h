@@ -81,6 +81,11 @@ inline std::string link_socket(const std::string& session_dir, ProcessIndex proc
   return session_dir + "/p" + std::to_string(process);
 }
 
+// Where the processes of a session keep their counters, and agents of the transfer engine that they open for it.
+inline std::string agents_folder(const std::string& session_dir) {
+  return session_dir + "/agents";
+}
+
 // With it comes the descriptor of that socket, listening; a tool gets none.
 struct Registered {
   ProcessIndex index = 0;

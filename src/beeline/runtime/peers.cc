@@ -443,14 +443,6 @@ bool Peers::is_gone(ProcessIndex process) const {
   return it != peers_.end() && it->second.gone;
 }
 
-std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> Peers::arenas() const {
-  std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> mapped;
-  for (const auto& [process, peer] : peers_) {
-    if (peer.arena) mapped.emplace_back(process, peer.arena);
-  }
-  return mapped;
-}
-
 void Peers::close() {
   if (listener_.is_open()) {
     events_.forget_socket(listener_.get());

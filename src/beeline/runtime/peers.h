@@ -70,8 +70,6 @@ class Peers {
   // Connects ahead of use.
   void connect(ProcessIndex process);
 
-  // The mapped arenas of other processes.
-  [[nodiscard]] std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> arenas() const;
   // Whether all that was sent lies in the receivers' rings.
   [[nodiscard]] bool is_flushed() const;
   // Lets go of all links. Whatever keeps arenas mapped besides us may go on; nothing can be sent any more.

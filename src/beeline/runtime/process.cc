@@ -87,6 +87,8 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   objects_.set_self(self_);
   daemon_ = std::move(socket);
   peers_ = std::make_unique<Peers>(*this, mailbox_, *arena_);
+  mapped_.count_in(control::agents_folder(registered_.session_dir), "p" + std::to_string(self_),
+                   [this] { return name_for_people(); });
   started_ = true;
   BEELINE_RETURN_IF_ERROR(progress_.start({.drain = [this] { return drain(); },
                                            .idle = [this] { on_idle(); },
@@ -139,7 +141,7 @@ void Process::stop() {
     }
     publications_.clear();
     retired_.clear();
-    own_view_.reset();
+    mapped_.close();
     mailbox_ = {};
     // What a worker has stored stays published: its owners copy it out once this process has ended.
     if (!is_worker_) arena = std::move(arena_);

@@ -19,6 +19,7 @@
 #include "beeline/runtime/executor.h"
 #include "beeline/runtime/launch.h"
 #include "beeline/runtime/log_printer.h"
+#include "beeline/runtime/mapped_peers.h"
 #include "beeline/runtime/peers.h"
 #include "beeline/runtime/progress.h"
 
@@ -252,6 +253,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   void request_cleaning();
   control::Counts usage();
   bool trim_arena();
+  // The ways to what a process that is or was linked to this one, or this one itself, has published.
+  Result<MappedPeers::PathsPtr> paths_to(ProcessIndex process);
+  [[nodiscard]] std::string name_for_people() const;
   void rehome(ProcessIndex holder, const std::string& reason);
   void lose(Entry& entry, const std::string& reason, const std::string& more);
   void copy_lost_values();
@@ -289,12 +293,12 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; until retired and read by nobody
   std::vector<memory::PublicationId> retired_;                   // of these, the ones that somebody may read yet
   std::uint64_t inline_publications_ = 0;                        // ever made
-  std::shared_ptr<memory::PeerArena> own_view_;
+  MappedPeers mapped_;
   // Own values in the memory of a process that is gone.
   struct LostValue {
     store::ObjectId id;
     store::PayloadPtr value;
-    std::shared_ptr<memory::PeerArena> arena;
+    MappedPeers::PathsPtr holder;
     std::string reason;
   };
   std::vector<LostValue> to_rehome_;

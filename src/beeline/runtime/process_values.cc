@@ -79,13 +79,13 @@ Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<con
 }
 
 // The same value, with its bytes in `arena`.
-Result<store::PayloadPtr> copy_to(memory::Arena& arena, ProcessIndex holder, memory::PeerArena& from,
+Result<store::PayloadPtr> copy_to(memory::Arena& arena, ProcessIndex holder, transfer::Paths& from,
                                   const Payload& value) {
   std::vector<memory::Range> ranges;
   for (const auto& buffer : value.placement->buffers) {
     if (buffer.range.length > 0) ranges.push_back(buffer.range);
   }
-  BEELINE_ASSIGN(const auto lease, from.acquire(value.placement->publication, ranges));
+  BEELINE_ASSIGN(const auto lease, from.map(value.placement->publication, ranges));
   std::vector<SourceBuffer> sources;
   for (const auto& buffer : value.placement->buffers) {
     const std::byte* data = buffer.range.length > 0 ? lease.at(buffer.range.offset) : nullptr;
@@ -156,37 +156,49 @@ std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> re
   return placement;
 }
 
+Result<MappedPeers::PathsPtr> Process::paths_to(ProcessIndex process) {
+  if (auto known = mapped_.find(process)) return known;
+  if (process != self_) {
+    BEELINE_ASSIGN(auto arena, peers_->arena_of(process));
+    return mapped_.add(process, std::move(arena));
+  }
+  BEELINE_ASSIGN(const auto holder, arena_->add_holder(::getpid()));
+  BEELINE_ASSIGN(auto data, os::duplicate(arena_->data_fd()));
+  BEELINE_ASSIGN(auto table, os::duplicate(arena_->control_fd()));
+  BEELINE_ASSIGN(auto arena, memory::PeerArena::attach(std::move(data), std::move(table), holder));
+  return mapped_.add(process, std::move(arena));
+}
+
+std::string Process::name_for_people() const {
+  if (is_driver_) return "driver";
+  if (!assignment_.actor) return "worker " + std::to_string(self_);
+  const auto& actor = *assignment_.actor;
+  return "actor " + std::to_string(actor.actor) + (actor.name.empty() ? "" : " (" + actor.name + ")");
+}
+
 Result<Opened> Process::open(const store::Placement& placement, Deadline deadline) {
-  std::shared_ptr<memory::PeerArena> arena;
+  MappedPeers::PathsPtr paths;
   {
     Locked locked(lock_);
     if (stopped_) return Status(Code::kShutdown, session_error_);
-    if (placement.holder == self_) {
-      if (!own_view_) {
-        BEELINE_ASSIGN(const auto holder, arena_->add_holder(::getpid()));
-        BEELINE_ASSIGN(auto data, os::duplicate(arena_->data_fd()));
-        BEELINE_ASSIGN(auto table, os::duplicate(arena_->control_fd()));
-        BEELINE_ASSIGN(own_view_, memory::PeerArena::attach(std::move(data), std::move(table), holder));
+    const ProcessIndex holder = placement.holder;
+    if (holder != self_ && !peers_->has_link(holder) && !peers_->is_gone(holder)) {
+      peers_->connect(holder);
+      const auto outcome =
+          progress_.wait(locked, deadline, [&] { return peers_->has_link(holder) || peers_->is_gone(holder); });
+      if (outcome == WaitOutcome::kTimedOut) {
+        return Status(Code::kDeadlineExceeded,
+                      "process " + std::to_string(holder) + ", which holds the value, did not answer");
       }
-      arena = own_view_;
-    } else {
-      if (!peers_->has_link(placement.holder) && !peers_->is_gone(placement.holder)) {
-        peers_->connect(placement.holder);
-        const auto outcome = progress_.wait(
-            locked, deadline, [&] { return peers_->has_link(placement.holder) || peers_->is_gone(placement.holder); });
-        if (outcome == WaitOutcome::kTimedOut) {
-          return Status(Code::kDeadlineExceeded,
-                        "process " + std::to_string(placement.holder) + ", which holds the value, did not answer");
-        }
-        if (outcome == WaitOutcome::kInterrupted) return Status(Code::kInterrupted, "interrupted by a signal");
-      }
-      auto attached = peers_->arena_of(placement.holder);
-      if (!attached) {
-        return Status(Code::kPeerLost, "process " + std::to_string(placement.holder) +
-                                           ", which held the value, is gone: " + attached.status().message());
-      }
-      arena = std::move(*attached);
+      if (outcome == WaitOutcome::kInterrupted) return Status(Code::kInterrupted, "interrupted by a signal");
     }
+    auto found = paths_to(holder);
+    if (!found && holder == self_) return found.status();
+    if (!found) {
+      return Status(Code::kPeerLost, "process " + std::to_string(holder) +
+                                         ", which held the value, is gone: " + found.status().message());
+    }
+    paths = std::move(*found);
   }
   std::vector<memory::Range> ranges;
   std::uint64_t bytes = 0;
@@ -194,7 +206,7 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
     if (buffer.range.length > 0) ranges.push_back(buffer.range);
     bytes += buffer.range.length;
   }
-  BEELINE_ASSIGN(auto lease, arena->acquire(placement.publication, ranges));
+  BEELINE_ASSIGN(auto lease, paths->map(placement.publication, ranges));
   Opened opened;
   opened.lease = std::shared_ptr<memory::Lease>(new memory::Lease(std::move(lease)), [this](memory::Lease* ended) {
     delete ended;
@@ -228,15 +240,14 @@ void Process::request_cleaning() {
 
 void Process::clean_leases() {
   if (!leases_to_clean_.exchange(false)) return;
-  std::vector<std::pair<ProcessIndex, std::shared_ptr<memory::PeerArena>>> arenas;
+  std::vector<std::pair<ProcessIndex, MappedPeers::PathsPtr>> mapped;
   {
     const Locked locked(lock_);
     if (stopped_) return;
-    arenas = peers_->arenas();
-    if (own_view_) arenas.emplace_back(self_, own_view_);
+    mapped.assign(mapped_.all().begin(), mapped_.all().end());
   }
-  for (const auto& [process, arena] : arenas) {
-    const auto retired = arena->clean();
+  for (const auto& [process, paths] : mapped) {
+    const auto retired = paths->facts().arena->clean();
     if (retired.empty()) continue;
     const Locked locked(lock_);
     if (stopped_) return;
@@ -374,13 +385,13 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
     }
   });
   for (Entry* entry : affected) {
-    auto arena = peers_->arena_of(holder);
+    auto paths = paths_to(holder);
     if (entry->payload->placement->direct) {
       lose(*entry, reason, "; a direct tensor lives as long as its producer");
-    } else if (!arena) {
+    } else if (!paths) {
       lose(*entry, reason, "");
     } else {
-      to_rehome_.push_back({entry->id, entry->payload, *arena, reason});
+      to_rehome_.push_back({entry->id, entry->payload, *paths, reason});
     }
   }
   if (!to_rehome_.empty()) progress_.request_chores();
@@ -404,7 +415,7 @@ void Process::copy_lost_values() {
       to_rehome_.pop_back();
       arena = arena_;
     }
-    auto copy = copy_to(*arena, self_, *lost.arena, *lost.value);
+    auto copy = copy_to(*arena, self_, *lost.holder, *lost.value);
     const Locked locked(lock_);
     if (stopped_) return;
     Entry* entry = objects_.find(lost.id);
@@ -434,6 +445,7 @@ void Process::release_lost_arenas() {
   });
   std::erase_if(lost_holders_, [&](ProcessIndex holder) {
     if (needed.contains(holder)) return false;
+    mapped_.forget(holder);
     peers_->forget_arena(holder);
     return true;
   });

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
 #include <sstream>
 #include <utility>
 
@@ -20,18 +19,6 @@ namespace beeline::transfer {
 namespace {
 
 using messages::Type;
-
-constexpr const char* kSuffix = ".agent";
-
-// Sockets and counters of agents that were killed.
-void remove_left_behind(const std::string& folder) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    const std::string path = entry.path().string();
-    if (path.ends_with(kSuffix) && os::is_left_behind(path)) ::unlink(path.c_str());
-    if (is_counters_name(path)) remove_if_left_behind(path);
-  }
-}
 
 Result<transport::Transports> transports_for(const Agent::Options& options) {
   transport::Transports transports = transport::make_builtin();
@@ -54,10 +41,6 @@ Result<transport::Transports> transports_for(const Agent::Options& options) {
 }
 
 }  // namespace
-
-std::string agents_folder() {
-  return os::user_folder() + "/agents";
-}
 
 Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   if (options.name.empty()) return Status(Code::kInvalidArgument, "an agent needs a name");
@@ -118,7 +101,7 @@ Status Agent::settle_in(const Options& options) {
 
 // Listens in the folder; returns the socket's path.
 Result<std::string> Agent::listen_in_folder() {
-  const std::string path = folder_ + "/" + address_.id + kSuffix;
+  const std::string path = folder_ + "/" + address_.id + std::string(kAgentSocketSuffix);
   // Until it listens it looks like one that was left behind.
   const std::string unfinished = path + ".new";
   BEELINE_ASSIGN(auto listening, os::listen_unix(unfinished));

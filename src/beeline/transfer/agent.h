@@ -12,6 +12,7 @@
 #include "beeline/os/control_loop.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/transfer/address.h"
+#include "beeline/transfer/agents_folder.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/peer.h"
 #include "beeline/transfer/regions.h"
@@ -21,9 +22,6 @@
 #include "beeline/transport/server.h"
 
 namespace beeline::transfer {
-
-// Where agents of this user on this host are found: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
-std::string agents_folder();
 
 // Thread-safe. In a child of fork() an agent is the parent's: every operation fails, and nothing is undone.
 class Agent {

@@ -74,12 +74,21 @@ void Paths::count_in(std::shared_ptr<Counters> counters, const std::string& peer
   counters_.emplace(std::move(counters), peer_id, facts_.name, std::move(names));
 }
 
-void Paths::note_map(std::uint64_t bytes, Nanos took) {
-  for (std::size_t i = 0; counters_ && i < paths_.size(); ++i) {
-    if (!paths_[i]->transport->capabilities().maps) continue;
-    counters_->moved(i, Movement::kMap, bytes, took);
-    return;
+Result<memory::Lease> Paths::map(memory::PublicationId id, std::span<const memory::Range> ranges) {
+  const auto begin = Clock::now();
+  std::uint64_t bytes = 0;
+  for (const memory::Range& range : ranges) bytes += range.length;
+  auto lease = facts_.arena->acquire(id, ranges);
+  if (!lease) {
+    note_failure(Movement::kMap, bytes);
+    return lease;
   }
+  const auto maps = [](const auto& path) { return path->transport->capabilities().maps; };
+  const auto path = std::ranges::find_if(paths_, maps);
+  if (counters_ && path != paths_.end()) {
+    counters_->moved(static_cast<std::size_t>(path - paths_.begin()), Movement::kMap, bytes, Clock::now() - begin);
+  }
+  return lease;
 }
 
 void Paths::note_failure(Movement movement, std::uint64_t bytes) {

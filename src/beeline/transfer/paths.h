@@ -49,8 +49,8 @@ class Paths {
 
   // Counts there what moves from here on; before the first transfer.
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
-  // Bytes that the peer's arena let us see without moving them.
-  void note_map(std::uint64_t bytes, Nanos took);
+  // Access without a copy to ranges of the arena of a peer on this host; see memory::PeerArena::acquire().
+  Result<memory::Lease> map(memory::PublicationId id, std::span<const memory::Range> ranges);
   // What failed before a path was taken, or was of no use once the bytes were there.
   void note_failure(Movement movement, std::uint64_t bytes);
 

@@ -264,7 +264,6 @@ void Peer::request_cleaning() {
 Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {
   const Cleaner cleaner{*this};
   BEELINE_RETURN_IF_ERROR(check_alive());
-  const auto begin = Clock::now();
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
@@ -273,12 +272,7 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
   }
   const memory::Range range{region.arena_offset + offset, length};
-  auto acquired = facts().arena->acquire(region.id, {&range, 1});
-  if (!acquired) {
-    paths_.note_failure(Movement::kMap, length);
-    return acquired.status();
-  }
-  auto lease = std::move(*acquired);
+  BEELINE_ASSIGN(auto lease, paths_.map(region.id, {&range, 1}));
   struct Held {
     std::shared_ptr<Peer> peer;
     memory::Lease lease;
@@ -290,7 +284,6 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   Mapped mapped;
   mapped.data = lease.at(range.offset);
   mapped.lease = std::shared_ptr<Held>(new Held{shared_from_this(), std::move(lease)});
-  paths_.note_map(length, Clock::now() - begin);
   return mapped;
 }
 

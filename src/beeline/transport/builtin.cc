@@ -22,6 +22,12 @@ Transports make_builtin() {
   return transports;
 }
 
+Transports make_mapping() {
+  Transports transports;
+  transports.push_back(shm::make());
+  return transports;
+}
+
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {
   return plugin::load(library, agent_name);
 }

@@ -9,6 +9,8 @@ namespace beeline::transport {
 
 // In the order in which they are preferred while nothing was measured.
 Transports make_builtin();
+// Of these, those that give access without a copy.
+Transports make_mapping();
 
 // A path from a shared library with the ABI of beeline/transport_plugin.h, for the agent of that name.
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name);

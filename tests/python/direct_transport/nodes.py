@@ -39,3 +39,40 @@ def ones(node, n, value=1.0):
 
 def total(node, x):
     return float(x.sum())
+
+
+def tensors_of_every_kind():
+    """By name: dtypes and layouts."""
+    base = torch.arange(4096 * 300, dtype=torch.float32).reshape(4096, 300)
+    floats = torch.linspace(-4, 4, LARGE)
+    return {
+        "float32": base,
+        "small": torch.arange(7.0),
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0),
+        "empty with a shape": torch.empty(3, 0, 5, dtype=torch.int16),
+        "transposed": base.t(),
+        "strided": base[::3, ::2],
+        "offset": base[17:, 5:],
+        "expanded": torch.arange(300.0).expand(4096, 300),
+        "overlapping": torch.arange(2000.0).as_strided((1500, 400), (1, 1)),
+        "channels last": torch.randn(8, 3, 64, 200).to(memory_format=torch.channels_last),
+        "bool": floats > 0,
+        "uint8": torch.arange(LARGE).to(torch.uint8),
+        "int64": torch.arange(LARGE),
+        "float16": floats.half(),
+        "float64": floats.double(),
+        "bfloat16": floats.bfloat16(),
+        "bfloat16 scalar": torch.tensor(1.5, dtype=torch.bfloat16),
+        "float8_e4m3fn": floats.to(torch.float8_e4m3fn),
+        "float8_e5m2": floats.to(torch.float8_e5m2),
+        "complex64": torch.complex(floats, -floats),
+        "complex128 conjugate": torch.complex(floats, floats).to(torch.complex128).conj(),
+        "negative view": torch.complex(floats, floats).conj().imag,
+    }
+
+
+def bits_of(tensor):
+    """The tensor's elements as bytes, in order: compares NaNs and every dtype."""
+    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""

@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "beeline/os/process.h"
+#include "beeline/transfer/agents_folder.h"
 
 namespace beeline::runtime::node {
 namespace {
@@ -210,6 +211,7 @@ void Daemon::sweep() {
       if (connection.index == 0) continue;
       processes_.erase(connection.index);
       ::unlink(control::link_socket(options_.session_dir, connection.index).c_str());
+      loop_.after(kExitGrace, [this] { transfer::remove_left_behind(control::agents_folder(options_.session_dir)); });
       // A worker without a connection is of no use, but it may be about to exit with a status that says more.
       if (const WorkerToken worker = connection.worker; worker != 0) {
         loop_.after(kExitGrace, [this, worker] { pool_.kill(worker); });

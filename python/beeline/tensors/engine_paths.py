@@ -1,0 +1,155 @@
+"""Tensor transports that copy: the transfer engine's paths under their own names, each a manager of Ray's kind.
+
+Each process of a session has one agent of the engine, opened when the first value needs it. What "auto" and "shm" map
+without a copy is the core's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from typing import Any, ClassVar
+
+from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
+from beeline.transfer import Agent, TensorRefs
+
+
+class EngineMetadata(TensorTransportMetadata):
+    """Besides shapes and dtypes: references to the registered tensors, as bytes."""
+
+    refs: bytes = b""
+
+
+class EngineTransport(TensorTransportManager):
+    """One path of the transfer engine. Subclasses say which."""
+
+    path: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._registered: dict[str, TensorRefs] = {}  # by object: what keeps its tensors registered
+
+    def tensor_transport_backend(self) -> str:
+        """As Ray writes names."""
+        return self.path.upper()
+
+    @staticmethod
+    def is_one_sided() -> bool:
+        """Consumers read by themselves."""
+        return True
+
+    @staticmethod
+    def can_abort_transport() -> bool:
+        """A fetch that failed has ended on both sides."""
+        return True
+
+    def actor_has_tensor_transport(self, actor: Any) -> bool:
+        """Every process can open an agent."""
+        return True
+
+    def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> EngineMetadata:
+        """Registers the tensors where they are; a lazy conjugate or negative is made real first."""
+        metadata = EngineMetadata([(tensor.shape, tensor.dtype) for tensor in rdt_object])
+        metadata.tensor_device = rdt_object[0].device.type if rdt_object else None
+        real = [tensor.detach().resolve_conj().resolve_neg() for tensor in rdt_object]
+        refs = _agents.get(self.path).register(real)
+        metadata.refs = refs.to_bytes()
+        self._registered[obj_id] = refs
+        return metadata
+
+    def get_communicator_metadata(
+        self, src_actor: Any, dst_actor: Any, backend: str | None = None
+    ) -> CommunicatorMetadata:
+        """None is needed: references say where the tensors are."""
+        return CommunicatorMetadata()
+
+    def recv_multiple_tensors(
+        self,
+        obj_id: str,
+        tensor_transport_metadata: TensorTransportMetadata,
+        communicator_metadata: CommunicatorMetadata,
+        target_buffers: list[Any] | None = None,
+    ) -> list[Any]:
+        """Copies them by this path and no other. Raises what `Agent.fetch` raises."""
+        assert isinstance(tensor_transport_metadata, EngineMetadata)
+        refs = TensorRefs.from_bytes(tensor_transport_metadata.refs)
+        return _agents.get(self.path).fetch(refs, target_buffers, path=self.path)
+
+    def send_multiple_tensors(
+        self,
+        tensors: list[Any],
+        tensor_transport_metadata: TensorTransportMetadata,
+        communicator_metadata: CommunicatorMetadata,
+    ) -> None:
+        """Never called: consumers read by themselves."""
+        raise NotImplementedError
+
+    def garbage_collect(self, obj_id: str, tensor_transport_meta: TensorTransportMetadata, tensors: list[Any]) -> None:
+        """Undoes the registration."""
+        self._registered.pop(obj_id, None)
+
+    def abort_transport(self, obj_id: str, communicator_metadata: CommunicatorMetadata) -> None:
+        """Nothing goes on after a fetch that failed."""
+
+
+class Cma(EngineTransport):
+    """The kernel copies out of the producer's memory."""
+
+    path = "cma"
+
+
+class Tcp(EngineTransport):
+    """Through sockets of this host."""
+
+    path = "tcp"
+
+
+MANAGERS: dict[str, type[EngineTransport]] = {manager.path: manager for manager in (Cma, Tcp)}
+LISTENING = {Tcp.path}  # what only agents with a TCP address serve
+
+
+class _Agents:
+    """This process's agents in its session: one that listens on TCP, where that is asked for, and one that does not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: dict[bool, Agent] = {}
+        self._pid = 0
+
+    def get(self, path: str) -> Agent:
+        from beeline.api import session
+
+        listens = path in LISTENING
+        with self._lock:
+            if self._pid != os.getpid():  # a fork has its parent's, which are of no use there
+                self._opened, self._pid = {}, os.getpid()
+            if listens not in self._opened:
+                folder = os.path.join(session.current.info["session_dir"], "agents")
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+                beyond = {"tcp": "127.0.0.1:0", "token": _session_token(folder)} if listens else {}
+                self._opened[listens] = Agent(f"process {os.getpid()}", folder=folder, **beyond)
+                session.current.dependents.add(self)
+            return self._opened[listens]
+
+    def session_ended(self) -> None:
+        with self._lock:
+            closing, self._opened = self._opened, {}
+        for agent in closing.values():
+            agent.close()
+
+
+_agents = _Agents()
+
+
+def _session_token(folder: str) -> str:
+    """What agents of the session ask of whoever connects; made by the first one. The folder is the user's alone."""
+    path = os.path.join(folder, "token")
+    own = f"{path}.{os.getpid()}"
+    with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with contextlib.suppress(FileExistsError):
+        os.link(own, path)  # all of it, or nothing
+    os.unlink(own)
+    with open(path) as file:
+        return file.read()

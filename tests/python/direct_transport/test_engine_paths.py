@@ -1,0 +1,136 @@
+"""The transfer engine's paths as tensor transports, and what the engine counts of every transfer in a session."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import beeline as ray
+from beeline import exceptions
+from beeline.experimental import set_target_for_ref, wait_tensor_freed
+from beeline.transfer import counters
+from tests.python.direct_transport.nodes import bits_of, call, ones, tensors_of_every_kind, total
+
+PATHS = ["cma", "tcp"]
+N = 1 << 18
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def rows_of(pid, path):
+    """What the process has counted of one path."""
+    return [row for agent in counters.live() if agent.pid == pid for row in agent.rows if row.path == path]
+
+
+def until(condition, within_s=30):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_tensors_of_every_kind_in_one_value(a, b, path):
+    tensors = tensors_of_every_kind()
+    ref = call(a, lambda node: tensors_of_every_kind() | {"text": "x", "array": np.arange(5)}, transport=path)
+    for value in (ray.get(ref), ray.get(call(b, lambda node, value: value, ref))):
+        assert value["text"] == "x" and value["array"].sum() == 10
+        for name, tensor in tensors.items():
+            assert value[name].dtype == tensor.dtype and value[name].shape == tensor.shape, name
+            if name != "channels last":  # random
+                assert bits_of(value[name]) == bits_of(tensor), name
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bytes_move_by_the_path_that_was_named(a, b, path):
+    ref = call(a, ones, N, transport=path.upper())
+    assert ray.get(call(b, total, ref)) == N
+    pid = ray.get(call(b, lambda node: os.getpid()))
+    assert sum(row.nbytes for row in rows_of(pid, path)) == 4 * N
+    assert not rows_of(pid, "shm")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_parameter_travels_as_a_tensor(a, path):
+    ref = call(a, lambda node: torch.nn.Linear(8, 8).weight, transport=path)
+    assert ray.get(ref).shape == (8, 8)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_put_targets_and_the_same_object_at_home(a, path):
+    own = torch.arange(float(N))
+    ref = ray.put({"x": own}, _tensor_transport=path)
+    assert ray.get(ref)["x"] is own
+    target = torch.zeros(N)
+    set_target_for_ref(given := call(a, ones, N, transport=path), [target])
+    assert ray.get(given) is target and target.sum() == N
+    with pytest.raises(exceptions.GetTimeoutError):
+        wait_tensor_freed(own, timeout=0.1)
+    del ref
+    wait_tensor_freed(own, timeout=30)
+
+
+def test_a_fetch_sees_what_was_written_meanwhile(a, b):
+    # isolation="live": nothing is copied at publication.
+    ref = call(a, ones, N, transport="cma")
+    assert ray.get(call(b, total, ref)) == N
+    ray.get(call(a, lambda node: node.kept.fill_(2.0)[:1]))
+    assert ray.get(call(b, total, ref)) == 2 * N
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_death_of_the_producer(make_actor, b, path):
+    producer = make_actor()
+    ref = call(producer, ones, N, transport=path)
+    assert ray.get(call(b, total, ref)) == N
+    os.kill(ray.get(call(producer, lambda node: os.getpid())), signal.SIGKILL)
+    with pytest.raises(exceptions.BeelineError):
+        ray.get(call(b, total, ref), timeout=30)
+    assert ray.get(call(b, lambda node: 1)) == 1
+
+
+def test_what_is_mapped_is_counted_where_top_finds_it(a, b):
+    ref = call(a, ones, N, transport="auto")
+    assert ray.get(call(b, total, ref)) == N
+    pid = ray.get(call(b, lambda node: os.getpid()))
+    (row,) = rows_of(pid, "shm")
+    assert row.movement == "map" and row.nbytes == 4 * N and row.transfers == 1
+    names = [agent.name for agent in counters.live() if agent.pid == pid]
+    assert len(names) == 1 and names[0].startswith("actor ")
+
+
+def test_a_killed_process_leaves_no_file(make_actor, b):
+    killed = make_actor()
+    ref = call(b, ones, N, transport="auto")
+    copied = call(b, ones, N, transport="cma")
+    assert ray.get([call(killed, total, ref), call(killed, total, copied)]) == [N, N]
+    pid = ray.get(call(killed, lambda node: os.getpid()))
+    files = {agent.path for agent in counters.live() if agent.pid == pid}
+    assert len(files) == 2  # its own, and its agent's
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(os.path.exists, files)), within_s=2)
+
+
+def test_the_session_leaves_nothing():
+    code = """
+import os, torch, beeline as ray
+ray.init(num_cpus=1)
+refs = [ray.put(torch.ones(1 << 18), _tensor_transport=path) for path in ("cma", "tcp")]
+
+@ray.remote
+def look(*tensors):
+    return [float(t.sum()) for t in tensors]
+
+assert ray.get(look.remote(*refs)) == [float(1 << 18)] * 2
+ray.shutdown()
+"""
+    before = set(Path(counters.folder()).parent.iterdir())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert set(Path(counters.folder()).parent.iterdir()) <= before
