@@ -3,10 +3,12 @@
 from beeline.transfer import Fault
 
 # Every path that this machine has. "hixl" is the worked plug-in, over the emulator of its engine.
-PATHS = ["shm", "cma", "tcp", "hixl"]
-WRITING = ["cma", "tcp", "hixl"]
+PATHS = ["shm", "cma", "object_store", "tcp", "hixl"]
+WRITING = ["cma", "object_store", "tcp", "hixl"]
 # Paths that need the owner's process to run.
-SERVED = ["tcp", "hixl"]
+SERVED = ["object_store", "tcp", "hixl"]
+# Paths to agents that share no memory, or are elsewhere.
+BEYOND = ["tcp", "hixl"]
 
 HARMLESS = {
     "well": [],

@@ -8,7 +8,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent, Fault, TensorRefs
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import PATHS, SERVED
+from tests.conformance.paths import BEYOND, PATHS
 
 COUNT = 3 << 18
 
@@ -27,7 +27,7 @@ def test_a_read_during_a_write_is_torn(owner, agent, path):
     batch.run()
 
 
-@pytest.mark.parametrize(("path", "shared"), [*((path, True) for path in PATHS), *((path, False) for path in SERVED)])
+@pytest.mark.parametrize(("path", "shared"), [*((path, True) for path in PATHS), *((path, False) for path in BEYOND)])
 def test_readers_beside_a_busy_writer_see_one_state(start_owner, folder, path, shared):
     owner = start_owner(share_memory=shared)
     refs = owner.register(f"[torch.zeros({COUNT})]")

@@ -1,8 +1,5 @@
 #include "beeline/memory/peer_arena.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <string>
@@ -17,17 +14,6 @@ namespace {
 
 // A range from this size on is worth being watched: each may split a mapping in the kernel.
 constexpr std::size_t kWatchBytes = std::size_t{1} << 20;
-
-// The size of a memfd that cannot shrink under its readers.
-Result<std::uint64_t> sealed_size(const os::Fd& file, const char* what) {
-  struct stat info{};
-  if (::fstat(file.get(), &info) != 0) return Status::from_errno(std::string("stat the ") + what, errno);
-  const int seals = ::fcntl(file.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
-    return Status(Code::kCorrupt, std::string("the ") + what + " is not a memfd that is sealed against shrinking");
-  }
-  return static_cast<std::uint64_t>(info.st_size);
-}
 
 Status stale(PublicationId id) {
   return Status(Code::kStale, "publication " + std::to_string(id.slot) + "." + std::to_string(id.generation) +
@@ -69,8 +55,8 @@ Result<std::shared_ptr<PeerArena>> PeerArena::attach(os::Fd data, os::Fd control
   if (holder >= kMaxHolders) {
     return Status(Code::kInvalidArgument, "holder index " + std::to_string(holder) + " is out of range");
   }
-  BEELINE_ASSIGN(const std::uint64_t data_size, sealed_size(data, "arena"));
-  BEELINE_ASSIGN(const std::uint64_t control_size, sealed_size(control, "arena's control file"));
+  BEELINE_ASSIGN(const std::uint64_t data_size, os::sealed_size(data, "arena"));
+  BEELINE_ASSIGN(const std::uint64_t control_size, os::sealed_size(control, "arena's control file"));
   if (control_size < sizeof(ControlTable)) return Status(Code::kCorrupt, "the arena's control file is too short");
 
   std::shared_ptr<PeerArena> peer(new PeerArena());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -30,6 +31,16 @@ Result<Fd> make_memfd(const std::string& name, std::uint64_t size) {
     return Status::from_errno("seal " + name, errno);
   }
   return fd;
+}
+
+Result<std::uint64_t> sealed_size(const Fd& file, const char* what) {
+  struct stat info{};
+  if (::fstat(file.get(), &info) != 0) return Status::from_errno(std::string("stat the ") + what, errno);
+  const int seals = ::fcntl(file.get(), F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    return Status(Code::kCorrupt, std::string("the ") + what + " is not a memfd that is sealed against shrinking");
+  }
+  return static_cast<std::uint64_t>(info.st_size);
 }
 
 Result<Fd> make_eventfd() {

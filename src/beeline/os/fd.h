@@ -41,6 +41,10 @@ Result<Fd> duplicate(int fd);
 // An anonymous shared file of `size` bytes (sparse), close-on-exec, sealed against shrinking and growing.
 Result<Fd> make_memfd(const std::string& name, std::uint64_t size);
 
+// The size of a memfd that came from another process: kCorrupt unless it is sealed against shrinking, which would be a
+// SIGBUS for whoever has mapped it. `what` it is stands in messages.
+Result<std::uint64_t> sealed_size(const Fd& file, const char* what);
+
 // A non-blocking, close-on-exec eventfd.
 Result<Fd> make_eventfd();
 void signal_eventfd(int fd);

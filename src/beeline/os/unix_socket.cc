@@ -29,6 +29,10 @@ bool holds_whole_frame(BytesView bytes) {
   return bytes.size() - sizeof header >= header.size;
 }
 
+bool is_abstract(const std::string& path) {
+  return path.starts_with('@');
+}
+
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -37,6 +41,7 @@ Result<sockaddr_un> address_of(const std::string& path) {
                   "socket path of " + std::to_string(path.size()) + " bytes is longer than 107: " + path);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
+  if (is_abstract(path)) address.sun_path[0] = 0;
   return address;
 }
 
@@ -49,7 +54,7 @@ Result<Fd> listen_unix(const std::string& path) {
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return Status::from_errno("bind " + path, errno);
   }
-  ::chmod(path.c_str(), 0600);
+  if (!is_abstract(path)) ::chmod(path.c_str(), 0600);
   if (::listen(fd.get(), 1024) != 0) return Status::from_errno("listen at " + path, errno);
   return fd;
 }

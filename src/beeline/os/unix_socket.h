@@ -20,7 +20,10 @@ struct PeerCredentials {
   uid_t uid = 0;
 };
 
-// Binds and listens at `path` (at most 107 bytes), non-blocking, mode 0600.
+// A path is a file's, of at most 107 bytes, or begins with "@": then it is a name in the abstract namespace of the
+// network namespace, which leaves no file behind and shuts nobody out; see accept_unix().
+
+// Binds and listens at `path`, non-blocking; a file gets mode 0600.
 Result<Fd> listen_unix(const std::string& path);
 // Connects to `path`; the socket is blocking.
 Result<Fd> connect_unix(const std::string& path);

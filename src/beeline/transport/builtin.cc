@@ -6,6 +6,7 @@
 
 #include "beeline/transport/cma/transport.h"
 #include "beeline/transport/faulty/transport.h"
+#include "beeline/transport/object_store/transport.h"
 #include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
 #include "beeline/transport/tcp/opening.h"
@@ -18,6 +19,7 @@ Transports make_builtin() {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
+  transports.push_back(object_store::make());
   transports.push_back(tcp::make());
   return transports;
 }

@@ -1,0 +1,253 @@
+#include "beeline/transport/object_store/transport.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "beeline/os/unix_socket.h"
+#include "beeline/transport/exposures.h"
+#include "beeline/transport/object_store/messages.h"
+#include "beeline/transport/object_store/server.h"
+
+namespace beeline::transport::object_store {
+namespace {
+
+constexpr std::size_t kIdleConnections = 2;
+
+// What of a chunk belongs where in local memory.
+struct Piece {
+  std::byte* local = nullptr;
+  std::uint64_t length = 0;
+};
+
+// One request: as much as a chunk holds.
+struct Asked {
+  std::vector<RunRecord> runs;
+  std::vector<Piece> pieces;
+  std::uint64_t bytes = 0;
+};
+
+// Cuts runs into requests.
+class Cutter {
+ public:
+  explicit Cutter(std::span<const KeyedRun> runs) : runs_(runs) {}
+
+  // False when all runs are done.
+  bool next(Asked& asked) {
+    asked.runs.clear();
+    asked.pieces.clear();
+    asked.bytes = 0;
+    while (at_ < runs_.size() && asked.runs.size() < kMaxRequestRuns && asked.bytes < kChunkBytes) {
+      const auto& [run, key] = runs_[at_];
+      if (index_ == run.count || run.length == 0) {
+        ++at_;
+        index_ = 0;
+        continue;
+      }
+      std::byte* const local = run.local + index_ * run.local_stride + done_;
+      const std::uint64_t room = kChunkBytes - asked.bytes;
+      RunRecord record;
+      std::memcpy(&record.extent, key->key.data(), sizeof record.extent);
+      record.offset = run.offset + index_ * run.stride + done_;
+      if (done_ > 0 || run.length > room) {
+        record.length = std::min(run.length - done_, room);
+        done_ += record.length;
+        if (done_ == run.length) {
+          done_ = 0;
+          ++index_;
+        }
+      } else {
+        record.length = run.length;
+        record.count = std::min(run.count - index_, room / run.length);
+        record.stride = run.stride;
+        index_ += record.count;
+      }
+      for (std::uint64_t i = 0; i < record.count; ++i) {
+        asked.pieces.push_back({local + i * run.local_stride, record.length});
+      }
+      asked.bytes += record.length * record.count;
+      asked.runs.push_back(record);
+    }
+    return !asked.runs.empty();
+  }
+
+ private:
+  std::span<const KeyedRun> runs_;
+  std::size_t at_ = 0;       // run
+  std::uint64_t index_ = 0;  // of its `count`
+  std::uint64_t done_ = 0;   // bytes of that one
+};
+
+// A connection to the owner, with the memory through which bytes pass. One thread at a time.
+class Connection {
+ public:
+  static Result<std::unique_ptr<Connection>> open(const std::string& name) {
+    BEELINE_ASSIGN(auto fd, os::connect_unix(name));
+    BEELINE_ASSIGN(const auto owner, os::peer_credentials(fd.get()));
+    if (owner.uid != ::geteuid()) {
+      return Status(Code::kInvalidArgument, "the object store is of another user (" + std::to_string(owner.uid) + ")");
+    }
+    BEELINE_ASSIGN(auto memory, os::make_memfd("beeline-staging", kStagingBytes));
+    auto connection = std::make_unique<Connection>();
+    BEELINE_ASSIGN(connection->staging_,
+                   os::Mapping::map(memory.get(), 0, kStagingBytes, os::Access::kReadWrite, os::Sharing::kShared));
+    connection->socket_ = os::FrameSocket(std::move(fd));
+    BEELINE_RETURN_IF_ERROR(connection->socket_.send(view_of(Hello{}), {memory.get()}));
+    return connection;
+  }
+
+  Status transfer(Op op, std::span<const KeyedRun> runs, const os::Wait& wait) {
+    Cutter cutter(runs);
+    std::deque<Asked> under_way;
+    std::uint32_t asked_chunk = 0;  // of the next request
+    for (bool is_all_asked = false;;) {
+      while (!is_all_asked && under_way.size() < kChunks) {
+        Asked asked;
+        is_all_asked = !cutter.next(asked);
+        if (is_all_asked) break;
+        BEELINE_RETURN_IF_ERROR(ask(op, asked_chunk, asked, wait));
+        asked_chunk = (asked_chunk + 1) % kChunks;
+        under_way.push_back(std::move(asked));
+      }
+      if (under_way.empty()) return Status::ok();
+      const auto oldest = static_cast<std::uint32_t>((asked_chunk + kChunks - under_way.size()) % kChunks);
+      BEELINE_RETURN_IF_ERROR(take(op, oldest, under_way.front(), wait));
+      under_way.pop_front();
+    }
+  }
+
+ private:
+  Status ask(Op op, std::uint32_t chunk, const Asked& asked, const os::Wait& wait) {
+    if (op == Op::kWrite) {
+      std::byte* to = staging_.data() + chunk * kChunkBytes;
+      for (const auto& [local, length] : asked.pieces) {
+        std::memcpy(to, local, length);
+        to += length;
+      }
+    }
+    Bytes frame;
+    Writer writer(frame);
+    writer.write(Request{op, chunk, static_cast<std::uint32_t>(asked.runs.size()), 0});
+    writer.append(std::as_bytes(std::span(asked.runs)));
+    BEELINE_RETURN_IF_ERROR(socket_.send(frame));
+    return socket_.flush_all(wait);
+  }
+
+  Status take(Op op, std::uint32_t chunk, const Asked& asked, const os::Wait& wait) {
+    os::Frame frame;
+    BEELINE_RETURN_IF_ERROR(socket_.receive_within(frame, wait));
+    Reader reader(frame.bytes);
+    const auto reply = reader.read<Reply>();
+    if (!reader.ok() || reply.chunk != chunk) return {Code::kCorrupt, "a reply that fits no request"};
+    if (reply.code != 0) {
+      return {static_cast<Code>(reply.code), std::string(as_text(reader.read_bytes(reader.left())))};
+    }
+    if (op == Op::kWrite) return Status::ok();
+    const std::byte* from = staging_.data() + chunk * kChunkBytes;
+    for (const auto& [local, length] : asked.pieces) {
+      std::memcpy(local, from, length);
+      from += length;
+    }
+    return Status::ok();
+  }
+
+  os::FrameSocket socket_;
+  os::Mapping staging_;
+};
+
+class ObjectStoreEndpoint final : public Endpoint {
+ public:
+  ObjectStoreEndpoint(const PeerFacts& peer, std::string name, std::unique_ptr<Connection> first)
+      : peer_name_(peer.name), name_(std::move(name)), keys_(*peer.owner, "object_store") {
+    idle_.push_back(std::move(first));
+  }
+
+  Status read(std::span<const Run> runs, const os::Wait& wait) override { return transfer(Op::kRead, runs, wait); }
+  Status write(std::span<const Run> runs, const os::Wait& wait) override { return transfer(Op::kWrite, runs, wait); }
+
+ private:
+  Status transfer(Op op, std::span<const Run> runs, const os::Wait& wait) {
+    std::vector<KeyedRun> pieces;
+    std::vector<std::shared_ptr<const Keys::Extents>> kept;
+    const auto check = [](const ExtentKey& extent) -> Result<std::shared_ptr<void>> {
+      if (extent.key.size() == sizeof(RunRecord::extent)) return std::shared_ptr<void>();
+      return Status(Code::kCorrupt, "a key of " + std::to_string(extent.key.size()) + " bytes");
+    };
+    const Access access = op == Op::kRead ? Access::kRead : Access::kWrite;
+    BEELINE_RETURN_IF_ERROR(keys_.append_pieces(runs, access, check, wait, pieces, kept));
+    BEELINE_ASSIGN(auto connection, take());
+    const Status status = connection->transfer(op, pieces, wait);
+    // After a failure replies may be under way: such a connection is of no use any more.
+    if (status) give(std::move(connection));
+    return Status(status).with_context("through the object store of " + peer_name_);
+  }
+
+  Result<std::unique_ptr<Connection>> take() {
+    {
+      const std::lock_guard guard(mutex_);
+      if (!idle_.empty()) {
+        auto connection = std::move(idle_.back());
+        idle_.pop_back();
+        return connection;
+      }
+    }
+    return Connection::open(name_);
+  }
+
+  void give(std::unique_ptr<Connection> connection) {
+    const std::lock_guard guard(mutex_);
+    if (idle_.size() < kIdleConnections) idle_.push_back(std::move(connection));
+  }
+
+  const std::string peer_name_, name_;
+  Keys keys_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Connection>> idle_;  // needs mutex_
+};
+
+class ObjectStoreTransport final : public Transport {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "object_store"; }
+  [[nodiscard]] const Capabilities& capabilities() const override {
+    static constexpr Capabilities kCapabilities{.same_host_only = true,
+                                                .arena_only = false,
+                                                .maps = false,
+                                                .writes = true,
+                                                .expected_gbps = 5,
+                                                .slice_bytes = kStagingBytes};
+    return kCapabilities;
+  }
+
+  [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
+    if (!peer.same_host()) return {Code::kUnsupported, "the peer is not on this host"};
+    if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
+    return Status::ok();
+  }
+
+  Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
+    BEELINE_ASSIGN(const Bytes contact, peer.owner->contact(name(), wait));
+    const std::string store(as_text(contact));
+    // Nothing but a name of the abstract namespace: not to be led to a file.
+    if (!store.starts_with('@')) return Status(Code::kCorrupt, "a contact that is no object store's");
+    BEELINE_ASSIGN(auto connection, Connection::open(store));
+    return std::unique_ptr<Endpoint>(std::make_unique<ObjectStoreEndpoint>(peer, store, std::move(connection)));
+  }
+
+  [[nodiscard]] Exporter* exporter() const override { return &server_; }
+
+ private:
+  mutable Server server_;
+};
+
+}  // namespace
+
+std::unique_ptr<Transport> make() {
+  return std::make_unique<ObjectStoreTransport>();
+}
+
+}  // namespace beeline::transport::object_store
