@@ -181,3 +181,46 @@ def test_garbage_is_refused(agent):
     for text in ("{}", "[]", '{"owner": 1, "regions": [], "tensors": [{}]}'):
         with pytest.raises(ValueError):
             TensorRefs.from_json(text)
+
+
+FORK = """
+import os, time
+child = os.fork()
+if child == 0:
+    time.sleep(100)
+    os._exit(0)
+"""
+
+
+def test_what_a_forked_owner_writes_shows(start_owner, agent):
+    owner = start_owner()
+    refs = owner.register("[tensor := agent.empty((1 << 20,), 'float32').fill_(1.0)]")
+    out = [torch.zeros(1 << 20)]
+    batch = agent.prepare(refs, out)
+    batch.run()
+    assert agent.explain(refs[0])["chosen"] == "shm" and bool((out[0] == 1).all())
+    owner.run(FORK)
+    try:
+        owner.run("tensor.fill_(2.0)")
+        batch.run()
+        assert bool((out[0] == 2).all())
+        assert bool((agent.fetch(refs)[0] == 2).all())
+        explanation = agent.explain(refs[0])
+        assert explanation["chosen"] == "cma"
+        assert "forked" in explanation["candidates"][0]["reason"]
+        for refused in (lambda: agent.fetch(refs, path="shm"), lambda: agent.map(refs[0])):
+            with pytest.raises(exceptions.TransportUnavailableError, match="forked"):
+                refused()
+        # Anew, of the same memory: the same.
+        again = owner.register("[tensor]")
+        owner.run("tensor.fill_(3.0)")
+        assert bool((agent.fetch(again)[0] == 3).all())
+        # Memory of after the fork, and versions, are mapped.
+        later = owner.register("[later := agent.empty((1 << 20,), 'float32').fill_(1.0)]")
+        owner.run("later.fill_(4.0)")
+        assert bool((agent.map(later[0]) == 4).all())
+        updates = agent.subscribe(owner.address, "weights")
+        owner.run("agent.publish('weights', {'w': tensor})")
+        assert bool((updates.map()[1]["w"] == 3).all())
+    finally:
+        owner.run("os.kill(child, 9)")

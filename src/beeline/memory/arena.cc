@@ -1,6 +1,7 @@
 #include "beeline/memory/arena.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -29,6 +30,46 @@ std::weak_ptr<Arena> malloc_arena;
 Arena* parked_arena = nullptr;
 
 }  // namespace
+
+// Before a fork every publication whose readers are to see what is written later is marked: the heap maps its blocks
+// privately then. No publication is made until that is done, whichever thread forks.
+class Arena::Forks {
+ public:
+  static void add(Arena& arena) {
+    static const int error = ::pthread_atfork(prepare, end, end);
+    BEELINE_CHECK(error == 0, "there is memory for a handler of fork()");
+    const std::lock_guard guard(mutex());
+    arenas().push_back(&arena);
+  }
+  static void remove(Arena& arena) {
+    const std::lock_guard guard(mutex());
+    std::erase(arenas(), &arena);
+  }
+
+ private:
+  // Handlers run in the reverse order of their registration: this one, which is registered after the heap's, before it.
+  static void prepare() {
+    mutex().lock();
+    for (Arena* arena : arenas()) {
+      arena->mutex_.lock();
+      arena->detach_written();
+    }
+  }
+  static void end() {
+    for (Arena* arena : arenas()) arena->mutex_.unlock();
+    mutex().unlock();
+  }
+
+  // Never destroyed: threads may fork while the process exits.
+  static std::mutex& mutex() {
+    static auto* const instance = new std::mutex;
+    return *instance;
+  }
+  static std::vector<Arena*>& arenas() {
+    static auto* const instance = new std::vector<Arena*>;
+    return *instance;
+  }
+};
 
 struct Arena::HeapMemory {
   Heap heap;
@@ -96,10 +137,13 @@ Status Arena::open_control() {
   table_->header.producer_pid = ::getpid();
   table_->header.capacity_bytes = capacity_bytes_;
   table_->header.magic = kControlMagic;
+  Forks::add(*this);
   return Status::ok();
 }
 
-Arena::~Arena() = default;
+Arena::~Arena() {
+  if (table_ != nullptr) Forks::remove(*this);
+}
 
 void Arena::close(Arena* arena) {
   arena->end_publications();
@@ -163,7 +207,18 @@ std::optional<std::uint64_t> Arena::offset_of(const void* data, std::size_t size
   return offset < 0 ? std::nullopt : std::optional(static_cast<std::uint64_t>(offset));
 }
 
-Result<PublicationId> Arena::publish(std::span<const Range> ranges) {
+void Arena::detach_written() {
+  if (!heap_.is_active(heap_.heap)) return;
+  for (std::uint32_t slot = 0; slot < publications_.size(); ++slot) {
+    const Publication& publication = publications_[slot];
+    const bool is_followed = publication.content == Content::kAsWritten && !publication.blocks.empty();
+    if (is_followed && publication.state == SlotState::kPublished) {
+      table_->slots[slot].detached.store(publication.generation);
+    }
+  }
+}
+
+Result<PublicationId> Arena::publish(std::span<const Range> ranges, Content content) {
   if (!heap_.is_active(heap_.heap)) {
     return Status(Code::kUnsupported, "this process was forked from the arena's owner: open one of its own");
   }
@@ -201,7 +256,11 @@ Result<PublicationId> Arena::publish(std::span<const Range> ranges) {
   ++publication.generation;
   publication.state = SlotState::kPublished;
   publication.blocks = std::move(blocks);
+  publication.content = content;
   ++published_;
+  const bool is_private = std::ranges::any_of(
+      publication.blocks, [this](std::uint64_t block) { return heap_.is_private(heap_.heap, block); });
+  if (content == Content::kAsWritten && is_private) table_->slots[slot].detached.store(publication.generation);
   table_->slots[slot].writes.store(0);
   table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kPublished));
   return PublicationId{slot, publication.generation};

@@ -54,9 +54,12 @@ class Arena {
   // holds (after a fork() that is so only for bytes that were not written since). One lock, no allocation.
   [[nodiscard]] std::optional<std::uint64_t> offset_of(const void* data, std::size_t size) const;
 
+  // What readers are to see: the bytes as they are now, or whatever their owner writes there later. Of the second kind
+  // the arena says when it cannot be had any more: once this process has forked (PublicationSlot::detached).
+  enum class Content { kAsPublished, kAsWritten };
   // Makes the ranges fetchable together, and pins the blocks under them. kInvalidArgument when a range is not
   // inside an allocated block; kResourceExhausted when all publication slots are taken.
-  Result<PublicationId> publish(std::span<const Range> ranges);
+  Result<PublicationId> publish(std::span<const Range> ranges, Content content = Content::kAsPublished);
   // No new leases from here on; pins drop when no lease is left. Ignores ids that are not published.
   void retire(PublicationId id);
   // No new leases, because the bytes were written while somebody read them: acquire() fails with kMutated.
@@ -99,7 +102,11 @@ class Arena {
     std::uint32_t generation = 0;
     SlotState state = SlotState::kFree;
     std::vector<std::uint64_t> blocks;  // pinned, each once
+    Content content = Content::kAsPublished;
   };
+
+  // fork(): every arena of this process is held still until it is over.
+  class Forks;
 
   Arena() = default;
   Status open_control();
@@ -108,6 +115,7 @@ class Arena {
   void drop_ended_holders();
   Status exhausted(std::size_t size) const;
   // These need mutex_.
+  void detach_written();
   std::size_t sweep_locked();
   bool finish_if_returned(std::uint32_t slot);
   [[nodiscard]] bool is(PublicationId id, SlotState state) const;

@@ -200,6 +200,12 @@ void Heap::unpin(std::uint64_t block_offset) {
   if (block.state == State::kReleased) finish_if_idle(index);
 }
 
+bool Heap::is_private(std::uint64_t block_offset) const {
+  if (!is_active()) return true;
+  const Guard guard(lock_);
+  return blocks_[record_at(static_cast<std::uint32_t>(block_offset / os::kPageSize))].last_fork != 0;
+}
+
 std::uint64_t Heap::trim(std::uint64_t keep_bytes) {
   if (!is_active()) return 0;
   const Guard guard(lock_);

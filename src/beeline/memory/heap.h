@@ -66,6 +66,9 @@ class Heap {
   // Undoes one pin() by the block's own offset.
   void unpin(std::uint64_t block_offset);
 
+  // Whether what is written to a pinned block since a fork() shows in this process alone, and no more in the file.
+  [[nodiscard]] bool is_private(std::uint64_t block_offset) const;
+
   // Gives the memory of idle free blocks back to the system, largest first, until at most `keep_bytes` of it are left;
   // returns the bytes.
   std::uint64_t trim(std::uint64_t keep_bytes = 0);

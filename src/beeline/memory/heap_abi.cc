@@ -27,6 +27,7 @@ beeline_heap_abi make_heap_abi(Heap& heap) {
       .offset_of = [](const void* h, const void* data, std::uint64_t size) { return as_heap(h).offset_of(data, size); },
       .pin = [](void* h, std::uint64_t offset, std::uint64_t size) { return as_heap(h).pin(offset, size); },
       .unpin = [](void* h, std::uint64_t offset) { as_heap(h).unpin(offset); },
+      .is_private = [](const void* h, std::uint64_t offset) { return as_heap(h).is_private(offset); },
       .trim = [](void* h, std::uint64_t keep) { return as_heap(h).trim(keep); },
       .set_quota = [](void* h, std::uint64_t quota) { as_heap(h).set_quota(quota); },
       .stats = [](const void* h, HeapStats* stats) { *stats = as_heap(h).stats(); },

@@ -25,6 +25,7 @@ struct beeline_heap_abi {
   std::int64_t (*offset_of)(const void* heap, const void* data, std::uint64_t size);
   std::int64_t (*pin)(void* heap, std::uint64_t offset, std::uint64_t size);
   void (*unpin)(void* heap, std::uint64_t block_offset);
+  bool (*is_private)(const void* heap, std::uint64_t block_offset);
   std::uint64_t (*trim)(void* heap, std::uint64_t keep_bytes);
   void (*set_quota)(void* heap, std::uint64_t quota_bytes);
   void (*stats)(const void* heap, beeline::memory::HeapStats* stats);
@@ -34,7 +35,7 @@ struct beeline_heap_abi {
 
 namespace beeline::memory {
 
-inline constexpr std::uint32_t kHeapAbiVersion = 2;
+inline constexpr std::uint32_t kHeapAbiVersion = 3;
 inline constexpr const char* kHeapAbiSymbol = "beeline_arena_abi";
 
 // The table over a heap compiled into the caller's library. `heap` outlives it.

@@ -50,7 +50,10 @@ struct PublicationSlot {
   std::atomic<std::uint64_t> mutated;  // the generation whose bytes its producer wrote while others read; no new leases
   // How often the producer has written the bytes in place << 16 | how many of its writes go on.
   std::atomic<std::uint64_t> writes;
-  std::uint64_t reserved[5];
+  // The generation whose bytes in the arena are no more what its owner has: it has forked since, and what either side
+  // of a fork() writes shows there alone.
+  std::atomic<std::uint64_t> detached;
+  std::uint64_t reserved[4];
   HolderBitmap held;     // has a lease whose pages are not clean yet
   HolderBitmap reading;  // may still read the producer's bytes
 

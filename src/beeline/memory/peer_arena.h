@@ -84,6 +84,11 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   // meanwhile.
   [[nodiscard]] bool is_published(PublicationId id) const;
 
+  // Whether view() and leases show no more what its owner writes: PublicationSlot::detached.
+  [[nodiscard]] bool is_detached(PublicationId id) const {
+    return table_->slots[id.slot % kMaxPublications].detached.load(std::memory_order_acquire) == id.generation;
+  }
+
   // The producer's writes in place (PublicationSlot::writes): before bytes are copied, and afterwards. A copy is whole
   // when none goes on before, and the number is the same.
   [[nodiscard]] std::uint64_t writes_before(PublicationId id) const {

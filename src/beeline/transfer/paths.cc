@@ -244,6 +244,12 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
   Status last;
   // Likewise.
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
+    // What was chosen once may not reach the region any more: explain() says why.
+    if (chosen.endpoint != nullptr && !paths_[chosen.path]->transport->reaches(facts_, *need.region)) {
+      count_failure(chosen.path, need, true);
+      failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+      chosen.endpoint.reset();
+    }
     if (chosen.endpoint == nullptr) {
       auto found = choose(need, wait);
       // What failed says more than that nothing is left.

@@ -266,7 +266,9 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   BEELINE_RETURN_IF_ERROR(check_alive());
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
-  if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
+  const bool is_mappable =
+      facts().same_host() && region.in_arena() && region.device.is_host() && !facts().arena->is_detached(region.id);
+  if (!is_mappable) {
     paths_.note_failure(Movement::kMap, length);
     const auto explanation = explain(region, length, {.path = "shm"});
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");

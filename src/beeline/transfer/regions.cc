@@ -53,7 +53,8 @@ std::shared_ptr<Regions> Regions::make(std::shared_ptr<memory::Arena> arena,
   return std::shared_ptr<Regions>(new Regions(std::move(arena), std::move(transports)));
 }
 
-Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive) {
+Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive,
+                                                   memory::Arena::Content content) {
   std::vector<std::size_t> inside;
   std::vector<std::vector<std::size_t>> outside;  // by device
   std::vector<std::uint64_t> offsets(pieces.size());
@@ -76,19 +77,20 @@ Result<std::shared_ptr<Registration>> Regions::add(std::span<const Piece> pieces
     if (inside.empty()) add_outside(i);
   }
   const std::uint64_t hash = XXH3_64bits(pieces.data(), pieces.size() * sizeof(Piece));
-  if (outside.empty()) {
+  const bool is_shared = outside.empty() && content == memory::Arena::Content::kAsWritten;
+  if (is_shared) {
     if (auto found = find(hash, pieces)) return found;
   }
   std::shared_ptr<Registration> registration(new Registration());
   registration->pieces_.assign(pieces.begin(), pieces.end());
   registration->positions_.resize(pieces.size());
   registration->home_ = shared_from_this();
-  if (!inside.empty()) BEELINE_RETURN_IF_ERROR(add_region(*registration, inside, offsets));
+  if (!inside.empty()) BEELINE_RETURN_IF_ERROR(add_region(*registration, inside, offsets, content));
   if (!outside.empty()) registration->keep_alive_ = std::move(keep_alive);
-  for (const auto& group : outside) BEELINE_RETURN_IF_ERROR(add_region(*registration, group, {}));
+  for (const auto& group : outside) BEELINE_RETURN_IF_ERROR(add_region(*registration, group, {}, content));
   const std::lock_guard guard(mutex_);
   for (const Region& region : registration->regions()) known_[region.id.slot].registration = registration;
-  if (outside.empty()) cache_.emplace(hash, registration);
+  if (is_shared) cache_.emplace(hash, registration);
   return registration;
 }
 
@@ -107,7 +109,7 @@ std::shared_ptr<Registration> Regions::find(std::uint64_t hash, std::span<const 
 }
 
 Status Regions::add_region(Registration& registration, std::span<const std::size_t> indices,
-                           std::span<const std::uint64_t> arena_offsets) {
+                           std::span<const std::uint64_t> arena_offsets, memory::Arena::Content content) {
   const auto& pieces = registration.pieces_;
   std::byte* first = nullptr;
   std::byte* last = nullptr;
@@ -131,7 +133,7 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
     if (!arena_offsets.empty()) published.push_back({arena_offsets[i], pieces[i].size});
     if (!arena_offsets.empty() && offset == 0) region.arena_offset = arena_offsets[i];
   }
-  BEELINE_ASSIGN(region.id, arena_->publish(published));
+  BEELINE_ASSIGN(region.id, arena_->publish(published, content));
   registration.regions_.push_back(region);
   registration.extents_.push_back(merged(std::move(extents)));
   const std::lock_guard guard(mutex_);

@@ -72,7 +72,8 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   // agent's control thread among them, without a lock held. The same pieces of the arena are registered once: a block
   // that is pinned is not given out again, so an address found in the cache still means what it meant. Memory outside
   // it has no such promise and is not looked up.
-  Result<std::shared_ptr<Registration>> add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive);
+  Result<std::shared_ptr<Registration>> add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive,
+                                            memory::Arena::Content content);
 
   // Lets the agent of that id write to the region, until the registration is undone.
   Status grant(memory::PublicationId id, const std::string& agent_id);
@@ -124,7 +125,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   std::shared_ptr<Registration> find(std::uint64_t hash, std::span<const Piece> pieces);
   // Publishes the pieces of one kind and describes them as a region.
   Status add_region(Registration& registration, std::span<const std::size_t> indices,
-                    std::span<const std::uint64_t> arena_offsets);
+                    std::span<const std::uint64_t> arena_offsets, memory::Arena::Content content);
   void undo(Registration& registration);
   void count();  // needs mutex_
 

@@ -48,7 +48,7 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
     descriptor->checksums.push_back(checksum_of(*sources[i].spec, block + descriptor->places[i].offset, {}));
   }
   const Piece piece{block, std::max(size, kAlign)};
-  auto added = regions.add({&piece, 1}, nullptr);
+  auto added = regions.add({&piece, 1}, nullptr, memory::Arena::Content::kAsPublished);
   arena.release(block);  // the registration keeps it
   if (!added) return added.status();
   descriptor->owner = owner;

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 #include "beeline/memory/peer_arena.h"
 #include "beeline/os/unix_socket.h"
@@ -129,6 +131,57 @@ TEST_F(ArenaTest, AForkedChildManagesNothing) {
   ASSERT_EQ(::waitpid(pid, &status, 0), pid);
   EXPECT_EQ(status, 0);
   EXPECT_EQ(arena_->stats().publications, 1u);
+}
+
+TEST_F(ArenaTest, WhatIsToBeFollowedIsDetachedByAFork) {
+  const auto publish = [&](Arena::Content content) {
+    std::byte* data = arena_->allocate(kMiB).value();
+    const Range range{arena_->offset_of(data, kMiB).value(), kMiB};
+    return std::pair(arena_->publish({&range, 1}, content).value(), range);
+  };
+  const auto peer =
+      PeerArena::attach(os::duplicate(arena_->data_fd()).value(), os::duplicate(arena_->control_fd()).value(),
+                        arena_->add_holder(::getpid()).value())
+          .value();
+  const auto [fixed, fixed_range] = publish(Arena::Content::kAsPublished);
+  const auto [followed, range] = publish(Arena::Content::kAsWritten);
+  EXPECT_FALSE(peer->is_detached(followed));
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(arena_->allocate(kMiB).is_ok() ? 1 : 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(peer->is_detached(followed));
+  EXPECT_FALSE(peer->is_detached(fixed));
+  // The block stays private, whatever has become of the child.
+  EXPECT_TRUE(peer->is_detached(arena_->publish({&range, 1}, Arena::Content::kAsWritten).value()));
+  EXPECT_FALSE(peer->is_detached(arena_->publish({&range, 1}, Arena::Content::kAsPublished).value()));
+  EXPECT_FALSE(peer->is_detached(publish(Arena::Content::kAsWritten).first));
+}
+
+TEST_F(ArenaTest, ForksAndPublicationsOfManyThreads) {
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      while (!done) {
+        const auto allocated = arena_->allocate(kMiB);
+        if (!allocated) continue;  // children hold what was freed until they have ended
+        std::byte* const data = *allocated;
+        const Range range{arena_->offset_of(data, kMiB).value(), kMiB};
+        arena_->retire(arena_->publish({&range, 1}, Arena::Content::kAsWritten).value());
+        arena_->release(data);
+      }
+    });
+  }
+  for (int i = 0; i < 30; ++i) {
+    const pid_t pid = ::fork();
+    if (pid == 0) ::_exit(0);
+    int status = 0;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+  }
+  done = true;
+  for (auto& thread : threads) thread.join();
 }
 
 // Consumers that are processes of their own, driven over a socket: one letter asks, one answers.
