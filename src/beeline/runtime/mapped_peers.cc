@@ -31,7 +31,17 @@ MappedPeers::PathsPtr MappedPeers::add(ProcessIndex process, std::shared_ptr<mem
   auto paths = std::make_shared<transfer::Paths>(transports_, std::move(facts), std::string());
   if (counters_ != nullptr) paths->count_in(counters_, "p" + std::to_string(process));
   paths_[process] = paths;
+  count_peers();
   return paths;
+}
+
+void MappedPeers::forget(ProcessIndex process) {
+  paths_.erase(process);
+  count_peers();
+}
+
+void MappedPeers::count_peers() {
+  if (counters_ != nullptr) counters_->numbers().peers.store(paths_.size(), std::memory_order_relaxed);
 }
 
 // Numbers are no reason to fail.

@@ -27,13 +27,14 @@ class MappedPeers {
   [[nodiscard]] PathsPtr find(ProcessIndex process) const;
   PathsPtr add(ProcessIndex process, std::shared_ptr<memory::PeerArena> arena);
   // Leases keep what they need of its memory.
-  void forget(ProcessIndex process) { paths_.erase(process); }
+  void forget(ProcessIndex process);
   void close();
 
   [[nodiscard]] const std::unordered_map<ProcessIndex, PathsPtr>& all() const { return paths_; }
 
  private:
   void start_counting();
+  void count_peers();
 
   std::string folder_, id_;
   std::function<std::string()> name_;
