@@ -28,7 +28,8 @@ class Agent:
         name: For people; need not be unique.
         tcp: "host:port" to listen on for agents of other hosts; port 0 takes a free one. Needs `token`, and
             `advertise` where the host is a wildcard.
-        token: Asked of whoever connects by TCP, and shown to agents that this one connects to by TCP.
+        token: A secret of all who may connect by TCP: both sides prove to each other that they have it, and it does not
+            travel. Long and random, as `secrets.token_hex()` makes it.
         advertise: The host by which others reach this one; by default the one it listens on.
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
         folder: Where agents on this host find its socket, and `beeline top` its counters; by default

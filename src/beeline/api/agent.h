@@ -96,7 +96,7 @@ class BEELINE_API Agent {
     // `advertise` where the host is a wildcard.
     std::string tcp = {};
     std::string advertise = {};  // the host by which others reach this one; empty: the one it listens on
-    std::string token = {};      // asked of whoever connects by TCP, and shown to those it connects to by TCP
+    std::string token = {};      // by TCP both sides prove to each other that they have it; it does not travel
     bool share_memory = true;    // whether agents of this user on this host may reach registered memory directly
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};

@@ -1,10 +1,10 @@
 #include "beeline/transfer/address.h"
 
-#include <sys/random.h>
-
 #include <array>
 #include <cctype>
 #include <string_view>
+
+#include "beeline/os/random.h"
 
 namespace beeline::transfer {
 namespace {
@@ -112,13 +112,12 @@ Result<Address> Address::parse(const std::string& text) {
 }
 
 std::string make_agent_id() {
-  std::array<unsigned char, 16> bytes{};
-  BEELINE_CHECK(::getrandom(bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
-                "the kernel gives random bytes");
+  std::array<std::byte, 16> bytes{};
+  os::fill_with_random(bytes);
   std::string id;
-  for (const unsigned char byte : bytes) {
-    id += kDigits[byte >> 4];
-    id += kDigits[byte & 15];
+  for (const std::byte byte : bytes) {
+    id += kDigits[std::to_integer<unsigned>(byte >> 4)];
+    id += kDigits[std::to_integer<unsigned>(byte & std::byte{15})];
   }
   return id;
 }

@@ -136,11 +136,12 @@ Status Agent::listen(const Options& options) {
   }
   if (options.tcp) {
     const auto refuse = [this] { count_refusal(); };
-    BEELINE_ASSIGN(server_, transport::serve_tcp({*options.tcp, options.token, refuse}, *regions_,
-                                                 [this](os::Fd connection, const std::string& agent_id) {
-                                                   const os::Locked locked(lock_);
-                                                   add_visitor(std::move(connection), agent_id);
-                                                 }));
+    const auto welcome = [this](std::unique_ptr<os::ByteStream> connection, const std::string& agent_id) {
+      const os::Locked locked(lock_);
+      add_visitor(os::FrameSocket(std::move(connection)), agent_id);
+    };
+    BEELINE_ASSIGN(server_,
+                   transport::serve_tcp({*options.tcp, options.token, address_.id, refuse}, *regions_, welcome));
     const std::string& host = server_->address().host;
     if (options.advertise.empty() && (host == "0.0.0.0" || host == "::")) {
       return {Code::kInvalidArgument, "it listens on every address: say by which host others reach it (advertise=)"};

@@ -36,7 +36,7 @@ class Agent {
     bool share_memory = true;           // with agents on this host
     std::optional<os::TcpAddress> tcp;  // where to listen; port 0 takes a free one
     std::string advertise;              // the host that peers connect to; empty: the one it listens on
-    std::string token;                  // asked of whoever connects by TCP, and shown to those it connects to
+    std::string token;                  // by TCP both sides prove to each other that they have it
     // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
     // (separated by colons).
     std::vector<std::string> plugins;
@@ -125,7 +125,7 @@ class Agent {
   Status settle_in(const Options& options);
   Result<std::string> listen_in_folder();
   void accept_all();
-  void add_visitor(os::Fd connection, const std::string& id);
+  void add_visitor(os::FrameSocket socket, const std::string& id);
   void on_visitor(int fd, std::uint32_t events);
   Status on_frame(Visitor& visitor, const os::Frame& frame);
   Status greet(Visitor& visitor, const os::Frame& frame);
@@ -137,8 +137,8 @@ class Agent {
   void count_refusal();
   void count_connections();
   Result<std::shared_ptr<Peer>> connect(const Address& address, const os::Wait& wait);
-  Result<std::shared_ptr<Peer>> meet(const Address& address, os::Fd connection, const std::string& unshared,
-                                     const os::Wait& wait);
+  Result<std::shared_ptr<Peer>> meet(const Address& address, os::FrameSocket socket, transport::PeerFacts facts,
+                                     const std::string& unshared, const os::Wait& wait);
   void on_line(int fd, std::uint32_t events);
   Status on_answer(Line& line, const os::Frame& frame);
   void send(Line& line, BytesView frame);

@@ -136,6 +136,7 @@ struct Capabilities {
 struct PeerFacts {
   std::string name;     // for messages
   std::string self_id;  // of the agent that asks
+  std::string peer_id;
   pid_t pid = 0;        // 0: on another host
   std::shared_ptr<memory::PeerArena> arena;
   std::vector<os::TcpAddress> tcp;

@@ -43,6 +43,7 @@ Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionS
                   "is published");
   }
   std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
+  server->agent_id_ = options.agent_id;
   server->token_ = options.token;
   server->on_refused_ = options.on_refused;
   BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
@@ -58,7 +59,7 @@ TcpServer::~TcpServer() {
   {
     const std::lock_guard guard(mutex_);
     for (const Connection& connection : connections_) {
-      if (connection.fd.is_open()) ::shutdown(connection.fd.get(), SHUT_RDWR);
+      if (connection.stream != nullptr) ::shutdown(connection.stream->fd(), SHUT_RDWR);
     }
   }
   // Nobody adds any more: the acceptor has ended.
@@ -110,9 +111,20 @@ void TcpServer::add(os::Fd fd) {
     refuse();
     return;
   }
+  make_room_for_opening();
   Connection& connection = connections_.emplace_back();
-  connection.fd = std::move(fd);
+  connection.stream = os::plain_stream(std::move(fd));
   connection.thread = os::start_thread([this, &connection] { run(connection); });
+}
+
+// Who connects and says nothing must not keep out those who have the token: the one that has taken longest gives way,
+// and counts as refused. With the lock held.
+void TcpServer::make_room_for_opening() {
+  const auto opens = [](const Connection& connection) { return connection.opens && !connection.ended; };
+  if (static_cast<std::size_t>(std::ranges::count_if(connections_, opens)) < kMaxOpenings) return;
+  const auto oldest = std::ranges::find_if(connections_, opens);
+  oldest->opens = false;
+  ::shutdown(oldest->stream->fd(), SHUT_RDWR);
 }
 
 void TcpServer::join_ended() {
@@ -133,31 +145,36 @@ void TcpServer::run(Connection& connection) {
   os::Wait wait;
   wait.deadline = Deadline::after(kOpeningPatience);
   wait.cancellation = stopping_.get();
-  auto caller = admit_connection(connection.fd.get(), token_, wait);
+  const auto caller = admit_connection(*connection.stream, agent_id_, token_, wait);
   if (!caller) {
     refuse();
   } else if (caller->purpose == Purpose::kStream) {
-    if (const auto status = serve(connection.fd.get(), *caller); !status && status.code() != Code::kPeerLost) ++failed_;
+    {
+      const std::lock_guard guard(mutex_);
+      connection.opens = false;
+    }
+    const auto status = serve(*connection.stream, *caller);
+    if (!status && status.code() != Code::kPeerLost) ++failed_;
   }
-  os::Fd fd;
+  std::unique_ptr<os::ByteStream> stream;
   {
-    // From here on the destructor does not touch it.
+    // From here on nobody else touches it.
     const std::lock_guard guard(mutex_);
-    fd = std::move(connection.fd);
+    stream = std::move(connection.stream);
     connection.ended = true;
   }
   if (caller && caller->purpose == Purpose::kControl && !stopping_->is_cancelled()) {
-    on_control_(std::move(fd), caller->agent_id);
+    on_control_(std::move(stream), caller->agent_id);
   }
 }
 
-Status TcpServer::serve(int fd, const Caller& caller) {
+Status TcpServer::serve(os::ByteStream& stream, const Caller& caller) {
   Serving serving;
   serving.caller = caller;
   serving.wait.cancellation = stopping_.get();
   for (;;) {
     serving.wait.deadline = Deadline::never();  // between requests a connection may idle
-    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &serving.header, sizeof serving.header, serving.wait));
+    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, &serving.header, sizeof serving.header, serving.wait));
     const RequestHeader& header = serving.header;
     if (header.magic != RequestHeader::kMagic || header.runs > kMaxRequestRuns || header.bytes > kMaxRequestBytes ||
         (header.op != Op::kRead && header.op != Op::kWrite)) {
@@ -165,9 +182,9 @@ Status TcpServer::serve(int fd, const Caller& caller) {
     }
     serving.wait.deadline = Deadline::after(kStallPatience);
     serving.runs.resize(header.runs);
-    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
+    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
     ++requests_;
-    BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(fd, serving) : answer_write(fd, serving));
+    BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(stream, serving) : answer_write(stream, serving));
   }
 }
 
@@ -226,7 +243,7 @@ void for_each_run(const std::vector<RunRecord>& runs, const std::vector<RegionSo
   }
 }
 
-Status send_refusal(int fd, std::uint32_t id, const Status& status, const os::Wait& wait) {
+Status send_refusal(os::ByteStream& stream, std::uint32_t id, const Status& status, const os::Wait& wait) {
   ReplyHeader reply;
   reply.id = id;
   reply.code = static_cast<std::uint16_t>(status.code());
@@ -234,18 +251,18 @@ Status send_refusal(int fd, std::uint32_t id, const Status& status, const os::Wa
   if (message.size() > kMaxMessageBytes) message.resize(kMaxMessageBytes);
   reply.message_bytes = static_cast<std::uint32_t>(message.size());
   std::vector<iovec> pieces{{&reply, sizeof reply}, {message.data(), message.size()}};
-  return send_all(fd, pieces, wait);
+  return send_all(stream, pieces, wait);
 }
 
 }  // namespace
 
-Status TcpServer::answer_read(int fd, Serving& serving) {
+Status TcpServer::answer_read(os::ByteStream& stream, Serving& serving) {
   const Status found =
       resolve(regions_, serving.runs, serving.header.bytes, Access::kRead, serving.caller.agent_id, serving.held);
   if (!found) {
     ++failed_;
     serving.held.clear();
-    return send_refusal(fd, serving.header.id, found, serving.wait);
+    return send_refusal(stream, serving.header.id, found, serving.wait);
   }
   ReplyHeader reply;
   reply.id = serving.header.id;
@@ -271,26 +288,26 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
   });
   // What was gathered is read already; of the rest the kernel has taken every byte once it is sent.
   Status sent;
-  if (!is_gathered) sent = send_all(fd, pieces, serving.wait);
+  if (!is_gathered) sent = send_all(stream, pieces, serving.wait);
   if (!is_gathered) pieces.clear();
   // Pairs with the fence of Arena::begin_write().
   std::atomic_thread_fence(std::memory_order_acquire);
   if (writes_of(serving.held) != trailer.writes) trailer.writes = ReadTrailer::kTorn;
   pieces.push_back({&trailer, sizeof trailer});
-  if (sent) sent = send_all(fd, pieces, serving.wait);
+  if (sent) sent = send_all(stream, pieces, serving.wait);
   serving.held.clear();
   if (sent) bytes_read_ += serving.header.bytes;
   return sent;
 }
 
-Status TcpServer::answer_write(int fd, Serving& serving) {
+Status TcpServer::answer_write(os::ByteStream& stream, Serving& serving) {
   const Status found =
       resolve(regions_, serving.runs, serving.header.bytes, Access::kWrite, serving.caller.agent_id, serving.held);
   if (!found) ++failed_;
   // Whole, before it touches memory: a writer that gives up leaves no half of a request behind. What was refused is
   // read as well, and goes nowhere.
   serving.reserve_staging();
-  const Status received = receive_exactly(fd, serving.staging.data(), serving.header.bytes, serving.wait);
+  const Status received = receive_exactly(stream, serving.staging.data(), serving.header.bytes, serving.wait);
   if (received && found) {
     const std::byte* from = serving.staging.data();
     for_each_run(serving.runs, serving.held, [&](std::byte* data, std::uint64_t length) {
@@ -300,12 +317,12 @@ Status TcpServer::answer_write(int fd, Serving& serving) {
   }
   serving.held.clear();
   BEELINE_RETURN_IF_ERROR(received);
-  if (!found) return send_refusal(fd, serving.header.id, found, serving.wait);
+  if (!found) return send_refusal(stream, serving.header.id, found, serving.wait);
   bytes_written_ += serving.header.bytes;
   ReplyHeader reply;
   reply.id = serving.header.id;
   std::vector<iovec> answer{{&reply, sizeof reply}};
-  return send_all(fd, answer, serving.wait);
+  return send_all(stream, answer, serving.wait);
 }
 
 }  // namespace beeline::transport::tcp
