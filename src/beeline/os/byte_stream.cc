@@ -33,18 +33,20 @@ class PlainStream final : public ByteStream {
     for (;;) {
       const ssize_t moved = call(fd(), &message);
       if (moved > 0) return Moved{static_cast<std::size_t>(moved), 0};
-      if (moved == 0) return Status(Code::kPeerLost, "the connection was closed");
-      if (errno == EINTR) continue;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return Moved{0, event};
-      if (errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT) {
-        return Status(Code::kPeerLost, "the connection broke");
-      }
-      return Status::from_errno(what, errno);
+      if (moved < 0 && errno == EINTR) continue;
+      if (moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Moved{0, event};
+      return failure_of_call(moved, what);
     }
   }
 };
 
 }  // namespace
+
+Status ByteStream::failure_of_call(ssize_t moved, const char* what) {
+  if (moved == 0) return {Code::kPeerLost, "the connection was closed"};
+  if (errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT) return {Code::kPeerLost, "the connection broke"};
+  return Status::from_errno(what, errno);
+}
 
 std::unique_ptr<ByteStream> plain_stream(Fd connection) {
   return std::make_unique<PlainStream>(std::move(connection));

@@ -1,6 +1,7 @@
 // A TCP connection as bytes that go both ways: plain, or within TLS.
 #pragma once
 
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include <memory>
@@ -36,6 +37,8 @@ class ByteStream {
 
  protected:
   explicit ByteStream(Fd connection) : fd_(std::move(connection)) {}
+  // What a call that moved nothing, and need not be made again, says of the connection: by what it returned, and errno.
+  static Status failure_of_call(ssize_t moved, const char* what);
 
  private:
   Fd fd_;

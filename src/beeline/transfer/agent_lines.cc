@@ -61,6 +61,8 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
   facts.peer_id = address.id;
   facts.tcp = address.tcp;
   facts.token = token_;
+  facts.certificate = address.certificate;
+  facts.tls = tls_;
   std::string unshared = "the peer shares no memory: it was opened so";
   if (!address.unix_path.empty()) {
     if (address.boot_id != address_.boot_id) {

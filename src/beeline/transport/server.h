@@ -9,6 +9,7 @@
 
 #include "beeline/os/byte_stream.h"
 #include "beeline/os/tcp_socket.h"
+#include "beeline/os/tls.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transport {
@@ -22,6 +23,7 @@ class Server {
     std::string agent_id;   // whose server it is
     // Told of each caller that is turned away, on a thread of the server.
     std::function<void()> on_refused = {};
+    std::shared_ptr<const os::Tls> tls = {};  // null: it speaks plain; else nothing but TLS
   };
   // Gets an admitted connection that is an agent's own, from a thread of the server.
   using OnControl = std::function<void(std::unique_ptr<os::ByteStream> connection, const std::string& agent_id)>;

@@ -19,6 +19,7 @@
 #include "beeline/memory/peer_arena.h"
 #include "beeline/memory/region.h"
 #include "beeline/os/tcp_socket.h"
+#include "beeline/os/tls.h"
 #include "beeline/os/wait.h"
 
 namespace beeline::transport {
@@ -141,6 +142,8 @@ struct PeerFacts {
   std::shared_ptr<memory::PeerArena> arena;
   std::vector<os::TcpAddress> tcp;
   std::string token;
+  std::string certificate;             // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
+  std::shared_ptr<const os::Tls> tls;  // of the agent that asks; null: it has none, and plain connections will do
   OwnerLine* owner = nullptr;  // outlives what is connected
 
   [[nodiscard]] bool same_host() const { return arena != nullptr; }

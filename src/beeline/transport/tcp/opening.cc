@@ -1,5 +1,7 @@
 #include "beeline/transport/tcp/opening.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 
 #include "beeline/os/random.h"
@@ -10,8 +12,7 @@ namespace {
 
 constexpr std::uint32_t kMaxText = 1024;
 
-// By which callers of the release before began, with a u32 each of purpose, the id's length, the token's, and one that
-// is reserved; then the two.
+// By which callers of the release before began; their token followed.
 constexpr std::uint64_t kOlderMagic = 0x3270637465656C42;  // "Bleetcp2"
 
 iovec piece(const void* data, std::size_t size) {
@@ -61,12 +62,7 @@ Status send_proof(os::ByteStream& stream, const Proof& proof, const os::Wait& wa
   return send_all(stream, pieces, wait);
 }
 
-// All that it says is read before it is answered: what lies unread when a connection is closed undoes the answer.
 Status refuse_older(os::ByteStream& stream, const os::Wait& wait) {
-  std::array<std::uint32_t, 4> fields{};
-  BEELINE_RETURN_IF_ERROR(receive(stream, fields, wait));
-  BEELINE_RETURN_IF_ERROR(receive_text(stream, fields[1], wait).status());
-  BEELINE_RETURN_IF_ERROR(receive_text(stream, fields[2], wait).status());
   return answer(stream,
                 {Code::kUnsupported,
                  "refused: this agent speaks version 3 of the opening, in which a token is proven and not shown; the "
@@ -124,12 +120,49 @@ Status open_connection(os::ByteStream& stream, Purpose purpose, std::string_view
   return {Code::kInvalidArgument, "whoever listens there does not have this agent's token, though it admits callers"};
 }
 
+namespace {
+
+// What the address says is spoken, and nothing else: nobody on the way can have it spoken plain.
+Result<std::unique_ptr<os::ByteStream>> make_stream(const os::TcpAddress& address, const PeerFacts& peer,
+                                                    const os::Wait& wait) {
+  if (peer.certificate.empty()) {
+    BEELINE_RETURN_IF_ERROR(check_spoken(peer));
+    BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
+    return os::plain_stream(std::move(connection));
+  }
+  auto tls = peer.tls;
+  if (tls == nullptr) {
+    BEELINE_ASSIGN(tls, os::Tls::make({}, false));
+  }
+  BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
+  return tls->connecting_stream(std::move(connection), address.host, peer.certificate);
+}
+
+}  // namespace
+
+Status check_spoken(const PeerFacts& peer) {
+  if (!peer.certificate.empty() || peer.tls == nullptr) return Status::ok();
+  return {Code::kUnsupported, "the peer speaks no TLS, and this agent was opened to speak nothing else (tls=)"};
+}
+
 Result<std::unique_ptr<os::ByteStream>> connect(const os::TcpAddress& address, Purpose purpose, const PeerFacts& peer,
                                                 const os::Wait& wait) {
-  BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
-  auto stream = os::plain_stream(std::move(connection));
+  BEELINE_ASSIGN(auto stream, make_stream(address, peer, wait));
+  BEELINE_RETURN_IF_ERROR(stream->begin(wait));
   BEELINE_RETURN_IF_ERROR(open_connection(*stream, purpose, peer.self_id, peer.peer_id, peer.token, wait));
   return stream;
+}
+
+void turn_away_plain(int fd) {
+  const std::string message =
+      "refused: this agent speaks TLS, and nothing else, at its TCP address; take the address as the agent gives it";
+  const Answer said{static_cast<std::uint32_t>(Code::kUnsupported), static_cast<std::uint32_t>(message.size())};
+  Bytes bytes;
+  Writer writer(bytes);
+  writer.write(said);
+  writer.append(as_bytes(message));
+  // Nothing was sent before, so there is room. Whoever has closed meanwhile is told nothing.
+  (void)::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 Result<Caller> admit_connection(os::ByteStream& stream, std::string_view self_id, std::string_view token,

@@ -69,7 +69,10 @@ Proof prove(std::string_view token, Side side, const Transcript& transcript);
 // no such token; kNotFound when it is not the agent of that id; kUnsupported when it is of another release.
 Status open_connection(os::ByteStream& stream, Purpose purpose, std::string_view self_id, std::string_view peer_id,
                        std::string_view token, const os::Wait& wait);
-// Connects and opens.
+// kUnsupported where what the peer speaks by TCP is not what this agent insists on.
+Status check_spoken(const PeerFacts& peer);
+// Connects and opens, by TLS if the peer has a certificate. Fails as connect_tcp(), ByteStream::begin() and
+// open_connection() do.
 Result<std::unique_ptr<os::ByteStream>> connect(const os::TcpAddress& address, Purpose purpose, const PeerFacts& peer,
                                                 const os::Wait& wait);
 
@@ -80,5 +83,7 @@ struct Caller {
 // The listener's side. Whoever has no token, or another one, is told so and refused.
 Result<Caller> admit_connection(os::ByteStream& stream, std::string_view self_id, std::string_view token,
                                 const os::Wait& wait);
+// Tells whoever has begun to speak plain to a listener that speaks TLS.
+void turn_away_plain(int fd);
 
 }  // namespace beeline::transport::tcp

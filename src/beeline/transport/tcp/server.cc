@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "beeline/base/bytes.h"
@@ -19,6 +21,21 @@ constexpr auto kOpeningPatience = std::chrono::seconds(10);
 constexpr auto kStallPatience = std::chrono::seconds(30);
 // Shorter runs are gathered by copying: an element of a kernel's vector costs as much as copying these.
 constexpr std::uint64_t kGatherBelow = 2048;
+// With which openings begin, of whatever release ("Bleetcp"); a handshake of TLS begins otherwise (with 22).
+constexpr char kFirstOfPlain = 'B';
+constexpr auto kHearOutPatience = std::chrono::seconds(1);
+
+// What lies unread when a connection is closed undoes what was said last. So who is turned away is read from until it
+// closes, or for a moment.
+void hear_out(int fd, os::Wait wait) {
+  ::shutdown(fd, SHUT_WR);
+  wait.deadline = Deadline::after(kHearOutPatience);
+  std::array<std::byte, 4096> ignored;
+  while (os::wait_ready(fd, POLLIN, wait, "the end of a connection")) {
+    const ssize_t got = ::recv(fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return;
+  }
+}
 
 }  // namespace
 
@@ -45,6 +62,7 @@ Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionS
   std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
   server->agent_id_ = options.agent_id;
   server->token_ = options.token;
+  server->tls_ = options.tls;
   server->on_refused_ = options.on_refused;
   BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
   BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
@@ -113,7 +131,7 @@ void TcpServer::add(os::Fd fd) {
   }
   make_room_for_opening();
   Connection& connection = connections_.emplace_back();
-  connection.stream = os::plain_stream(std::move(fd));
+  connection.stream = tls_ != nullptr ? tls_->listening_stream(std::move(fd)) : os::plain_stream(std::move(fd));
   connection.thread = os::start_thread([this, &connection] { run(connection); });
 }
 
@@ -140,14 +158,28 @@ void TcpServer::join_ended() {
   for (Connection& connection : ended) connection.thread.join();
 }
 
+Result<Caller> TcpServer::admit(os::ByteStream& stream, const os::Wait& wait) {
+  if (tls_ != nullptr) {
+    BEELINE_RETURN_IF_ERROR(os::wait_ready(stream.fd(), POLLIN, wait, "a handshake of TLS"));
+    char first = 0;
+    if (::recv(stream.fd(), &first, 1, MSG_PEEK | MSG_DONTWAIT) == 1 && first == kFirstOfPlain) {
+      turn_away_plain(stream.fd());
+      return Status(Code::kUnsupported, "a caller that speaks no TLS");
+    }
+  }
+  BEELINE_RETURN_IF_ERROR(stream.begin(wait));
+  return admit_connection(stream, agent_id_, token_, wait);
+}
+
 void TcpServer::run(Connection& connection) {
   ::pthread_setname_np(::pthread_self(), "bee-tcp-serve");
   os::Wait wait;
   wait.deadline = Deadline::after(kOpeningPatience);
   wait.cancellation = stopping_.get();
-  const auto caller = admit_connection(*connection.stream, agent_id_, token_, wait);
+  const auto caller = admit(*connection.stream, wait);
   if (!caller) {
     refuse();
+    hear_out(connection.stream->fd(), wait);
   } else if (caller->purpose == Purpose::kStream) {
     {
       const std::lock_guard guard(mutex_);

@@ -43,6 +43,7 @@ class TcpServer final : public Server {
   void refuse();
   void make_room_for_opening();
   void run(Connection& connection);
+  Result<Caller> admit(os::ByteStream& stream, const os::Wait& wait);
   void join_ended();
   Status serve(os::ByteStream& stream, const Caller& caller);
   Status answer_read(os::ByteStream& stream, Serving& serving);
@@ -52,6 +53,7 @@ class TcpServer final : public Server {
   OnControl on_control_;
   std::function<void()> on_refused_;
   std::string agent_id_, token_;
+  std::shared_ptr<const os::Tls> tls_;  // null: it speaks plain
   os::TcpAddress address_;
   os::Fd listener_;
   std::shared_ptr<os::Cancellation> stopping_;

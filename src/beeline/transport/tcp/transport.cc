@@ -229,7 +229,7 @@ class TcpTransport final : public Transport {
   [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
     if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
     if (peer.tcp.empty()) return {Code::kUnsupported, "the peer listens on no TCP address: open its agent with tcp="};
-    return Status::ok();
+    return check_spoken(peer);
   }
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
