@@ -26,7 +26,8 @@ def missing_library() -> str:
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(missing_library()), reason=missing_library())
+MISSING = missing_library()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture
