@@ -30,6 +30,8 @@ Result<Library> load() {
     }
 #undef BEELINE_LOOK_UP
   }
+  // While a process exits, threads of agents may still be at it: nothing is taken away below them.
+  library.OPENSSL_init_crypto(kNoAtExit, nullptr);
   return library;
 }
 

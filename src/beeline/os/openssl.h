@@ -58,6 +58,7 @@ struct X509_STORE_CTX;
            const unsigned char* context, std::size_t, int use_context)
 
 #define BEELINE_LIBCRYPTO(FUNCTION)                                                                                   \
+  FUNCTION(int, OPENSSL_init_crypto, std::uint64_t options, const void* settings)                                      \
   FUNCTION(BIO_METHOD*, BIO_meth_new, int type, const char* name)                                                     \
   FUNCTION(void, BIO_meth_free, BIO_METHOD*)                                                                          \
   FUNCTION(int, BIO_meth_set_write, BIO_METHOD*, int (*)(BIO*, const char*, int))                                     \
@@ -103,6 +104,7 @@ struct Library {
 Result<const Library*> library();
 
 // Macros of OpenSSL's headers.
+inline constexpr std::uint64_t kNoAtExit = 0x00080000;  // OPENSSL_INIT_NO_ATEXIT
 inline constexpr int kMinProtoVersion = 123;  // SSL_CTX_ctrl: SSL_CTRL_SET_MIN_PROTO_VERSION
 inline constexpr int kMode = 33;              // SSL_CTRL_MODE
 inline constexpr int kReadAhead = 41;         // SSL_CTRL_SET_READ_AHEAD

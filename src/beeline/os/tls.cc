@@ -168,7 +168,8 @@ class Tls::Stream final : public ByteStream {
   const bool listens_;
   const std::string host_, fingerprint_;
   openssl::SSL* own_ = nullptr;
-  bool has_begun_ = false;
+  bool has_begun_ = false;  // the handshake is over
+  bool has_heard_ = false;  // something within TLS
   Status socket_;   // what the socket's last call came to
   Status failure_;  // of the stream, for good
   Bytes record_;    // small pieces, put together
@@ -260,14 +261,14 @@ Status Tls::Stream::failure_of(int error) const {
     return bad("the certificate of the other side", ssl_.X509_verify_cert_error_string(verified));
   }
   // A side that connects hears after its handshake what became of its own certificate.
-  if (!has_begun_ || why.find("alert") != std::string::npos) {
+  if (!has_begun_ || (!has_heard_ && why.find("alert") != std::string::npos)) {
     return bad(listens_ ? "a caller's handshake" : "the handshake with whoever listens there", why);
   }
   return {Code::kCorrupt, "TLS: " + why};
 }
 
-// What follows the bytes of the first piece that are skipped, as one piece that a record has room for. The same bytes again after a wait:
-// what OpenSSL has not sent yet it wants to be shown once more.
+// What follows the bytes of the first piece that are skipped, as one piece that a record has room for. After a wait it
+// begins with the same bytes: what OpenSSL has not sent yet it wants to be shown once more.
 BytesView Tls::Stream::next_record(std::span<const iovec> pieces, std::size_t skipped) {
   const auto view = [&](const iovec& piece) {
     const BytesView whole(static_cast<const std::byte*>(piece.iov_base), piece.iov_len);
@@ -324,6 +325,7 @@ Result<ByteStream::Moved> Tls::Stream::receive(std::span<const iovec> pieces) {
       ssl_.ERR_clear_error();
       const int returned = ssl_.SSL_read_ex(own_, static_cast<std::byte*>(piece.iov_base) + at, piece.iov_len - at, &got);
       if (returned == 1) {
+        has_heard_ = true;
         at += got;
         moved += got;
         continue;
