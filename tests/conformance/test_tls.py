@@ -1,5 +1,6 @@
 """TCP within TLS: what the other paths do, and what becomes of wrong, expired and missing certificates."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ from beeline import exceptions
 from beeline.transfer import Agent, TensorRefs, Tls
 from tests.conformance import test_convert, test_faults, test_fetch, test_integrity
 from tests.conformance.conftest import ROOT, TOKEN, Owner
+from tests.conformance.test_counters import beeline
 
 
 def missing_library() -> str:
@@ -49,12 +51,20 @@ def reader(folder):
     agents = []
 
     def open_one(**options):
-        agents.append(Agent("reader", **{"folder": folder, "token": TOKEN, **options}))
+        agents.append(Agent(**{"name": "reader", "folder": folder, "token": TOKEN, **options}))
         return agents[-1]
 
     yield open_one
     for agent in agents:
         agent.close()
+
+
+@pytest.fixture
+def listener(reader):
+    """Agents that the test opens, and that are reached by TLS alone unless it says otherwise."""
+    return lambda **options: reader(
+        **{"name": "listener", "tcp": "127.0.0.1:0", "tls": True, "share_memory": False, **options}
+    )
 
 
 # A representative part of the suite; test_the_whole_suite has all of it.
@@ -150,15 +160,15 @@ def test_an_address_without_its_tls_reaches_nobody(owner, reader):
         reader().connect(address)
 
 
-def test_a_listener_with_another_certificate_gets_nothing(owner, start_owner, reader):
+def test_a_listener_with_another_certificate_gets_nothing(owner, listener, reader):
     address, _, _ = owner.address.partition("&certificate=")
-    other = start_owner().address.partition("&certificate=")[2]
+    other = listener().address.partition("&certificate=")[2]
     with pytest.raises(ValueError, match="not that agent"):
         reader().connect(f"{address}&certificate={other}", timeout_s=10)
 
 
-def test_tls_with_a_listener_that_speaks_plain_is_an_error_in_time(start_owner, reader):
-    address = start_owner(tls=False).address.replace("&tcp=", "&tls=") + "&certificate=" + "0" * 64
+def test_tls_with_a_listener_that_speaks_plain_is_an_error_in_time(listener, reader):
+    address = listener(tls=False).address.replace("&tcp=", "&tls=") + "&certificate=" + "0" * 64
     begin = time.monotonic()
     with pytest.raises(exceptions.PeerLostError, match="TLS"):
         reader().connect(address, timeout_s=10)
@@ -176,27 +186,27 @@ def test_a_listener_that_says_nothing_is_an_error_in_time(owner, reader):
         assert time.monotonic() - begin < 0.5 * 1.1 + 0.5
 
 
-def test_an_agent_that_was_opened_for_tls_speaks_nothing_else_by_tcp(start_owner, reader):
+def test_an_agent_that_was_opened_for_tls_speaks_nothing_else_by_tcp(listener, reader):
     own = reader(tls=True)
     with pytest.raises(exceptions.TransportUnavailableError, match="no TLS"):
-        own.connect(start_owner(tls=False).address, timeout_s=10)
-    near = start_owner(tls=False, share_memory=True)
-    refs = near.register("[torch.ones(1 << 20)]")
+        own.connect(listener(tls=False).address, timeout_s=10)
+    near = listener(tls=False, share_memory=True)
+    refs = near.register([torch.ones(1 << 20)])
     assert float(own.fetch(refs)[0].mean()) == 1.0  # by memory
     with pytest.raises(exceptions.TransportUnavailableError, match="no TLS"):
         own.fetch(refs, path="tcp")
 
 
-def test_what_is_no_tls_is_refused_and_counted(start_owner):
-    owner = start_owner()
-    host, _, port = owner.address.partition("&tls=")[2].partition("&")[0].partition(":")
+def test_what_is_no_tls_is_refused_and_counted(listener):
+    own = listener()
+    host, _, port = own.address.partition("&tls=")[2].partition("&")[0].partition(":")
     for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05nonsense", b"Bleetcp2" + bytes(16), b"\x00" * 500):
         with socket.create_connection((host, int(port)), timeout=20) as stranger:
             stranger.sendall(said)
             while stranger.recv(4096):
                 pass
     deadline = time.monotonic() + 20
-    while owner.run("answer = agent.stats()['refused']") < 4:
+    while own.stats()["refused"] < 4:
         assert time.monotonic() < deadline
 
 
@@ -261,20 +271,20 @@ def test_agents_of_one_ca_know_each_other(authorities, start_owner, reader):
     assert torch.equal(own.fetch(refs)[0], torch.arange(1 << 20))
 
 
-def test_a_certificate_from_a_file_is_known_by_the_address_without_a_ca(authorities, start_owner, reader):
+def test_a_certificate_from_a_file_is_known_by_the_address_without_a_ca(authorities, listener, reader):
     ours, _ = authorities
-    owner = start_owner(tls=ours.issue("alone"))
-    reader().connect(owner.address, timeout_s=10)
-    reader(tls=Tls(ca=ours.ca)).connect(owner.address, timeout_s=10)
+    address = listener(tls=Tls(**ours.issue("alone"))).address
+    reader().connect(address, timeout_s=10)
+    reader(tls=Tls(ca=ours.ca)).connect(address, timeout_s=10)
 
 
-def test_callers_without_a_certificate_of_the_ca_are_refused(authorities, start_owner, reader):
+def test_callers_without_a_certificate_of_the_ca_are_refused(authorities, listener, reader):
     ours, theirs = authorities
-    owner = start_owner(tls={**ours.issue("strict"), "ca": ours.ca})
+    strict = listener(tls=Tls(**ours.issue("strict"), ca=ours.ca))
     for own in (False, True, Tls(ca=ours.ca), Tls(**theirs.issue("stranger"))):
         with pytest.raises(ValueError, match="alert"):
-            reader(tls=own).connect(owner.address, timeout_s=10)
-    assert owner.run("answer = agent.stats()['visitors']") == 0
+            reader(tls=own).connect(strict.address, timeout_s=10)
+    assert strict.stats()["visitors"] == 0
 
 
 @pytest.mark.parametrize(
@@ -282,13 +292,13 @@ def test_callers_without_a_certificate_of_the_ca_are_refused(authorities, start_
     [({}, "unable to get local issuer"), ({"days": -1}, "expired"), ({"host": "127.0.0.2"}, "mismatch")],
     ids=["other CA", "expired", "other host"],
 )
-def test_listeners_whose_certificate_does_not_do_are_refused(authorities, start_owner, reader, options, reason):
+def test_listeners_whose_certificate_does_not_do_are_refused(authorities, listener, reader, options, reason):
     ours, theirs = authorities
     name = reason.split(maxsplit=1)[0]
-    owner = start_owner(tls=(ours if options else theirs).issue(name, **options))
+    address = listener(tls=Tls(**(ours if options else theirs).issue(name, **options))).address
     begin = time.monotonic()
     with pytest.raises(ValueError, match=reason):
-        reader(tls=Tls(ca=ours.ca)).connect(owner.address, timeout_s=10)
+        reader(tls=Tls(ca=ours.ca)).connect(address, timeout_s=10)
     assert time.monotonic() - begin < 10
 
 
@@ -309,3 +319,18 @@ def test_references_of_such_an_owner_travel_as_any(owner, reader):
     refs = owner.register("{'a': torch.arange(5)}")
     for travelled in (TensorRefs.from_json(refs.to_json()), TensorRefs.from_bytes(refs.to_bytes())):
         assert reader().fetch(travelled)["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_command_line_shows_a_certificate(authorities, listener, folder):
+    ours, _ = authorities
+    owner = listener(tls=Tls(**ours.issue("asked"), ca=ours.ca))
+    files = [*ours.issue("operator").values(), ours.ca]
+    arguments = ("paths", owner.address, "--json", "--folder", folder)
+    for done in (
+        beeline(*arguments, "--tls", *files, BEELINE_TOKEN=TOKEN),
+        beeline(*arguments, BEELINE_TOKEN=TOKEN, BEELINE_TLS=":".join(files)),
+    ):
+        by_path = {one["path"]: one for one in json.loads(done.stdout)["paths"]["other"]["candidates"]}
+        assert by_path["tcp"]["usable"], by_path
+    done = beeline(*arguments, check=False, BEELINE_TOKEN=TOKEN)
+    assert done.returncode == 1 and "certificate" in done.stderr

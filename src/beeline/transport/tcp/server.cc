@@ -180,11 +180,11 @@ void TcpServer::run(Connection& connection) {
   if (!caller) {
     refuse();
     hear_out(connection.stream->fd(), wait);
-  } else if (caller->purpose == Purpose::kStream) {
-    {
-      const std::lock_guard guard(mutex_);
-      connection.opens = false;
-    }
+  } else {
+    const std::lock_guard guard(mutex_);
+    connection.opens = false;
+  }
+  if (caller && caller->purpose == Purpose::kStream) {
     const auto status = serve(*connection.stream, *caller);
     if (!status && status.code() != Code::kPeerLost) ++failed_;
   }
