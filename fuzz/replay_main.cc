@@ -10,6 +10,7 @@
 #include "beeline/store/payload.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
+#include "beeline/transport/tcp/opening.h"
 #include "targets.h"
 
 namespace {
@@ -76,6 +77,25 @@ std::vector<Bytes> seeds() {
     const std::string json = descriptor.to_json();
     const auto json_bytes = beeline::as_bytes(json);
     inputs.emplace_back(json_bytes.begin(), json_bytes.end());
+  }
+  {
+    beeline::transport::tcp::Opening opening;
+    opening.id_bytes = 6;
+    opening.has_token = 1;
+    Writer writer(inputs.emplace_back());
+    writer.write(opening);
+    writer.append(beeline::as_bytes("caller"));
+    writer.write(beeline::transport::tcp::Proof{});
+  }
+  {
+    beeline::transport::tcp::Challenge challenge;
+    challenge.id_bytes = 8;
+    Writer writer(inputs.emplace_back());
+    writer.write(beeline::transport::tcp::Answer{});
+    writer.write(challenge);
+    writer.append(beeline::as_bytes("listener"));
+    writer.write(beeline::transport::tcp::Answer{});
+    writer.write(beeline::transport::tcp::Proof{});
   }
   {
     using beeline::transfer::CountersFile;

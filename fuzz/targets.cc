@@ -18,6 +18,8 @@
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
+#include "beeline/transport/tcp/opening.h"
+#include "beeline/transport/tcp/stream.h"
 
 namespace beeline::fuzz {
 namespace {
@@ -194,6 +196,25 @@ void counters(BytesView input) {
     BEELINE_CHECK(static_cast<std::size_t>(row.movement) < transfer::kMovements &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
                   "a row is of a kind that there is");
+  }
+}
+
+void opening(BytesView input) {
+  namespace tcp = transport::tcp;
+  const os::Wait wait(Deadline::after(std::chrono::seconds(60)));
+  for (const bool is_to_listener : {true, false}) {
+    auto sockets = os::make_socket_pair();
+    BEELINE_CHECK(sockets.is_ok(), "a pair of sockets");
+    const auto hostile = os::plain_stream(std::move(sockets->first));
+    const auto stream = os::plain_stream(std::move(sockets->second));
+    const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
+    std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
+    BEELINE_CHECK(tcp::send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
+    ::shutdown(hostile->fd(), SHUT_WR);
+    const Status status = is_to_listener
+                              ? tcp::admit_connection(*stream, "listener", "token", wait).status()
+                              : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
+    BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
   }
 }
 

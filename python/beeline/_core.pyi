@@ -363,6 +363,7 @@ class Agent:
         tcp: str | None,
         advertise: str,
         token: str,
+        tls: tuple[str, str, str] | None,
         plugins: list[str],
         faults: list[tuple[str, int, int, int, float, int]],
     ) -> None: ...

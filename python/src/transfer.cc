@@ -87,6 +87,8 @@ using TensorRow = std::tuple<int, int, int, std::vector<std::int64_t>>;
 // (path, kind, at, bytes before it, seconds of delay, how often); kind and place by their positions in
 // transport::Fault.
 using FaultRow = std::tuple<std::string, int, int, std::uint64_t, double, std::uint64_t>;
+// Paths of certificate, key and CA; see beeline/transfer/tls.py.
+using TlsRow = std::tuple<std::string, std::string, std::string>;
 
 transport::Fault fault_of(const FaultRow& row) {
   const auto& [path, kind, at, after_bytes, delay_s, times] = row;
@@ -145,14 +147,15 @@ class PyBatch {
 class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
-          const std::string& advertise, const std::string& token, std::vector<std::string> plugins,
-          const std::vector<FaultRow>& faults) {
+          const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
+          std::vector<std::string> plugins, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
     options.share_memory = share_memory;
     options.advertise = advertise;
     options.token = token;
+    if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
     options.plugins = std::move(plugins);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) options.arena = running->arena();
@@ -479,9 +482,10 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
-                    const std::string&, std::vector<std::string>, const std::vector<FaultRow>&>(),
+                    const std::string&, const std::optional<TlsRow>&, std::vector<std::string>,
+                    const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"), nb::arg("plugins"), nb::arg("faults"))
+           nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)

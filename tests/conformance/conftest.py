@@ -14,6 +14,8 @@ from beeline.transfer import Agent, TensorRefs, get_include
 from tests.conformance.paths import HARMLESS
 
 TOKEN = "conformance"
+# Set by test_tls.py, which runs the suite once more in a process of its own.
+DEFAULTS = {"token": TOKEN} | ({"tls": True} if os.environ.get("BEELINE_CONFORMANCE_TLS") else {})
 ROOT = pathlib.Path(__file__).parents[2]
 HIXL_SOURCES = ["examples/plugins/hixl/hixl_plugin.cc", "tests/emulators/hixl/hixl_emulator.cc"]
 
@@ -52,7 +54,7 @@ class Owner:
             environment |= preloading.environment()
         script = pathlib.Path(__file__).with_name("owner.py")
         self.process = subprocess.Popen(
-            [*within(namespace), sys.executable, str(script), json.dumps({"token": TOKEN, **options})],
+            [*within(namespace), sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

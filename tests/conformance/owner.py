@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import torch
 
-from beeline.transfer import Agent, Fault, TensorRef, TensorRefs
+from beeline.transfer import Agent, Fault, TensorRef, TensorRefs, Tls
 
 options = json.loads(sys.argv[1])
+if isinstance(options.get("tls"), dict):
+    options["tls"] = Tls(**options["tls"])
 names = {"agent": Agent("owner", **options), "torch": torch, "np": np, "kept": {}}
-names |= {"TensorRef": TensorRef, "TensorRefs": TensorRefs, "Fault": Fault}
+names |= {"TensorRef": TensorRef, "TensorRefs": TensorRefs, "Fault": Fault, "Tls": Tls}
 print(json.dumps(names["agent"].address), flush=True)
 for line in sys.stdin:
     names["answer"] = None

@@ -19,6 +19,14 @@ folder_option = click.option(
 token_option = click.option(
     "--token", default="", envvar="BEELINE_TOKEN", help="What agents ask of whoever comes by TCP.  [env: BEELINE_TOKEN]"
 )
+tls_option = click.option(
+    "--tls",
+    nargs=3,
+    type=click.Path(exists=True, dir_okay=False),
+    envvar="BEELINE_TLS",
+    metavar="CERTIFICATE KEY CA",
+    help="PEM files, for agents that ask for a certificate.  [env: BEELINE_TLS, separated by colons]",
+)
 
 
 class Size(click.ParamType):

@@ -20,7 +20,17 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, time_text, token_option
+from beeline.cli.agents import (
+    Size,
+    find,
+    folder_option,
+    printable,
+    size_text,
+    speed_text,
+    time_text,
+    tls_option,
+    token_option,
+)
 
 if TYPE_CHECKING:
     from beeline.transfer import Agent, TensorRef
@@ -46,6 +56,7 @@ def bench() -> None:
     "--seconds", default=0.3, show_default=True, type=click.FloatRange(min=0.001), help="For each path and size."
 )
 @token_option
+@tls_option
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def transfer(
@@ -54,6 +65,7 @@ def transfer(
     sizes: tuple[int, ...],
     seconds: float,
     token: str,
+    tls: tuple[str, str, str] | None,
     folder: str,
     as_json: bool,
 ) -> None:
@@ -69,7 +81,7 @@ def transfer(
     process. Sizes that PEER's buffer does not have are left out.
     """  # noqa: D301 - \b is a character that click reads
     from beeline.exceptions import BeelineError
-    from beeline.transfer import Agent
+    from beeline.transfer import Agent, Tls
 
     wanted = sizes or tuple(Size().convert(size, None, None) for size in _SIZES)
     try:
@@ -80,7 +92,10 @@ def transfer(
                 address = stack.enter_context(_fresh_peer(max(wanted), token, folder))
             else:
                 address, _ = find(peer, folder)
-            own = stack.enter_context(Agent(f"beeline-bench-{os.getpid()}", token=token, folder=folder))
+            own_tls = Tls(*tls) if tls and not is_ours else False
+            own = stack.enter_context(
+                Agent(f"beeline-bench-{os.getpid()}", token=token, tls=own_tls, folder=folder)
+            )
             buffer = _buffer_of(own, address)
             fitting = [size for size in wanted if size <= buffer.nbytes]
             every = tuple(candidate["path"] for candidate in own.paths_to(address, max(wanted))["candidates"])

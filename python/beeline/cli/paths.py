@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beeline.cli import tables
-from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, token_option
+from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, tls_option, token_option
 
 if TYPE_CHECKING:
     from beeline.transfer.counters import Row
@@ -25,9 +25,18 @@ _MEMORY = {"arena": "in its arena", "other": "elsewhere"}
 @click.option("--size", default="64MiB", type=Size(), help="Of the transfer that is asked about.  [default: 64MiB]")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for an answer of B.")
 @token_option
+@tls_option
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder: str, as_json: bool) -> None:
+def paths(
+    agents: tuple[str, ...],
+    size: int,
+    timeout: float,
+    token: str,
+    tls: tuple[str, str, str] | None,
+    folder: str,
+    as_json: bool,
+) -> None:
     """Show the paths to agent B: which can be used, how fast they are expected to be, which is taken, and why.
 
     B is an address (beeline://..., what Agent.address gives), or the name or the beginning of the id of an agent that
@@ -51,7 +60,7 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
     if len(agents) > 2:
         raise click.UsageError("one agent or two: [A] B")
     from beeline.exceptions import BeelineError
-    from beeline.transfer import Agent
+    from beeline.transfer import Agent, Tls
 
     address, _ = find(agents[-1], folder)
     measured: list[Row] = []
@@ -65,7 +74,9 @@ def paths(agents: tuple[str, ...], size: int, timeout: float, token: str, folder
         peer_id = _id_of(address)
         measured = [row for row in source.rows if row.peer_id == peer_id]
     try:
-        with Agent(f"beeline-paths-{os.getpid()}", token=token, folder=folder) as own:
+        with Agent(
+            f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder
+        ) as own:
             possible = {
                 memory: own.paths_to(address, size, in_arena=memory == "arena", timeout_s=timeout) for memory in _MEMORY
             }

@@ -15,8 +15,9 @@ import os
 from beeline.transfer.agent import Agent, Batch, Subscription, Transfer
 from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs
+from beeline.transfer.tls import Tls
 
-__all__ = ["Agent", "Batch", "Fault", "Subscription", "TensorRef", "TensorRefs", "Transfer", "get_include"]
+__all__ = ["Agent", "Batch", "Fault", "Subscription", "TensorRef", "TensorRefs", "Tls", "Transfer", "get_include"]
 
 
 def get_include() -> str:

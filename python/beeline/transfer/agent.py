@@ -16,6 +16,7 @@ from beeline import _core
 from beeline.exceptions import StaleReferenceError
 from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
+from beeline.transfer.tls import Tls
 
 DEFAULT_TIMEOUT_S = 60.0
 MAX_ASYNC = 4
@@ -28,7 +29,11 @@ class Agent:
         name: For people; need not be unique.
         tcp: "host:port" to listen on for agents of other hosts; port 0 takes a free one. Needs `token`, and
             `advertise` where the host is a wildcard.
-        token: Asked of whoever connects by TCP, and shown to agents that this one connects to by TCP.
+        token: A secret of all who may connect by TCP: both sides prove to each other that they have it, and it does not
+            travel. Long and random, as `secrets.token_hex()` makes it.
+        tls: Speaks TLS where it listens, and to agents that it connects to by TCP; to those that speak none it does not
+            connect by TCP then. True: with a certificate of its own making; `Tls(...)`: with PEM files. By default it
+            listens in clear, and speaks TLS to those whose address says so. Needs OpenSSL 3.
         advertise: The host by which others reach this one; by default the one it listens on.
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
         folder: Where agents on this host find its socket, and `beeline top` its counters; by default
@@ -47,6 +52,7 @@ class Agent:
         *,
         tcp: str | None = None,
         token: str = "",
+        tls: Tls | bool = False,
         advertise: str = "",
         share_memory: bool = True,
         folder: str = "",
@@ -55,6 +61,7 @@ class Agent:
     ) -> None:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
+        own_tls = Tls() if tls is True else tls
         self._agent = _core.Agent(
             name,
             folder=folder,
@@ -62,6 +69,7 @@ class Agent:
             tcp=tcp,
             advertise=advertise,
             token=token,
+            tls=own_tls._row() if own_tls else None,
             plugins=[os.fspath(library) for library in plugins],
             faults=[fault._row() for fault in faults],
         )

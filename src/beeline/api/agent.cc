@@ -122,6 +122,7 @@ Result<Agent> Agent::open(const Options& options) {
   core.share_memory = options.share_memory;
   core.advertise = options.advertise;
   core.token = options.token;
+  if (options.tls) core.tls = os::TlsOptions{options.tls->certificate, options.tls->key, options.tls->ca};
   if (!options.tcp.empty()) {
     BEELINE_ASSIGN(core.tcp, os::TcpAddress::parse(options.tcp));
   }

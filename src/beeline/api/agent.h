@@ -83,6 +83,16 @@ class BEELINE_API Subscription {
   std::shared_ptr<Impl> impl_;
 };
 
+// What an agent shows and asks for in TLS, as PEM files. Nothing: it makes a certificate of its own, and whoever knows
+// its address knows the certificate. Needs OpenSSL 3 (libssl.so.3) at run time.
+struct Tls {
+  std::string certificate = {};  // with what leads from it to its CA
+  std::string key = {};          // of the certificate, without a passphrase
+  // Agents at the other end must show a certificate that one of these has signed, those that it connects to for the host
+  // of their address.
+  std::string ca = {};
+};
+
 // Registers tensors of this process for others to reach, and reaches theirs.
 //
 // Letting go of it ends it: peers get kPeerLost, and what they have mapped stays. As of any object, no call of it may
@@ -96,7 +106,10 @@ class BEELINE_API Agent {
     // `advertise` where the host is a wildcard.
     std::string tcp = {};
     std::string advertise = {};  // the host by which others reach this one; empty: the one it listens on
-    std::string token = {};      // asked of whoever connects by TCP, and shown to those it connects to by TCP
+    std::string token = {};      // by TCP both sides prove to each other that they have it; it does not travel
+    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without it an
+    // agent speaks TLS to those whose address says so.
+    std::optional<Tls> tls = {};
     bool share_memory = true;    // whether agents of this user on this host may reach registered memory directly
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};

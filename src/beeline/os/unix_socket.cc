@@ -129,9 +129,15 @@ Status FrameSocket::send(BytesView frame, const std::vector<int>& fds) {
   return flush();
 }
 
-Status FrameSocket::flush() {
-  while (!out_.empty()) {
-    auto& head = out_.front();
+Result<std::size_t> FrameSocket::write(Outgoing& head) {
+  if (stream_ == nullptr) return write_with_fds(head);
+  const iovec part{head.bytes.data() + head.at, head.bytes.size() - head.at};
+  BEELINE_ASSIGN(const auto moved, stream_->send({&part, 1}));
+  return moved.bytes;
+}
+
+Result<std::size_t> FrameSocket::write_with_fds(Outgoing& head) {
+  for (;;) {
     iovec part{head.bytes.data() + head.at, head.bytes.size() - head.at};
     msghdr message{};
     message.msg_iov = &part;
@@ -150,12 +156,21 @@ Status FrameSocket::flush() {
     const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0) {
       if (errno == EINTR) continue;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return Status::ok();
-      if (errno == EPIPE || errno == ECONNRESET) return {Code::kPeerLost, "the peer closed the connection"};
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return std::size_t{0};
+      if (errno == EPIPE || errno == ECONNRESET) return Status(Code::kPeerLost, "the peer closed the connection");
       return Status::from_errno("send on a socket", errno);
     }
+    return static_cast<std::size_t>(sent);
+  }
+}
+
+Status FrameSocket::flush() {
+  while (!out_.empty()) {
+    auto& head = out_.front();
+    BEELINE_ASSIGN(const std::size_t sent, write(head));
+    if (sent == 0) return Status::ok();
     head.fds.clear();
-    head.at += static_cast<std::size_t>(sent);
+    head.at += sent;
     if (head.at == head.bytes.size()) out_.pop_front();
   }
   return Status::ok();
@@ -165,13 +180,25 @@ Status FrameSocket::flush_all(const Wait& wait) {
   for (;;) {
     BEELINE_RETURN_IF_ERROR(flush());
     if (!wants_write()) return Status::ok();
-    BEELINE_RETURN_IF_ERROR(wait_ready(socket_.get(), POLLOUT, wait, "room in a socket"));
+    BEELINE_RETURN_IF_ERROR(wait_ready(fd(), POLLOUT, wait, "room in a socket"));
   }
 }
 
-// Reads what is there; false at the end of the stream.
 Result<bool> FrameSocket::fill() {
   in_.erase(in_.begin(), in_.begin() + static_cast<std::ptrdiff_t>(std::exchange(in_at_, 0)));
+  if (stream_ == nullptr) return fill_with_fds();
+  std::array<std::byte, 65536> buffer;
+  const iovec part{buffer.data(), buffer.size()};
+  for (;;) {
+    const auto moved = stream_->receive({&part, 1});
+    if (moved.status().code() == Code::kPeerLost) return false;
+    if (!moved) return moved.status();
+    if (moved->bytes == 0) return true;
+    in_.insert(in_.end(), buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(moved->bytes));
+  }
+}
+
+Result<bool> FrameSocket::fill_with_fds() {
   std::array<std::byte, 65536> buffer;
   for (;;) {
     iovec part{buffer.data(), buffer.size()};
@@ -245,7 +272,7 @@ Status FrameSocket::receive_within(Frame& frame, const Wait& wait) {
     BEELINE_ASSIGN(const auto outcome, receive(frame));
     if (outcome == Receive::kFrame) return Status::ok();
     if (outcome == Receive::kClosed) return {Code::kPeerLost, "the peer closed the connection"};
-    BEELINE_RETURN_IF_ERROR(wait_ready(socket_.get(), POLLIN, wait, "an answer on a socket"));
+    BEELINE_RETURN_IF_ERROR(wait_ready(fd(), POLLIN, wait, "an answer on a socket"));
   }
 }
 

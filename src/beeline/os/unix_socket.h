@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
+#include "beeline/os/byte_stream.h"
 #include "beeline/os/fd.h"
 #include "beeline/os/wait.h"
 
@@ -39,7 +41,7 @@ struct Frame {
   std::vector<Fd> fds;
 };
 
-// Both directions of one connection, of the unix domain or (then without descriptors) TCP. Not thread-safe: one owner,
+// Both directions of one connection, of the unix domain or (then without descriptors) a byte stream. Not thread-safe: one owner,
 // or a lock around it. Frames are at most kMaxFrame bytes; descriptors arrive with the frame they were sent with (at
 // most kMaxFds).
 class FrameSocket {
@@ -49,10 +51,14 @@ class FrameSocket {
 
   FrameSocket() = default;
   explicit FrameSocket(Fd socket) : socket_(std::move(socket)) {}
+  explicit FrameSocket(std::unique_ptr<ByteStream> stream) : stream_(std::move(stream)) {}
 
-  [[nodiscard]] int fd() const { return socket_.get(); }
-  [[nodiscard]] bool is_open() const { return socket_.is_open(); }
-  void close() { socket_.reset(); }
+  [[nodiscard]] int fd() const { return stream_ != nullptr ? stream_->fd() : socket_.get(); }
+  [[nodiscard]] bool is_open() const { return fd() >= 0; }
+  void close() {
+    socket_.reset();
+    stream_.reset();
+  }
 
   // Queues the frame and writes what the socket takes without blocking; `fds` are borrowed and duplicated.
   Status send(BytesView frame, const std::vector<int>& fds = {});
@@ -74,10 +80,16 @@ class FrameSocket {
     std::size_t at = 0;
     std::vector<Fd> fds;
   };
+  // Bytes that the connection took.
+  Result<std::size_t> write(Outgoing& head);
+  Result<std::size_t> write_with_fds(Outgoing& head);
+  // Reads what is there; false at the end of the connection.
   Result<bool> fill();
+  Result<bool> fill_with_fds();
   [[nodiscard]] BytesView unread() const { return BytesView(in_).subspan(in_at_); }
 
   Fd socket_;
+  std::unique_ptr<ByteStream> stream_;  // instead of the socket
   std::deque<Outgoing> out_;
   Bytes in_;
   std::size_t in_at_ = 0;  // what lies before was taken as frames

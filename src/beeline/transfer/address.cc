@@ -1,5 +1,6 @@
 #include "beeline/transfer/address.h"
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 #include <string_view>
@@ -59,12 +60,8 @@ bool for_each_part(std::string_view text, char separator, Visit&& visit) {
   return true;
 }
 
-bool is_id(std::string_view text) {
-  if (text.size() != 32) return false;
-  for (const char c : text) {
-    if (digit(c) < 0) return false;
-  }
-  return true;
+bool is_hexadecimal(std::string_view text, std::size_t digits) {
+  return text.size() == digits && std::ranges::all_of(text, [](char c) { return digit(c) >= 0; });
 }
 
 }  // namespace
@@ -73,7 +70,11 @@ std::string Address::text() const {
   std::string out = std::string(kScheme) + encode(name) + "?id=" + id;
   if (!boot_id.empty()) out += "&boot=" + boot_id;
   if (!unix_path.empty()) out += "&unix=" + encode(unix_path);
-  for (std::size_t i = 0; i < tcp.size(); ++i) out += (i == 0 ? "&tcp=" : ",") + encode(tcp[i].text());
+  for (std::size_t i = 0; i < tcp.size(); ++i) {
+    out += i > 0 ? "," : certificate.empty() ? "&tcp=" : "&tls=";
+    out += encode(tcp[i].text());
+  }
+  if (!certificate.empty()) out += "&certificate=" + certificate;
   return out;
 }
 
@@ -89,6 +90,8 @@ Result<Address> Address::parse(const std::string& text) {
   if (query == std::string::npos) return bad("it has no id");
   Address address;
   const std::string_view view(text);
+  bool speaks_plain = false;
+  bool speaks_tls = false;
   if (!decode(view.substr(kScheme.size(), query - kScheme.size()), address.name)) return bad("its name is garbled");
   const bool read = for_each_part(view.substr(query + 1), '&', [&](std::string_view field) {
     std::string value;
@@ -98,7 +101,9 @@ Result<Address> Address::parse(const std::string& text) {
     if (key == "id") address.id = value;
     if (key == "boot") address.boot_id = value;
     if (key == "unix") address.unix_path = value;
-    if (key != "tcp") return true;
+    if (key == "certificate") address.certificate = value;
+    if (key != "tcp" && key != "tls") return true;
+    (key == "tcp" ? speaks_plain : speaks_tls) = true;
     return for_each_part(value, ',', [&](std::string_view part) {
       auto parsed = os::TcpAddress::parse(std::string(part));
       if (parsed) address.tcp.push_back(std::move(*parsed));
@@ -106,8 +111,15 @@ Result<Address> Address::parse(const std::string& text) {
     });
   });
   if (!read) return bad("a field is garbled");
-  if (!is_id(address.id)) return bad("its id is not 32 hexadecimal digits");
-  if (!address.boot_id.empty() && !is_id(address.boot_id)) return bad("its boot id is not 32 hexadecimal digits");
+  if (!is_hexadecimal(address.id, 32)) return bad("its id is not 32 hexadecimal digits");
+  if (!address.boot_id.empty() && !is_hexadecimal(address.boot_id, 32)) return bad("its boot id is not 32 hexadecimal digits");
+  // Nothing is guessed of an address that was garbled or cut on its way: it must not end up as one without TLS.
+  if (speaks_plain && speaks_tls) return bad("it speaks TLS and speaks none");
+  if (speaks_tls != !address.certificate.empty() || (speaks_tls && address.tcp.empty())) {
+    return bad("tls= and certificate= go together");
+  }
+  if (speaks_tls && !is_hexadecimal(address.certificate, 64)) return bad("its certificate is not 64 hexadecimal digits");
+  std::ranges::transform(address.certificate, address.certificate.begin(), [](unsigned char c) { return std::tolower(c); });
   return address;
 }
 

@@ -56,6 +56,11 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   if (agent->arena_ == nullptr) {
     BEELINE_ASSIGN(agent->arena_, memory::Arena::open({}));
   }
+  if (options.tls) {
+    auto tls = os::Tls::make(*options.tls, options.tcp.has_value());
+    BEELINE_RETURN_IF_ERROR(tls.status().with_context("while opening agent \"" + options.name + "\""));
+    agent->tls_ = std::move(*tls);
+  }
   agent->faults_ = options.faults;
   agent->transports_ = std::make_shared<const transport::Transports>(std::move(transports));
   agent->regions_ = Regions::make(agent->arena_, agent->transports_);
@@ -119,16 +124,18 @@ Status Agent::listen(const Options& options) {
   }
   if (options.tcp) {
     const auto refuse = [this] { count_refusal(); };
-    BEELINE_ASSIGN(server_, transport::serve_tcp({*options.tcp, options.token, refuse}, *regions_,
-                                                 [this](os::Fd connection, const std::string& agent_id) {
-                                                   const os::Locked locked(lock_);
-                                                   add_visitor(std::move(connection), agent_id);
-                                                 }));
+    const auto welcome = [this](std::unique_ptr<os::ByteStream> connection, const std::string& agent_id) {
+      const os::Locked locked(lock_);
+      add_visitor(os::FrameSocket(std::move(connection)), agent_id);
+    };
+    BEELINE_ASSIGN(server_,
+                   transport::serve_tcp({*options.tcp, options.token, address_.id, refuse, tls_}, *regions_, welcome));
     const std::string& host = server_->address().host;
     if (options.advertise.empty() && (host == "0.0.0.0" || host == "::")) {
       return {Code::kInvalidArgument, "it listens on every address: say by which host others reach it (advertise=)"};
     }
     address_.tcp.push_back(server_->address());
+    if (tls_ != nullptr) address_.certificate = tls_->fingerprint();
     if (!options.advertise.empty()) address_.tcp.back().host = options.advertise;
   }
   return Status::ok();

@@ -34,7 +34,10 @@ class Agent {
     bool share_memory = true;           // with agents on this host
     std::optional<os::TcpAddress> tcp;  // where to listen; port 0 takes a free one
     std::string advertise;              // the host that peers connect to; empty: the one it listens on
-    std::string token;                  // asked of whoever connects by TCP, and shown to those it connects to
+    std::string token;                  // by TCP both sides prove to each other that they have it
+    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without it
+    // an agent speaks TLS to those whose address says so.
+    std::optional<os::TlsOptions> tls;
     // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
     // (separated by colons).
     std::vector<std::string> plugins;
@@ -123,7 +126,7 @@ class Agent {
   Status settle_in(const Options& options);
   Result<std::string> listen_in_folder();
   void accept_all();
-  void add_visitor(os::Fd connection, const std::string& id);
+  void add_visitor(os::FrameSocket socket, const std::string& id);
   void on_visitor(int fd, std::uint32_t events);
   Status on_frame(Visitor& visitor, const os::Frame& frame);
   Status greet(Visitor& visitor, const os::Frame& frame);
@@ -135,8 +138,8 @@ class Agent {
   void count_refusal();
   void count_connections();
   Result<std::shared_ptr<Peer>> connect(const Address& address, const os::Wait& wait);
-  Result<std::shared_ptr<Peer>> meet(const Address& address, os::Fd connection, const std::string& unshared,
-                                     const os::Wait& wait);
+  Result<std::shared_ptr<Peer>> meet(const Address& address, os::FrameSocket socket, transport::PeerFacts facts,
+                                     const std::string& unshared, const os::Wait& wait);
   void on_line(int fd, std::uint32_t events);
   Status on_answer(Line& line, const os::Frame& frame);
   void send(Line& line, BytesView frame);
@@ -154,6 +157,7 @@ class Agent {
   std::string uncounted_;
   std::shared_ptr<const transport::Transports> transports_;
   std::vector<transport::Fault> faults_;
+  std::shared_ptr<const os::Tls> tls_;  // null: none was asked for
   std::uint64_t fork_count_ = 0;
   os::Fd listener_;
 

@@ -56,13 +56,20 @@ Result<std::shared_ptr<Peer>> Agent::peer(const std::string& address, const os::
 }
 
 Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::Wait& wait) {
+  transport::PeerFacts facts;
+  facts.self_id = address_.id;
+  facts.peer_id = address.id;
+  facts.tcp = address.tcp;
+  facts.token = token_;
+  facts.certificate = address.certificate;
+  facts.tls = tls_;
   std::string unshared = "the peer shares no memory: it was opened so";
   if (!address.unix_path.empty()) {
     if (address.boot_id != address_.boot_id) {
       unshared = "the peer is on another host";
     } else {
       auto connection = os::connect_unix(address.unix_path);
-      if (connection) return meet(address, std::move(*connection), {}, wait);
+      if (connection) return meet(address, os::FrameSocket(std::move(*connection)), std::move(facts), {}, wait);
       // Perhaps another container or user: the socket's folder is not this one's.
       unshared = "the peer's socket is not reachable from here: " + connection.status().message();
       if (address.tcp.empty()) return connection.status();
@@ -70,8 +77,10 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
   }
   Status last(Code::kUnsupported, unshared + ", and listens on no TCP address");
   for (const os::TcpAddress& place : address.tcp) {
-    auto connection = transport::connect_control(place, address_.id, token_, wait);
-    if (connection) return meet(address, std::move(*connection), unshared, wait);
+    auto connection = transport::connect_control(place, facts, wait);
+    if (connection) {
+      return meet(address, os::FrameSocket(std::move(*connection)), std::move(facts), unshared, wait);
+    }
     last = connection.status();
     if (last.code() == Code::kInterrupted || !wait.check()) break;
   }
@@ -79,10 +88,9 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
 }
 
 // The handshake on a fresh connection. `unshared` is empty on a unix socket.
-Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connection, const std::string& unshared,
-                                          const os::Wait& wait) {
+Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::FrameSocket socket, transport::PeerFacts facts,
+                                          const std::string& unshared, const os::Wait& wait) {
   const bool by_unix = unshared.empty();
-  os::FrameSocket socket(std::move(connection));
   BEELINE_RETURN_IF_ERROR(
       socket.send(messages::encode(Type::kHello, messages::Hello{messages::kVersion, address_.id, name_})));
   BEELINE_RETURN_IF_ERROR(socket.flush_all(wait));
@@ -95,11 +103,7 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
   if (welcome.id != address.id) {
     return Status(Code::kNotFound, "agent \"" + welcome.name + "\" has taken its place: ask for its new address");
   }
-  transport::PeerFacts facts;
   facts.name = welcome.name;
-  facts.self_id = address_.id;
-  facts.tcp = address.tcp;
-  facts.token = token_;
   if (by_unix) {
     if (frame.fds.size() != 2) return Status(Code::kCorrupt, "a welcome without the arena's descriptors");
     BEELINE_ASSIGN(const auto credentials, os::peer_credentials(socket.fd()));

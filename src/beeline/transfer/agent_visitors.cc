@@ -34,14 +34,14 @@ void Agent::accept_all() {
       return;
     }
     if (!accepted->is_open()) return;
-    add_visitor(std::move(*accepted), {});
+    add_visitor(os::FrameSocket(std::move(*accepted)), {});
   }
 }
 
-void Agent::add_visitor(os::Fd connection, const std::string& id) {
+void Agent::add_visitor(os::FrameSocket socket, const std::string& id) {
   if (reach_->agent == nullptr) return;
-  const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}, 0, 0};
+  const int fd = socket.fd();
+  visitors_[fd] = Visitor{std::move(socket), ++last_serial_, id, id.empty(), {}, false, {}, 0, 0};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }

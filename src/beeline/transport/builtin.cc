@@ -54,11 +54,9 @@ Result<std::unique_ptr<Server>> serve_tcp(const Server::Options& options, Region
   return tcp::TcpServer::start(options, regions, std::move(on_control));
 }
 
-Result<os::Fd> connect_control(const os::TcpAddress& address, std::string_view agent_id, std::string_view token,
-                               const os::Wait& wait) {
-  BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
-  BEELINE_RETURN_IF_ERROR(tcp::open_connection(connection.get(), tcp::Purpose::kControl, agent_id, token, wait));
-  return connection;
+Result<std::unique_ptr<os::ByteStream>> connect_control(const os::TcpAddress& address, const PeerFacts& peer,
+                                                        const os::Wait& wait) {
+  return tcp::connect(address, tcp::Purpose::kControl, peer, wait);
 }
 
 }  // namespace beeline::transport

@@ -22,8 +22,9 @@ Result<Transports> with_faults(Transports transports, const std::vector<Fault>& 
 // Serves registered memory by TCP. `regions` outlives the server.
 Result<std::unique_ptr<Server>> serve_tcp(const Server::Options& options, RegionSource& regions,
                                           Server::OnControl on_control);
-// Connects to an agent's server, for the agent's own use. kInvalidArgument when the token is refused.
-Result<os::Fd> connect_control(const os::TcpAddress& address, std::string_view agent_id, std::string_view token,
-                               const os::Wait& wait);
+// Connects to an agent's server at one of its addresses, for the agent's own use. kInvalidArgument when the token is
+// refused, kNotFound when the server is another agent's.
+Result<std::unique_ptr<os::ByteStream>> connect_control(const os::TcpAddress& address, const PeerFacts& peer,
+                                                        const os::Wait& wait);
 
 }  // namespace beeline::transport

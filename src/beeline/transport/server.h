@@ -4,9 +4,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
+#include "beeline/os/byte_stream.h"
 #include "beeline/os/tcp_socket.h"
+#include "beeline/os/tls.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transport {
@@ -17,11 +20,13 @@ class Server {
   struct Options {
     os::TcpAddress listen;  // port 0 takes a free one
     std::string token;      // never empty
+    std::string agent_id;   // whose server it is
     // Told of each caller that is turned away, on a thread of the server.
     std::function<void()> on_refused = {};
+    std::shared_ptr<const os::Tls> tls = {};  // null: it speaks plain; else nothing but TLS
   };
   // Gets an admitted connection that is an agent's own, from a thread of the server.
-  using OnControl = std::function<void(os::Fd connection, const std::string& agent_id)>;
+  using OnControl = std::function<void(std::unique_ptr<os::ByteStream> connection, const std::string& agent_id)>;
 
   virtual ~Server() = default;
   // Where it listens, with the port that it has.

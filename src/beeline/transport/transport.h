@@ -19,6 +19,7 @@
 #include "beeline/memory/peer_arena.h"
 #include "beeline/memory/region.h"
 #include "beeline/os/tcp_socket.h"
+#include "beeline/os/tls.h"
 #include "beeline/os/wait.h"
 
 namespace beeline::transport {
@@ -136,10 +137,13 @@ struct Capabilities {
 struct PeerFacts {
   std::string name;     // for messages
   std::string self_id;  // of the agent that asks
+  std::string peer_id;
   pid_t pid = 0;        // 0: on another host
   std::shared_ptr<memory::PeerArena> arena;
   std::vector<os::TcpAddress> tcp;
   std::string token;
+  std::string certificate;             // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
+  std::shared_ptr<const os::Tls> tls;  // of the agent that asks; null: it has none, and plain connections will do
   OwnerLine* owner = nullptr;  // outlives what is connected
 
   [[nodiscard]] bool same_host() const { return arena != nullptr; }

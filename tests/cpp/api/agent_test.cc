@@ -83,6 +83,26 @@ TEST_P(ApiPathTest, ABatchBringsWhatIsThereAtEachRun) {
   }
 }
 
+TEST_F(ApiTest, AnAgentOfTlsIsReachedByItsAddressAlone) {
+  const auto opened = Agent::open({.name = "secure",
+                                   .tcp = "127.0.0.1:0",
+                                   .token = "secret",
+                                   .tls = Tls{},
+                                   .share_memory = false,
+                                   .folder = folder_,
+                                   .quota_bytes = 256u << 20});
+  if (opened.status().code() == Code::kUnsupported) GTEST_SKIP() << opened.status().message();
+  ASSERT_TRUE(opened.is_ok()) << opened.status().message();
+  const std::vector<std::int32_t> source(1000, 7);
+  const auto refs = need(opened->register_tensor(Tensor::borrow(const_cast<std::int32_t*>(source.data()), {1000})));
+  std::vector<std::int32_t> target(1000, -1);
+  const auto status = reader_.fetch(need(refs.at(0)), Tensor::borrow(target.data(), {1000}));
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_EQ(target, source);
+  const auto missing = Agent::open({.name = "files", .tls = Tls{.ca = folder_ + "/missing.pem"}, .folder = folder_});
+  EXPECT_EQ(missing.status().code(), Code::kInvalidArgument);
+}
+
 TEST_F(ApiTest, NamesPartsAndBytesComeBackAsTheyWere) {
   const std::vector<Tensor> tensors = {counted({4, 6}), counted({3})};
   const auto refs = need(owner_.register_tensors(tensors, {"a", "b"}));

@@ -224,6 +224,42 @@ TEST_F(PathsTest, AWrongTokenIsRefused) {
   EXPECT_NE(refused.status().message().find("token"), std::string::npos) << refused.status().message();
 }
 
+TEST_F(PathsTest, AnAddressOfTlsIsSpokenToByTlsAlone) {
+  Agent::Options options;
+  options.name = "remote";
+  options.folder = folder_;
+  options.share_memory = false;
+  options.tcp = os::TcpAddress{"127.0.0.1", 0};
+  options.token = "secret";
+  options.tls.emplace();
+  options.arena = *memory::Arena::open({.capacity_bytes = 256u << 20, .quota_bytes = 256u << 20});
+  const auto opened = Agent::open(options);
+  if (opened.status().code() == Code::kUnsupported) GTEST_SKIP() << opened.status().message();
+  ASSERT_TRUE(opened.is_ok()) << opened.status().message();
+  Agent& remote = **opened;
+  const Piece source = fill(remote, (9u << 20) + 5);
+  const auto registration = add(remote, {source});
+  const Region region = registration->regions().at(0);
+  std::vector<std::byte> target(source.size, kPoison);
+  const transport::Run run{&region, 0, target.data(), source.size};
+  const auto status = meet(*reader_, remote)->read({&run, 1}, {"tcp", 0}, kPatience);
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_EQ(std::memcmp(target.data(), source.data, source.size), 0);
+  // Whoever takes TLS out of an address gets nothing but words.
+  Address plain = remote.address();
+  plain.certificate.clear();
+  EXPECT_EQ(reader_->peer(plain.text(), kPatience).status().code(), Code::kUnsupported);
+  const auto deadline = Deadline::after(std::chrono::seconds(20));  // the caller may hear of it first
+  while (remote.stats().refused == 0 && !deadline.passed()) std::this_thread::yield();
+  EXPECT_EQ(remote.stats().refused, 1u);
+  // One that was opened for TLS speaks nothing else by TCP.
+  const auto other = open("plain", false);
+  const auto refused = remote.peer(other->address().text(), kPatience).status();
+  EXPECT_EQ(refused.code(), Code::kUnsupported);
+  EXPECT_NE(refused.message().find("TLS"), std::string::npos) << refused.message();
+  EXPECT_EQ(other->stats().refused, 0u);
+}
+
 TEST_F(PathsTest, AMappingShowsTheOwnersBytesAndKeepsThem) {
   const Piece source = fill(*owner_, 1 << 20);
   auto registration = add(*owner_, {source});

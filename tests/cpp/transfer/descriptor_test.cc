@@ -163,6 +163,21 @@ TEST(AddressTest, ComesBackAsItWas) {
   const auto parsed = Address::parse(address.text());
   ASSERT_TRUE(parsed.is_ok()) << parsed.status().message();
   EXPECT_EQ(*parsed, address);
+  address.certificate = std::string(32, '0') + std::string(32, 'f');
+  const auto secured = Address::parse(address.text());
+  ASSERT_TRUE(secured.is_ok()) << secured.status().message();
+  EXPECT_EQ(*secured, address);
+}
+
+TEST(AddressTest, WithoutItsCertificateAnAddressOfTlsIsNone) {
+  const std::string begin = "beeline://a?id=0123456789abcdef0123456789abcdef";
+  const std::string certificate = "&certificate=" + std::string(64, 'a');
+  EXPECT_TRUE(Address::parse(begin + "&tls=h:1" + certificate).is_ok());
+  for (const std::string& rest : {std::string("&tls=h:1"), certificate, "&tcp=h:1" + certificate, "&tls=" + certificate,
+                                  "&tcp=h:1&tls=h:1" + certificate, std::string("&tls=h:1&certificate=a"),
+                                  "&tls=h:1&certificate=" + std::string(64, 'g'), "&tls=nowhere" + certificate}) {
+    EXPECT_EQ(Address::parse(begin + rest).status().code(), Code::kInvalidArgument) << rest;
+  }
 }
 
 TEST(AddressTest, WhatIsNoneIsRefused) {

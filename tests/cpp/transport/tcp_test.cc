@@ -40,18 +40,22 @@ class OneRegion final : public RegionSource {
 
 class TcpServerTest : public ::testing::Test {
  protected:
-  [[nodiscard]] os::Fd connect() const { return std::move(*os::connect_tcp(server_->address(), kPatience)); }
-  [[nodiscard]] os::Fd open() const {
-    auto fd = connect();
-    EXPECT_TRUE(open_connection(fd.get(), Purpose::kStream, "caller", "secret", kPatience));
-    return fd;
+  using Stream = std::unique_ptr<os::ByteStream>;
+  [[nodiscard]] Stream connect() const {
+    return os::plain_stream(std::move(*os::connect_tcp(server_->address(), kPatience)));
   }
-  static Status send(int fd, BytesView bytes) {
+  [[nodiscard]] Stream open() const {
+    auto stream = connect();
+    EXPECT_TRUE(open_connection(*stream, Purpose::kStream, "caller", "listener", "secret", kPatience));
+    return stream;
+  }
+  static Status send(os::ByteStream& stream, BytesView bytes) {
     std::vector<iovec> pieces{{const_cast<std::byte*>(bytes.data()), bytes.size()}};
-    return send_all(fd, pieces, kPatience);
+    return send_all(stream, pieces, kPatience);
   }
   // Whether the server closes the connection.
-  static bool ends(int fd) {
+  static bool ends(const Stream& stream) {
+    const int fd = stream->fd();
     std::array<std::byte, 4096> ignored{};
     for (;;) {
       if (!os::wait_ready(fd, POLLIN, kPatience, "the end of a connection")) return false;
@@ -68,17 +72,17 @@ class TcpServerTest : public ::testing::Test {
     return bytes;
   }
   // The code of the reply to a request for one run.
-  Code ask(int fd, const RunRecord& run, std::uint64_t bytes) {
+  Code ask(const Stream& stream, const RunRecord& run, std::uint64_t bytes) {
     RequestHeader header;
     header.runs = 1;
     header.bytes = bytes;
-    EXPECT_TRUE(send(fd, request(header, {run})));
+    EXPECT_TRUE(send(*stream, request(header, {run})));
     ReplyHeader reply;
-    EXPECT_TRUE(receive_exactly(fd, &reply, sizeof reply, kPatience));
+    EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, kPatience));
     std::vector<std::byte> rest(reply.message_bytes + reply.bytes);
-    EXPECT_TRUE(receive_exactly(fd, rest.data(), rest.size(), kPatience));
+    EXPECT_TRUE(receive_exactly(*stream, rest.data(), rest.size(), kPatience));
     if (reply.code == 0) {
-      EXPECT_TRUE(receive_exactly(fd, &trailer_, sizeof trailer_, kPatience));
+      EXPECT_TRUE(receive_exactly(*stream, &trailer_, sizeof trailer_, kPatience));
     }
     return static_cast<Code>(reply.code);
   }
@@ -87,58 +91,59 @@ class TcpServerTest : public ::testing::Test {
   OneRegion region_;
   std::atomic<int> controls_{0};
   std::unique_ptr<Server> server_ =
-      std::move(*serve_tcp({{"127.0.0.1", 0}, "secret"}, region_, [this](os::Fd, const std::string&) { ++controls_; }));
+      std::move(*serve_tcp({{"127.0.0.1", 0}, "secret", "listener"}, region_,
+                           [this](std::unique_ptr<os::ByteStream>, const std::string&) { ++controls_; }));
 };
 
 TEST_F(TcpServerTest, ARequestIsAnswered) {
-  const auto fd = open();
-  EXPECT_EQ(ask(fd.get(), {1, 1, 10, 100, 1, 0}, 100), Code::kOk);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 10, 100, 3, 200}, 300), Code::kOk);
+  const auto stream = open();
+  EXPECT_EQ(ask(stream, {1, 1, 10, 100, 1, 0}, 100), Code::kOk);
+  EXPECT_EQ(ask(stream, {1, 1, 10, 100, 3, 200}, 300), Code::kOk);
 }
 
 TEST_F(TcpServerTest, AReadSaysWhetherItIsTorn) {
-  const auto fd = open();
+  const auto stream = open();
   constexpr std::uint64_t kLarge = 65520 / 3;  // sent from where it lies; the small one is gathered first
   for (const std::uint64_t length : {std::uint64_t{100}, kLarge}) {
     region_.writes() = 5 * memory::PublicationSlot::kOneWrite;
-    EXPECT_EQ(ask(fd.get(), {1, 1, 10, length, 1, 0}, length), Code::kOk);
+    EXPECT_EQ(ask(stream, {1, 1, 10, length, 1, 0}, length), Code::kOk);
     EXPECT_EQ(trailer_.writes, 5 * memory::PublicationSlot::kOneWrite);
     region_.writes() += 1;
-    EXPECT_EQ(ask(fd.get(), {1, 1, 10, length, 1, 0}, length), Code::kOk);
+    EXPECT_EQ(ask(stream, {1, 1, 10, length, 1, 0}, length), Code::kOk);
     EXPECT_EQ(trailer_.writes, ReadTrailer::kTorn);
   }
 }
 
 TEST_F(TcpServerTest, WhatIsNotThereIsRefusedAndTheConnectionGoesOn) {
-  const auto fd = open();
-  EXPECT_EQ(ask(fd.get(), {2, 1, 0, 8, 1, 0}, 8), Code::kStale);
-  EXPECT_EQ(ask(fd.get(), {1, 2, 0, 8, 1, 0}, 8), Code::kStale);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 1 << 16, 1, 1, 0}, 1), Code::kInvalidArgument);
-  EXPECT_EQ(ask(fd.get(), {1, 1, UINT64_MAX, 2, 1, 0}, 2), Code::kInvalidArgument);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 1, UINT64_MAX, UINT64_MAX}, 1), Code::kInvalidArgument);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 0, UINT64_MAX, 0}, 0), Code::kInvalidArgument);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 1, UINT64_MAX, 0}, 1), Code::kInvalidArgument);
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 8, 1, 0}, 9), Code::kInvalidArgument);        // lies about its size
-  EXPECT_EQ(ask(fd.get(), {1, 1, 65520, 16, 1, 0}, 16), Code::kInvalidArgument);  // not registered
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 100, 1, 0}, 100), Code::kOk);
+  const auto stream = open();
+  EXPECT_EQ(ask(stream, {2, 1, 0, 8, 1, 0}, 8), Code::kStale);
+  EXPECT_EQ(ask(stream, {1, 2, 0, 8, 1, 0}, 8), Code::kStale);
+  EXPECT_EQ(ask(stream, {1, 1, 1 << 16, 1, 1, 0}, 1), Code::kInvalidArgument);
+  EXPECT_EQ(ask(stream, {1, 1, UINT64_MAX, 2, 1, 0}, 2), Code::kInvalidArgument);
+  EXPECT_EQ(ask(stream, {1, 1, 0, 1, UINT64_MAX, UINT64_MAX}, 1), Code::kInvalidArgument);
+  EXPECT_EQ(ask(stream, {1, 1, 0, 0, UINT64_MAX, 0}, 0), Code::kInvalidArgument);
+  EXPECT_EQ(ask(stream, {1, 1, 0, 1, UINT64_MAX, 0}, 1), Code::kInvalidArgument);
+  EXPECT_EQ(ask(stream, {1, 1, 0, 8, 1, 0}, 9), Code::kInvalidArgument);        // lies about its size
+  EXPECT_EQ(ask(stream, {1, 1, 65520, 16, 1, 0}, 16), Code::kInvalidArgument);  // not registered
+  EXPECT_EQ(ask(stream, {1, 1, 0, 100, 1, 0}, 100), Code::kOk);
   EXPECT_EQ(server_->stats().failed, 9u);
 }
 
 TEST_F(TcpServerTest, AWriteThatIsNotGrantedIsReadAndDropped) {
-  const auto fd = open();
+  const auto stream = open();
   RequestHeader header;
   header.op = Op::kWrite;
   header.runs = 1;
   header.bytes = 1000;
   Bytes bytes = request(header, {{1, 1, 0, 1000, 1, 0}});
   bytes.resize(bytes.size() + 1000);
-  EXPECT_TRUE(send(fd.get(), bytes));
+  EXPECT_TRUE(send(*stream, bytes));
   ReplyHeader reply;
-  EXPECT_TRUE(receive_exactly(fd.get(), &reply, sizeof reply, kPatience));
+  EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, kPatience));
   EXPECT_EQ(static_cast<Code>(reply.code), Code::kInvalidArgument);
   std::string message(reply.message_bytes, ' ');
-  EXPECT_TRUE(receive_exactly(fd.get(), message.data(), message.size(), kPatience));
-  EXPECT_EQ(ask(fd.get(), {1, 1, 0, 100, 1, 0}, 100), Code::kOk);
+  EXPECT_TRUE(receive_exactly(*stream, message.data(), message.size(), kPatience));
+  EXPECT_EQ(ask(stream, {1, 1, 0, 100, 1, 0}, 100), Code::kOk);
   EXPECT_EQ(region_.memory()[0], std::byte{42});
 }
 
@@ -149,31 +154,35 @@ TEST_F(TcpServerTest, NonsenseEndsTheConnection) {
                      +[](RequestHeader& h) { h.op = static_cast<Op>(7); }}) {
     bad = {};
     spoil(bad);
-    const auto fd = open();
-    EXPECT_TRUE(send(fd.get(), request(bad, {})));
-    EXPECT_TRUE(ends(fd.get()));
+    const auto stream = open();
+    EXPECT_TRUE(send(*stream, request(bad, {})));
+    EXPECT_TRUE(ends(stream));
   }
   const auto stranger = connect();
-  EXPECT_TRUE(send(stranger.get(), as_bytes("GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n")));
-  EXPECT_TRUE(ends(stranger.get()));
+  EXPECT_TRUE(send(*stranger, as_bytes("GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n")));
+  EXPECT_TRUE(ends(stranger));
 }
 
 TEST_F(TcpServerTest, AWrongTokenIsToldSo) {
   for (const std::string token : {"", "Secret", "secret2", "secre"}) {
-    const auto fd = connect();
-    const auto status = open_connection(fd.get(), Purpose::kStream, "caller", token, kPatience);
+    const auto stream = connect();
+    const auto status = open_connection(*stream, Purpose::kStream, "caller", "listener", token, kPatience);
     EXPECT_EQ(status.code(), Code::kInvalidArgument);
     EXPECT_NE(status.message().find("token"), std::string::npos);
-    EXPECT_TRUE(ends(fd.get()));
+    EXPECT_TRUE(ends(stream));
   }
   EXPECT_EQ(server_->stats().refused, 4u);
-  EXPECT_FALSE(serve_tcp({{"127.0.0.1", 0}, ""}, region_, nullptr).is_ok());
+  EXPECT_FALSE(serve_tcp({{"127.0.0.1", 0}, "", "listener"}, region_, nullptr).is_ok());
 }
 
 TEST_F(TcpServerTest, ControlConnectionsAreHandedOn) {
-  const auto fd = connect_control(server_->address(), "caller", "secret", kPatience);
-  ASSERT_TRUE(fd.is_ok());
-  EXPECT_TRUE(ends(fd->get()));  // the test let go of it
+  PeerFacts peer;
+  peer.self_id = "caller";
+  peer.peer_id = "listener";
+  peer.token = "secret";
+  const auto stream = connect_control(server_->address(), peer, kPatience);
+  ASSERT_TRUE(stream.is_ok());
+  EXPECT_TRUE(ends(*stream));  // the test let go of it
   EXPECT_EQ(controls_, 1);
 }
 
@@ -182,14 +191,14 @@ TEST_F(TcpServerTest, RandomBytesHarmNobody) {
   std::mt19937_64 random(seed);
   const auto steady = open();
   for (int round = 0; round < 200; ++round) {
-    const auto fd = random() % 2 == 0 ? open() : connect();
+    const auto stream = random() % 2 == 0 ? open() : connect();
     RequestHeader header;
     header.runs = static_cast<std::uint32_t>(random() % 4);
     header.bytes = random() % 5000;
     Bytes bytes = random() % 2 == 0 ? request(header, {}) : Bytes();
     for (auto left = random() % 200; left > 0; --left) bytes.push_back(static_cast<std::byte>(random()));
-    ASSERT_TRUE(send(fd.get(), bytes)) << "seed " << seed;
-    ASSERT_EQ(ask(steady.get(), {1, 1, 0, 100, 1, 0}, 100), Code::kOk) << "seed " << seed;
+    ASSERT_TRUE(send(*stream, bytes)) << "seed " << seed;
+    ASSERT_EQ(ask(steady, {1, 1, 0, 100, 1, 0}, 100), Code::kOk) << "seed " << seed;
   }
 }
 
@@ -197,7 +206,7 @@ TEST_F(TcpServerTest, ClosingEndsConnectionsThatIdle) {
   const auto idle = open();
   const auto opening = connect();
   server_.reset();
-  EXPECT_TRUE(ends(idle.get()));
+  EXPECT_TRUE(ends(idle));
 }
 
 TEST(RequestsTest, EveryByteIsAskedForOnce) {

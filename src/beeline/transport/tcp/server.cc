@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "beeline/base/bytes.h"
@@ -19,6 +21,21 @@ constexpr auto kOpeningPatience = std::chrono::seconds(10);
 constexpr auto kStallPatience = std::chrono::seconds(30);
 // Shorter runs are gathered by copying: an element of a kernel's vector costs as much as copying these.
 constexpr std::uint64_t kGatherBelow = 2048;
+// With which openings begin, of whatever release ("Bleetcp"); a handshake of TLS begins otherwise (with 22).
+constexpr char kFirstOfPlain = 'B';
+constexpr auto kHearOutPatience = std::chrono::seconds(1);
+
+// What lies unread when a connection is closed undoes what was said last. So who is turned away is read from until it
+// closes, or for a moment.
+void hear_out(int fd, os::Wait wait) {
+  ::shutdown(fd, SHUT_WR);
+  wait.deadline = Deadline::after(kHearOutPatience);
+  std::array<std::byte, 4096> ignored;
+  while (os::wait_ready(fd, POLLIN, wait, "the end of a connection")) {
+    const ssize_t got = ::recv(fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return;
+  }
+}
 
 }  // namespace
 
@@ -43,7 +60,9 @@ Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionS
                   "is published");
   }
   std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
+  server->agent_id_ = options.agent_id;
   server->token_ = options.token;
+  server->tls_ = options.tls;
   server->on_refused_ = options.on_refused;
   BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
   BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
@@ -58,7 +77,7 @@ TcpServer::~TcpServer() {
   {
     const std::lock_guard guard(mutex_);
     for (const Connection& connection : connections_) {
-      if (connection.fd.is_open()) ::shutdown(connection.fd.get(), SHUT_RDWR);
+      if (connection.stream != nullptr) ::shutdown(connection.stream->fd(), SHUT_RDWR);
     }
   }
   // Nobody adds any more: the acceptor has ended.
@@ -110,9 +129,20 @@ void TcpServer::add(os::Fd fd) {
     refuse();
     return;
   }
+  make_room_for_opening();
   Connection& connection = connections_.emplace_back();
-  connection.fd = std::move(fd);
+  connection.stream = tls_ != nullptr ? tls_->listening_stream(std::move(fd)) : os::plain_stream(std::move(fd));
   connection.thread = os::start_thread([this, &connection] { run(connection); });
+}
+
+// Who connects and says nothing must not keep out those who have the token: the one that has taken longest gives way,
+// and counts as refused. With the lock held.
+void TcpServer::make_room_for_opening() {
+  const auto opens = [](const Connection& connection) { return connection.opens && !connection.ended; };
+  if (static_cast<std::size_t>(std::ranges::count_if(connections_, opens)) < kMaxOpenings) return;
+  const auto oldest = std::ranges::find_if(connections_, opens);
+  oldest->opens = false;
+  ::shutdown(oldest->stream->fd(), SHUT_RDWR);
 }
 
 void TcpServer::join_ended() {
@@ -128,36 +158,55 @@ void TcpServer::join_ended() {
   for (Connection& connection : ended) connection.thread.join();
 }
 
+Result<Caller> TcpServer::admit(os::ByteStream& stream, const os::Wait& wait) {
+  if (tls_ != nullptr) {
+    BEELINE_RETURN_IF_ERROR(os::wait_ready(stream.fd(), POLLIN, wait, "a handshake of TLS"));
+    char first = 0;
+    if (::recv(stream.fd(), &first, 1, MSG_PEEK | MSG_DONTWAIT) == 1 && first == kFirstOfPlain) {
+      turn_away_plain(stream.fd());
+      return Status(Code::kUnsupported, "a caller that speaks no TLS");
+    }
+  }
+  BEELINE_RETURN_IF_ERROR(stream.begin(wait));
+  return admit_connection(stream, agent_id_, token_, wait);
+}
+
 void TcpServer::run(Connection& connection) {
   ::pthread_setname_np(::pthread_self(), "bee-tcp-serve");
   os::Wait wait;
   wait.deadline = Deadline::after(kOpeningPatience);
   wait.cancellation = stopping_.get();
-  auto caller = admit_connection(connection.fd.get(), token_, wait);
+  const auto caller = admit(*connection.stream, wait);
   if (!caller) {
     refuse();
-  } else if (caller->purpose == Purpose::kStream) {
-    if (const auto status = serve(connection.fd.get(), *caller); !status && status.code() != Code::kPeerLost) ++failed_;
-  }
-  os::Fd fd;
-  {
-    // From here on the destructor does not touch it.
+    hear_out(connection.stream->fd(), wait);
+  } else {
     const std::lock_guard guard(mutex_);
-    fd = std::move(connection.fd);
+    connection.opens = false;
+  }
+  if (caller && caller->purpose == Purpose::kStream) {
+    const auto status = serve(*connection.stream, *caller);
+    if (!status && status.code() != Code::kPeerLost) ++failed_;
+  }
+  std::unique_ptr<os::ByteStream> stream;
+  {
+    // From here on nobody else touches it.
+    const std::lock_guard guard(mutex_);
+    stream = std::move(connection.stream);
     connection.ended = true;
   }
   if (caller && caller->purpose == Purpose::kControl && !stopping_->is_cancelled()) {
-    on_control_(std::move(fd), caller->agent_id);
+    on_control_(std::move(stream), caller->agent_id);
   }
 }
 
-Status TcpServer::serve(int fd, const Caller& caller) {
+Status TcpServer::serve(os::ByteStream& stream, const Caller& caller) {
   Serving serving;
   serving.caller = caller;
   serving.wait.cancellation = stopping_.get();
   for (;;) {
     serving.wait.deadline = Deadline::never();  // between requests a connection may idle
-    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &serving.header, sizeof serving.header, serving.wait));
+    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, &serving.header, sizeof serving.header, serving.wait));
     const RequestHeader& header = serving.header;
     if (header.magic != RequestHeader::kMagic || header.runs > kMaxRequestRuns || header.bytes > kMaxRequestBytes ||
         (header.op != Op::kRead && header.op != Op::kWrite)) {
@@ -165,9 +214,9 @@ Status TcpServer::serve(int fd, const Caller& caller) {
     }
     serving.wait.deadline = Deadline::after(kStallPatience);
     serving.runs.resize(header.runs);
-    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
+    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
     ++requests_;
-    BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(fd, serving) : answer_write(fd, serving));
+    BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(stream, serving) : answer_write(stream, serving));
   }
 }
 
@@ -226,7 +275,7 @@ void for_each_run(const std::vector<RunRecord>& runs, const std::vector<RegionSo
   }
 }
 
-Status send_refusal(int fd, std::uint32_t id, const Status& status, const os::Wait& wait) {
+Status send_refusal(os::ByteStream& stream, std::uint32_t id, const Status& status, const os::Wait& wait) {
   ReplyHeader reply;
   reply.id = id;
   reply.code = static_cast<std::uint16_t>(status.code());
@@ -234,18 +283,18 @@ Status send_refusal(int fd, std::uint32_t id, const Status& status, const os::Wa
   if (message.size() > kMaxMessageBytes) message.resize(kMaxMessageBytes);
   reply.message_bytes = static_cast<std::uint32_t>(message.size());
   std::vector<iovec> pieces{{&reply, sizeof reply}, {message.data(), message.size()}};
-  return send_all(fd, pieces, wait);
+  return send_all(stream, pieces, wait);
 }
 
 }  // namespace
 
-Status TcpServer::answer_read(int fd, Serving& serving) {
+Status TcpServer::answer_read(os::ByteStream& stream, Serving& serving) {
   const Status found =
       resolve(regions_, serving.runs, serving.header.bytes, Access::kRead, serving.caller.agent_id, serving.held);
   if (!found) {
     ++failed_;
     serving.held.clear();
-    return send_refusal(fd, serving.header.id, found, serving.wait);
+    return send_refusal(stream, serving.header.id, found, serving.wait);
   }
   ReplyHeader reply;
   reply.id = serving.header.id;
@@ -271,26 +320,26 @@ Status TcpServer::answer_read(int fd, Serving& serving) {
   });
   // What was gathered is read already; of the rest the kernel has taken every byte once it is sent.
   Status sent;
-  if (!is_gathered) sent = send_all(fd, pieces, serving.wait);
+  if (!is_gathered) sent = send_all(stream, pieces, serving.wait);
   if (!is_gathered) pieces.clear();
   // Pairs with the fence of Arena::begin_write().
   std::atomic_thread_fence(std::memory_order_acquire);
   if (writes_of(serving.held) != trailer.writes) trailer.writes = ReadTrailer::kTorn;
   pieces.push_back({&trailer, sizeof trailer});
-  if (sent) sent = send_all(fd, pieces, serving.wait);
+  if (sent) sent = send_all(stream, pieces, serving.wait);
   serving.held.clear();
   if (sent) bytes_read_ += serving.header.bytes;
   return sent;
 }
 
-Status TcpServer::answer_write(int fd, Serving& serving) {
+Status TcpServer::answer_write(os::ByteStream& stream, Serving& serving) {
   const Status found =
       resolve(regions_, serving.runs, serving.header.bytes, Access::kWrite, serving.caller.agent_id, serving.held);
   if (!found) ++failed_;
   // Whole, before it touches memory: a writer that gives up leaves no half of a request behind. What was refused is
   // read as well, and goes nowhere.
   serving.reserve_staging();
-  const Status received = receive_exactly(fd, serving.staging.data(), serving.header.bytes, serving.wait);
+  const Status received = receive_exactly(stream, serving.staging.data(), serving.header.bytes, serving.wait);
   if (received && found) {
     const std::byte* from = serving.staging.data();
     for_each_run(serving.runs, serving.held, [&](std::byte* data, std::uint64_t length) {
@@ -300,12 +349,12 @@ Status TcpServer::answer_write(int fd, Serving& serving) {
   }
   serving.held.clear();
   BEELINE_RETURN_IF_ERROR(received);
-  if (!found) return send_refusal(fd, serving.header.id, found, serving.wait);
+  if (!found) return send_refusal(stream, serving.header.id, found, serving.wait);
   bytes_written_ += serving.header.bytes;
   ReplyHeader reply;
   reply.id = serving.header.id;
   std::vector<iovec> answer{{&reply, sizeof reply}};
-  return send_all(fd, answer, serving.wait);
+  return send_all(stream, answer, serving.wait);
 }
 
 }  // namespace beeline::transport::tcp

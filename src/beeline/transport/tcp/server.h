@@ -17,6 +17,8 @@ namespace beeline::transport::tcp {
 class TcpServer final : public Server {
  public:
   static constexpr std::size_t kMaxConnections = 256;
+  // Of those, connections whose callers have proven nothing yet.
+  static constexpr std::size_t kMaxOpenings = 64;
 
   static Result<std::unique_ptr<Server>> start(const Options& options, RegionSource& regions, OnControl on_control);
   ~TcpServer() override;
@@ -28,8 +30,9 @@ class TcpServer final : public Server {
 
  private:
   struct Connection {
-    os::Fd fd;
+    std::unique_ptr<os::ByteStream> stream;  // whether there is one needs mutex_
     std::thread thread;
+    bool opens = true;   // counts as an opening; needs mutex_
     bool ended = false;  // needs mutex_
   };
   struct Serving;
@@ -38,16 +41,19 @@ class TcpServer final : public Server {
   void accept_loop();
   void add(os::Fd fd);
   void refuse();
+  void make_room_for_opening();
   void run(Connection& connection);
+  Result<Caller> admit(os::ByteStream& stream, const os::Wait& wait);
   void join_ended();
-  Status serve(int fd, const Caller& caller);
-  Status answer_read(int fd, Serving& serving);
-  Status answer_write(int fd, Serving& serving);
+  Status serve(os::ByteStream& stream, const Caller& caller);
+  Status answer_read(os::ByteStream& stream, Serving& serving);
+  Status answer_write(os::ByteStream& stream, Serving& serving);
 
   RegionSource& regions_;
   OnControl on_control_;
   std::function<void()> on_refused_;
-  std::string token_;
+  std::string agent_id_, token_;
+  std::shared_ptr<const os::Tls> tls_;  // null: it speaks plain
   os::TcpAddress address_;
   os::Fd listener_;
   std::shared_ptr<os::Cancellation> stopping_;

@@ -1,10 +1,6 @@
 #include "beeline/transport/tcp/stream.h"
 
-#include <poll.h>
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "beeline/os/remote_memory.h"
 
@@ -21,25 +17,17 @@ std::size_t advance(std::vector<iovec>& pieces, std::size_t at, std::size_t move
   return at;
 }
 
-template <typename Call>
-Status move_all(int fd, std::vector<iovec>& pieces, short events, const char* what, const os::Wait& wait, Call&& call) {
-  std::size_t at = 0;
-  while (at < pieces.size() && pieces[at].iov_len == 0) ++at;
+using Move = Result<os::ByteStream::Moved> (os::ByteStream::*)(std::span<const iovec>);
+
+Status move_all(os::ByteStream& stream, Move move, std::vector<iovec>& pieces, const char* what, const os::Wait& wait) {
+  std::size_t at = advance(pieces, 0, 0);  // over empty ones
   while (at < pieces.size()) {
-    msghdr message{};
-    message.msg_iov = &pieces[at];
-    message.msg_iovlen = std::min(pieces.size() - at, os::kMaxIovecs);
-    const ssize_t moved = call(fd, &message);
-    if (moved > 0) {
-      at = advance(pieces, at, static_cast<std::size_t>(moved));
-    } else if (moved == 0) {
-      return {Code::kPeerLost, "the connection was closed"};
-    } else if (errno == EAGAIN || errno == EINTR) {
-      BEELINE_RETURN_IF_ERROR(os::wait_ready(fd, events, wait, what));
-    } else if (errno == ECONNRESET || errno == EPIPE || errno == ETIMEDOUT) {
-      return {Code::kPeerLost, "the connection broke"};
+    const std::size_t count = std::min(pieces.size() - at, os::kMaxIovecs);
+    BEELINE_ASSIGN(const auto moved, (stream.*move)(std::span(pieces).subspan(at, count)));
+    if (moved.bytes > 0) {
+      at = advance(pieces, at, moved.bytes);
     } else {
-      return Status::from_errno(what, errno);
+      BEELINE_RETURN_IF_ERROR(os::wait_ready(stream.fd(), moved.wait_for, wait, what));
     }
   }
   return Status::ok();
@@ -47,19 +35,17 @@ Status move_all(int fd, std::vector<iovec>& pieces, short events, const char* wh
 
 }  // namespace
 
-Status send_all(int fd, std::vector<iovec>& pieces, const os::Wait& wait) {
-  return move_all(fd, pieces, POLLOUT, "room in a stream", wait,
-                  [](int socket, const msghdr* message) { return ::sendmsg(socket, message, MSG_NOSIGNAL); });
+Status send_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait) {
+  return move_all(stream, &os::ByteStream::send, pieces, "room in a stream", wait);
 }
 
-Status receive_all(int fd, std::vector<iovec>& pieces, const os::Wait& wait) {
-  return move_all(fd, pieces, POLLIN, "bytes of a stream", wait,
-                  [](int socket, msghdr* message) { return ::recvmsg(socket, message, 0); });
+Status receive_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait) {
+  return move_all(stream, &os::ByteStream::receive, pieces, "bytes of a stream", wait);
 }
 
-Status receive_exactly(int fd, void* data, std::size_t size, const os::Wait& wait) {
+Status receive_exactly(os::ByteStream& stream, void* data, std::size_t size, const os::Wait& wait) {
   std::vector<iovec> pieces{{data, size}};
-  return receive_all(fd, pieces, wait);
+  return receive_all(stream, pieces, wait);
 }
 
 }  // namespace beeline::transport::tcp

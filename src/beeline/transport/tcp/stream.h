@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "beeline/base/status.h"
+#include "beeline/os/byte_stream.h"
 #include "beeline/os/wait.h"
 
 namespace beeline::transport::tcp {
@@ -64,8 +65,8 @@ struct ReadTrailer {
 static_assert(sizeof(ReadTrailer) == 8);
 
 // All of the pieces, in order; kPeerLost when the connection ends. `pieces` is used up.
-Status send_all(int fd, std::vector<iovec>& pieces, const os::Wait& wait);
-Status receive_all(int fd, std::vector<iovec>& pieces, const os::Wait& wait);
-Status receive_exactly(int fd, void* data, std::size_t size, const os::Wait& wait);
+Status send_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait);
+Status receive_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait);
+Status receive_exactly(os::ByteStream& stream, void* data, std::size_t size, const os::Wait& wait);
 
 }  // namespace beeline::transport::tcp

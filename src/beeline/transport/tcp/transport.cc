@@ -28,8 +28,8 @@ class Transfer {
  public:
   Transfer(Op op, std::span<const Run> runs, const os::Wait& wait) : op_(op), requests_(runs), wait_(wait) {}
 
-  // Moves requests over `fd` until none is left. kPeerLost: the connection broke, what it had under way is back.
-  Status run(int fd, const os::Wait& wait);
+  // Moves requests over the stream until none is left. kPeerLost: the connection broke, what it had under way is back.
+  Status run(os::ByteStream& stream, const os::Wait& wait);
 
   // Whether to try again on another connection.
   bool may_reconnect() { return !failed_ && reconnects_.fetch_add(1) < kMaxReconnects; }
@@ -43,8 +43,8 @@ class Transfer {
   void leave(int fd);
 
  private:
-  Status send(int fd, Request& request, const os::Wait& wait);
-  Status receive(int fd, Request& request, const os::Wait& wait);
+  Status send(os::ByteStream& stream, Request& request, const os::Wait& wait);
+  Status receive(os::ByteStream& stream, Request& request, const os::Wait& wait);
 
   Op op_;
   Requests requests_;
@@ -77,7 +77,7 @@ void Transfer::leave(int fd) {
   std::erase(busy_, fd);
 }
 
-Status Transfer::send(int fd, Request& request, const os::Wait& wait) {
+Status Transfer::send(os::ByteStream& stream, Request& request, const os::Wait& wait) {
   RequestHeader header;
   header.op = op_;
   header.runs = static_cast<std::uint32_t>(request.runs.size());
@@ -85,12 +85,12 @@ Status Transfer::send(int fd, Request& request, const os::Wait& wait) {
   header.id = request.id = next_id_.fetch_add(1);
   std::vector<iovec> pieces{{&header, sizeof header}, {request.runs.data(), request.runs.size() * sizeof(RunRecord)}};
   if (op_ == Op::kWrite) pieces.insert(pieces.end(), request.local.begin(), request.local.end());
-  return send_all(fd, pieces, wait);
+  return send_all(stream, pieces, wait);
 }
 
-Status Transfer::receive(int fd, Request& request, const os::Wait& wait) {
+Status Transfer::receive(os::ByteStream& stream, Request& request, const os::Wait& wait) {
   ReplyHeader reply;
-  BEELINE_RETURN_IF_ERROR(receive_exactly(fd, &reply, sizeof reply, wait));
+  BEELINE_RETURN_IF_ERROR(receive_exactly(stream, &reply, sizeof reply, wait));
   const std::uint64_t expected = op_ == Op::kRead && reply.code == 0 ? request.bytes : 0;
   if (reply.magic != ReplyHeader::kMagic || reply.id != request.id || reply.message_bytes > kMaxMessageBytes ||
       reply.bytes != expected) {
@@ -98,21 +98,21 @@ Status Transfer::receive(int fd, Request& request, const os::Wait& wait) {
   }
   if (reply.code != 0) {
     std::string message(reply.message_bytes, '\0');
-    BEELINE_RETURN_IF_ERROR(receive_exactly(fd, message.data(), message.size(), wait));
+    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, message.data(), message.size(), wait));
     return {static_cast<Code>(reply.code), message};
   }
   if (op_ == Op::kWrite) return Status::ok();
   std::vector<iovec> pieces = request.local;
   ReadTrailer trailer;
   pieces.push_back({&trailer, sizeof trailer});
-  BEELINE_RETURN_IF_ERROR(receive_all(fd, pieces, wait));
+  BEELINE_RETURN_IF_ERROR(receive_all(stream, pieces, wait));
   // All of a transfer's requests have seen the same.
   std::uint64_t first = kUnknown;
   const bool is_first = writes_.compare_exchange_strong(first, trailer.writes);
   return trailer.writes != ReadTrailer::kTorn && (is_first || first == trailer.writes) ? Status::ok() : torn();
 }
 
-Status Transfer::run(int fd, const os::Wait& wait) {
+Status Transfer::run(os::ByteStream& stream, const os::Wait& wait) {
   std::deque<Request> under_way;
   Status status;
   while (status && !failed_) {
@@ -120,10 +120,10 @@ Status Transfer::run(int fd, const os::Wait& wait) {
       auto request = requests_.next();
       if (!request) break;
       under_way.push_back(std::move(*request));
-      status = send(fd, under_way.back(), wait);
+      status = send(stream, under_way.back(), wait);
     }
     if (!status || under_way.empty()) break;
-    status = receive(fd, under_way.front(), wait);
+    status = receive(stream, under_way.front(), wait);
     if (status) under_way.pop_front();
   }
   for (Request& request : under_way) requests_.give_back(std::move(request));
@@ -132,8 +132,7 @@ Status Transfer::run(int fd, const os::Wait& wait) {
 
 class TcpEndpoint final : public Endpoint {
  public:
-  explicit TcpEndpoint(const PeerFacts& peer)
-      : name_(peer.name), self_id_(peer.self_id), token_(peer.token), addresses_(peer.tcp) {}
+  explicit TcpEndpoint(const PeerFacts& peer) : peer_(peer) { peer_.arena.reset(); }
 
   Status read(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kRead, runs, wait); }
   Status write(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kWrite, runs, wait); }
@@ -166,56 +165,52 @@ class TcpEndpoint final : public Endpoint {
       bool was_idle = false;
       auto stream = take(wait, was_idle);
       if (!stream) return transfer.fail(stream.status());
-      transfer.enter(stream->get());
-      const Status status = transfer.run(stream->get(), wait);
-      transfer.leave(stream->get());
+      const int fd = (*stream)->fd();
+      transfer.enter(fd);
+      const Status status = transfer.run(**stream, wait);
+      transfer.leave(fd);
       // After a failure bytes of it may be under way: such a stream is of no use any more.
       if (status && !transfer.has_failed()) return give(std::move(*stream));
       if (status) return;
       // One that lay idle may have ended long ago: that says nothing of the peer.
       if (status.code() == Code::kPeerLost && was_idle && !transfer.has_failed()) continue;
       if (status.code() != Code::kPeerLost || !transfer.may_reconnect()) {
-        return transfer.fail(Status(status).with_context("on a stream to " + name_));
+        return transfer.fail(Status(status).with_context("on a stream to " + peer_.name));
       }
     }
   }
 
-  Result<os::Fd> take(const os::Wait& wait, bool& was_idle) {
+  Result<std::unique_ptr<os::ByteStream>> take(const os::Wait& wait, bool& was_idle) {
     {
       const std::lock_guard guard(mutex_);
       if (!idle_.empty()) {
-        os::Fd fd = std::move(idle_.back());
+        auto stream = std::move(idle_.back());
         idle_.pop_back();
         was_idle = true;
-        return fd;
+        return stream;
       }
     }
     return open(wait);
   }
 
-  void give(os::Fd fd) {
+  void give(std::unique_ptr<os::ByteStream> stream) {
     const std::lock_guard guard(mutex_);
-    if (idle_.size() < kIdleStreams) idle_.push_back(std::move(fd));
+    if (idle_.size() < kIdleStreams) idle_.push_back(std::move(stream));
   }
 
-  Result<os::Fd> open(const os::Wait& wait) {
-    Status last(Code::kUnsupported, name_ + " listens on no TCP address");
-    for (const os::TcpAddress& address : addresses_) {
-      auto fd = os::connect_tcp(address, wait);
-      if (fd) {
-        last = open_connection(fd->get(), Purpose::kStream, self_id_, token_, wait);
-        if (last) return fd;
-      } else {
-        last = fd.status();
-      }
+  Result<std::unique_ptr<os::ByteStream>> open(const os::Wait& wait) {
+    Status last(Code::kUnsupported, peer_.name + " listens on no TCP address");
+    for (const os::TcpAddress& address : peer_.tcp) {
+      auto stream = tcp::connect(address, Purpose::kStream, peer_, wait);
+      if (stream) return stream;
+      last = stream.status();
     }
-    return std::move(last).with_context("while opening a stream to " + name_);
+    return std::move(last).with_context("while opening a stream to " + peer_.name);
   }
 
-  const std::string name_, self_id_, token_;
-  const std::vector<os::TcpAddress> addresses_;
+  PeerFacts peer_;  // but its arena, which it must not keep
   std::mutex mutex_;
-  std::vector<os::Fd> idle_;  // needs mutex_
+  std::vector<std::unique_ptr<os::ByteStream>> idle_;  // needs mutex_
 };
 
 class TcpTransport final : public Transport {
@@ -234,7 +229,7 @@ class TcpTransport final : public Transport {
   [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
     if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
     if (peer.tcp.empty()) return {Code::kUnsupported, "the peer listens on no TCP address: open its agent with tcp="};
-    return Status::ok();
+    return check_spoken(peer);
   }
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
