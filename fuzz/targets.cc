@@ -191,7 +191,7 @@ void counters(BytesView input) {
       sizeof(transfer::CountersHeader) + (reading->rows.size() + 1) * sizeof(transfer::CounterRow) <= input.size(),
       "rows lie in the file");
   for (const auto& row : reading->rows) {
-    BEELINE_CHECK(static_cast<std::size_t>(row.movement) < transfer::kMovements &&
+    BEELINE_CHECK(static_cast<std::size_t>(row.operation) < transfer::kCountedOperations &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
                   "a row is of a kind that there is");
   }

@@ -13,7 +13,7 @@ namespace {
 
 using transfer::CountersReading;
 
-constexpr const char* kMovementNames[transfer::kMovements] = {"fetch", "push", "map"};
+constexpr const char* kOperationNames[transfer::kCountedOperations] = {"fetch", "push", "map"};
 
 // Bytes from outside: what is no UTF-8 shows as such.
 nb::object text_of(const std::string& bytes) {
@@ -21,8 +21,8 @@ nb::object text_of(const std::string& bytes) {
 }
 
 nb::dict row_of(const CountersReading::Row& row) {
-  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "movement",
-                 kMovementNames[static_cast<std::size_t>(row.movement) % transfer::kMovements], "size_class",
+  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "operation",
+                 kOperationNames[static_cast<std::size_t>(row.operation) % transfer::kCountedOperations], "size_class",
                  row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures", row.failures,
                  "failovers", row.failovers, "latency", row.latency);
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from beeline.transfer.counters import AgentCounters
+    from beeline.transfer.counters import AgentCounters, Row
 
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SHORTEST_ID = 4
@@ -68,6 +68,22 @@ def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
     )
 
 
+def measured_by(source: str, address: str, folder: str) -> list[Row]:
+    """What an agent of this host has measured of its transfers with the one at an address.
+
+    Raises ClickException where the agent is not on this host, or as `find`.
+    """
+    _, found = find(source, folder)
+    if found is None:
+        raise click.ClickException(
+            f"{source} is not an agent of this user on this host, so its counters cannot be read: "
+            "run this command where it runs, or leave it out"
+        )
+    query = address.partition("?")[2]
+    peer_id = next((part[3:] for part in query.split("&") if part.startswith("id=")), "")
+    return [row for row in found.rows if row.peer_id == peer_id]
+
+
 def printable(text: str) -> str:
     """What a process calls itself, without what would steer a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
@@ -82,14 +98,15 @@ def size_text(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def time_text(seconds: float | None) -> str:
-    """0.00012 as "120 us"; None as "-"."""
+def time_text(seconds: float | None, digits: int = 2) -> str:
+    """0.000123 as "120 us"; None as "-". `digits`: the significant ones."""
     if seconds is None:
         return "-"
     for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
-        if seconds * factor < 1000:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+        value = float(f"{seconds * factor:.{digits}g}")
+        if value < 1000:
+            return f"{value:g} {unit}"
+    return f"{float(f'{seconds:.{digits}g}'):g} s"
 
 
 def speed_text(gbps: float | None) -> str:

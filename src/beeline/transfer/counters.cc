@@ -50,7 +50,7 @@ CountersReading::Row read_row(Reader& reader) {
   row.peer_id = text_of(reader.read_bytes(sizeof(CounterRow::peer_id)));
   row.peer_name = text_of(reader.read_bytes(sizeof(CounterRow::peer_name)));
   row.path = text_of(reader.read_bytes(sizeof(CounterRow::path)));
-  row.movement = static_cast<Movement>(reader.read<std::uint8_t>());
+  row.operation = static_cast<Operation>(reader.read<std::uint8_t>());
   row.size_class = reader.read<std::uint8_t>();
   reader.read_bytes(sizeof(CounterRow::reserved));
   row.bytes = reader.read<std::uint64_t>();
@@ -155,10 +155,10 @@ void Counters::remove() {
 }
 
 CounterRow& Counters::row(std::string_view peer_id, std::string_view peer_name, std::string_view path,
-                          Movement movement, std::size_t size_class) {
+                          Operation operation, std::size_t size_class) {
   const std::lock_guard guard(mutex_);
   const auto [found, is_new] =
-      rows_.try_emplace({std::string(peer_id), std::string(path), movement, size_class}, nullptr);
+      rows_.try_emplace({std::string(peer_id), std::string(path), operation, size_class}, nullptr);
   if (!is_new) return *found->second;
   AgentNumbers& numbers = this->numbers();
   const std::uint32_t at = numbers.rows.load(std::memory_order_relaxed);  // written under the mutex
@@ -171,7 +171,7 @@ CounterRow& Counters::row(std::string_view peer_id, std::string_view peer_name, 
   write_text(row.peer_id, peer_id);
   write_text(row.peer_name, peer_name);
   write_text(row.path, path);
-  row.movement = static_cast<std::uint8_t>(movement);
+  row.operation = static_cast<std::uint8_t>(operation);
   row.size_class = static_cast<std::uint8_t>(size_class);
   numbers.rows.store(at + 1, std::memory_order_release);  // pairs with a reader's order of reads
   found->second = &row;
@@ -184,12 +184,12 @@ PeerCounters::PeerCounters(std::shared_ptr<Counters> home, std::string id, std::
       id_(std::move(id)),
       name_(std::move(name)),
       paths_(std::move(paths)),
-      rows_(paths_.size() * kMovements * kSizeClasses) {}
+      rows_(paths_.size() * kCountedOperations * kSizeClasses) {}
 
-CounterRow& PeerCounters::find(std::size_t path, Movement movement, std::size_t size) {
-  CounterRow& row = home_->row(id_, name_, paths_[path], movement, size);
+CounterRow& PeerCounters::find(std::size_t path, Operation operation, std::size_t size) {
+  CounterRow& row = home_->row(id_, name_, paths_[path], operation, size);
   // Release: pairs with the acquire in row_of().
-  place(path, movement, size).store(&row, std::memory_order_release);
+  place(path, operation, size).store(&row, std::memory_order_release);
   return row;
 }
 
@@ -240,9 +240,9 @@ Result<CountersReading> decode_counters(BytesView file) {
   for (std::uint32_t i = 0; i < rows; ++i) {
     auto& row = i == 0 ? reading.rest : reading.rows.emplace_back();
     row = read_row(reader);
-    if (static_cast<std::size_t>(row.movement) >= kMovements || row.size_class >= kSizeClasses) {
-      return corrupt("row " + std::to_string(i) + " is of movement " +
-                     std::to_string(static_cast<unsigned>(row.movement)) + " and size " +
+    if (static_cast<std::size_t>(row.operation) >= kCountedOperations || row.size_class >= kSizeClasses) {
+      return corrupt("row " + std::to_string(i) + " is of operation " +
+                     std::to_string(static_cast<unsigned>(row.operation)) + " and size " +
                      std::to_string(row.size_class));
     }
   }

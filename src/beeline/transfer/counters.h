@@ -26,9 +26,9 @@
 
 namespace beeline::transfer {
 
-// What an agent does with memory of a peer.
-enum class Movement : std::uint8_t { kFetch = 0, kPush = 1, kMap = 2 };
-inline constexpr std::size_t kMovements = 3;
+// What an agent does: with memory of a peer, and, of which there are spans alone, for its subscribers.
+enum class Operation : std::uint8_t { kFetch = 0, kPush = 1, kMap = 2, kPublish = 3 };
+inline constexpr std::size_t kCountedOperations = 3;
 
 // Sizes that are alike: below 4 KiB, 64 KiB, 1 MiB, 16 MiB, and the rest.
 inline constexpr std::size_t kSizeClasses = 5;
@@ -52,13 +52,13 @@ inline constexpr std::uint32_t kCountersVersion = 1;
 inline constexpr std::uint32_t kMaxCounterRows = 1024;
 inline constexpr std::size_t kMaxCountedAddress = 4096;
 
-// One peer by one path, with one movement and one class of sizes. The first three parts are written before the row is
+// One peer by one path, with one operation and one class of sizes. The first three parts are written before the row is
 // counted in AgentNumbers::rows, and never again. Texts end at their first 0, or fill their field.
 struct CounterRow {
   char peer_id[32];
   char peer_name[64];
   char path[16];
-  std::uint8_t movement;
+  std::uint8_t operation;
   std::uint8_t size_class;
   std::uint8_t reserved[14];
   // How many transfers there were is the sum of `latency`: no two numbers can disagree.
@@ -104,7 +104,7 @@ struct CountersFile {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
 static_assert(std::is_standard_layout_v<CountersFile>);
 static_assert(offsetof(CounterRow, peer_name) == 32 && offsetof(CounterRow, path) == 96);
-static_assert(offsetof(CounterRow, movement) == 112 && offsetof(CounterRow, size_class) == 113);
+static_assert(offsetof(CounterRow, operation) == 112 && offsetof(CounterRow, size_class) == 113);
 static_assert(offsetof(CounterRow, bytes) == 128 && offsetof(CounterRow, nanoseconds) == 136);
 static_assert(offsetof(CounterRow, failures) == 144 && offsetof(CounterRow, failovers) == 152);
 static_assert(offsetof(CounterRow, latency) == 192 && sizeof(CounterRow) == 512);
@@ -139,7 +139,7 @@ class Counters {
 
   [[nodiscard]] AgentNumbers& numbers() { return file().header.numbers; }
   // The row of that key, made if need be. Row 0 when there is no room in the file, or none for the file.
-  CounterRow& row(std::string_view peer_id, std::string_view peer_name, std::string_view path, Movement movement,
+  CounterRow& row(std::string_view peer_id, std::string_view peer_name, std::string_view path, Operation operation,
                   std::size_t size_class);
 
  private:
@@ -154,7 +154,7 @@ class Counters {
   os::Mapping mapping_;
   std::mutex mutex_;
   std::uint32_t room_ = 0;  // needs mutex_: rows that the file has memory for
-  using Key = std::tuple<std::string, std::string, Movement, std::size_t>;
+  using Key = std::tuple<std::string, std::string, Operation, std::size_t>;
   std::map<Key, CounterRow*> rows_;  // needs mutex_
 };
 
@@ -164,29 +164,29 @@ class PeerCounters {
   // `paths`: their names; below they are told by their place in the list.
   PeerCounters(std::shared_ptr<Counters> home, std::string id, std::string name, std::vector<std::string> paths);
 
-  void moved(std::size_t path, Movement movement, std::uint64_t bytes, Nanos took) {
+  void moved(std::size_t path, Operation operation, std::uint64_t bytes, Nanos took) {
     const auto nanoseconds = static_cast<std::uint64_t>(std::max<Nanos::rep>(took.count(), 0));
-    CounterRow& row = row_of(path, movement, size_class(bytes));
+    CounterRow& row = row_of(path, operation, size_class(bytes));
     row.bytes.fetch_add(bytes, std::memory_order_relaxed);
     row.nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
     row.latency[latency_bucket(nanoseconds)].fetch_add(1, std::memory_order_relaxed);
   }
-  void failed(std::size_t path, Movement movement, std::uint64_t bytes, bool is_failover) {
-    CounterRow& row = row_of(path, movement, size_class(bytes));
+  void failed(std::size_t path, Operation operation, std::uint64_t bytes, bool is_failover) {
+    CounterRow& row = row_of(path, operation, size_class(bytes));
     row.failures.fetch_add(1, std::memory_order_relaxed);
     if (is_failover) row.failovers.fetch_add(1, std::memory_order_relaxed);
   }
 
  private:
-  CounterRow& row_of(std::size_t path, Movement movement, std::size_t size) {
+  CounterRow& row_of(std::size_t path, Operation operation, std::size_t size) {
     // Acquire: pairs with the release in find().
-    CounterRow* const known = place(path, movement, size).load(std::memory_order_acquire);
-    return known != nullptr ? *known : find(path, movement, size);
+    CounterRow* const known = place(path, operation, size).load(std::memory_order_acquire);
+    return known != nullptr ? *known : find(path, operation, size);
   }
-  std::atomic<CounterRow*>& place(std::size_t path, Movement movement, std::size_t size) {
-    return rows_[(path * kMovements + static_cast<std::size_t>(movement)) * kSizeClasses + size];
+  std::atomic<CounterRow*>& place(std::size_t path, Operation operation, std::size_t size) {
+    return rows_[(path * kCountedOperations + static_cast<std::size_t>(operation)) * kSizeClasses + size];
   }
-  CounterRow& find(std::size_t path, Movement movement, std::size_t size);
+  CounterRow& find(std::size_t path, Operation operation, std::size_t size);
 
   const std::shared_ptr<Counters> home_;
   const std::string id_, name_;
@@ -200,7 +200,7 @@ class PeerCounters {
 struct CountersReading {
   struct Row {
     std::string peer_id, peer_name, path;  // empty in `rest`
-    Movement movement = Movement::kFetch;
+    Operation operation = Operation::kFetch;
     std::size_t size_class = 0;
     std::uint64_t bytes = 0, nanoseconds = 0, failures = 0, failovers = 0;
     std::array<std::uint64_t, kLatencyBuckets> latency{};

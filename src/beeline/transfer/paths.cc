@@ -77,17 +77,17 @@ void Paths::count_in(std::shared_ptr<Counters> counters, const std::string& peer
 void Paths::note_map(std::uint64_t bytes, Nanos took) {
   for (std::size_t i = 0; counters_ && i < paths_.size(); ++i) {
     if (!paths_[i]->transport->capabilities().maps) continue;
-    counters_->moved(i, Movement::kMap, bytes, took);
+    counters_->moved(i, Operation::kMap, bytes, took);
     return;
   }
 }
 
-void Paths::note_failure(Movement movement, std::uint64_t bytes) {
-  if (counters_) counters_->failed(paths_.size(), movement, bytes, false);
+void Paths::note_failure(Operation operation, std::uint64_t bytes) {
+  if (counters_) counters_->failed(paths_.size(), operation, bytes, false);
 }
 
 void Paths::count_failure(std::size_t path, const Need& need, bool is_failover) {
-  if (counters_) counters_->failed(path, movement_of(need.direction), need.bytes, is_failover);
+  if (counters_) counters_->failed(path, operation_of(need.direction), need.bytes, is_failover);
 }
 
 Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
@@ -214,7 +214,7 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
   }
   if (!last) return last;
-  note_failure(movement_of(need.direction), need.bytes);
+  note_failure(operation_of(need.direction), need.bytes);
   const std::string& wanted = need.requirement->path;
   const bool is_known = wanted.empty() || std::ranges::any_of(paths_, [&](const auto& each) {
                           return each->transport->name() == wanted;
@@ -248,7 +248,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     if (last) {
       const Nanos took = Clock::now() - begin;
       if (!read_by) note_speed(path, need.bytes, took);
-      if (counters_) counters_->moved(chosen.path, movement_of(direction), need.bytes, took);
+      if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, took);
       return last;
     }
     last = std::move(last).with_context("by " + std::string(path.transport->name()));

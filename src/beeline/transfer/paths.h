@@ -52,7 +52,7 @@ class Paths {
   // Bytes that the peer's arena let us see without moving them.
   void note_map(std::uint64_t bytes, Nanos took);
   // What failed before a path was taken, or was of no use once the bytes were there.
-  void note_failure(Movement movement, std::uint64_t bytes);
+  void note_failure(Operation operation, std::uint64_t bytes);
 
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
@@ -94,8 +94,8 @@ class Paths {
   };
 
   enum class Direction : std::uint8_t { kRead, kWrite };
-  static Movement movement_of(Direction direction) {
-    return direction == Direction::kRead ? Movement::kFetch : Movement::kPush;
+  static Operation operation_of(Direction direction) {
+    return direction == Direction::kRead ? Operation::kFetch : Operation::kPush;
   }
   struct Need {
     Direction direction = Direction::kRead;
