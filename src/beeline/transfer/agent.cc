@@ -244,7 +244,10 @@ void Agent::withdraw(const std::string& name) {
   const auto found = topics_.find(name);
   if (found == topics_.end()) return;
   dropped = std::exchange(found->second.kept, {});
+  if (found->second.newest.empty()) return;
   found->second.newest.clear();
+  const Bytes withdrawn = messages::encode(Type::kWithdrawn, messages::Topic{name});
+  for (const int fd : found->second.subscribers) tell(visitors_.at(fd), withdrawn);
 }
 
 }  // namespace beeline::transfer
