@@ -28,7 +28,8 @@ void copy_dense(std::byte* to, const Source& source) {
 }  // namespace
 
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums) {
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums,
+                               bool single) {
   auto descriptor = std::make_shared<Descriptor>();
   auto schema = std::make_shared<Schema>();
   std::uint64_t size = 0;
@@ -55,6 +56,7 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
   descriptor->regions = (*added)->regions();
   descriptor->schema = std::move(schema);
   descriptor->names = std::move(names);
+  descriptor->single = single;
   return Snapshot{std::move(descriptor), std::move(*added)};
 }
 

@@ -24,8 +24,9 @@ struct Snapshot {
 };
 
 // Of the host's memory: kUnsupported for others. Costs one copy, into memory that an earlier snapshot nobody reads any
-// more has left warm. kResourceExhausted when the arena's quota is used up.
+// more has left warm. kResourceExhausted when the arena's quota is used up. `single`: as Descriptor has it.
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums);
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums,
+                               bool single = false);
 
 }  // namespace beeline::transfer
