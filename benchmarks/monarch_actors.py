@@ -1,4 +1,4 @@
-"""Monarch's actors of the `transfer` benchmarks: one owns a buffer, one reads it. Imported where Monarch is installed."""
+"""Monarch's actors of the `transfer` benchmarks: one owns a buffer, one reads it. Only where Monarch is installed."""
 
 from __future__ import annotations
 

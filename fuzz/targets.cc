@@ -18,6 +18,7 @@
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
+#include "beeline/transfer/spans.h"
 
 namespace beeline::fuzz {
 namespace {
@@ -194,6 +195,38 @@ void counters(BytesView input) {
     BEELINE_CHECK(static_cast<std::size_t>(row.operation) < transfer::kCountedOperations &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
                   "a row is of a kind that there is");
+  }
+}
+
+void spans(BytesView input) {
+  // A file is larger than what a fuzzer makes: its front, and what it says of slots here and there.
+  Reader reader(input);
+  (void)transfer::decode_spans(input, input, input);
+  const auto head = reader.read_bytes(sizeof(transfer::SpansHeader));
+  if (!reader.ok()) return;
+  std::array<Bytes, 3> copies;
+  for (Bytes& copy : copies) {
+    copy.resize(sizeof(transfer::SpansFile));
+    std::copy(head.begin(), head.end(), copy.begin());
+  }
+  while (reader.left() > 0) {
+    const auto which = reader.read<std::uint16_t>();
+    const auto slot = reader.read_bytes(std::min(reader.left(), sizeof(transfer::SpanSlot)));
+    const std::size_t at = sizeof(transfer::SpansHeader) +
+                           which % (transfer::kSpanRings * transfer::kSpansOfRing) * sizeof(transfer::SpanSlot);
+    // In one of the copies alone, now and then.
+    for (std::size_t i = 0; i < copies.size(); ++i) {
+      if (which % 7 == 0 && i == which % copies.size()) continue;
+      std::copy(slot.begin(), slot.end(), copies[i].begin() + static_cast<std::ptrdiff_t>(at));
+    }
+  }
+  const auto reading = transfer::decode_spans(copies[0], copies[1], copies[2]);
+  if (!reading.is_ok()) return;
+  BEELINE_CHECK(reading->spans.size() <= transfer::kSpanRings * transfer::kSpansOfRing, "spans lie in the file");
+  for (const auto& span : reading->spans) {
+    BEELINE_CHECK(static_cast<std::size_t>(span.operation) < transfer::kOperations &&
+                      span.name.size() <= transfer::kSpanNameBytes && span.row < transfer::kMaxCounterRows,
+                  "a span is of a kind that there is");
   }
 }
 

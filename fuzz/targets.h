@@ -15,6 +15,7 @@ void descriptor(BytesView input);       // transfer/descriptor.h
 void descriptor_json(BytesView input);  // likewise
 void agent(BytesView input);            // transfer/address.h and messages.h
 void counters(BytesView input);         // transfer/counters.h: a file of counters
+void spans(BytesView input);            // transfer/spans.h: a file of spans, and copies of it that changed
 
 struct Target {
   const char* name;
@@ -23,6 +24,7 @@ struct Target {
 inline constexpr Target kTargets[] = {
     {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
     {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
-    {"descriptor_json", descriptor_json}, {"agent", agent},     {"counters", counters}};
+    {"descriptor_json", descriptor_json}, {"agent", agent},     {"counters", counters},
+    {"spans", spans}};
 
 }  // namespace beeline::fuzz

@@ -427,3 +427,6 @@ class Agent:
 
 def agents_folder() -> str: ...
 def read_counters(path: str) -> dict[str, Any] | None: ...
+def read_spans(path: str) -> dict[str, Any] | None:
+    """recorded, overwritten, dropped, changing: numbers; spans: (begin_ns, nanoseconds, nbytes, thread, row of the
+    counters or 0, operation, outcome, name of what was published) each, by when they began."""

@@ -21,33 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from beeline import exceptions
 from beeline.transfer import Agent, counters, prometheus
+from tests.conformance.conftest import TOKEN, beeline
 
-TOKEN = "conformance"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def place(tmp_path_factory):
-    """A folder of agents that no other test looks at; short, for it holds sockets."""
-    folder = tmp_path_factory.mktemp("c")
-    folder.chmod(0o700)
-    return str(folder)
-
-
-@pytest.fixture
-def reader(place):
-    with Agent("reader", folder=place, token=TOKEN) as agent:
-        yield agent
-
-
 FIRST_ROW = 8192  # where rows begin in a file
-
-
-def beeline(*arguments, check=True, **environment):
-    command = [sys.executable, "-m", "beeline.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment})
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def top(place):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from beeline.transfer.counters import AgentCounters, Row
 
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SHORTEST_ID = 4
 
 folder_option = click.option(
@@ -34,6 +35,21 @@ class Size(click.ParamType):
         if not match or int(match[1]) == 0:
             self.fail(f"{value!r} is no size: write 4096, 64KiB, 1MiB or 2GiB", param, ctx)
         return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+class Duration(click.ParamType):
+    """A time in seconds: 10s, 500ms, 2m, 1.5."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Fails for what is no time, or none at all."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", str(value).strip())
+        if not match or float(match[1]) == 0:
+            self.fail(f"{value!r} is no time: write 500ms, 10s or 2m", param, ctx)
+        return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:

@@ -35,8 +35,8 @@ class Agent:
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
         plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
-        quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by default
-            the machine's. In a process with a session `init(object_store_memory=...)` says it: its arena is the agent's.
+        quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
+            default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with

@@ -13,6 +13,7 @@
 #include "beeline/os/fork_count.h"
 #include "beeline/os/private_folder.h"
 #include "beeline/os/remote_memory.h"
+#include "beeline/transfer/agent_file.h"
 #include "beeline/transfer/messages.h"
 #include "beeline/transport/builtin.h"
 
@@ -23,13 +24,13 @@ using messages::Type;
 
 constexpr const char* kSuffix = ".agent";
 
-// Sockets and counters of agents that were killed.
+// Sockets, counters and spans of agents that were killed.
 void remove_left_behind(const std::string& folder) {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string path = entry.path().string();
     if (path.ends_with(kSuffix) && os::is_left_behind(path)) ::unlink(path.c_str());
-    if (is_counters_name(path)) remove_if_left_behind(path);
+    if (is_agent_file(path)) remove_if_left_behind(path);
   }
 }
 
@@ -235,6 +236,7 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
     topic.kept.pop_front();
   }
   for (const int fd : topic.subscribers) tell_version(visitors_.at(fd), topic);
+  counters_->published(name, snapshot.tensors->bytes(), snapshot.begun);
   return topic.number;
 }
 

@@ -74,20 +74,21 @@ void Paths::count_in(std::shared_ptr<Counters> counters, const std::string& peer
   counters_.emplace(std::move(counters), peer_id, facts_.name, std::move(names));
 }
 
-void Paths::note_map(std::uint64_t bytes, Nanos took) {
+void Paths::note_map(std::uint64_t bytes, Clock::time_point begin) {
+  const Nanos took = Clock::now() - begin;
   for (std::size_t i = 0; counters_ && i < paths_.size(); ++i) {
     if (!paths_[i]->transport->capabilities().maps) continue;
-    counters_->moved(i, Operation::kMap, bytes, took);
+    counters_->moved(i, Operation::kMap, bytes, begin, took);
     return;
   }
 }
 
-void Paths::note_failure(Operation operation, std::uint64_t bytes) {
-  if (counters_) counters_->failed(paths_.size(), operation, bytes, false);
+void Paths::note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin) {
+  if (counters_) counters_->failed(paths_.size(), operation, bytes, begin, why, false);
 }
 
-void Paths::count_failure(std::size_t path, const Need& need, bool is_failover) {
-  if (counters_) counters_->failed(path, operation_of(need.direction), need.bytes, is_failover);
+void Paths::count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why) {
+  if (counters_) counters_->failed(path, operation_of(need.direction), need.bytes, begin, why.code(), is_of_path(why));
 }
 
 Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
@@ -205,16 +206,17 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
     const std::size_t at = best(need);
     if (at == paths_.size()) break;
+    const auto begin = Clock::now();
     auto connected = endpoint(*paths_[at], wait);
     if (connected) return Chosen{at, std::move(*connected)};
     last = connected.status().with_context("by " + std::string(paths_[at]->transport->name()));
-    count_failure(at, need, is_of_path(last));
+    count_failure(at, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(*paths_[at], last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
   }
   if (!last) return last;
-  note_failure(operation_of(need.direction), need.bytes);
+  note_failure(operation_of(need.direction), need.bytes, Code::kUnsupported);
   const std::string& wanted = need.requirement->path;
   const bool is_known = wanted.empty() || std::ranges::any_of(paths_, [&](const auto& each) {
                           return each->transport->name() == wanted;
@@ -248,11 +250,11 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     if (last) {
       const Nanos took = Clock::now() - begin;
       if (!read_by) note_speed(path, need.bytes, took);
-      if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, took);
+      if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, begin, took);
       return last;
     }
     last = std::move(last).with_context("by " + std::string(path.transport->name()));
-    count_failure(chosen.path, need, is_of_path(last));
+    count_failure(chosen.path, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(path, last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own

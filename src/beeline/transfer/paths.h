@@ -49,10 +49,10 @@ class Paths {
 
   // Counts there what moves from here on; before the first transfer.
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
-  // Bytes that the peer's arena let us see without moving them.
-  void note_map(std::uint64_t bytes, Nanos took);
+  // Bytes that the peer's arena let us see without moving them, by now.
+  void note_map(std::uint64_t bytes, Clock::time_point begin);
   // What failed before a path was taken, or was of no use once the bytes were there.
-  void note_failure(Operation operation, std::uint64_t bytes);
+  void note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin = Clock::now());
 
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
@@ -121,7 +121,7 @@ class Paths {
   [[nodiscard]] Explanation explain(const Need& need) const;
   Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
   void fail(Path& path, const Status& status);
-  void count_failure(std::size_t path, const Need& need, bool is_failover);
+  void count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why);
   static void note_speed(Path& path, std::uint64_t bytes, Nanos took);
 
   std::shared_ptr<const transport::Transports> transports_;

@@ -178,7 +178,7 @@ Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Operat
     if (again) continue;
     auto lease = facts().arena->acquire(run.region->id, {});
     if (!lease) {
-      paths_.note_failure(operation, transport::bytes_of(runs));
+      paths_.note_failure(operation, transport::bytes_of(runs), lease.status().code());
       return lease.status();
     }
     leases.push_back(std::move(*lease));
@@ -193,7 +193,7 @@ Result<std::uint64_t> Peer::begin_reading(std::span<const memory::Lease> leases,
     const std::uint64_t writes = facts().arena->writes_before(lease.id());
     sum += writes;
     if (!memory::PublicationSlot::is_being_written(writes)) continue;
-    paths_.note_failure(Operation::kFetch, bytes);
+    paths_.note_failure(Operation::kFetch, bytes, Code::kTorn);
     return transport::torn();
   }
   return sum;
@@ -205,11 +205,11 @@ Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t wr
   for (const auto& lease : leases) {
     writes -= facts().arena->writes_after(lease.id());
     if (facts().arena->is_published(lease.id())) continue;
-    paths_.note_failure(Operation::kFetch, bytes);
+    paths_.note_failure(Operation::kFetch, bytes, Code::kStale);
     return {Code::kStale, "the registration was undone while it was read"};
   }
   if (writes == 0) return Status::ok();
-  paths_.note_failure(Operation::kFetch, bytes);
+  paths_.note_failure(Operation::kFetch, bytes, Code::kTorn);
   return transport::torn();
 }
 
@@ -248,7 +248,7 @@ Status Peer::write(std::span<const Run> runs, const Requirement& requirement, co
   // Over a network the owner's server looks itself.
   Status status = facts().same_host() ? require_grants(runs, wait) : Status::ok();
   if (!status) {
-    paths_.note_failure(Operation::kPush, transport::bytes_of(runs));
+    paths_.note_failure(Operation::kPush, transport::bytes_of(runs), status.code());
     return status;
   }
   status = paths_.write(runs, requirement, wait);
@@ -268,14 +268,14 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
   if (!facts().same_host() || !region.in_arena() || !region.device.is_host()) {
-    paths_.note_failure(Operation::kMap, length);
+    paths_.note_failure(Operation::kMap, length, Code::kUnsupported, begin);
     const auto explanation = explain(region, length, {.path = "shm"});
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
   }
   const memory::Range range{region.arena_offset + offset, length};
   auto acquired = facts().arena->acquire(region.id, {&range, 1});
   if (!acquired) {
-    paths_.note_failure(Operation::kMap, length);
+    paths_.note_failure(Operation::kMap, length, acquired.status().code(), begin);
     return acquired.status();
   }
   auto lease = std::move(*acquired);
@@ -290,7 +290,7 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   Mapped mapped;
   mapped.data = lease.at(range.offset);
   mapped.lease = std::shared_ptr<Held>(new Held{shared_from_this(), std::move(lease)});
-  paths_.note_map(length, Clock::now() - begin);
+  paths_.note_map(length, begin);
   return mapped;
 }
 

@@ -30,6 +30,7 @@ void copy_dense(std::byte* to, const Source& source) {
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
                                std::span<const Source> sources, std::vector<std::string> names, bool with_checksums,
                                bool single) {
+  const auto begun = Clock::now();
   auto descriptor = std::make_shared<Descriptor>();
   auto schema = std::make_shared<Schema>();
   std::uint64_t size = 0;
@@ -57,7 +58,7 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
   descriptor->schema = std::move(schema);
   descriptor->names = std::move(names);
   descriptor->single = single;
-  return Snapshot{std::move(descriptor), std::move(*added)};
+  return Snapshot{std::move(descriptor), std::move(*added), begun};
 }
 
 }  // namespace beeline::transfer

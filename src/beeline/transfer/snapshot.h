@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "beeline/base/clock.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/regions.h"
 
@@ -21,6 +22,7 @@ struct Source {
 struct Snapshot {
   std::shared_ptr<const Descriptor> tensors;  // row-major without gaps
   std::shared_ptr<Registration> registration;
+  Clock::time_point begun;  // the copy
 };
 
 // Of the host's memory: kUnsupported for others. Costs one copy, into memory that an earlier snapshot nobody reads any
