@@ -146,7 +146,7 @@ def torch_queue(ctx: Context) -> Samples:
     def use_of(size: int) -> Callable[[Any], Any]:
         return torch.zeros(size, dtype=torch.uint8).copy_
 
-    return from_torch_queue(SIZES, ctx.reps(300, 30), use_of)
+    return from_torch_queue(SIZES, 4 * blocks(ctx), use_of)
 
 
 def from_torch_queue(sizes: dict[str, int], times: int, use_of: Callable[[int], Callable[[Any], Any]]) -> Samples:

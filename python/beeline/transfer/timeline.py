@@ -56,7 +56,7 @@ class Span:
 
     def to_chrome(self) -> dict[str, Any]:
         """As an event of Chrome's trace format; times in microseconds."""
-        event: dict[str, Any] = {
+        return {
             "name": f"{self.operation} {self.peer or self.name}",
             "cat": self.operation,
             "ph": "X",
@@ -74,7 +74,6 @@ class Span:
                 "outcome": self.outcome,
             },
         }
-        return event
 
 
 @dataclass(frozen=True)

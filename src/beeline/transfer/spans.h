@@ -101,7 +101,7 @@ class Spans {
   static Result<std::unique_ptr<Spans>> create(std::string path, std::string_view id);
   Spans(const Spans&) = delete;
 
-  // `name`: cut to what a slot has room for.
+  // `name`: of what was published; cut to what a slot has room for.
   void record(const SpanRecord& span, std::string_view name = {});
   // Removes the file; what is recorded later is seen by nobody. May be called again.
   void remove();
@@ -139,7 +139,7 @@ inline void Spans::record(const SpanRecord& span, std::string_view name) {
   slot.row.store(span.row, std::memory_order_release);
   slot.operation.store(static_cast<std::uint8_t>(span.operation), std::memory_order_release);
   slot.outcome.store(static_cast<std::uint8_t>(span.outcome), std::memory_order_release);
-  if (!name.empty()) write_name(slot, name);
+  if (span.operation == Operation::kPublish) write_name(slot, name);
   slot.sequence.store(2 * number + 2, std::memory_order_release);
 }
 
