@@ -199,6 +199,13 @@ TEST_F(CountersTest, AFullDiskIsAnErrorThatLeavesNothing) {
   EXPECT_TRUE(fs::is_empty(folder_));
 }
 
+TEST_F(CountersTest, ADiskWithoutRoomForSpansIsAnErrorThatLeavesNothing) {
+  const FullDisk full(100u << 10);
+  const auto made = Counters::create(folder_, kId, "owner");
+  EXPECT_EQ(made.status().system_error(), EFBIG) << made.status().message();
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
 TEST_F(CountersTest, LongNamesAreCutBetweenCharacters) {
   std::string name(63, 'x');
   name += "\u00e9";  // two bytes: 65
