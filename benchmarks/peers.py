@@ -6,8 +6,9 @@ owners.py. An engine that is not installed or does not run here raises, and its 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import owners
@@ -32,50 +33,95 @@ def blocks(ctx: Context) -> int:
     return ctx.reps(15, 5)
 
 
-def nixl(ctx: Context) -> Samples:
-    """A prepared READ, polled for."""
+@contextlib.contextmanager
+def nixl_batch(owner: owners.Owner, name: str, size: int, count: int = 1) -> Iterator[Callable[[], None]]:
+    """A prepared READ, polled for, of pieces that lie side by side, into memory where they lie apart.
+
+    Args:
+        owner: Of kind "nixl".
+        name: Of the agent; each has one of its own.
+        size: Bytes of a piece.
+        count: How many pieces.
+    """
     import numpy as np
     from nixl_cu12._api import nixl_agent, nixl_agent_config
 
+    agent = nixl_agent(name, nixl_agent_config(backends=["UCX"]))
+    answer = owner.ask([size * count])
+    remote = agent.add_remote_agent(bytes.fromhex(answer["metadata"]))
+    distance = size if count == 1 else 2 * size
+    target = np.zeros(distance * count, np.uint8)
+    registered = agent.register_memory([(target.ctypes.data, target.nbytes, 0, "")], "DRAM")
+    pieces = list(range(count))
+    to = [(target.ctypes.data + distance * at, size, 0) for at in pieces]
+    here = agent.prep_xfer_dlist("NIXL_INIT_AGENT", to, "DRAM")
+    there = agent.prep_xfer_dlist(remote, [(answer["address"] + size * at, size, 0) for at in pieces], "DRAM")
+    handle = agent.make_prepped_xfer("READ", here, pieces, there, pieces)
+
+    def once() -> None:
+        state = agent.transfer(handle)
+        while state != "DONE":
+            if state == "ERR":
+                raise RuntimeError("NIXL says ERR")
+            state = agent.check_xfer_state(handle)
+
+    once()
+    check(target[: distance * (count - 1) + size])
+    yield once
+    handle.release()
+    agent.deregister_memory(registered)
+
+
+def nixl(ctx: Context) -> Samples:
+    """A prepared READ of one descriptor."""
     samples: Samples = {}
     with owners.Owner("nixl") as owner:
         for name, size in SIZES.items():
-            agent = nixl_agent(f"reader {size}", nixl_agent_config(backends=["UCX"]))
-            answer = owner.ask([size])
-            remote = agent.add_remote_agent(bytes.fromhex(answer["metadata"]))
-            target = np.zeros(size, np.uint8)
-            registered = agent.register_memory([(target.ctypes.data, size, 0, "")], "DRAM")
-            here = agent.prep_xfer_dlist("NIXL_INIT_AGENT", [(target.ctypes.data, size, 0)], "DRAM")
-            there = agent.prep_xfer_dlist(remote, [(answer["address"], size, 0)], "DRAM")
-            handle = agent.make_prepped_xfer("READ", here, [0], there, [0])
-
-            def once(agent=agent, handle=handle) -> None:
-                state = agent.transfer(handle)
-                while state != "DONE":
-                    if state == "ERR":
-                        raise RuntimeError("NIXL says ERR")
-                    state = agent.check_xfer_state(handle)
-
-            once()
-            check(target)
-            samples[name] = per_call(once, CALLS[name], blocks(ctx), WARM)
-            handle.release()
-            agent.deregister_memory(registered)
+            with nixl_batch(owner, f"reader {size}", size) as once:
+                samples[name] = per_call(once, CALLS[name], blocks(ctx), WARM)
     return samples
 
 
-def mooncake(ctx: Context) -> Samples:
-    """`transfer_sync_read` by TCP, without a metadata server."""
-    import numpy as np
+def nixl_registration(pieces: list[tuple[int, int]]) -> Callable[[], None]:
+    """Of pieces (address, bytes), in one call."""
+    from nixl_cu12._api import nixl_agent, nixl_agent_config
+
+    agent = nixl_agent("owner", nixl_agent_config(backends=["UCX"]))
+    described = [(address, size, 0, "") for address, size in pieces]
+    return lambda: agent.deregister_memory(agent.register_memory(described, "DRAM"))
+
+
+def mooncake_registration(pieces: list[tuple[int, int]]) -> Callable[[], None]:
+    """Likewise."""
+    engine = mooncake_engine()
+    addresses, sizes = [address for address, _ in pieces], [size for _, size in pieces]
+
+    def once() -> None:
+        need(engine.batch_register_memory(addresses, sizes), "batch_register_memory")
+        need(engine.batch_unregister_memory(addresses), "batch_unregister_memory")
+
+    return once
+
+
+def need(code: int, what: str) -> None:
+    if code != 0:
+        raise RuntimeError(f"Mooncake's {what} gives {code}")
+
+
+def mooncake_engine() -> Any:
+    """An engine that moves by TCP, without a metadata server."""
     from mooncake.engine import TransferEngine
 
     engine = TransferEngine()
-
-    def need(code: int, what: str) -> None:
-        if code != 0:
-            raise RuntimeError(f"Mooncake's {what} gives {code}")
-
     need(engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", ""), "initialize")
+    return engine
+
+
+def mooncake(ctx: Context) -> Samples:
+    """`transfer_sync_read`."""
+    import numpy as np
+
+    engine = mooncake_engine()
     samples: Samples = {}
     with owners.Owner("mooncake") as owner:
         # One buffer for all sizes.
@@ -192,4 +238,9 @@ READERS: dict[str, Callable[[Context], Samples]] = {
     "monarch": monarch,
     "gloo": gloo,
     "torch_queue": torch_queue,
+}
+# What gives a call that registers pieces of memory and lets go of them.
+REGISTRATIONS: dict[str, Callable[[list[tuple[int, int]]], Callable[[], None]]] = {
+    "nixl": nixl_registration,
+    "mooncake": mooncake_registration,
 }

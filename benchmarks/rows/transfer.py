@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.engines import Context
 from benchmarks.owners import STREAMS, TOKEN, Owner
-from benchmarks.peers import CALLS, GIB, KIB, READERS, SIZES, check, from_torch_queue
+from benchmarks.peers import CALLS, GIB, KIB, READERS, REGISTRATIONS, SIZES, check, from_torch_queue, nixl_batch
 from benchmarks.registry import Bound, Contender, Limit, Row, Samples, probe
 from benchmarks.timing import each, per_call
 from tools import cpp_package
@@ -203,10 +203,13 @@ def map_tensor(ctx: Context) -> Samples:
 
 @probe
 def many_tensors(ctx: Context) -> Samples:
-    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory."""
+    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory; of NIXL the many alone."""
     from beeline.transfer import Agent, TensorRefs
 
     count, size = (10_000, 4096) if ctx.quick else (100_000, 4096)
+    if ctx.variant == NIXL.variant:
+        with Owner("nixl") as owner, nixl_batch(owner, "reader", size, count) as once:
+            return {"many": each(once, ctx.reps(15, 5), 2)}
     samples: Samples = {}
     with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
         for name, sizes in {"many": [size] * count, "one": [size * count]}.items():
@@ -223,12 +226,18 @@ def many_tensors(ctx: Context) -> Samples:
 
 @probe
 def register_many(ctx: Context) -> Samples:
-    """10,000 tensors registered in one call, and let go of."""
+    """10,000 tensors registered in one call, and let go of; the variant says with what, if not with Beeline."""
+    import numpy as np
+
     from beeline.transfer import Agent
 
+    count, shape = 10_000, (1024,)
+    if ctx.variant in REGISTRATIONS:
+        field = np.zeros((count, *shape), np.float32)
+        pieces = [(each_row.ctypes.data, each_row.nbytes) for each_row in field]
+        return {"seconds": each(REGISTRATIONS[ctx.variant](pieces), ctx.reps(15, 5), 2)}
     with Agent("owner") as agent:
-        field = agent.empty((10_000, 1024), "float32").zero_()
-        tensors = list(field)
+        tensors = list(agent.empty((count, *shape), "float32").zero_())
         return {"seconds": each(lambda: agent.register(tensors), ctx.reps(15, 5), 2)}
 
 
@@ -296,10 +305,19 @@ def _map_row(size: str, key: str, against: str, bound: Bound) -> Row:
     )
 
 
-def _own_row(key: str, measure: str, unit: str, name: str, pick: str, bound: Bound | None, limit: Limit | None) -> Row:
-    """A row without peers: against the machine, or against another figure of Beeline's."""
+def _own_row(
+    key: str,
+    measure: str,
+    unit: str,
+    name: str,
+    pick: str,
+    bound: Bound | None,
+    limit: Limit | None,
+    peers: tuple[Contender, ...] = (),
+) -> Row:
+    """A row whose bound is of the machine, or of another figure of Beeline's."""
     ours = Contender("beeline", "none")
-    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=(), limit=limit, timeout_s=300)
+    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=peers, limit=limit, timeout_s=300)
 
 
 def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row:
@@ -348,10 +366,7 @@ ROWS = [
     _read_row(
         "256 MiB", Bound("<=", 1 / 0.8, "limit"), OURS["tcp"], (), Limit("loopback", "256 MiB"), ", against raw sockets"
     ),
-    *(
-        _map_row(size, "map", "limit: torch.from_dlpack", Bound("<=", 1.0, "limit", slack=2.0))
-        for size in MAPPED
-    ),
+    *(_map_row(size, "map", "limit: torch.from_dlpack", Bound("<=", 1.0, "limit", slack=2.0)) for size in MAPPED),
     *(_map_row(size, "map_ahead", "against torch.multiprocessing", Bound("<=", 1 / 50)) for size in MAPPED),
     _own_row(
         "many_tensors",
@@ -361,6 +376,7 @@ ROWS = [
         "many",
         Bound("<=", 3.0, "limit"),
         Limit("many_tensors", "one"),
+        (NIXL,),
     ),
     *(
         _own_row(
@@ -374,7 +390,16 @@ ROWS = [
         )
         for name, measure in (("fetch", "copying fetch, prepared, into existing memory,"), ("map", "map"))
     ),
-    _own_row("register", "10,000 tensors registered", "ms", "register_many", "seconds", Bound("<=", 10, "value"), None),
+    _own_row(
+        "register",
+        "10,000 tensors registered",
+        "ms",
+        "register_many",
+        "seconds",
+        Bound("<=", 10, "value"),
+        None,
+        (NIXL, MOONCAKE),
+    ),
     *(
         _own_row(
             f"publish_{size.replace(' ', '')}",
