@@ -1,19 +1,57 @@
 """The other side of the `transfer` benchmarks: a process that holds memory which the measured one reads.
 
 `python owners.py KIND`: says hello in a line of JSON, then answers each line of stdin, until stdin ends. All memory is
-filled with ones.
+filled with ones. `Owner` is how the measured side starts one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 TOKEN = "bench"
 STREAMS = 2
+
+
+class Owner:
+    """A process of a kind, for as long as the context."""
+
+    def __init__(self, kind: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.hello = self.hear()
+
+    def hear(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the owner has ended: {self._process.wait()}")
+        return json.loads(line)
+
+    def tell(self, request: Any) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def ask(self, request: Any) -> Any:
+        self.tell(request)
+        return self.hear()
+
+    def __enter__(self) -> Owner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 # What is printed here is the answers' alone: libraries that print to stdout are sent to stderr.
@@ -89,6 +127,55 @@ def nixl() -> None:
     serve(register)
 
 
+def mooncake() -> None:
+    """One buffer, registered with the engine's TCP transport."""
+    import numpy as np
+    from mooncake.engine import TransferEngine
+
+    engine = TransferEngine()
+    if (code := engine.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", "")) != 0:
+        raise RuntimeError(f"Mooncake's initialize gives {code}")
+    kept: dict[str, Any] = {}
+
+    def register(size: int) -> dict[str, Any]:
+        kept["memory"] = memory = np.ones(size, np.uint8)
+        if (code := engine.register_memory(memory.ctypes.data, size)) != 0:
+            raise RuntimeError(f"Mooncake's register_memory gives {code}")
+        return {"session": f"127.0.0.1:{engine.get_rpc_port()}", "address": memory.ctypes.data}
+
+    serve(register)
+
+
+def gloo() -> None:
+    """Rank 1 of two: sends a message of a size as often as it is told to."""
+    import torch
+    import torch.distributed
+
+    def answer(request: dict[str, Any]) -> None:
+        if "rendezvous" in request:
+            torch.distributed.init_process_group("gloo", init_method=request["rendezvous"], rank=1, world_size=2)
+            return
+        message = torch.ones(request["size"], dtype=torch.uint8)
+        for _ in range(request["times"]):
+            torch.distributed.send(message, 0)
+
+    serve(answer)
+
+
+def put_shared(queue: Any, orders: Any) -> None:
+    """In a process of torch.multiprocessing: puts a tensor that is in shared memory into the queue, once for each
+    order of so many bytes, until one of none.
+    """
+    import torch
+
+    tensor = torch.empty(0)
+    while size := orders.recv():
+        if tensor.numel() != size:
+            tensor = torch.ones(size, dtype=torch.uint8).share_memory_()
+        queue.put(tensor)
+        orders.send(None)
+
+
 def loopback() -> None:
     """Sends as many bytes as were asked for over each connection, a thread for each."""
     import socket
@@ -109,7 +196,14 @@ def loopback() -> None:
     serve(lambda _: None, {"port": listener.getsockname()[1]})
 
 
-KINDS = {"beeline": beeline, "subscriber": subscriber, "nixl": nixl, "loopback": loopback}
+KINDS = {
+    "beeline": beeline,
+    "subscriber": subscriber,
+    "nixl": nixl,
+    "mooncake": mooncake,
+    "gloo": gloo,
+    "loopback": loopback,
+}
 
 if __name__ == "__main__":
     _answers = os.fdopen(os.dup(1), "w")

@@ -47,7 +47,8 @@ class Limit:
 class Bound:
     """The ratio that has to hold: (beeline - slack) / base, compared with `value`.
 
-    against: "best peer", "peer NAME", "limit", or "value" (no ratio: the figure itself, in the row's unit).
+    against: "best peer", "peer NAME", "best of NAME, NAME", "limit", or "value" (no ratio: the figure itself, in the
+        row's unit).
     slack: in the row's unit, taken off Beeline's figure before the division.
     """
 
@@ -60,14 +61,20 @@ class Bound:
         if self.sense not in ("<=", ">="):
             raise ValueError(f"a bound is <= or >=, not {self.sense!r}")
 
+    def names(self) -> list[str]:
+        """The peers that `against` names."""
+        for words in ("peer ", "best of "):
+            if self.against.startswith(words):
+                return self.against.removeprefix(words).split(", ")
+        return []
+
     def base(self, peers: dict[str, float | None], limit: float | None) -> float | None:
         if self.against == "value":
             return 1.0
         if self.against == "limit":
             return limit
-        if self.against.startswith("peer "):
-            return peers.get(self.against.removeprefix("peer "))
-        known = [value for value in peers.values() if value is not None]
+        named = self.names() or list(peers)
+        known = [value for name in named if (value := peers.get(name)) is not None]
         if not known:
             return None
         return max(known) if self.sense == ">=" else min(known)

@@ -186,7 +186,7 @@ def describe_machine() -> dict:
     versions = {}
     from importlib import metadata
 
-    for package in ("beeline", "ray", "torch", "numpy", "nixl"):
+    for package in ("beeline", "ray", "torch", "numpy", "nixl", "mooncake-transfer-engine-non-cuda", "torchmonarch"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {

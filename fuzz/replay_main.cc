@@ -11,6 +11,7 @@
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transport/tcp/opening.h"
+#include "beeline/transfer/spans.h"
 #include "targets.h"
 
 namespace {
@@ -108,6 +109,23 @@ std::vector<Bytes> seeds() {
     header.pid = 1;
     header.numbers.rows = 3;
     header.address_bytes = 10;
+  }
+  {
+    using beeline::transfer::SpansHeader;
+    Bytes& bytes = inputs.emplace_back(sizeof(SpansHeader));
+    auto& header = *reinterpret_cast<SpansHeader*>(bytes.data());
+    header.magic = beeline::transfer::kSpansMagic;
+    header.version = beeline::transfer::kSpansVersion;
+    header.slot_bytes = sizeof(beeline::transfer::SpanSlot);
+    header.slots_of_ring = beeline::transfer::kSpansOfRing;
+    header.pid = 1;
+    header.rings[0].next = 2;
+    Writer writer(bytes);
+    for (std::uint64_t i = 0; i < 2; ++i) {
+      writer.write(static_cast<std::uint16_t>(i));
+      writer.write(2 * i + 2);
+      for (int word = 0; word < 7; ++word) writer.write(std::uint64_t{1});
+    }
   }
   return inputs;
 }

@@ -20,6 +20,7 @@
 #include "beeline/transfer/messages.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/stream.h"
+#include "beeline/transfer/spans.h"
 
 namespace beeline::fuzz {
 namespace {
@@ -193,7 +194,7 @@ void counters(BytesView input) {
       sizeof(transfer::CountersHeader) + (reading->rows.size() + 1) * sizeof(transfer::CounterRow) <= input.size(),
       "rows lie in the file");
   for (const auto& row : reading->rows) {
-    BEELINE_CHECK(static_cast<std::size_t>(row.movement) < transfer::kMovements &&
+    BEELINE_CHECK(static_cast<std::size_t>(row.operation) < transfer::kCountedOperations &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
                   "a row is of a kind that there is");
   }
@@ -215,6 +216,38 @@ void opening(BytesView input) {
                               ? tcp::admit_connection(*stream, "listener", "token", wait).status()
                               : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
+  }
+}
+
+void spans(BytesView input) {
+  // A file is larger than what a fuzzer makes: its front, and what it says of slots here and there.
+  Reader reader(input);
+  (void)transfer::decode_spans(input, input, input);
+  const auto head = reader.read_bytes(sizeof(transfer::SpansHeader));
+  if (!reader.ok()) return;
+  std::array<Bytes, 3> copies;
+  for (Bytes& copy : copies) {
+    copy.resize(sizeof(transfer::SpansFile));
+    std::copy(head.begin(), head.end(), copy.begin());
+  }
+  while (reader.left() > 0) {
+    const auto which = reader.read<std::uint16_t>();
+    const auto slot = reader.read_bytes(std::min(reader.left(), sizeof(transfer::SpanSlot)));
+    const std::size_t at = sizeof(transfer::SpansHeader) +
+                           which % (transfer::kSpanRings * transfer::kSpansOfRing) * sizeof(transfer::SpanSlot);
+    // In one of the copies alone, now and then.
+    for (std::size_t i = 0; i < copies.size(); ++i) {
+      if (which % 7 == 0 && i == which % copies.size()) continue;
+      std::copy(slot.begin(), slot.end(), copies[i].begin() + static_cast<std::ptrdiff_t>(at));
+    }
+  }
+  const auto reading = transfer::decode_spans(copies[0], copies[1], copies[2]);
+  if (!reading.is_ok()) return;
+  BEELINE_CHECK(reading->spans.size() <= transfer::kSpanRings * transfer::kSpansOfRing, "spans lie in the file");
+  for (const auto& span : reading->spans) {
+    BEELINE_CHECK(static_cast<std::size_t>(span.operation) < transfer::kOperations &&
+                      span.name.size() <= transfer::kSpanNameBytes && span.row < transfer::kMaxCounterRows,
+                  "a span is of a kind that there is");
   }
 }
 

@@ -16,6 +16,7 @@ void descriptor_json(BytesView input);  // likewise
 void agent(BytesView input);            // transfer/address.h and messages.h
 void counters(BytesView input);         // transfer/counters.h: a file of counters
 void opening(BytesView input);          // transport/tcp/opening.h: either side of one
+void spans(BytesView input);            // transfer/spans.h: a file of spans, and copies of it that changed
 
 struct Target {
   const char* name;
@@ -25,6 +26,6 @@ inline constexpr Target kTargets[] = {
     {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
     {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
     {"descriptor_json", descriptor_json}, {"agent", agent},     {"counters", counters},
-    {"opening", opening}};
+    {"opening", opening},                 {"spans", spans}};
 
 }  // namespace beeline::fuzz

@@ -20,6 +20,8 @@ SETUP_STAMP = VENV / ".beeline-setup"
 WHEEL_STAMP = VENV / ".beeline-wheel"
 WHEEL_BUILD = BUILD / "wheel"  # pyproject.toml says so, too; the C++ package is installed from there
 PEERS_STAMP = VENV / ".beeline-bench-peers"
+TRANSFER_PEERS_STAMP = VENV / ".beeline-transfer-peers"
+PIP_ALONE = (PYTHON, "-m", "pip", "install", "--no-input", "--no-deps")
 
 
 def setup() -> None:
@@ -42,11 +44,29 @@ def setup() -> None:
 
 def setup_peers() -> None:
     """Installs what the benchmarks and tests/compat compare with."""
-    wanted = digest([REQUIREMENTS / "peers.txt"])
+    page = REQUIREMENTS / "peers.txt"
+    wanted = digest([page])
     if not _stamp_holds(PEERS_STAMP, wanted):
-        pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
-        step("install peers", [*pip, "-r", REQUIREMENTS / "peers.txt"], timeout_s=1800)
+        step("install peers", [*PIP_ALONE, "-r", page], timeout_s=1800)
         PEERS_STAMP.write_text(wanted)
+
+
+def setup_transfer_peers() -> None:
+    """Installs what `bench transfer` compares with beside. What cannot be installed shows as an error in its rows."""
+    page = REQUIREMENTS / "transfer_peers.txt"
+    wanted = digest([page])
+    if _stamp_holds(TRANSFER_PEERS_STAMP, wanted):
+        return
+    failed = []
+    for requirement in filter(None, (line.partition("#")[0].strip() for line in page.read_text().splitlines())):
+        try:
+            step(f"install {requirement}", [*PIP_ALONE, requirement], timeout_s=1800)
+        except StepError:
+            failed.append(requirement)
+    if failed:
+        say(f"  without {', '.join(failed)}: rows will show the error")
+    else:
+        TRANSFER_PEERS_STAMP.write_text(wanted)
 
 
 def build_wheel() -> None:

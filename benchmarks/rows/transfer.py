@@ -4,74 +4,34 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.engines import Context
-from benchmarks.owners import STREAMS, TOKEN
+from benchmarks.owners import STREAMS, TOKEN, Owner
+from benchmarks.peers import CALLS, GIB, KIB, READERS, REGISTRATIONS, SIZES, check, from_torch_queue, nixl_batch
 from benchmarks.registry import Bound, Contender, Limit, Row, Samples, probe
 from benchmarks.timing import each, per_call
 from tools import cpp_package
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
-SIZES = {"1 KiB": KIB, "1 MiB": MIB, "256 MiB": 256 * MIB}
-# How many reads make one sample.
-CALLS = {"1 KiB": 2000, "1 MiB": 50, "256 MiB": 1}
+MAPPED = {**SIZES, "1 GiB": GIB}
 
 OURS = {path: Contender(f"beeline {path}", "none", path) for path in ("shm", "cma", "tcp")}
+# As it comes; and with UCX restricted to what reads by the kernel, and to TCP.
 NIXL = Contender("nixl ucx", "none", "nixl")
+NIXL_CMA = Contender("nixl cma", "none", "nixl", (("UCX_TLS", "self,posix,cma"),))
 NIXL_TCP = Contender("nixl tcp", "none", "nixl", (("UCX_TLS", "tcp"),))
-
-
-class Owner:
-    """The other side, see owners.py."""
-
-    def __init__(self, kind: str) -> None:
-        script = Path(__file__).parent.parent / "owners.py"
-        self._process = subprocess.Popen(
-            [sys.executable, str(script), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.hello = self.hear()
-
-    def hear(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the owner has ended: {self._process.wait()}")
-        return json.loads(line)
-
-    def tell(self, request: Any) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-
-    def ask(self, request: Any) -> Any:
-        self.tell(request)
-        return self.hear()
-
-    def __enter__(self) -> Owner:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-
-def _check(target: Any) -> None:
-    if int(target[0]) != 1 or int(target[-1]) != 1:
-        raise AssertionError("wrong bytes arrived")
+MOONCAKE = Contender("mooncake tcp", "none", "mooncake")
+MONARCH = Contender("monarch rdma over tcp", "none", "monarch")
+GLOO = Contender("gloo", "none", "gloo", (("GLOO_SOCKET_IFNAME", "lo"),))
+TORCH_QUEUE = Contender("torch.multiprocessing", "none", "torch_queue")
 
 
 @probe
 def read(ctx: Context) -> Samples:
     """A prepared read of each size into existing memory; the variant says by what."""
-    return _read_by_nixl(ctx) if ctx.variant == "nixl" else _read_by_beeline(ctx)
+    return READERS[ctx.variant](ctx) if ctx.variant in READERS else _read_by_beeline(ctx)
 
 
 def _read_by_beeline(ctx: Context) -> Samples:
@@ -84,39 +44,8 @@ def _read_by_beeline(ctx: Context) -> Samples:
             target = agent.empty((size,), "uint8").zero_()
             batch = agent.prepare(refs, [target], path=ctx.variant)
             batch.run()
-            _check(target)
+            check(target)
             samples[name] = per_call(batch.run, CALLS[name], ctx.reps(15, 5), 3)
-    return samples
-
-
-def _read_by_nixl(ctx: Context) -> Samples:
-    import numpy as np
-    from nixl_cu12._api import nixl_agent, nixl_agent_config
-
-    samples: Samples = {}
-    with Owner("nixl") as owner:
-        for name, size in SIZES.items():
-            agent = nixl_agent(f"reader {size}", nixl_agent_config(backends=["UCX"]))
-            answer = owner.ask([size])
-            remote = agent.add_remote_agent(bytes.fromhex(answer["metadata"]))
-            target = np.zeros(size, np.uint8)
-            registered = agent.register_memory([(target.ctypes.data, size, 0, "")], "DRAM")
-            here = agent.prep_xfer_dlist("NIXL_INIT_AGENT", [(target.ctypes.data, size, 0)], "DRAM")
-            there = agent.prep_xfer_dlist(remote, [(answer["address"], size, 0)], "DRAM")
-            handle = agent.make_prepped_xfer("READ", here, [0], there, [0])
-
-            def once(agent=agent, handle=handle) -> None:
-                state = agent.transfer(handle)
-                while state != "DONE":
-                    if state == "ERR":
-                        raise RuntimeError("NIXL says ERR")
-                    state = agent.check_xfer_state(handle)
-
-            once()
-            _check(target)
-            samples[name] = per_call(once, CALLS[name], ctx.reps(15, 5), 3)
-            handle.release()
-            agent.deregister_memory(registered)
     return samples
 
 
@@ -153,7 +82,7 @@ def _convert(ctx: Context, what: str, path: str, how: str) -> list[float]:
 
         samples = each(once, ctx.reps(15, 5), 2)
         if how != "plain":
-            _check(values[0].float() * (scales[0, 0] if what == "blocks" else 1))
+            check(values[0].float() * (scales[0, 0] if what == "blocks" else 1))
     return samples
 
 
@@ -252,16 +181,20 @@ def loopback(ctx: Context) -> Samples:
 
 @probe
 def map_tensor(ctx: Context) -> Samples:
-    """A new torch tensor over the owner's memory; and what torch alone takes to make one over memory of its own."""
+    """A new torch tensor over the owner's memory, and its end; and what torch alone takes to make one over memory of
+    its own. The variant says by what, if not by Beeline.
+    """
     import torch
 
     from beeline.transfer import Agent, TensorRefs
 
+    if ctx.variant == TORCH_QUEUE.variant:
+        return from_torch_queue(MAPPED, ctx.reps(500, 50), lambda size: lambda tensor: None)
     samples: Samples = {}
     with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
-        for name, size in {**SIZES, "1 GiB": GIB}.items():
+        for name, size in MAPPED.items():
             (ref,) = TensorRefs.from_json(owner.ask([size]))
-            _check(agent.map(ref))
+            check(agent.map(ref))
             samples[name] = per_call(lambda ref=ref: agent.map(ref), 500, ctx.reps(15, 5), 3)
     here = torch.zeros(16)
     samples["from_dlpack"] = per_call(lambda: torch.from_dlpack(here), 2000, ctx.reps(15, 5), 3)
@@ -270,10 +203,13 @@ def map_tensor(ctx: Context) -> Samples:
 
 @probe
 def many_tensors(ctx: Context) -> Samples:
-    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory."""
+    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory; of NIXL the many alone."""
     from beeline.transfer import Agent, TensorRefs
 
     count, size = (10_000, 4096) if ctx.quick else (100_000, 4096)
+    if ctx.variant == NIXL.variant:
+        with Owner("nixl") as owner, nixl_batch(owner, "reader", size, count) as once:
+            return {"many": each(once, ctx.reps(15, 5), 2)}
     samples: Samples = {}
     with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
         for name, sizes in {"many": [size] * count, "one": [size * count]}.items():
@@ -283,19 +219,25 @@ def many_tensors(ctx: Context) -> Samples:
             targets = [field[2 * at * each_size :][:each_size] for at, each_size in enumerate(sizes)]
             batch = agent.prepare(refs, targets, path="shm")
             samples[name] = each(batch.run, ctx.reps(15, 5), 2)
-            _check(targets[-1])
+            check(targets[-1])
             del batch, targets, field
     return samples
 
 
 @probe
 def register_many(ctx: Context) -> Samples:
-    """10,000 tensors registered in one call, and let go of."""
+    """10,000 tensors registered in one call, and let go of; the variant says with what, if not with Beeline."""
+    import numpy as np
+
     from beeline.transfer import Agent
 
+    count, shape = 10_000, (1024,)
+    if ctx.variant in REGISTRATIONS:
+        field = np.zeros((count, *shape), np.float32)
+        pieces = [(each_row.ctypes.data, each_row.nbytes) for each_row in field]
+        return {"seconds": each(REGISTRATIONS[ctx.variant](pieces), ctx.reps(15, 5), 2)}
     with Agent("owner") as agent:
-        field = agent.empty((10_000, 1024), "float32").zero_()
-        tensors = list(field)
+        tensors = list(agent.empty((count, *shape), "float32").zero_())
         return {"seconds": each(lambda: agent.register(tensors), ctx.reps(15, 5), 2)}
 
 
@@ -329,10 +271,12 @@ def publish(ctx: Context) -> Samples:
     return samples
 
 
-def _read_row(size: str, bound: Bound | None, ours: Contender, peers: tuple[Contender, ...], limit: Limit) -> Row:
+def _read_row(
+    size: str, bound: Bound | None, ours: Contender, peers: tuple[Contender, ...], limit: Limit, against: str = ""
+) -> Row:
     return Row(
-        f"read_{ours.variant}_{size.replace(' ', '')}",
-        f"copying fetch by {ours.variant}, {size}, prepared, into existing memory",
+        f"read_{ours.variant}_{size.replace(' ', '')}{'_limit' if against else ''}",
+        f"copying fetch by {ours.variant}, {size}, prepared, into existing memory{against}",
         "us",
         "fetch",
         "read",
@@ -345,10 +289,35 @@ def _read_row(size: str, bound: Bound | None, ours: Contender, peers: tuple[Cont
     )
 
 
-def _own_row(key: str, measure: str, unit: str, name: str, pick: str, bound: Bound | None, limit: Limit | None) -> Row:
-    """A row without peers: against the machine, or against another figure of Beeline's."""
+def _map_row(size: str, key: str, against: str, bound: Bound) -> Row:
+    return Row(
+        f"{key}_{size.replace(' ', '')}",
+        f"map on one host, {size}, a new torch tensor; {against}",
+        "us",
+        "transfer",
+        "map_tensor",
+        size,
+        bound,
+        ours=Contender("beeline", "none"),
+        peers=(TORCH_QUEUE,),
+        limit=Limit("map_tensor", "from_dlpack"),
+        timeout_s=300,
+    )
+
+
+def _own_row(
+    key: str,
+    measure: str,
+    unit: str,
+    name: str,
+    pick: str,
+    bound: Bound | None,
+    limit: Limit | None,
+    peers: tuple[Contender, ...] = (),
+) -> Row:
+    """A row whose bound is of the machine, or of another figure of Beeline's."""
     ours = Contender("beeline", "none")
-    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=(), limit=limit, timeout_s=300)
+    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=peers, limit=limit, timeout_s=300)
 
 
 def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row:
@@ -367,25 +336,38 @@ def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row
     )
 
 
-BEST = (NIXL, NIXL_TCP)
+NIXLS = (NIXL, NIXL_CMA, NIXL_TCP)
+OVER_TCP = (NIXL_TCP, MOONCAKE, MONARCH, GLOO)
+ALL = (*NIXLS, MOONCAKE, MONARCH, GLOO, TORCH_QUEUE)
+
+
+def _best_of(*peers: Contender) -> str:
+    return f"best of {', '.join(peer.name for peer in peers)}"
+
+
 ROWS = [
-    _read_row("1 KiB", Bound("<=", 1 / 3, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "1 KiB")),
-    _read_row("1 MiB", Bound("<=", 1 / 1.5, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "1 MiB")),
-    _read_row("256 MiB", Bound("<=", 1 / 1.5, "best peer"), OURS["shm"], BEST, Limit("copy_warm", "256 MiB")),
-    _read_row("256 MiB", None, OURS["cma"], BEST, Limit("copy_warm", "256 MiB")),
-    _read_row("256 MiB", Bound("<=", 1 / 2, "peer nixl tcp"), OURS["tcp"], (NIXL_TCP,), Limit("loopback", "256 MiB")),
+    _read_row("1 KiB", Bound("<=", 1 / 3, _best_of(*NIXLS)), OURS["shm"], ALL, Limit("copy_warm", "1 KiB")),
     *(
-        _own_row(
-            f"map_{size.replace(' ', '')}",
-            f"map on one host, {size}, a new torch tensor; limit: torch.from_dlpack",
-            "us",
-            "map_tensor",
-            size,
-            Bound("<=", 1.0, "limit", slack=2.0),
-            Limit("map_tensor", "from_dlpack"),
-        )
-        for size in ("1 KiB", "1 MiB", "256 MiB", "1 GiB")
+        _read_row(size, Bound("<=", 1 / 1.5, _best_of(*NIXLS)), OURS["shm"], ALL, Limit("copy_warm", size))
+        for size in ("1 MiB", "256 MiB")
     ),
+    *(
+        _read_row(size, Bound("<=", 1 / 0.9, "limit"), OURS["shm"], (), Limit("copy_warm", size), ", against memcpy")
+        for size in ("1 MiB", "256 MiB")
+    ),
+    _read_row("256 MiB", None, OURS["cma"], ALL, Limit("copy_warm", "256 MiB")),
+    _read_row(
+        "256 MiB",
+        Bound("<=", 1 / 2, _best_of(NIXL_TCP, MOONCAKE)),
+        OURS["tcp"],
+        OVER_TCP,
+        Limit("loopback", "256 MiB"),
+    ),
+    _read_row(
+        "256 MiB", Bound("<=", 1 / 0.8, "limit"), OURS["tcp"], (), Limit("loopback", "256 MiB"), ", against raw sockets"
+    ),
+    *(_map_row(size, "map", "limit: torch.from_dlpack", Bound("<=", 1.0, "limit", slack=2.0)) for size in MAPPED),
+    *(_map_row(size, "map_ahead", "against torch.multiprocessing", Bound("<=", 1 / 50)) for size in MAPPED),
     _own_row(
         "many_tensors",
         "100,000 tensors of 4 KiB, prepared, against one of as many bytes",
@@ -394,6 +376,7 @@ ROWS = [
         "many",
         Bound("<=", 3.0, "limit"),
         Limit("many_tensors", "one"),
+        (NIXL,),
     ),
     *(
         _own_row(
@@ -407,7 +390,16 @@ ROWS = [
         )
         for name, measure in (("fetch", "copying fetch, prepared, into existing memory,"), ("map", "map"))
     ),
-    _own_row("register", "10,000 tensors registered", "ms", "register_many", "seconds", Bound("<=", 10, "value"), None),
+    _own_row(
+        "register",
+        "10,000 tensors registered",
+        "ms",
+        "register_many",
+        "seconds",
+        Bound("<=", 10, "value"),
+        None,
+        (NIXL, MOONCAKE),
+    ),
     *(
         _own_row(
             f"publish_{size.replace(' ', '')}",

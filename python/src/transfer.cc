@@ -148,7 +148,7 @@ class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
-          std::vector<std::string> plugins, const std::vector<FaultRow>& faults) {
+          std::vector<std::string> plugins, std::uint64_t quota_bytes, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -158,10 +158,19 @@ class PyAgent {
     if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
     options.plugins = std::move(plugins);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
-    if (runtime::Process* running = process_or_null()) options.arena = running->arena();
+    if (runtime::Process* running = process_or_null()) {
+      if (quota_bytes > 0) {
+        throw nb::value_error(
+            "quota_bytes: this process has a session, whose arena its agents use: init(object_store_memory=...)");
+      }
+      options.arena = running->arena();
+    }
     auto opened = [&]() -> Result<std::shared_ptr<transfer::Agent>> {
       if (tcp) {
         BEELINE_ASSIGN(options.tcp, os::TcpAddress::parse(*tcp));
+      }
+      if (quota_bytes > 0) {
+        BEELINE_ASSIGN(options.arena, memory::Arena::open_with_quota(quota_bytes));
       }
       return without_gil([&] { return transfer::Agent::open(std::move(options)); });
     }();
@@ -215,14 +224,14 @@ class PyAgent {
   }
 
   std::uint64_t publish(const std::string& name, const nb::list& tensors, std::vector<std::string> names,
-                        std::uint64_t number, std::size_t keep, bool with_checksums) {
+                        std::uint64_t number, std::size_t keep, bool with_checksums, bool single) {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
     for (const auto& each : described) sources.push_back({&each.spec, each.data, each.device});
     auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
       BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
-                                                            sources, std::move(names), with_checksums));
+                                                            sources, std::move(names), with_checksums, single));
       return own->publish(name, number, std::move(snapshot), keep);
     });
     require(published.status(), "publish \"" + name + "\"");
@@ -446,6 +455,7 @@ void bind_transfer(nb::module_& m) {
       .def_prop_ro("owner", [](const TensorRefs& refs) { return refs.descriptor->owner; })
       .def_prop_ro("names", [](const TensorRefs& refs) { return refs.descriptor->names; })
       .def_prop_ro("checksums", [](const TensorRefs& refs) { return refs.descriptor->checksums; })
+      .def_prop_ro("single", [](const TensorRefs& refs) { return refs.descriptor->single; })
       .def("begin_write", [](const TensorRefs& refs) { registration_of(refs).begin_write(); })
       .def("end_write", [](const TensorRefs& refs) { registration_of(refs).end_write(); })
       .def("__len__", [](const TensorRefs& refs) { return refs.descriptor->places.size(); })
@@ -482,10 +492,10 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
-                    const std::string&, const std::optional<TlsRow>&, std::vector<std::string>,
+                    const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
                     const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("faults"))
+           nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)

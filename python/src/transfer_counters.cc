@@ -1,10 +1,11 @@
-// Counters that agents keep in files: read as plain dicts, by whoever may read the file.
+// Counters and spans that agents keep in files: read as plain dicts, by whoever may read the files.
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/counters.h"
+#include "beeline/transfer/spans.h"
 #include "bindings.h"
 #include "dicts.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 using transfer::CountersReading;
 
-constexpr const char* kMovementNames[transfer::kMovements] = {"fetch", "push", "map"};
+constexpr const char* kOperationNames[transfer::kOperations] = {"fetch", "push", "map", "publish"};
 
 // Bytes from outside: what is no UTF-8 shows as such.
 nb::object text_of(const std::string& bytes) {
@@ -21,8 +22,8 @@ nb::object text_of(const std::string& bytes) {
 }
 
 nb::dict row_of(const CountersReading::Row& row) {
-  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "movement",
-                 kMovementNames[static_cast<std::size_t>(row.movement) % transfer::kMovements], "size_class",
+  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "operation",
+                 kOperationNames[static_cast<std::size_t>(row.operation) % transfer::kOperations], "size_class",
                  row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures", row.failures,
                  "failovers", row.failovers, "latency", row.latency);
 }
@@ -42,11 +43,30 @@ nb::object read_counters(const std::string& path) {
                  row_of(reading->rest), "rows", list_of(reading->rows, row_of));
 }
 
+// None when the file is not there.
+nb::object read_spans(const std::string& path) {
+  auto reading = [&] {
+    const nb::gil_scoped_release released;
+    return transfer::read_spans(path);
+  }();
+  if (reading.status().code() == Code::kNotFound) return nb::none();
+  if (!reading) raise_status(reading.status(), "read spans", Work::kAgent);
+  const auto span_of = [](const transfer::SpansReading::Span& span) {
+    const std::string_view outcome = code_name(span.outcome);
+    return nb::make_tuple(span.begin_ns, span.nanoseconds, span.bytes, span.thread, span.row,
+                          kOperationNames[static_cast<std::size_t>(span.operation) % transfer::kOperations],
+                          nb::str(outcome.data(), outcome.size()), text_of(span.name));
+  };
+  return dict_of("recorded", reading->recorded, "overwritten", reading->overwritten, "dropped", reading->dropped,
+                 "changing", reading->changing, "spans", list_of(reading->spans, span_of));
+}
+
 }  // namespace
 
 void bind_transfer_counters(nb::module_& m) {
   m.def("agents_folder", &transfer::agents_folder);
   m.def("read_counters", &read_counters, nb::arg("path"));
+  m.def("read_spans", &read_spans, nb::arg("path"));
 }
 
 }  // namespace beeline::python

@@ -43,6 +43,14 @@ def within(namespace: str | None) -> list[str]:
     return ["ip", "netns", "exec", namespace] if namespace else []
 
 
+def beeline(*arguments, check=True, **environment):
+    """The command, run as people run it."""
+    command = [sys.executable, "-m", "beeline.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment})
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
 class Owner:
     """An agent in another process; see owner.py."""
 
@@ -127,3 +135,17 @@ def agent(request, folder):
     """The reader; a parameter names what goes wrong on its paths."""
     with Agent("reader", folder=folder, token=TOKEN, faults=HARMLESS[getattr(request, "param", "well")]) as own:
         yield own
+
+
+@pytest.fixture
+def place(tmp_path_factory):
+    """A folder of agents that no other test looks at; short, for it holds sockets."""
+    folder = tmp_path_factory.mktemp("c")
+    folder.chmod(0o700)
+    return str(folder)
+
+
+@pytest.fixture
+def reader(place):
+    with Agent("reader", folder=place, token=TOKEN) as agent:
+        yield agent

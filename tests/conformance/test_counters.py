@@ -21,33 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from beeline import exceptions
 from beeline.transfer import Agent, counters, prometheus
+from tests.conformance.conftest import TOKEN, beeline
 
-TOKEN = "conformance"
 MIB = 1 << 20
-
-
-@pytest.fixture
-def place(tmp_path_factory):
-    """A folder of agents that no other test looks at; short, for it holds sockets."""
-    folder = tmp_path_factory.mktemp("c")
-    folder.chmod(0o700)
-    return str(folder)
-
-
-@pytest.fixture
-def reader(place):
-    with Agent("reader", folder=place, token=TOKEN) as agent:
-        yield agent
-
-
 FIRST_ROW = 8192  # where rows begin in a file
-
-
-def beeline(*arguments, check=True, **environment):
-    command = [sys.executable, "-m", "beeline.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **environment})
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def top(place):
@@ -56,7 +33,7 @@ def top(place):
 
 def rows_of(report, name):
     (agent,) = [agent for agent in report["agents"] if agent["name"] == name]
-    return {(row["path"], row["movement"], row["size"]): row for row in agent["rows"]}
+    return {(row["path"], row["operation"], row["size"]): row for row in agent["rows"]}
 
 
 def test_top_shows_exactly_what_moved(start_owner, reader, place):
@@ -164,7 +141,7 @@ def test_cut_and_hostile_files_are_refused_and_the_rest_is_shown(reader, place):
         "other": (b"x" * len(whole), "BELcntr1"),
         "newer": (whole[:8] + b"\x02\0\0\0" + whole[12:], "version 2"),
         "boasting": (whole[:192] + b"\xff\xff\xff\x7f" + whole[196:], "rows"),
-        "restless": (whole[: FIRST_ROW + 113] + b"\xff" + whole[FIRST_ROW + 114 :], "row 0 is of movement"),
+        "restless": (whole[: FIRST_ROW + 113] + b"\xff" + whole[FIRST_ROW + 114 :], "row 0 is of operation"),
         "rowless": (whole[:192] + b"\x00\x04\0\0" + whole[196:], "cut short"),
     }
     for name, (content, why) in hostile.items():
@@ -208,7 +185,7 @@ def test_a_total_names_what_its_rows_have_in_common(start_owner, reader, place):
         reader.fetch(refs, path=path)
     (agent,) = [agent for agent in counters.live(place) if agent.name == "reader"]
     total = counters.total(agent.rows)
-    assert (total.peer, total.path, total.movement, total.transfers) == ("owner", "*", "fetch", 3)
+    assert (total.peer, total.path, total.operation, total.transfers) == ("owner", "*", "fetch", 3)
     assert total.nbytes == 12 * MIB and counters.total([]) is None
 
 
@@ -233,7 +210,7 @@ def test_a_scrape_has_exactly_what_moved(start_owner, reader, place):
         url = server.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:")
         samples = scrape(url)
-        labels = dict(agent="reader", peer="owner", path="shm", direction="fetch", size="<16MiB")
+        labels = dict(agent="reader", peer="owner", path="shm", operation="fetch", size="<16MiB")
         assert value(samples, "beeline_transfer_transfers_total", **labels) == 5
         assert value(samples, "beeline_transfer_bytes_total", **labels) == 20 * MIB
         assert value(samples, "beeline_transfer_failures_total", **labels) == 0
@@ -334,6 +311,24 @@ def test_bench_against_a_live_agent(reader, place):
     assert report["too_large"] == [16 * MIB, 256 * MIB] and report["paths"] == ["shm"]
     done = beeline("bench", "transfer", "reader", "--path", "tcp", *options[2:])
     assert "tcp" in json.loads(done.stdout)["refused"]
+
+
+def test_bench_between_two_agents_also_shows_what_the_first_has_measured(start_owner, reader, place):
+    owner = start_owner(folder=place)
+    owner.run("agent.publish('beeline.bench', np.zeros(1 << 20, np.uint8))")
+    refs = owner.register("[torch.ones(1 << 20)]")
+    reader.fetch(refs, path="cma")
+    options = ("--size", "1KiB", "--size", "16MiB", "--seconds", "0.01", "--folder", place)
+    report = json.loads(beeline("bench", "transfer", "reader", "owner", *options, "--json").stdout)
+    assert report["peer"] == owner.address and report["measured_by"] == "reader"
+    assert [(row["path"], row["operation"], row["transfers"]) for row in report["measured"]] == [("cma", "fetch", 1)]
+    shown = beeline("bench", "transfer", "reader", "owner", *options, COLUMNS="200").stdout
+    assert "Not measured: path tcp." in shown  # without its token
+    assert "Not measured: 16 MiB. beeline://owner has published a buffer of 1 MiB" in shown
+    assert "What reader has measured with owner" in shown
+    elsewhere = beeline("bench", "transfer", "beeline://far?id=" + "0" * 32, "owner", *options, check=False)
+    assert elsewhere.returncode == 1 and "run this command where it runs" in elsewhere.stderr
+    assert beeline("bench", "transfer", "a", "b", "c", check=False).returncode == 2
 
 
 def test_bench_against_an_agent_that_has_published_nothing(reader, place):

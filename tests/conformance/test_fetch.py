@@ -175,6 +175,19 @@ def test_references_travel_as_values(owner, agent):
         assert agent.fetch(copy).tolist() == [1, 3]
 
 
+def test_references_with_names_are_used_as_a_mapping_is(owner, agent):
+    refs = owner.register("{'w': torch.ones(2, 3), 'b': torch.zeros(3)}")
+    assert refs.keys() == ["w", "b"] and [ref.shape for ref in refs.values()] == [(2, 3), (3,)]
+    assert [(name, ref.shape) for name, ref in refs.items()] == [("w", (2, 3)), ("b", (3,))]
+    fetched = agent.fetch(dict(refs))
+    assert list(fetched) == ["w", "b"] and float(fetched["w"].sum()) == 6.0
+    unnamed = owner.register("[torch.ones(1), torch.ones(2)]")
+    for read in (unnamed.keys, unnamed.values, unnamed.items):
+        with pytest.raises(TypeError, match="2 references have no names"):
+            read()
+    assert owner.register("{}").items() == []
+
+
 def test_bad_targets_are_refused_before_anything_is_written(owner, agent):
     refs = owner.register("{'a': torch.ones(5), 'b': torch.ones(2, 2)}")
     a, b = torch.full((5,), 7.0), torch.full((2, 2), 7.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beeline import exceptions
-from beeline.transfer import Agent
+from beeline.transfer import Agent, TensorRef
 
 
 def test_versions_reach_subscribers(owner, agent):
@@ -82,3 +82,47 @@ def test_withdrawn_and_gone(start_owner, agent):
     owner.end()
     with pytest.raises(exceptions.PeerLostError, match="owner"):
         subscription.wait(number)
+
+
+def test_after_withdrawal_there_is_no_latest_version_until_the_next_one(start_owner, agent):
+    owner = start_owner()
+    owner.run("agent.publish('w', [torch.ones(4)])")
+    subscription = agent.subscribe(owner.address, "w")
+    assert subscription.wait()[0] == 1
+    owner.run("agent.withdraw('w'); agent.withdraw('w'); agent.withdraw('never published')")
+    # What the publisher says arrives in order: the other name's version after the withdrawal.
+    other = agent.subscribe(owner.address, "other")
+    owner.run("agent.publish('other', [torch.ones(4)])")
+    other.wait()
+    assert subscription.latest() is None
+    assert agent.subscribe(owner.address, "w").latest() is None
+    with pytest.raises(exceptions.TransferTimeoutError, match="after 0"):
+        subscription.wait(timeout_s=0.05)
+    assert owner.run("answer = agent.publish('w', [torch.full((4,), 2.0)])") == 2
+    number, (tensor,) = subscription.fetch()
+    assert (number, tensor.tolist()) == (2, [2.0] * 4)
+    assert subscription.latest()[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("published", "check"),
+    [
+        ("torch.arange(3)", lambda got: got.tolist() == [0, 1, 2]),
+        ("np.arange(3)", lambda got: got.tolist() == [0, 1, 2]),
+        ("[torch.arange(3)]", lambda got: [each.tolist() for each in got] == [[0, 1, 2]]),
+        ("(torch.arange(3), torch.ones(1))", lambda got: len(got) == 2 and isinstance(got, list)),
+        ("{'w': torch.arange(3)}", lambda got: list(got) == ["w"] and got["w"].tolist() == [0, 1, 2]),
+        ("[]", lambda got: got == []),
+    ],
+)
+def test_a_version_has_the_structure_that_was_published(owner, agent, published, check):
+    name = f"structure of {published}"
+    owner.run(f"agent.publish({name!r}, {published})")
+    subscription = agent.subscribe(owner.address, name)
+    number, refs = subscription.wait()
+    assert isinstance(refs, TensorRef) == published.endswith("arange(3)")
+    assert check(agent.fetch(refs)) and check(subscription.fetch()[1]) and check(subscription.map()[1])
+    assert type(subscription.latest()[1]) is type(refs)
+    out = torch.full((3,), -1)
+    if isinstance(refs, TensorRef):
+        assert subscription.fetch(out)[1] is out and out.tolist() == [0, 1, 2]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from beeline.cli import doctor, main
+from beeline.cli import agents, doctor, main
 
 
 def beeline(*arguments, **environment):
@@ -20,7 +20,7 @@ def test_version_and_help():
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0 and "beeline" in result.output
     result = CliRunner().invoke(main, ["--help"])
-    for command in ("status", "stop", "doctor", "run", "top", "paths", "bench", "metrics"):
+    for command in ("status", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics"):
         assert command in result.output
     assert "..." not in result.output.partition("Commands:")[2]  # no summary is cut off
 
@@ -80,3 +80,30 @@ def test_run_preloads_the_library_once(monkeypatch, tmp_path):
     assert preload.environment() == {"LD_PRELOAD": f"{library}:/other.so"}
     monkeypatch.setenv("BEELINE_PRELOAD", "0")
     assert preload.environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "one", "two"),
+    [
+        (None, "-", "-"),
+        (0.0, "0 ns", "0 ns"),
+        (334e-9, "300 ns", "330 ns"),
+        (999.6e-9, "1 us", "1 us"),
+        (0.000123, "100 us", "120 us"),
+        (0.0999, "100 ms", "100 ms"),
+        (12.34, "10 s", "12 s"),
+    ],
+)
+def test_times_have_no_more_digits_than_they_are_worth(seconds, one, two):
+    assert (agents.time_text(seconds, 1), agents.time_text(seconds)) == (one, two)
+
+
+def test_help_says_what_every_column_is():
+    for command, columns in {
+        "top": ("peer", "path", "op", "size", "GB/s now", "GB/s", "count", "bytes", "p50, p99", "failed", "switched"),
+        "bench transfer": ("size", "path", "GB/s", "p50, p99", "count"),
+    }.items():
+        shown = CliRunner().invoke(main, [*command.split(), "--help"]).output
+        described = [line.strip() for line in shown.splitlines()]
+        for column in columns:
+            assert any(line.startswith(f"{column}  ") for line in described), (command, column)

@@ -268,6 +268,29 @@ def test_without_root_the_missing_packages_are_listed(tmp_path, monkeypatch, cap
     assert "apt-get install no-such-package-a\n" in capsys.readouterr().out
 
 
+def test_a_peer_that_cannot_be_installed_keeps_no_other_one_away(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "transfer_peers.txt", "# why\nno-such==1\n\nfine==2  # what for\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path)
+    monkeypatch.setattr(environment, "TRANSFER_PEERS_STAMP", tmp_path / "stamp")
+    asked: list[str] = []
+
+    def step(title, command, **_):
+        asked.append(command[-1])
+        if refused and command[-1] == "no-such==1":
+            raise steps.StepError(title)
+
+    monkeypatch.setattr(environment, "step", step)
+    refused = True
+    environment.setup_transfer_peers()
+    assert asked == ["no-such==1", "fine==2"]
+    assert "without no-such==1" in capsys.readouterr().out
+    refused = False
+    environment.setup_transfer_peers()  # tried again
+    environment.setup_transfer_peers()
+    assert asked == ["no-such==1", "fine==2"] * 2
+
+
 def test_every_pinned_requirement_is_exact():
     for page in (ROOT / "requirements").glob("*.txt"):
         for line in page.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The command line: `beeline status | stop | doctor | run | top | paths | bench | metrics`."""
+"""The command line: `beeline status | stop | doctor | run | top | paths | timeline | bench | metrics`."""
 
 from beeline.cli.commands import main
 

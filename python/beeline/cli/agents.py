@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from beeline.transfer.counters import AgentCounters
+    from beeline.transfer.counters import AgentCounters, Row
 
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SHORTEST_ID = 4
 
 folder_option = click.option(
@@ -42,6 +43,21 @@ class Size(click.ParamType):
         if not match or int(match[1]) == 0:
             self.fail(f"{value!r} is no size: write 4096, 64KiB, 1MiB or 2GiB", param, ctx)
         return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+class Duration(click.ParamType):
+    """A time in seconds: 10s, 500ms, 2m, 1.5."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Fails for what is no time, or none at all."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", str(value).strip())
+        if not match or float(match[1]) == 0:
+            self.fail(f"{value!r} is no time: write 500ms, 10s or 2m", param, ctx)
+        return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
@@ -76,6 +92,22 @@ def find(text: str, folder: str) -> tuple[str, AgentCounters | None]:
     )
 
 
+def measured_by(source: str, address: str, folder: str) -> list[Row]:
+    """What an agent of this host has measured of its transfers with the one at an address.
+
+    Raises ClickException where the agent is not on this host, or as `find`.
+    """
+    _, found = find(source, folder)
+    if found is None:
+        raise click.ClickException(
+            f"{source} is not an agent of this user on this host, so its counters cannot be read: "
+            "run this command where it runs, or leave it out"
+        )
+    query = address.partition("?")[2]
+    peer_id = next((part[3:] for part in query.split("&") if part.startswith("id=")), "")
+    return [row for row in found.rows if row.peer_id == peer_id]
+
+
 def printable(text: str) -> str:
     """What a process calls itself, without what would steer a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
@@ -90,14 +122,15 @@ def size_text(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-def time_text(seconds: float | None) -> str:
-    """0.00012 as "120 us"; None as "-"."""
+def time_text(seconds: float | None, digits: int = 2) -> str:
+    """0.000123 as "120 us"; None as "-". `digits`: the significant ones."""
     if seconds is None:
         return "-"
     for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
-        if seconds * factor < 1000:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+        value = float(f"{seconds * factor:.{digits}g}")
+        if value < 1000:
+            return f"{value:g} {unit}"
+    return f"{float(f'{seconds:.{digits}g}'):g} s"
 
 
 def speed_text(gbps: float | None) -> str:

@@ -20,10 +20,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from beeline.cli import tables
 from beeline.cli.agents import (
     Size,
     find,
     folder_option,
+    measured_by,
     printable,
     size_text,
     speed_text,
@@ -34,6 +36,7 @@ from beeline.cli.agents import (
 
 if TYPE_CHECKING:
     from beeline.transfer import Agent, TensorRef
+    from beeline.transfer.counters import Row
 
 _SIZES = ("1KiB", "16KiB", "256KiB", "1MiB", "16MiB", "256MiB")
 _LEAST_RUNS = 5
@@ -47,7 +50,7 @@ def bench() -> None:
 
 
 @bench.command(short_help="Measure transfers by each path and size.")
-@click.argument("peer", required=False)
+@click.argument("agents", nargs=-1, metavar="[[A] B]")
 @click.option("--path", "chosen_paths", multiple=True, help="Only this path; may be repeated.  [default: each]")
 @click.option(
     "--size", "sizes", multiple=True, type=Size(), help="Only this size; may be repeated.  [default: 1KiB to 256MiB]"
@@ -60,7 +63,7 @@ def bench() -> None:
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def transfer(
-    peer: str | None,
+    agents: tuple[str, ...],
     chosen_paths: tuple[str, ...],
     sizes: tuple[int, ...],
     seconds: float,
@@ -69,44 +72,65 @@ def transfer(
     folder: str,
     as_json: bool,
 ) -> None:
-    """Fetch bytes from PEER into memory of this process, by each path that can be used, and show how fast it was.
+    """Fetch bytes from agent B into memory of this process, by each path that can be used, and show how fast it was.
 
-    PEER is an agent, by address or name, that has published a buffer for this:
+    B is an agent, by address or name, that has published a buffer for this:
 
     \b
       agent.publish("beeline.bench", numpy.zeros(256 << 20, numpy.uint8))
 
-    Without PEER it is a process of its own on this host, started for this. Each figure is the median of prepared
-    fetches (Agent.prepare), into memory that was touched before; `copy` beside them is numpy's copy within this
-    process. Sizes that PEER's buffer does not have are left out.
+    Without B it is a process of its own on this host, started for this.
+
+    With A, an agent of this user on this host, also what A itself has measured of its transfers to B, as `beeline
+    paths A B` shows it. No agent can be made to measure by others: this process fetches in A's place, and A's own
+    limits (another container, share_memory=False) may differ. For an A elsewhere, run this command there, with B alone.
+
+    \b
+    size       of each fetch; those that B's buffer does not have are left out
+    path       by which the bytes go; "copy": numpy's copy within this process, to compare with
+    GB/s       by the median, p50
+    p50, p99   how long half, and all but 1 %, of the fetches took at most
+    count      how many were made, in --seconds or more
+
+    Fetches are prepared (Agent.prepare), into memory that was touched before.
     """  # noqa: D301 - \b is a character that click reads
+    if len(agents) > 2:
+        raise click.UsageError("at most two agents: [[A] B]")
     from beeline.exceptions import BeelineError
     from beeline.transfer import Agent, Tls
 
     wanted = sizes or tuple(Size().convert(size, None, None) for size in _SIZES)
+    measured: list[Row] = []
     try:
         with contextlib.ExitStack() as stack:
-            is_ours = peer is None
-            if peer is None:
+            if agents:
+                address, _ = find(agents[-1], folder)
+            else:
                 token = secrets.token_hex()
                 address = stack.enter_context(_fresh_peer(max(wanted), token, folder))
-            else:
-                address, _ = find(peer, folder)
-            own_tls = Tls(*tls) if tls and not is_ours else False
+            if len(agents) == 2:
+                measured = measured_by(agents[0], address, folder)
+            own_tls = Tls(*tls) if tls and agents else False
             own = stack.enter_context(
                 Agent(f"beeline-bench-{os.getpid()}", token=token, tls=own_tls, folder=folder)
             )
             buffer = _buffer_of(own, address)
             fitting = [size for size in wanted if size <= buffer.nbytes]
             every = tuple(candidate["path"] for candidate in own.paths_to(address, max(wanted))["candidates"])
-            result = _measure_all(own, buffer, chosen_paths or every, fitting, seconds, verify=is_ours)
+            result = _measure_all(own, buffer, chosen_paths or every, fitting, seconds, verify=not agents)
     except (BeelineError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    result = {"peer": address, "seconds": seconds, "too_large": [s for s in wanted if s > buffer.nbytes], **result}
+    too_large = [size for size in wanted if size > buffer.nbytes]
+    result = {"peer": address, "seconds": seconds, "buffer_bytes": buffer.nbytes, "too_large": too_large, **result}
     if as_json:
+        told = [{**row.to_dict(), "gbps": tables.mean_gbps(row)} for row in measured]
+        result |= {"measured_by": agents[0] if len(agents) == 2 else None, "measured": told}
         click.echo(json.dumps(result, indent=2))
-    else:
-        _show(Console(), result)
+        return
+    console = Console()
+    _show(console, result)
+    if len(agents) == 2:
+        tables.show_measured(console, agents[0], agents[1], measured)
 
 
 @contextlib.contextmanager
@@ -142,6 +166,7 @@ def _fresh_peer(size: int, token: str, folder: str) -> Iterator[str]:
 def _buffer_of(own: Agent, address: str) -> TensorRef:
     from beeline.cli.bench_peer import BUFFER
     from beeline.exceptions import TransferTimeoutError
+    from beeline.transfer import TensorRefs
 
     subscription = own.subscribe(address, BUFFER)
     try:
@@ -151,7 +176,7 @@ def _buffer_of(own: Agent, address: str) -> TensorRef:
             f"the peer has published nothing as {BUFFER!r}: let it call "
             f'agent.publish("{BUFFER}", numpy.zeros(256 << 20, numpy.uint8))'
         ) from error
-    ref = refs[0]
+    ref = refs[0] if isinstance(refs, TensorRefs) else refs
     if ref.dtype != "uint8" or len(ref.shape) != 1:
         raise click.ClickException(f"what the peer has published as {BUFFER!r} is no row of uint8, but {ref!r}")
     return ref
@@ -229,8 +254,10 @@ def _figures(size: int, took: list[int]) -> dict[str, Any]:
 
 
 def _show(console: Console, result: dict[str, Any]) -> None:
-    table = Table("size", "by", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("GB/s", "p50", "p99", "times"):
+    source = printable(result["peer"].partition("?")[0])
+    console.print(Text(f"Fetches of this process from {source}:"))
+    table = Table("size", "path", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("GB/s", "p50", "p99", "count"):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         for name in ("copy", *result["paths"]):
@@ -246,8 +273,10 @@ def _show(console: Console, result: dict[str, Any]) -> None:
                 str(figures["runs"]),
             )
     console.print(table)
+    console.print(Text("copy: within this process, to compare with. --help says what the columns mean."))
     for path, why in result["refused"].items():
-        console.print(Text(f"{path}: {printable(why)}"))
+        console.print(Text(f"Not measured: path {path}. {printable(why)}"))
     if result["too_large"]:
         sizes = ", ".join(map(size_text, result["too_large"]))
-        console.print(Text(f"left out, as the peer's buffer is smaller: {sizes}"))
+        held = size_text(result["buffer_bytes"])
+        console.print(Text(f"Not measured: {sizes}. {source} has published a buffer of {held} for this."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,10 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from beeline.cli import tables
-from beeline.cli.agents import Size, find, folder_option, printable, size_text, speed_text, tls_option, token_option
-
-if TYPE_CHECKING:
-    from beeline.transfer.counters import Row
+from beeline.cli.agents import (
+    Size,
+    find,
+    folder_option,
+    measured_by,
+    printable,
+    size_text,
+    speed_text,
+    tls_option,
+    token_option,
+)
 
 _MEMORY = {"arena": "in its arena", "other": "elsewhere"}
 
@@ -63,16 +70,7 @@ def paths(
     from beeline.transfer import Agent, Tls
 
     address, _ = find(agents[-1], folder)
-    measured: list[Row] = []
-    if len(agents) == 2:
-        _, source = find(agents[0], folder)
-        if source is None:
-            raise click.ClickException(
-                f"{agents[0]} is not an agent of this user on this host, so its counters cannot be read: "
-                "run this command where it runs, or leave it out"
-            )
-        peer_id = _id_of(address)
-        measured = [row for row in source.rows if row.peer_id == peer_id]
+    measured = measured_by(agents[0], address, folder) if len(agents) == 2 else []
     try:
         with Agent(
             f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder
@@ -90,12 +88,7 @@ def paths(
     console = Console()
     _show_possible(console, answer)
     if len(agents) == 2:
-        _show_measured(console, agents[0], agents[1], measured)
-
-
-def _id_of(address: str) -> str:
-    query = address.partition("?")[2]
-    return next((part[3:] for part in query.split("&") if part.startswith("id=")), "")
+        tables.show_measured(console, agents[0], agents[1], measured)
 
 
 def _show_possible(console: Console, answer: dict[str, Any]) -> None:
@@ -115,11 +108,3 @@ def _show_possible(console: Console, answer: dict[str, Any]) -> None:
             )
         table.add_section()
     console.print(table)
-
-
-def _show_measured(console: Console, source: str, target: str, rows: list[Row]) -> None:
-    if not rows:
-        console.print(Text(f"{printable(source)} has transferred nothing to or from {printable(target)} yet."))
-        return
-    console.print(Text(f"What {printable(source)} has measured with {printable(target)}:"))
-    console.print(tables.transfers(rows))

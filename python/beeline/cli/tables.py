@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beeline.transfer.counters import Row
 
 _TOOL = 2  # control::ProcessKind
+_DIGITS = 1  # of percentiles, which are right within a factor of two
 _ACTOR_STATES = ("pending", "starting", "alive", "restarting", "dead")
 _SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]", "absent": "no"}
 
@@ -103,15 +104,15 @@ def transfers(rows: Iterable[Row], gbps_now: Callable[[Row], float | None] | Non
     """
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("peer", overflow="fold", min_width=6)
-    for name in ("path", "does", "size"):
+    for name in ("path", "op", "size"):
         table.add_column(name, no_wrap=True)
     now = ["GB/s\nnow"] if gbps_now else []
     for name in (*now, "GB/s", "count", "bytes", "p50", "p99", "failed", "switched"):
         table.add_column(name, no_wrap=True, justify="right")
     above: tuple[str, ...] = ()
     for row in sorted(rows, key=_in_order):
-        group = (row.peer_id, row.path, row.movement)
-        names = (row.peer, row.path, row.movement)
+        group = (row.peer_id, row.path, row.operation)
+        names = (row.peer, row.path, row.operation)
         said = [group[: at + 1] == above[: at + 1] for at in range(len(group))]
         table.add_row(
             *(Text("" if is_said else printable(name)) for is_said, name in zip(said, names, strict=True)),
@@ -120,8 +121,8 @@ def transfers(rows: Iterable[Row], gbps_now: Callable[[Row], float | None] | Non
             speed_text(mean_gbps(row)),
             str(row.transfers),
             size_text(row.nbytes),
-            time_text(row.latency.quantile(0.5)),
-            time_text(row.latency.quantile(0.99)),
+            time_text(row.latency.quantile(0.5), _DIGITS),
+            time_text(row.latency.quantile(0.99), _DIGITS),
             Text(str(row.failures), style="red" if row.failures else ""),
             Text(str(row.failovers), style="red" if row.failovers else ""),
         )
@@ -129,12 +130,21 @@ def transfers(rows: Iterable[Row], gbps_now: Callable[[Row], float | None] | Non
     return table
 
 
+def show_measured(console: Console, source: str, target: str, rows: Sequence[Row]) -> None:
+    """Prints what `agents.measured_by` gave."""
+    if not rows:
+        console.print(Text(f"{printable(source)} has transferred nothing to or from {printable(target)} yet."))
+        return
+    console.print(Text(f"What {printable(source)} has measured with {printable(target)}:"))
+    console.print(transfers(rows))
+
+
 def mean_gbps(row: Row) -> float | None:
     """Of all its transfers, by the time that they took; None where no byte moved."""
-    return row.nbytes / row.seconds / 1e9 if row.seconds and row.movement != "map" else None
+    return row.nbytes / row.seconds / 1e9 if row.seconds and row.operation != "map" else None
 
 
 def _in_order(row: Row) -> tuple[str, str, str, str, int]:
     from beeline.transfer import counters
 
-    return row.peer, row.peer_id, row.path, row.movement, counters.SIZES.index(row.size)
+    return row.peer, row.peer_id, row.path, row.operation, counters.SIZES.index(row.size)

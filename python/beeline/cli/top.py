@@ -49,7 +49,7 @@ class _Watch:
 
     def gbps_now(self, agent: AgentCounters, row: Row) -> float | None:
         """Of what moves: a mapping does not."""
-        return None if row.movement == "map" else self._gbps.get((agent.id, *row.key))
+        return None if row.operation == "map" else self._gbps.get((agent.id, *row.key))
 
 
 @click.command(short_help="Watch what your agents transfer.")
@@ -63,17 +63,27 @@ def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     """Watch what agents and actors of this user on this host transfer, until Ctrl-C.
 
     Each agent, and each process of a session, keeps counters in a file, which is read: nobody is asked, or need be well.
-    A row is what one agent does (fetch, push or map) with memory of one peer by one path, for sizes that are alike.
+    A row is one operation of one agent with memory of one peer by one path, for sizes that are alike.
 
     \b
+    peer       the other agent: whose memory is read or written
+    path       by which the bytes go; "none": what failed without one
+    op         the operation: fetch, push, or map, which moves no byte
+    size       of a transfer
     GB/s now   moved since the reading before: "now" needs two, --interval apart
     GB/s       moved per second that transfers took, since the agent was opened
-    p50, p99   how long half, and all but 1 %, of the transfers took at most; within a factor of two
+    count      transfers that succeeded
+    bytes      that they moved, or that they made visible (map)
+    p50, p99   how long half, and all but 1 %, of them took at most; within a factor of two
     failed     attempts that failed; by path "none": without a path, as the registration was undone, nothing was
                granted, or no path would do
     switched   those of them after which another path was looked for
 
-    Why a path is taken or not: `beeline paths`. As Prometheus metrics: `beeline metrics`.
+    Above its rows each agent says what it has registered, which agents it has connected to (peers) and which to it
+    (visitors), how many callers it refused, and how often it could not connect to one (unreached).
+
+    Why a path is taken or not: `beeline paths`. One by one, with their times: `beeline timeline`. As Prometheus
+    metrics: `beeline metrics`.
     """  # noqa: D301 - \b is a character that click reads
     console = Console()
     watch = _Watch(folder)

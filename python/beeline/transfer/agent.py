@@ -15,7 +15,7 @@ from typing import Any
 from beeline import _core
 from beeline.exceptions import StaleReferenceError
 from beeline.transfer.faults import Fault
-from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
+from beeline.transfer.references import TensorRef, TensorRefs, as_given, dtype_row
 from beeline.transfer.tls import Tls
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -40,6 +40,8 @@ class Agent:
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
         plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
+        quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
+            default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
@@ -57,8 +59,11 @@ class Agent:
         share_memory: bool = True,
         folder: str = "",
         plugins: Sequence[str | os.PathLike[str]] = (),
+        quota_bytes: int | None = None,
         faults: Sequence[Fault] = (),
     ) -> None:
+        if quota_bytes is not None and quota_bytes < 1:
+            raise ValueError(f"quota_bytes is at least 1, not {quota_bytes}")
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         own_tls = Tls() if tls is True else tls
@@ -71,6 +76,7 @@ class Agent:
             token=token,
             tls=own_tls._row() if own_tls else None,
             plugins=[os.fspath(library) for library in plugins],
+            quota_bytes=quota_bytes or 0,
             faults=[fault._row() for fault in faults],
         )
         _, uncounted = self._agent.counters()
@@ -155,7 +161,7 @@ class Agent:
 
         Args:
             name: What subscribers ask for.
-            tensors: As for `register`; a single one arrives as a list of one.
+            tensors: As for `register`; they arrive in the same structure: a single one, a list, or a dict.
             version: A number larger than those before; by default the next one, from 1.
             keep: How many of the newest versions stay readable. Older ones stay for those who have mapped them.
             checksum: Takes one of each tensor, for those who `fetch` with `verify`.
@@ -170,10 +176,14 @@ class Agent:
         if (version is not None and version < 1) or keep < 1:
             raise ValueError(f"version and keep are at least 1, not {version} and {keep}")
         names, values = _named(tensors)
-        return self._agent.publish(name, values, names, version or 0, keep, checksum)
+        single = not isinstance(tensors, (Mapping, list, tuple))
+        return self._agent.publish(name, values, names, version or 0, keep, checksum, single)
 
     def withdraw(self, name: str) -> None:
-        """No version of `name` can be fetched any more; what is mapped stays with those who have it."""
+        """No version of `name` can be fetched any more; what is mapped stays with those who have it.
+
+        Subscribers are told: their `latest` is None until the next version, whose number is larger than those before.
+        """
         self._agent.withdraw(name)
 
     def subscribe(self, address: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> Subscription:
@@ -452,12 +462,17 @@ class Subscription:
         self._subscription = subscription
         self.name = name
 
-    def latest(self) -> tuple[int, TensorRefs] | None:
-        """The newest version and its references, or None where there is none yet. Does not wait."""
-        number, refs = self._subscription.latest()
-        return None if refs is None else (number, TensorRefs(refs))
+    def latest(self) -> tuple[int, TensorRef | TensorRefs] | None:
+        """The newest version and its references: a `TensorRef` where a single tensor was published.
 
-    def wait(self, newer_than: int = 0, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, TensorRefs]:
+        None where there is none (yet), or none any more: it was withdrawn. Does not wait.
+        """
+        number, refs = self._subscription.latest()
+        return None if refs is None else (number, as_given(refs))
+
+    def wait(
+        self, newer_than: int = 0, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> tuple[int, TensorRef | TensorRefs]:
         """The newest version after `newer_than`, as `latest`.
 
         Raises:
@@ -466,7 +481,7 @@ class Subscription:
         """
         number, refs = self._subscription.newer_than(newer_than, timeout_s)
         assert refs is not None
-        return number, TensorRefs(refs)
+        return number, as_given(refs)
 
     def fetch(
         self,
@@ -490,7 +505,7 @@ class Subscription:
         return self._read(lambda refs, left: self._agent.map(refs, timeout_s=left), newer_than, timeout_s)
 
     def _read(
-        self, read: Callable[[TensorRefs, float | None], Any], newer_than: int, timeout_s: float | None
+        self, read: Callable[[TensorRef | TensorRefs, float | None], Any], newer_than: int, timeout_s: float | None
     ) -> tuple[int, Any]:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:

@@ -21,7 +21,7 @@ from beeline.exceptions import BeelineError
 
 SUFFIX = ".counters"
 SIZES = ("<4KiB", "<64KiB", "<1MiB", "<16MiB", ">=16MiB")
-MOVEMENTS = ("fetch", "push", "map")
+OPERATIONS = ("fetch", "push", "map")
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Row:
     """What one agent has moved from or to one peer, by one path, in one class of sizes.
 
     A transfer is what moves by one path at a time: a fetch of many tensors is one, or two where some of them lie in
-    the owner's arena and others do not. `movement` "map" moves no byte: `nbytes` is what was made visible. What failed
+    the owner's arena and others do not. `operation` "map" moves no byte: `nbytes` is what was made visible. What failed
     without a path (the registration was undone, no path would do, no grant) is counted as `path` "none".
     """
 
     peer_id: str
     peer: str
     path: str
-    movement: str
+    operation: str
     size: str
     nbytes: int
     seconds: float
@@ -88,7 +88,7 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What the row counts, unique within its agent."""
-        return self.peer_id, self.path, self.movement, self.size
+        return self.peer_id, self.path, self.operation, self.size
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -96,7 +96,7 @@ class Row:
             "peer": self.peer,
             "peer_id": self.peer_id,
             "path": self.path,
-            "movement": self.movement,
+            "operation": self.operation,
             "size": self.size,
             "transfers": self.transfers,
             "bytes": self.nbytes,
@@ -224,7 +224,7 @@ def total(rows: Iterable[Row]) -> Row | None:
         peer_id=common("peer_id"),
         peer=common("peer"),
         path=common("path"),
-        movement=common("movement"),
+        operation=common("operation"),
         size=common("size"),
         nbytes=sum(row.nbytes for row in every),
         seconds=sum(row.seconds for row in every),
@@ -239,7 +239,7 @@ def _row(raw: dict[str, Any]) -> Row:
         peer_id=raw["peer_id"],
         peer=raw["peer"],
         path=raw["path"],
-        movement=raw["movement"],
+        operation=raw["operation"],
         size=SIZES[raw["size_class"]],
         nbytes=raw["nbytes"],
         seconds=raw["nanoseconds"] / 1e9,

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from beeline.transfer import counters
 
-_LABELS = ("agent", "agent_id", "peer", "peer_id", "path", "direction", "size")
+_LABELS = ("agent", "agent_id", "peer", "peer_id", "path", "operation", "size")
 _AGENT_LABELS = ("agent", "agent_id")
 # Exponents of two, in nanoseconds, of the buckets' upper bounds: 256 ns to 69 s, by factors of four. A bound of theirs
 # is one of the file's, so that no count is a guess.
@@ -86,7 +86,7 @@ def _of_agents(agents: list[counters.AgentCounters], unreadable: int) -> Iterato
 def _of_rows(agents: list[counters.AgentCounters]) -> Iterator[Metric]:
     names = {
         "transfers": "Transfers that succeeded.",
-        "bytes": "Bytes that they moved, or with direction=map made visible.",
+        "bytes": "Bytes that they moved, or with operation=map made visible.",
         "failures": "Attempts that failed.",
         "failovers": "Attempts that failed, after which another path was looked for.",
     }
@@ -98,7 +98,7 @@ def _of_rows(agents: list[counters.AgentCounters]) -> Iterator[Metric]:
     )
     for agent in agents:
         for row in (*agent.rows, *([agent.rest] if agent.rows_lost else [])):
-            labels = (agent.name, agent.id, row.peer, row.peer_id, row.path, row.movement, row.size)
+            labels = (agent.name, agent.id, row.peer, row.peer_id, row.path, row.operation, row.size)
             families["transfers"].add_metric(labels, row.transfers)
             families["bytes"].add_metric(labels, row.nbytes)
             families["failures"].add_metric(labels, row.failures)

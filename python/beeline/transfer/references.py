@@ -129,6 +129,8 @@ class TensorRef:
 class TensorRefs:
     """References to tensors that were registered together: by position, or by name. Immutable.
 
+    Iterating gives references, of named ones as well; `keys`, `values` and `items` are those of a mapping.
+
     The one who registered them holds the registration with it: when this object and all that were taken from it are
     gone, the registration is undone. Copies that have travelled hold nothing.
     """
@@ -148,6 +150,20 @@ class TensorRefs:
     def names(self) -> list[str]:
         """In order; empty where they have none."""
         return list(self._names)
+
+    def keys(self) -> list[str]:
+        """The names, as of a mapping. Raises TypeError for references without names, as the two below."""
+        if len(self) and not self._names:
+            raise TypeError(f"these {len(self)} references have no names: they are a sequence")
+        return list(self._names)
+
+    def values(self) -> list[TensorRef]:
+        """References in the order of the names."""
+        return [self[name] for name in self.keys()]
+
+    def items(self) -> list[tuple[str, TensorRef]]:
+        """Names with their references."""
+        return list(zip(self.keys(), self.values(), strict=True))
 
     def __len__(self) -> int:
         return len(self._refs)
@@ -192,3 +208,8 @@ class TensorRefs:
     def __repr__(self) -> str:
         total = sum(ref.nbytes for ref in self)
         return f"TensorRefs({len(self)} tensors, {total} bytes of {self.owner.partition('?')[0]})"
+
+
+def as_given(refs: _core.TensorRefs) -> TensorRef | TensorRefs:
+    """References to what was published: of one tensor that was given by itself, or of several."""
+    return TensorRef(refs.at(0)) if refs.single else TensorRefs(refs)

@@ -127,7 +127,7 @@ Result<Agent> Agent::open(const Options& options) {
     BEELINE_ASSIGN(core.tcp, os::TcpAddress::parse(options.tcp));
   }
   if (options.quota_bytes > 0) {
-    BEELINE_ASSIGN(core.arena, memory::Arena::open({.quota_bytes = options.quota_bytes}));
+    BEELINE_ASSIGN(core.arena, memory::Arena::open_with_quota(options.quota_bytes));
   }
   BEELINE_ASSIGN(auto agent, transfer::Agent::open(std::move(core)));
   std::string address = agent->address().text();

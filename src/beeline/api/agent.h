@@ -70,7 +70,7 @@ struct Version {
 // have replaced fails with kStale: its successor is there already.
 class BEELINE_API Subscription {
  public:
-  // The newest version if there is one. Does not wait.
+  // The newest version if there is one, and it was not withdrawn. Does not wait.
   [[nodiscard]] std::optional<Version> latest() const;
   // Waits for a version after `number`. kDeadlineExceeded, kCancelled; kPeerLost when the publisher is gone or the
   // agent of this side was closed.
@@ -195,7 +195,7 @@ class BEELINE_API Agent {
   Result<std::uint64_t> publish(const std::string& name, std::span<const Tensor> tensors,
                                 std::vector<std::string> names = {}, std::uint64_t number = 0,
                                 std::size_t keep = 2) const;
-  // No version of the name can be fetched any more; what is mapped stays with those who have it.
+  // No version of the name can be fetched any more; what is mapped stays with those who have it. Subscribers are told.
   void withdraw(const std::string& name) const;
   // What the agent at that address publishes under a name, now or later. Fails as connect().
   [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name,

@@ -122,6 +122,16 @@ Result<std::shared_ptr<Arena>> Arena::open(const Options& options) {
   return arena;
 }
 
+Result<std::shared_ptr<Arena>> Arena::open_with_quota(std::uint64_t quota_bytes) {
+  BEELINE_ASSIGN(auto arena, open({.quota_bytes = quota_bytes}));
+  const std::uint64_t quota = arena->stats().heap.quota_bytes;
+  if (quota == os::page_floor(std::min(quota_bytes, arena->capacity_bytes()))) return arena;
+  return Status(Code::kAlreadyExists, "a quota of " + std::to_string(quota_bytes) +
+                                          " bytes: the arena that serves malloc in this process is open already, "
+                                          "with a quota of " +
+                                          std::to_string(quota) + "; give the quota to who opens it first");
+}
+
 Status Arena::open_control() {
   const int data = os::reopen_read_only(heap_.fd(heap_.heap));
   if (data < 0) return Status::from_errno("open the arena read-only", -data);

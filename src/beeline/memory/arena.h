@@ -33,6 +33,8 @@ class Arena {
   // ends publications. Memory of an arena of its own ends then; one that serves malloc stays, with what consumers still
   // hold, and the next open() takes it on under the new quota. While somebody has that one open, others share it.
   static Result<std::shared_ptr<Arena>> open(const Options& options);
+  // As open(), for who insists on the quota: kAlreadyExists where others share theirs under another one.
+  static Result<std::shared_ptr<Arena>> open_with_quota(std::uint64_t quota_bytes);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;

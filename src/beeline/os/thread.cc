@@ -1,6 +1,7 @@
 #include "beeline/os/thread.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <utility>
@@ -15,6 +16,11 @@ std::thread start_thread(std::function<void()> body) {
   std::thread thread(std::move(body));
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return thread;
+}
+
+std::uint32_t thread_id() {
+  static thread_local const auto id = static_cast<std::uint32_t>(::gettid());
+  return id;
 }
 
 }  // namespace beeline::os

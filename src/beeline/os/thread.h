@@ -1,6 +1,7 @@
-// Threads of the core: signals are for the program's own.
+// Threads: those of the core leave signals to the program.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <thread>
 
@@ -8,5 +9,8 @@ namespace beeline::os {
 
 // A thread that blocks all signals from its first instruction on.
 std::thread start_thread(std::function<void()> body);
+
+// The kernel's number of the calling thread; asked for once. In a child of fork() the parent's.
+std::uint32_t thread_id();
 
 }  // namespace beeline::os

@@ -12,6 +12,7 @@
 #include "beeline/os/fork_count.h"
 #include "beeline/os/private_folder.h"
 #include "beeline/os/remote_memory.h"
+#include "beeline/transfer/agent_file.h"
 #include "beeline/transfer/messages.h"
 #include "beeline/transport/builtin.h"
 
@@ -225,6 +226,7 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
     topic.kept.pop_front();
   }
   for (const int fd : topic.subscribers) tell_version(visitors_.at(fd), topic);
+  counters_->published(name, snapshot.tensors->bytes(), snapshot.begun);
   return topic.number;
 }
 
@@ -234,7 +236,10 @@ void Agent::withdraw(const std::string& name) {
   const auto found = topics_.find(name);
   if (found == topics_.end()) return;
   dropped = std::exchange(found->second.kept, {});
+  if (found->second.newest.empty()) return;
   found->second.newest.clear();
+  const Bytes withdrawn = messages::encode(Type::kWithdrawn, messages::Topic{name});
+  for (const int fd : found->second.subscribers) tell(visitors_.at(fd), withdrawn);
 }
 
 }  // namespace beeline::transfer

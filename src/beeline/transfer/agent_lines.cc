@@ -197,6 +197,12 @@ Status Agent::on_answer(Line& line, const os::Frame& frame) {
     }
     return Status::ok();
   }
+  if (messages::type_of(frame.bytes) == Type::kWithdrawn) {
+    BEELINE_ASSIGN(const auto topic, messages::decode<messages::Topic>(Type::kWithdrawn, frame.bytes));
+    const auto found = line.subscriptions.find(topic.name);
+    if (found != line.subscriptions.end()) found->second.own->withdraw();  // else it crossed with our kUnsubscribe
+    return Status::ok();
+  }
   BEELINE_ASSIGN(auto published, messages::decode<messages::Published>(Type::kPublished, frame.bytes));
   BEELINE_ASSIGN(auto tensors, Descriptor::decode(published.tensors, [&](std::uint64_t hash) {
                    const auto known = line.schemas.find(hash);

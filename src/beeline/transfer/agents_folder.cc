@@ -7,7 +7,7 @@
 
 #include "beeline/os/private_folder.h"
 #include "beeline/os/unix_socket.h"
-#include "beeline/transfer/counters.h"
+#include "beeline/transfer/agent_file.h"
 
 namespace beeline::transfer {
 
@@ -20,7 +20,7 @@ void remove_left_behind(const std::string& folder) {
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string path = entry.path().string();
     if (path.ends_with(kAgentSocketSuffix) && os::is_left_behind(path)) ::unlink(path.c_str());
-    if (is_counters_name(path)) remove_if_left_behind(path);
+    if (is_agent_file(path)) remove_if_left_behind(path);
   }
 }
 

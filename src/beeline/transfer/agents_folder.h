@@ -11,7 +11,7 @@ inline constexpr std::string_view kAgentSocketSuffix = ".agent";
 // Of this user's agents that were told of no other: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
 std::string agents_folder();
 
-// Removes sockets and counters of processes that were killed.
+// Removes sockets, counters and spans of processes that were killed.
 void remove_left_behind(const std::string& folder);
 
 }  // namespace beeline::transfer

@@ -1,8 +1,6 @@
 #include "beeline/transfer/counters.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,34 +9,16 @@
 #include <cstring>
 #include <utility>
 
+#include "beeline/transfer/agent_file.h"
+
 namespace beeline::transfer {
 namespace {
 
-constexpr std::string_view kSuffix = ".counters";
-constexpr std::string_view kUnfinished = ".counters.new";
 // The file grows by so many rows at a time.
 constexpr std::uint32_t kRowsAtOnce = 32;
 
 std::uint64_t size_with(std::uint32_t rows) {
   return offsetof(CountersFile, rows) + std::uint64_t{rows} * sizeof(CounterRow);
-}
-
-template <std::size_t kSize>
-void write_text(char (&field)[kSize], std::string_view text) {
-  // Not in the middle of a character of UTF-8.
-  std::size_t size = std::min(text.size(), kSize);
-  while (size > 0 && size < text.size() && (static_cast<unsigned char>(text[size]) & 0xC0u) == 0x80u) --size;
-  std::memcpy(field, text.data(), size);
-}
-
-std::string text_of(BytesView field) {
-  const std::string_view text = as_text(field);
-  return std::string(text.substr(0, text.find('\0')));
-}
-
-// Whether nobody holds the file; then this process does, until the descriptor is closed.
-bool try_lock(int fd) {
-  return ::flock(fd, LOCK_EX | LOCK_NB) == 0;
 }
 
 Status corrupt(const std::string& what) {
@@ -47,10 +27,10 @@ Status corrupt(const std::string& what) {
 
 CountersReading::Row read_row(Reader& reader) {
   CountersReading::Row row;
-  row.peer_id = text_of(reader.read_bytes(sizeof(CounterRow::peer_id)));
-  row.peer_name = text_of(reader.read_bytes(sizeof(CounterRow::peer_name)));
-  row.path = text_of(reader.read_bytes(sizeof(CounterRow::path)));
-  row.movement = static_cast<Movement>(reader.read<std::uint8_t>());
+  row.peer_id = field_text(reader.read_bytes(sizeof(CounterRow::peer_id)));
+  row.peer_name = field_text(reader.read_bytes(sizeof(CounterRow::peer_name)));
+  row.path = field_text(reader.read_bytes(sizeof(CounterRow::path)));
+  row.operation = static_cast<Operation>(reader.read<std::uint8_t>());
   row.size_class = reader.read<std::uint8_t>();
   reader.read_bytes(sizeof(CounterRow::reserved));
   row.bytes = reader.read<std::uint64_t>();
@@ -62,39 +42,26 @@ CountersReading::Row read_row(Reader& reader) {
   return row;
 }
 
-// Appends up to `size` bytes from `offset` on; fewer where the file ends.
-Status append_from(int fd, std::uint64_t offset, std::size_t size, Bytes& out) {
-  const std::size_t before = out.size();
-  out.resize(before + size);
-  std::size_t got = 0;
-  while (got < size) {
-    const ssize_t part = ::pread(fd, out.data() + before + got, size - got, static_cast<off_t>(offset + got));
-    if (part < 0 && errno == EINTR) continue;
-    if (part < 0) return Status::from_errno("read", errno);
-    if (part == 0) break;
-    got += static_cast<std::size_t>(part);
-  }
-  out.resize(before + got);
-  return Status::ok();
-}
-
 }  // namespace
 
 // ----- its owner
 
 Result<std::shared_ptr<Counters>> Counters::create(const std::string& folder, std::string_view id,
                                                    std::string_view name) {
-  const std::string path = folder + "/" + std::string(id) + std::string(kUnfinished);
-  os::Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.is_open()) return Status::from_errno("create " + path, errno);
-  // Before the lock another agent may take it for one that was left behind, and remove it.
-  struct stat info{};
-  if (!try_lock(fd.get()) || ::fstat(fd.get(), &info) != 0 || info.st_nlink == 0) {
-    ::unlink(path.c_str());
-    return Status::from_errno("lock " + path, ENOENT);
-  }
+  const std::string place = folder + "/" + std::string(id);
+  const std::string path = place + std::string(kUnfinishedCountersSuffix);
+  BEELINE_ASSIGN(auto fd, create_agent_file(path));
   auto made = start(std::move(fd), path, id, name);
-  if (!made) ::unlink(path.c_str());
+  if (!made) {
+    ::unlink(path.c_str());
+    return made;
+  }
+  auto spans = Spans::create(place + std::string(kSpansSuffix), id);
+  if (!spans) {
+    (*made)->remove();
+    return spans.status();
+  }
+  (*made)->spans_ = std::move(*spans);
   return made;
 }
 
@@ -118,8 +85,8 @@ Result<std::shared_ptr<Counters>> Counters::start(os::Fd fd, std::string path, s
   header.max_rows = kMaxCounterRows;
   header.pid = ::getpid();
   header.started_ns = std::chrono::duration_cast<Nanos>(std::chrono::system_clock::now().time_since_epoch()).count();
-  write_text(header.id, id);
-  write_text(header.name, name);
+  write_field(header.id, id);
+  write_field(header.name, name);
   header.magic = kCountersMagic;
   header.numbers.rows.store(1, std::memory_order_release);  // row 0 is all zeroes; pairs with a reader's order of reads
   return counters;
@@ -142,23 +109,29 @@ Status Counters::appear(std::string_view address) {
   const std::size_t size = std::min(address.size(), kMaxCountedAddress);
   std::memcpy(header.address, address.data(), size);
   header.address_bytes = static_cast<std::uint32_t>(size);
-  const std::string final = path_.substr(0, path_.size() - kUnfinished.size()) + std::string(kSuffix);
+  const std::string final =
+      path_.substr(0, path_.size() - kUnfinishedCountersSuffix.size()) + std::string(kCountersSuffix);
   if (::rename(path_.c_str(), final.c_str()) != 0) return Status::from_errno("rename " + path_, errno);
   path_ = final;
   return Status::ok();
 }
 
 void Counters::remove() {
+  if (spans_ != nullptr) spans_->remove();
   if (path_.empty()) return;
   ::unlink(path_.c_str());
   path_.clear();
 }
 
+void Counters::published(std::string_view name, std::uint64_t bytes, Clock::time_point begin) {
+  if (spans_ != nullptr) spans_->record({Operation::kPublish, 0, bytes, begin, Clock::now() - begin, Code::kOk}, name);
+}
+
 CounterRow& Counters::row(std::string_view peer_id, std::string_view peer_name, std::string_view path,
-                          Movement movement, std::size_t size_class) {
+                          Operation operation, std::size_t size_class) {
   const std::lock_guard guard(mutex_);
   const auto [found, is_new] =
-      rows_.try_emplace({std::string(peer_id), std::string(path), movement, size_class}, nullptr);
+      rows_.try_emplace({std::string(peer_id), std::string(path), operation, size_class}, nullptr);
   if (!is_new) return *found->second;
   AgentNumbers& numbers = this->numbers();
   const std::uint32_t at = numbers.rows.load(std::memory_order_relaxed);  // written under the mutex
@@ -168,10 +141,10 @@ CounterRow& Counters::row(std::string_view peer_id, std::string_view peer_name, 
     return *found->second;
   }
   CounterRow& row = file().rows[at];
-  write_text(row.peer_id, peer_id);
-  write_text(row.peer_name, peer_name);
-  write_text(row.path, path);
-  row.movement = static_cast<std::uint8_t>(movement);
+  write_field(row.peer_id, peer_id);
+  write_field(row.peer_name, peer_name);
+  write_field(row.path, path);
+  row.operation = static_cast<std::uint8_t>(operation);
   row.size_class = static_cast<std::uint8_t>(size_class);
   numbers.rows.store(at + 1, std::memory_order_release);  // pairs with a reader's order of reads
   found->second = &row;
@@ -181,15 +154,16 @@ CounterRow& Counters::row(std::string_view peer_id, std::string_view peer_name, 
 PeerCounters::PeerCounters(std::shared_ptr<Counters> home, std::string id, std::string name,
                            std::vector<std::string> paths)
     : home_(std::move(home)),
+      spans_(home_->spans()),
       id_(std::move(id)),
       name_(std::move(name)),
       paths_(std::move(paths)),
-      rows_(paths_.size() * kMovements * kSizeClasses) {}
+      rows_(paths_.size() * kCountedOperations * kSizeClasses) {}
 
-CounterRow& PeerCounters::find(std::size_t path, Movement movement, std::size_t size) {
-  CounterRow& row = home_->row(id_, name_, paths_[path], movement, size);
+CounterRow& PeerCounters::find(std::size_t path, Operation operation, std::size_t size) {
+  CounterRow& row = home_->row(id_, name_, paths_[path], operation, size);
   // Release: pairs with the acquire in row_of().
-  place(path, movement, size).store(&row, std::memory_order_release);
+  place(path, operation, size).store(&row, std::memory_order_release);
   return row;
 }
 
@@ -212,8 +186,8 @@ Result<CountersReading> decode_counters(BytesView file) {
   CountersReading reading;
   reading.pid = reader.read<std::int32_t>();
   reading.started_ns = reader.read<std::int64_t>();
-  reading.id = text_of(reader.read_bytes(sizeof(CountersHeader::id)));
-  reading.name = text_of(reader.read_bytes(sizeof(CountersHeader::name)));
+  reading.id = field_text(reader.read_bytes(sizeof(CountersHeader::id)));
+  reading.name = field_text(reader.read_bytes(sizeof(CountersHeader::name)));
   const auto address_bytes = reader.read<std::uint32_t>();
   reader.read_bytes(sizeof(CountersHeader::reserved));
   const auto rows = reader.read<std::uint32_t>();
@@ -240,9 +214,9 @@ Result<CountersReading> decode_counters(BytesView file) {
   for (std::uint32_t i = 0; i < rows; ++i) {
     auto& row = i == 0 ? reading.rest : reading.rows.emplace_back();
     row = read_row(reader);
-    if (static_cast<std::size_t>(row.movement) >= kMovements || row.size_class >= kSizeClasses) {
-      return corrupt("row " + std::to_string(i) + " is of movement " +
-                     std::to_string(static_cast<unsigned>(row.movement)) + " and size " +
+    if (static_cast<std::size_t>(row.operation) >= kCountedOperations || row.size_class >= kSizeClasses) {
+      return corrupt("row " + std::to_string(i) + " is of operation " +
+                     std::to_string(static_cast<unsigned>(row.operation)) + " and size " +
                      std::to_string(row.size_class));
     }
   }
@@ -250,15 +224,7 @@ Result<CountersReading> decode_counters(BytesView file) {
 }
 
 Result<CountersReading> read_counters(const std::string& path) {
-  // Not to wait for a writer, should it be a pipe.
-  const os::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (!fd.is_open() && errno == ENOENT) return Status(Code::kNotFound, path + " is not there: its agent has ended");
-  if (!fd.is_open()) return Status::from_errno("open " + path, errno);
-  struct stat info{};
-  if (::fstat(fd.get(), &info) != 0) return Status::from_errno("stat " + path, errno);
-  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) {
-    return Status(Code::kInvalidArgument, path + " is no file of this user");
-  }
+  BEELINE_ASSIGN(const auto fd, open_agent_file(path));
   // The header first: rows that it counts were written before.
   Bytes bytes;
   BEELINE_RETURN_IF_ERROR(append_from(fd.get(), 0, sizeof(CountersHeader), bytes).with_context(path));
@@ -266,18 +232,8 @@ Result<CountersReading> read_counters(const std::string& path) {
       append_from(fd.get(), bytes.size(), sizeof(CountersFile) - sizeof(CountersHeader), bytes).with_context(path));
   auto reading = decode_counters(bytes);
   if (!reading) return reading.status().with_context(path);
-  // A shared lock, so that readers do not take each other for the owner.
-  reading->alive = ::flock(fd.get(), LOCK_SH | LOCK_NB) != 0;
+  reading->alive = is_held(fd.get());
   return reading;
-}
-
-bool is_counters_name(std::string_view path) {
-  return path.ends_with(kSuffix) || path.ends_with(kUnfinished);
-}
-
-void remove_if_left_behind(const std::string& path) {
-  const os::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (fd.is_open() && try_lock(fd.get())) ::unlink(path.c_str());
 }
 
 }  // namespace beeline::transfer

@@ -38,7 +38,8 @@ struct Packed {
   Bytes places;
   std::vector<std::string> names;
   Bytes checksums;
-  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums)
+  bool single = false;
+  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single)
 };
 
 Status corrupt(const std::string& why) {
@@ -185,6 +186,7 @@ Bytes Descriptor::encode(With with) const {
   encode_places(*this, packed.places);
   packed.names = names;
   for (const std::uint64_t checksum : checksums) Writer(packed.checksums).write(checksum);
+  packed.single = single;
   return pack(packed);
 }
 
@@ -234,6 +236,10 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
   for (Reader reader(packed.checksums); reader.left() > 0;) {
     descriptor.checksums.push_back(reader.read<std::uint64_t>());
   }
+  if (packed.single && descriptor.places.size() != 1) {
+    return corrupt(std::to_string(descriptor.places.size()) + " tensors as a single one");
+  }
+  descriptor.single = packed.single;
   return descriptor;
 }
 

@@ -41,6 +41,7 @@ struct Descriptor {
   std::vector<Place> places;             // as many as the schema has tensors
   std::vector<std::string> names;        // likewise, or none
   std::vector<std::uint64_t> checksums;  // likewise: checksum_of() when they were registered
+  bool single = false;                   // one tensor that was given by itself, not in a list
 
   [[nodiscard]] const TensorSpec& spec(std::size_t index) const { return schema->tensors[index]; }
   [[nodiscard]] std::uint64_t bytes() const;

@@ -87,6 +87,7 @@ Descriptor descriptor_of(const Json& value) {
     if (tensor.contains("xxh3")) descriptor.checksums.push_back(checksum_of(tensor["xxh3"]));
     if (tensor.contains("name")) descriptor.names.push_back(tensor["name"].get<std::string>());
   }
+  if (value.contains("single")) descriptor.single = value["single"].get<bool>();
   descriptor.schema = std::move(schema);
   return descriptor;
 }
@@ -96,6 +97,7 @@ Descriptor descriptor_of(const Json& value) {
 std::string Descriptor::to_json() const {
   Json value = {{"owner", owner}, {"regions", Json::array()}, {"tensors", Json::array()}};
   for (const Region& region : regions) value["regions"].push_back(json_of(region));
+  if (single) value["single"] = true;
   for (std::size_t i = 0; i < places.size(); ++i) {
     const TensorSpec& tensor = spec(i);
     Json row = {{"code", tensor.dtype.code}, {"bits", tensor.dtype.bits}, {"lanes", tensor.dtype.lanes},

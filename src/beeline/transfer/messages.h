@@ -23,9 +23,10 @@ enum class Type : std::uint16_t {
   kPublished = 7,    // to subscribers: a version
   kAsk = 8,          // to an owner: what a path needs to know of it, or of a region
   kAnswer = 9,       // the answer
+  kWithdrawn = 10,   // to subscribers: no version can be fetched any more; numbers go on where they were
 };
 
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
 struct Hello {
   std::uint32_t version = kVersion;

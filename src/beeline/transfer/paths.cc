@@ -80,23 +80,24 @@ Result<memory::Lease> Paths::map(memory::PublicationId id, std::span<const memor
   for (const memory::Range& range : ranges) bytes += range.length;
   auto lease = facts_.arena->acquire(id, ranges);
   if (!lease) {
-    note_failure(Movement::kMap, bytes);
+    note_failure(Operation::kMap, bytes, lease.status().code(), begin);
     return lease;
   }
   const auto maps = [](const auto& path) { return path->transport->capabilities().maps; };
   const auto path = std::ranges::find_if(paths_, maps);
   if (counters_ && path != paths_.end()) {
-    counters_->moved(static_cast<std::size_t>(path - paths_.begin()), Movement::kMap, bytes, Clock::now() - begin);
+    const auto at = static_cast<std::size_t>(path - paths_.begin());
+    counters_->moved(at, Operation::kMap, bytes, begin, Clock::now() - begin);
   }
   return lease;
 }
 
-void Paths::note_failure(Movement movement, std::uint64_t bytes) {
-  if (counters_) counters_->failed(paths_.size(), movement, bytes, false);
+void Paths::note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin) {
+  if (counters_) counters_->failed(paths_.size(), operation, bytes, begin, why, false);
 }
 
-void Paths::count_failure(std::size_t path, const Need& need, bool is_failover) {
-  if (counters_) counters_->failed(path, movement_of(need.direction), need.bytes, is_failover);
+void Paths::count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why) {
+  if (counters_) counters_->failed(path, operation_of(need.direction), need.bytes, begin, why.code(), is_of_path(why));
 }
 
 Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
@@ -214,16 +215,17 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
     const std::size_t at = best(need);
     if (at == paths_.size()) break;
+    const auto begin = Clock::now();
     auto connected = endpoint(*paths_[at], wait);
     if (connected) return Chosen{at, std::move(*connected)};
     last = connected.status().with_context("by " + std::string(paths_[at]->transport->name()));
-    count_failure(at, need, is_of_path(last));
+    count_failure(at, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(*paths_[at], last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
   }
   if (!last) return last;
-  note_failure(movement_of(need.direction), need.bytes);
+  note_failure(operation_of(need.direction), need.bytes, Code::kUnsupported);
   const std::string& wanted = need.requirement->path;
   const bool is_known = wanted.empty() || std::ranges::any_of(paths_, [&](const auto& each) {
                           return each->transport->name() == wanted;
@@ -245,8 +247,10 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
   // Likewise.
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
     // What was chosen once may not reach the region any more: explain() says why.
-    if (chosen.endpoint != nullptr && !paths_[chosen.path]->transport->reaches(facts_, *need.region)) {
-      count_failure(chosen.path, need, true);
+    const Status reached =
+        chosen.endpoint == nullptr ? Status::ok() : paths_[chosen.path]->transport->reaches(facts_, *need.region);
+    if (!reached) {
+      count_failure(chosen.path, need, Clock::now(), reached);
       failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
       chosen.endpoint.reset();
     }
@@ -263,11 +267,11 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     if (last) {
       const Nanos took = Clock::now() - begin;
       if (!read_by) note_speed(path, need.bytes, took);
-      if (counters_) counters_->moved(chosen.path, movement_of(direction), need.bytes, took);
+      if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, begin, took);
       return last;
     }
     last = std::move(last).with_context("by " + std::string(path.transport->name()));
-    count_failure(chosen.path, need, is_of_path(last));
+    count_failure(chosen.path, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(path, last);
     failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own

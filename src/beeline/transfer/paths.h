@@ -52,7 +52,7 @@ class Paths {
   // Access without a copy to ranges of the arena of a peer on this host; see memory::PeerArena::acquire().
   Result<memory::Lease> map(memory::PublicationId id, std::span<const memory::Range> ranges);
   // What failed before a path was taken, or was of no use once the bytes were there.
-  void note_failure(Movement movement, std::uint64_t bytes);
+  void note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin = Clock::now());
 
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
@@ -94,8 +94,8 @@ class Paths {
   };
 
   enum class Direction : std::uint8_t { kRead, kWrite };
-  static Movement movement_of(Direction direction) {
-    return direction == Direction::kRead ? Movement::kFetch : Movement::kPush;
+  static Operation operation_of(Direction direction) {
+    return direction == Direction::kRead ? Operation::kFetch : Operation::kPush;
   }
   struct Need {
     Direction direction = Direction::kRead;
@@ -121,7 +121,7 @@ class Paths {
   [[nodiscard]] Explanation explain(const Need& need) const;
   Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
   void fail(Path& path, const Status& status);
-  void count_failure(std::size_t path, const Need& need, bool is_failover);
+  void count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why);
   static void note_speed(Path& path, std::uint64_t bytes, Nanos took);
 
   std::shared_ptr<const transport::Transports> transports_;

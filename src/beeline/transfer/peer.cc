@@ -167,7 +167,7 @@ Status Peer::lost_or(Status status) const {
   return gone();
 }
 
-Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Movement movement) {
+Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Operation operation) {
   std::vector<memory::Lease> leases;
   if (!facts().same_host()) return leases;
   const Region* leased = nullptr;
@@ -178,7 +178,7 @@ Result<std::vector<memory::Lease>> Peer::lease(std::span<const Run> runs, Moveme
     if (again) continue;
     auto lease = facts().arena->acquire(run.region->id, {});
     if (!lease) {
-      paths_.note_failure(movement, transport::bytes_of(runs));
+      paths_.note_failure(operation, transport::bytes_of(runs), lease.status().code());
       return lease.status();
     }
     leases.push_back(std::move(*lease));
@@ -193,7 +193,7 @@ Result<std::uint64_t> Peer::begin_reading(std::span<const memory::Lease> leases,
     const std::uint64_t writes = facts().arena->writes_before(lease.id());
     sum += writes;
     if (!memory::PublicationSlot::is_being_written(writes)) continue;
-    paths_.note_failure(Movement::kFetch, bytes);
+    paths_.note_failure(Operation::kFetch, bytes, Code::kTorn);
     return transport::torn();
   }
   return sum;
@@ -205,11 +205,11 @@ Status Peer::end_reading(std::span<const memory::Lease> leases, std::uint64_t wr
   for (const auto& lease : leases) {
     writes -= facts().arena->writes_after(lease.id());
     if (facts().arena->is_published(lease.id())) continue;
-    paths_.note_failure(Movement::kFetch, bytes);
+    paths_.note_failure(Operation::kFetch, bytes, Code::kStale);
     return {Code::kStale, "the registration was undone while it was read"};
   }
   if (writes == 0) return Status::ok();
-  paths_.note_failure(Movement::kFetch, bytes);
+  paths_.note_failure(Operation::kFetch, bytes, Code::kTorn);
   return transport::torn();
 }
 
@@ -244,11 +244,11 @@ Status Peer::write(std::span<const Run> runs, const Requirement& requirement, co
   BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
   BEELINE_RETURN_IF_ERROR(wait.check());
   const Cleaner cleaner{*this};
-  BEELINE_ASSIGN(auto leases, lease(runs, Movement::kPush));
+  BEELINE_ASSIGN(auto leases, lease(runs, Operation::kPush));
   // Over a network the owner's server looks itself.
   Status status = facts().same_host() ? require_grants(runs, wait) : Status::ok();
   if (!status) {
-    paths_.note_failure(Movement::kPush, transport::bytes_of(runs));
+    paths_.note_failure(Operation::kPush, transport::bytes_of(runs), status.code());
     return status;
   }
   status = paths_.write(runs, requirement, wait);
@@ -269,7 +269,7 @@ Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64
   const bool is_mappable =
       facts().same_host() && region.in_arena() && region.device.is_host() && !facts().arena->is_detached(region.id);
   if (!is_mappable) {
-    paths_.note_failure(Movement::kMap, length);
+    paths_.note_failure(Operation::kMap, length, Code::kUnsupported);
     const auto explanation = explain(region, length, {.path = "shm"});
     return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
   }

@@ -60,7 +60,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<Mapped> map(const transport::Region& region, std::uint64_t offset, std::uint64_t length);
 
   // Holds on all regions of the runs; nothing where the owner's server takes them itself.
-  Result<std::vector<memory::Lease>> lease(std::span<const transport::Run> runs, Movement movement = Movement::kFetch);
+  Result<std::vector<memory::Lease>> lease(std::span<const transport::Run> runs,
+                                           Operation operation = Operation::kFetch);
   // As read(), of runs that were checked and are leased, by the path that was chosen for them; another one is chosen
   // if it fails.
   Status read_prepared(std::span<const transport::Run> runs, Paths::Chosen& chosen, const Requirement& requirement,

@@ -28,7 +28,9 @@ void copy_dense(std::byte* to, const Source& source) {
 }  // namespace
 
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums) {
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums,
+                               bool single) {
+  const auto begun = Clock::now();
   auto descriptor = std::make_shared<Descriptor>();
   auto schema = std::make_shared<Schema>();
   std::uint64_t size = 0;
@@ -55,7 +57,8 @@ Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std
   descriptor->regions = (*added)->regions();
   descriptor->schema = std::move(schema);
   descriptor->names = std::move(names);
-  return Snapshot{std::move(descriptor), std::move(*added)};
+  descriptor->single = single;
+  return Snapshot{std::move(descriptor), std::move(*added), begun};
 }
 
 }  // namespace beeline::transfer

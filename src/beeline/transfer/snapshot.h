@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "beeline/base/clock.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/regions.h"
 
@@ -21,11 +22,13 @@ struct Source {
 struct Snapshot {
   std::shared_ptr<const Descriptor> tensors;  // row-major without gaps
   std::shared_ptr<Registration> registration;
+  Clock::time_point begun;  // the copy
 };
 
 // Of the host's memory: kUnsupported for others. Costs one copy, into memory that an earlier snapshot nobody reads any
-// more has left warm. kResourceExhausted when the arena's quota is used up.
+// more has left warm. kResourceExhausted when the arena's quota is used up. `single`: as Descriptor has it.
 Result<Snapshot> take_snapshot(memory::Arena& arena, Regions& regions, const std::string& owner,
-                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums);
+                               std::span<const Source> sources, std::vector<std::string> names, bool with_checksums,
+                               bool single = false);
 
 }  // namespace beeline::transfer

@@ -40,6 +40,11 @@ void Subscription::publish(Version version) {
   os::futex_wake(changes_, INT_MAX);
 }
 
+void Subscription::withdraw() {
+  const std::lock_guard guard(mutex_);
+  latest_ = {};
+}
+
 void Subscription::end(const Status& why) {
   {
     const std::lock_guard guard(mutex_);

@@ -27,11 +27,12 @@ class Subscription {
   // The newest version whose number is larger, waiting for it. kPeerLost when its publisher is gone, kDeadlineExceeded,
   // kInterrupted. Versions that newer ones have replaced meanwhile are passed over.
   Result<Version> newer_than(std::uint64_t number, const os::Wait& wait);
-  // The newest one if there is any; does not wait. Its number is 0 if there is none.
+  // The newest one if there is any; does not wait. Its number is 0 if there is none, or none any more.
   [[nodiscard]] Version latest() const;
 
   // From the agent.
   void publish(Version version);
+  void withdraw();  // until a newer one
   void end(const Status& why);
 
  private:

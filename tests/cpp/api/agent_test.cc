@@ -179,6 +179,9 @@ TEST_F(ApiTest, VersionsAreToldAndNumbered) {
   EXPECT_EQ(owner_.publish("weights", std::span(&source, 1), {}, 7).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(versions.newer_than(7, {.timeout = 1ms}).status().code(), Code::kDeadlineExceeded);
   owner_.withdraw("weights");
+  EXPECT_EQ(need(owner_.publish("after", std::span(&source, 1))), 1u);
+  EXPECT_TRUE(need(reader_.subscribe(owner_.address(), "after")).newer_than(0).is_ok());  // told in order
+  EXPECT_FALSE(versions.latest().has_value());
   EXPECT_EQ(reader_.map(need(second.tensors.at("w"))).status().code(), Code::kStale);
 }
 

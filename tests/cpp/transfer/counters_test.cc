@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "beeline/transfer/agent.h"
+#include "beeline/transfer/agent_file.h"
 
 namespace beeline::transfer {
 namespace {
@@ -28,6 +29,7 @@ namespace fs = std::filesystem;
 constexpr const char* kId = "0123456789abcdef0123456789abcdef";
 constexpr const char* kPeer = "fedcba9876543210fedcba9876543210";
 const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
+const Clock::time_point kThen{};
 
 class CountersTest : public ::testing::Test {
  protected:
@@ -82,11 +84,11 @@ TEST_F(CountersTest, SizesAndLatenciesFallIntoTheirClasses) {
 TEST_F(CountersTest, AReaderSeesExactlyWhatWasCounted) {
   const auto counters = make();
   PeerCounters peer(counters, kPeer, "peer", {"shm", "tcp"});
-  peer.moved(0, Movement::kFetch, 1000, Nanos(300));
-  peer.moved(0, Movement::kFetch, 24, Nanos(-5));  // a clock that ran backwards took no time
-  peer.moved(1, Movement::kPush, 1 << 20, Nanos(1024));
-  peer.failed(1, Movement::kPush, 1 << 20, true);
-  peer.failed(1, Movement::kPush, 1 << 20, false);
+  peer.moved(0, Operation::kFetch, 1000, kThen, Nanos(300));
+  peer.moved(0, Operation::kFetch, 24, kThen, Nanos(-5));  // a clock that ran backwards took no time
+  peer.moved(1, Operation::kPush, 1 << 20, kThen, Nanos(1024));
+  peer.failed(1, Operation::kPush, 1 << 20, kThen, Code::kPeerLost, true);
+  peer.failed(1, Operation::kPush, 1 << 20, kThen, Code::kStale, false);
   counters->numbers().refused = 7;
   counters->numbers().peers = 1;
   const auto reading = read(counters->path());
@@ -103,7 +105,7 @@ TEST_F(CountersTest, AReaderSeesExactlyWhatWasCounted) {
   EXPECT_EQ(fetched.peer_id, kPeer);
   EXPECT_EQ(fetched.peer_name, "peer");
   EXPECT_EQ(fetched.path, "shm");
-  EXPECT_EQ(fetched.movement, Movement::kFetch);
+  EXPECT_EQ(fetched.operation, Operation::kFetch);
   EXPECT_EQ(fetched.size_class, 0u);
   EXPECT_EQ(fetched.bytes, 1024u);
   EXPECT_EQ(fetched.nanoseconds, 300u);
@@ -112,7 +114,7 @@ TEST_F(CountersTest, AReaderSeesExactlyWhatWasCounted) {
   EXPECT_EQ(transfers(fetched), 2u);
   const auto& pushed = reading.rows[1];
   EXPECT_EQ(pushed.path, "tcp");
-  EXPECT_EQ(pushed.movement, Movement::kPush);
+  EXPECT_EQ(pushed.operation, Operation::kPush);
   EXPECT_EQ(pushed.size_class, 3u);
   EXPECT_EQ(pushed.failures, 2u);
   EXPECT_EQ(pushed.failovers, 1u);
@@ -126,7 +128,7 @@ TEST_F(CountersTest, ManyThreadsLoseNothing) {
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
-      for (std::uint64_t k = 0; k < kEach; ++k) peer.moved(k % 2, Movement::kFetch, k % 3, Nanos(k));
+      for (std::uint64_t k = 0; k < kEach; ++k) peer.moved(k % 2, Operation::kFetch, k % 3, kThen, Nanos(k));
     });
   }
   // Whatever moment a reader takes, what it sees is whole.
@@ -140,8 +142,8 @@ TEST_F(CountersTest, ManyThreadsLoseNothing) {
 
 TEST_F(CountersTest, TheSameKeyIsTheSameRow) {
   const auto counters = make();
-  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Movement::kFetch, 1, Nanos(1));
-  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Movement::kFetch, 1, Nanos(1));  // connected anew
+  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Operation::kFetch, 1, kThen, Nanos(1));
+  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Operation::kFetch, 1, kThen, Nanos(1));  // connected anew
   const auto reading = read(counters->path());
   ASSERT_EQ(reading.rows.size(), 1u);
   EXPECT_EQ(reading.rows[0].bytes, 2u);
@@ -152,8 +154,8 @@ TEST_F(CountersTest, WhatFindsNoRowIsCountedTogether) {
   constexpr std::uint64_t kPeers = 2 * kMaxCounterRows;
   for (std::uint64_t i = 0; i < kPeers; ++i) {
     PeerCounters peer(counters, "peer" + std::to_string(i), "peer", {"tcp"});
-    peer.moved(0, Movement::kFetch, 10, Nanos(5));
-    peer.moved(0, Movement::kFetch, 10, Nanos(5));
+    peer.moved(0, Operation::kFetch, 10, kThen, Nanos(5));
+    peer.moved(0, Operation::kFetch, 10, kThen, Nanos(5));
   }
   const auto reading = read(counters->path());
   EXPECT_EQ(reading.rows.size(), kMaxCounterRows - 1);
@@ -180,7 +182,8 @@ TEST_F(CountersTest, AFullDiskCostsRowsAndNothingElse) {
   {
     const FullDisk full(sizeof(CountersHeader) + 33 * sizeof(CounterRow));
     for (int i = 0; i < 40; ++i) {
-      PeerCounters(counters, "peer" + std::to_string(i), "peer", {"tcp"}).moved(0, Movement::kFetch, 10, Nanos(5));
+      PeerCounters peer(counters, "peer" + std::to_string(i), "peer", {"tcp"});
+      peer.moved(0, Operation::kFetch, 10, kThen, Nanos(5));
     }
   }
   const auto reading = read(counters->path());
@@ -191,6 +194,13 @@ TEST_F(CountersTest, AFullDiskCostsRowsAndNothingElse) {
 
 TEST_F(CountersTest, AFullDiskIsAnErrorThatLeavesNothing) {
   const FullDisk full(4096);
+  const auto made = Counters::create(folder_, kId, "owner");
+  EXPECT_EQ(made.status().system_error(), EFBIG) << made.status().message();
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(CountersTest, ADiskWithoutRoomForSpansIsAnErrorThatLeavesNothing) {
+  const FullDisk full(100u << 10);
   const auto made = Counters::create(folder_, kId, "owner");
   EXPECT_EQ(made.status().system_error(), EFBIG) << made.status().message();
   EXPECT_TRUE(fs::is_empty(folder_));
@@ -249,7 +259,7 @@ TEST_F(CountersTest, AForkedChildKeepsItAlive) {
 TEST_F(CountersTest, EveryShorterFileIsRefused) {
   const auto counters = make();
   PeerCounters peer(counters, kPeer, "peer", {"tcp"});
-  peer.moved(0, Movement::kFetch, 1, Nanos(1));
+  peer.moved(0, Operation::kFetch, 1, kThen, Nanos(1));
   const Bytes whole = content(counters->path());
   const std::size_t needed = sizeof(CountersHeader) + 2 * sizeof(CounterRow);
   ASSERT_GE(whole.size(), needed);
@@ -262,7 +272,7 @@ TEST_F(CountersTest, EveryShorterFileIsRefused) {
 
 TEST_F(CountersTest, HostileHeadersAreRefused) {
   const auto counters = make();
-  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Movement::kFetch, 1, Nanos(1));
+  PeerCounters(counters, kPeer, "peer", {"tcp"}).moved(0, Operation::kFetch, 1, kThen, Nanos(1));
   const Bytes whole = content(counters->path());
   ASSERT_TRUE(decode_counters(whole).is_ok());
   const auto with = [&](std::size_t offset, std::uint32_t value) {
@@ -410,7 +420,7 @@ TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   EXPECT_EQ(reading.rows[0].peer_id, owner->address().id);
   EXPECT_EQ(reading.rows[1].path, "cma");
   EXPECT_EQ(transfers(reading.rows[1]), 1u);
-  EXPECT_EQ(reading.rows[2].movement, Movement::kMap);
+  EXPECT_EQ(reading.rows[2].operation, Operation::kMap);
   EXPECT_EQ(reading.rows[2].bytes, 5000u);
   registration.reset();
   EXPECT_EQ(read(owner->stats().counters).registrations, 0u);
@@ -422,7 +432,7 @@ TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   ASSERT_EQ(failed.rows.size(), 6u);
   for (std::size_t i = 3; i < 6; ++i) {
     EXPECT_EQ(failed.rows[i].path, "none");
-    EXPECT_EQ(static_cast<std::size_t>(failed.rows[i].movement), i - 3);
+    EXPECT_EQ(static_cast<std::size_t>(failed.rows[i].operation), i - 3);
     EXPECT_EQ(failed.rows[i].failures, 1u);
     EXPECT_EQ(transfers(failed.rows[i]), 0u);
   }
@@ -468,12 +478,14 @@ TEST_F(CountersTest, WithoutAFolderAnAgentThatSharesNoMemoryDoesWithoutAFile) {
 TEST_F(CountersTest, ANewAgentRemovesWhatKilledOnesLeft) {
   (void)make();  // nobody holds it any more
   ASSERT_TRUE(fs::exists(folder_ + "/" + kId + ".counters"));
+  ASSERT_TRUE(fs::exists(folder_ + "/" + kId + ".spans"));
   std::ofstream(folder_ + "/unfinished.counters.new") << "x";
   Agent::Options options;
   options.name = "next";
   options.folder = folder_;
   const auto next = *Agent::open(options);
   EXPECT_FALSE(fs::exists(folder_ + "/" + kId + ".counters"));
+  EXPECT_FALSE(fs::exists(folder_ + "/" + kId + ".spans"));
   EXPECT_FALSE(fs::exists(folder_ + "/unfinished.counters.new"));
   EXPECT_TRUE(fs::exists(next->stats().counters));
 }

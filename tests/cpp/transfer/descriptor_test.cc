@@ -59,6 +59,18 @@ TEST(DescriptorTest, ComesBackAsItWas) {
   expect_same(*from_json, descriptor);
 }
 
+TEST(DescriptorTest, ASingleTensorComesBackAsOne) {
+  Descriptor descriptor = model(1);
+  EXPECT_FALSE(Descriptor::decode(descriptor.encode())->single);
+  EXPECT_FALSE(Descriptor::from_json(descriptor.to_json())->single);
+  descriptor.single = true;
+  EXPECT_TRUE(Descriptor::decode(descriptor.encode())->single);
+  EXPECT_TRUE(Descriptor::from_json(descriptor.to_json())->single);
+  Descriptor several = model(2);
+  several.single = true;
+  EXPECT_EQ(Descriptor::decode(several.encode()).status().code(), Code::kCorrupt);
+}
+
 TEST(DescriptorTest, JsonThatIsNoneIsRefused) {
   const std::string good =
       R"({"owner": "beeline://a?id=0123456789abcdef0123456789abcdef", "regions": [[1, 2, 64, 4096, -1, 1, 0]],)"
