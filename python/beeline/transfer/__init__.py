@@ -12,9 +12,10 @@ An agent of another process fetches, maps or fills what a reference names; neith
 
 import os
 
-from beeline.transfer.agent import Agent, Batch, Subscription, Transfer
+from beeline.transfer.agent import Agent, Batch, Transfer
 from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs
+from beeline.transfer.subscription import Subscription
 
 __all__ = ["Agent", "Batch", "Fault", "Subscription", "TensorRef", "TensorRefs", "Transfer", "get_include"]
 

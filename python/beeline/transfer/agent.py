@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from beeline import _core
-from beeline.exceptions import StaleReferenceError
 from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
+from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
 
-DEFAULT_TIMEOUT_S = 60.0
 MAX_ASYNC = 4
 
 
@@ -430,69 +428,6 @@ class Batch:
     def run(self, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         """Fills the targets; raises as `Agent.fetch`."""
         self._batch.run(timeout_s)
-
-
-class Subscription:
-    """Versions that another agent publishes under a name. Ends with its last reference. Thread-safe.
-
-    Each reader takes the newest version; those that came and went meanwhile are passed over. A version is read whole
-    or not at all: one that is replaced while it is fetched is given up for its successor.
-    """
-
-    def __init__(self, agent: Agent, name: str, subscription: _core.Subscription) -> None:
-        self._agent = agent
-        self._subscription = subscription
-        self.name = name
-
-    def latest(self) -> tuple[int, TensorRefs] | None:
-        """The newest version and its references, or None where there is none yet. Does not wait."""
-        number, refs = self._subscription.latest()
-        return None if refs is None else (number, TensorRefs(refs))
-
-    def wait(self, newer_than: int = 0, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, TensorRefs]:
-        """The newest version after `newer_than`, as `latest`.
-
-        Raises:
-            TransferTimeoutError: There was none in time.
-            PeerLostError: The publisher is gone.
-        """
-        number, refs = self._subscription.newer_than(newer_than, timeout_s)
-        assert refs is not None
-        return number, TensorRefs(refs)
-
-    def fetch(
-        self,
-        out: Any = None,
-        *,
-        newer_than: int = 0,
-        dtype: Any = None,
-        block: tuple[int, int] | None = None,
-        verify: bool = False,
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    ) -> tuple[int, Any]:
-        """Waits for a version after `newer_than` and copies it, as `Agent.fetch`; returns its number, too."""
-        return self._read(
-            lambda refs, left: self._agent.fetch(refs, out, dtype=dtype, block=block, verify=verify, timeout_s=left),
-            newer_than,
-            timeout_s,
-        )
-
-    def map(self, *, newer_than: int = 0, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, Any]:
-        """Waits for a version after `newer_than` and maps it, as `Agent.map`; returns its number, too."""
-        return self._read(lambda refs, left: self._agent.map(refs, timeout_s=left), newer_than, timeout_s)
-
-    def _read(
-        self, read: Callable[[TensorRefs, float | None], Any], newer_than: int, timeout_s: float | None
-    ) -> tuple[int, Any]:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            number, refs = self.wait(newer_than, timeout_s=left)
-            left = None if until is None else max(0.0, until - time.monotonic())
-            try:
-                return number, read(refs, left)
-            except StaleReferenceError:
-                newer_than = number  # replaced meanwhile: its successor is on its way
 
 
 def _named(tensors: Any) -> tuple[list[str], list[Any]]:
