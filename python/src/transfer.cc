@@ -58,6 +58,7 @@ auto without_gil(Work&& work) {
 // What Python holds, and whose end may wait for a plug-in or a thread that waits for the GIL.
 template <typename T>
 std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
+  if (own == nullptr) return nullptr;
   T* const held = own.get();
   return {held, [own = std::move(own)](T*) mutable {
             if (PyGILState_Check() == 0) return own.reset();
@@ -104,24 +105,33 @@ transport::Fault fault_of(const FaultRow& row) {
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
 Numbered numbered(transfer::Version version) {
   if (version.number == 0) return {0, std::nullopt};
-  return {version.number, TensorRefs{std::move(version.tensors), nullptr}};
+  return {version.number, TensorRefs{std::move(version.tensors), ending_without_gil(std::move(version.copy))}};
 }
 
 class PySubscription {
  public:
-  explicit PySubscription(std::shared_ptr<transfer::Subscription> subscription)
-      : subscription_(std::move(subscription)) {}
+  PySubscription(std::shared_ptr<transfer::Subscription> subscription, bool relays)
+      : subscription_(ending_without_gil(std::move(subscription))), relays_(relays) {}
 
-  [[nodiscard]] Numbered latest() const { return numbered(subscription_->latest()); }
+  [[nodiscard]] Numbered latest() const {
+    return numbered(relays_ ? subscription_->nearest_latest() : subscription_->latest());
+  }
   [[nodiscard]] Numbered newer_than(std::uint64_t number, std::optional<double> timeout_s) const {
     const auto wait = wait_for(timeout_s);
-    auto version = without_gil([&] { return subscription_->newer_than(number, wait); });
+    auto version = without_gil([&] {
+      return relays_ ? subscription_->nearest_newer_than(number, wait) : subscription_->newer_than(number, wait);
+    });
     require(version.status(), "wait for a version");
     return numbered(std::move(*version));
+  }
+  [[nodiscard]] bool needs_copies() const { return relays_ && subscription_->relay()->needs_copies(); }
+  [[nodiscard]] std::vector<std::string> take_failures() const {
+    return relays_ ? subscription_->relay()->take_failures() : std::vector<std::string>();
   }
 
  private:
   std::shared_ptr<transfer::Subscription> subscription_;
+  bool relays_;
 };
 
 class PyBatch {
@@ -212,7 +222,7 @@ class PyAgent {
   }
 
   std::uint64_t publish(const std::string& name, const nb::list& tensors, std::vector<std::string> names,
-                        std::uint64_t number, std::size_t keep, bool with_checksums) {
+                        std::uint64_t number, std::size_t keep, bool with_checksums, std::size_t fan_out) {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
@@ -220,7 +230,7 @@ class PyAgent {
     auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
       BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
                                                             sources, std::move(names), with_checksums));
-      return own->publish(name, number, std::move(snapshot), keep);
+      return own->publish(name, number, std::move(snapshot), keep, fan_out);
     });
     require(published.status(), "publish \"" + name + "\"");
     return *published;
@@ -230,11 +240,12 @@ class PyAgent {
     without_gil([&, own = agent()] { own->withdraw(name); });
   }
 
-  PySubscription subscribe(const std::string& address, const std::string& name, std::optional<double> timeout_s) {
+  PySubscription subscribe(const std::string& address, const std::string& name, bool relays,
+                           std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
-    auto subscription = without_gil([&, own = agent()] { return own->subscribe(address, name, wait); });
+    auto subscription = without_gil([&, own = agent()] { return own->subscribe(address, name, wait, relays); });
     require(subscription.status(), "subscribe to \"" + name + "\"");
-    return PySubscription(std::move(*subscription));
+    return {std::move(*subscription), relays};
   }
 
   void connect(const std::string& address, std::optional<double> timeout_s) { peer(address, wait_for(timeout_s)); }
@@ -331,7 +342,8 @@ class PyAgent {
     const auto own = agent();
     const auto [agents, regions] = without_gil([&] { return std::pair(own->stats(), own->regions()->stats()); });
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
-                   agents.faults, "registrations", regions.registrations, "registrations_reused", regions.reused,
+                   agents.faults, "relays", agents.relays, "reparented", agents.reparented, "overdue", agents.overdue,
+                   "parents_lost", agents.parents_lost, "registrations", regions.registrations, "registrations_reused", regions.reused,
                    "registrations_waiting", regions.waiting);
   }
 
@@ -476,7 +488,9 @@ void bind_transfer(nb::module_& m) {
       .def_prop_ro("nbytes", &PyBatch::bytes);
   nb::class_<PySubscription>(m, "Subscription")
       .def("latest", &PySubscription::latest)
-      .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
+      .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
+      .def_prop_ro("needs_copies", &PySubscription::needs_copies)
+      .def("take_failures", &PySubscription::take_failures);
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, std::vector<std::string>, const std::vector<FaultRow>&>(),
@@ -489,7 +503,8 @@ void bind_transfer(nb::module_& m) {
       .def("grant", &PyAgent::grant)
       .def("publish", &PyAgent::publish)
       .def("withdraw", &PyAgent::withdraw)
-      .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("timeout_s").none())
+      .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("relays"),
+           nb::arg("timeout_s").none())
       .def("connect", &PyAgent::connect, nb::arg("address"), nb::arg("timeout_s").none())
       .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("dtypes").none(),
            nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("verify"),

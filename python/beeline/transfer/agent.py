@@ -136,7 +136,14 @@ class Agent:
         self._agent.grant(refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone(), to)
 
     def publish(
-        self, name: str, tensors: Any, *, version: int | None = None, keep: int = 2, checksum: bool = False
+        self,
+        name: str,
+        tensors: Any,
+        *,
+        version: int | None = None,
+        keep: int = 2,
+        checksum: bool = False,
+        fan_out: int = 3,
     ) -> int:
         """Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers.
 
@@ -148,27 +155,39 @@ class Agent:
             tensors: As for `register`; a single one arrives as a list of one.
             version: A number larger than those before; by default the next one, from 1.
             keep: How many of the newest versions stay readable. Older ones stay for those who have mapped them.
-            checksum: Takes one of each tensor, for those who `fetch` with `verify`.
+            checksum: Takes one of each tensor, for those who `fetch` with `verify`, and for those who relay: they
+                compare what they got before they give it on.
+            fan_out: Of subscribers that relay, how many get the version from here, and from each that has it.
 
         Returns:
             The version's number.
 
         Raises:
-            ValueError: The number is not larger.
+            ValueError: The number is not larger, or `keep` or `fan_out` is less than 1.
             ObjectStoreFullError: The arena's quota is used up; the version before stays the newest.
         """
-        if (version is not None and version < 1) or keep < 1:
-            raise ValueError(f"version and keep are at least 1, not {version} and {keep}")
+        if (version is not None and version < 1) or keep < 1 or fan_out < 1:
+            raise ValueError(f"version, keep and fan_out are at least 1, not {version}, {keep} and {fan_out}")
         names, values = _named(tensors)
-        return self._agent.publish(name, values, names, version or 0, keep, checksum)
+        return self._agent.publish(name, values, names, version or 0, keep, checksum, fan_out)
 
     def withdraw(self, name: str) -> None:
         """No version of `name` can be fetched any more; what is mapped stays with those who have it."""
         self._agent.withdraw(name)
 
-    def subscribe(self, address: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> Subscription:
-        """What the agent at `address` publishes as `name`, now or later. Raises as `connect`."""
-        return Subscription(self, name, self._agent.subscribe(address, name, timeout_s))
+    def subscribe(
+        self, address: str, name: str, *, relay: bool = False, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> Subscription:
+        """What the agent at `address` publishes as `name`, now or later. Raises as `connect`.
+
+        Args:
+            address: The publisher's.
+            name: What it publishes it as.
+            relay: Get versions from other subscribers that have them, and give them on (docs/transports.md). Needs
+                `tcp`, or shared memory, so that others reach this agent; ValueError where it has neither.
+            timeout_s: Seconds to connect; None waits for ever.
+        """
+        return Subscription(self, name, self._agent.subscribe(address, name, relay, timeout_s))
 
     def connect(self, address: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         """Connects ahead of use.
@@ -369,7 +388,12 @@ class Agent:
         return self._agent.counters()[0]
 
     def stats(self) -> dict[str, int]:
-        """Counters: peers, visitors (agents that connected to this one), refused, registrations, ..."""
+        """Counters: peers, visitors (agents that connected to this one), refused, registrations, ...
+
+        Of subscribers that relay what this agent publishes: `relays` (copies that they offer now), `reparented` (times
+        that one was given another parent), `overdue` (times that one was sent here beyond `fan_out`, since nobody else
+        had room in time). `parents_lost` counts parents that failed this agent as a subscriber.
+        """
         return self._agent.stats()
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from beeline import _core
-from beeline.exceptions import StaleReferenceError
+from beeline.exceptions import PeerLostError, StaleReferenceError
 from beeline.transfer.references import TensorRefs
 
 if TYPE_CHECKING:
     from beeline.transfer.agent import Agent
 
 DEFAULT_TIMEOUT_S = 60.0
+logger = logging.getLogger(__name__)
 
 
 class Subscription:
@@ -21,6 +23,12 @@ class Subscription:
 
     Each reader takes the newest version; those that came and went meanwhile are passed over. A version is read whole
     or not at all: one that is replaced while it is fetched is given up for its successor.
+
+    One that relays has each version brought near before it gives it: as the publisher has it, where that shares memory
+    with this agent; as another subscriber on this host has it; or as a copy of this agent's own, got from the publisher
+    or a subscriber, which others then get from here. The references are of that copy: fetching from them moves nothing
+    over the network, and they can be mapped. A parent that fails is given up for another one, with a warning in the log
+    of this module.
     """
 
     def __init__(self, agent: Agent, name: str, subscription: _core.Subscription) -> None:
@@ -29,7 +37,9 @@ class Subscription:
         self.name = name
 
     def latest(self) -> tuple[int, TensorRefs] | None:
-        """The newest version and its references, or None where there is none yet. Does not wait."""
+        """The newest version and its references, or None where there is none yet. Does not wait: of one that relays it
+        is the newest that was brought near.
+        """
         number, refs = self._subscription.latest()
         return None if refs is None else (number, TensorRefs(refs))
 
@@ -37,10 +47,16 @@ class Subscription:
         """The newest version after `newer_than`, as `latest`.
 
         Raises:
-            TransferTimeoutError: There was none in time.
+            TransferTimeoutError: There was none in time, or it could not be brought near in time.
             PeerLostError: The publisher is gone.
+            TornReadError: It was brought near with another checksum than the publisher took.
+            ObjectStoreFullError: There is no memory for a copy to be relayed.
         """
-        number, refs = self._subscription.newer_than(newer_than, timeout_s)
+        try:
+            number, refs = self._subscription.newer_than(newer_than, timeout_s)
+        finally:
+            for failure in self._subscription.take_failures():
+                logger.warning("%s", failure)
         assert refs is not None
         return number, TensorRefs(refs)
 
@@ -75,5 +91,9 @@ class Subscription:
             left = None if until is None else max(0.0, until - time.monotonic())
             try:
                 return number, read(refs, left)
-            except StaleReferenceError:
+            except (StaleReferenceError, PeerLostError) as error:
+                if self._subscription.needs_copies:
+                    continue  # another subscriber's copy, which is gone: the next one is looked for
+                if isinstance(error, PeerLostError):
+                    raise
                 newer_than = number  # replaced meanwhile: its successor is on its way

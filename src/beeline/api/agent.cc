@@ -79,14 +79,22 @@ std::size_t Batch::bytes() const {
 }
 
 std::optional<Version> Subscription::latest() const {
-  auto version = impl_->subscription->latest();
+  auto& own = *impl_->subscription;
+  auto version = impl_->relays ? own.nearest_latest() : own.latest();
   if (version.number == 0) return std::nullopt;
-  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+  return Version{version.number, Access::make_refs(std::move(version.tensors), std::move(version.copy))};
 }
 
 Result<Version> Subscription::newer_than(std::uint64_t number, const Wait& wait) const {
-  BEELINE_ASSIGN(auto version, impl_->subscription->newer_than(number, to_core(wait)));
-  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+  auto& own = *impl_->subscription;
+  const os::Wait until = to_core(wait);
+  BEELINE_ASSIGN(auto version, impl_->relays ? own.nearest_newer_than(number, until) : own.newer_than(number, until));
+  return Version{version.number, Access::make_refs(std::move(version.tensors), std::move(version.copy))};
+}
+
+std::vector<std::string> Subscription::take_failures() const {
+  if (!impl_->relays) return {};
+  return impl_->subscription->relay()->take_failures();
 }
 
 struct Agent::Impl {
@@ -222,28 +230,31 @@ Result<Explanation> Agent::explain(const TensorRef& ref, const Requirement& requ
 }
 
 Result<std::uint64_t> Agent::publish(const std::string& name, std::span<const Tensor> tensors,
-                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep) const {
+                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep,
+                                     std::size_t fan_out) const {
   BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
   BEELINE_RETURN_IF_ERROR(transfer::check_names(names, tensors.size()));
   const auto& agent = *impl_->agent;
   BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent.arena(), *agent.regions(), impl_->address, sources.all,
                                                         std::move(names), false));
-  return impl_->agent->publish(name, number, std::move(snapshot), keep);
+  return impl_->agent->publish(name, number, std::move(snapshot), keep, fan_out);
 }
 
 void Agent::withdraw(const std::string& name) const {
   impl_->agent->withdraw(name);
 }
 
-Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait) const {
-  BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait)));
-  return Access::make_subscription(std::move(subscription));
+Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait,
+                                      const SubscribeOptions& options) const {
+  BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait), options.relay));
+  return Access::make_subscription(std::move(subscription), options.relay);
 }
 
 Agent::Stats Agent::stats() const {
   const auto agents = impl_->agent->stats();
   const auto regions = impl_->agent->regions()->stats();
-  return {agents.peers, agents.visitors, agents.refused, regions.registrations, regions.reused, regions.waiting};
+  return {agents.peers,   agents.visitors,     agents.refused,        agents.relays,  agents.reparented,
+          agents.overdue, agents.parents_lost, regions.registrations, regions.reused, regions.waiting};
 }
 
 }  // namespace beeline::api

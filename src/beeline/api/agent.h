@@ -68,13 +68,22 @@ struct Version {
 //
 // A reader takes the newest version; those that came and went meanwhile are passed over. A fetch of one that newer ones
 // have replaced fails with kStale: its successor is there already.
+//
+// One that relays has each version brought near before it gives it: as the publisher has it, where that shares memory
+// with this agent; as another subscriber on this host has it; or as a copy of this agent's own, got from the publisher
+// or from a subscriber, which others then get from here. The references are of that copy, and keep it if it is this
+// agent's own. Where a fetch from another subscriber's copy fails with kPeerLost or kStale, newer_than() the number
+// before brings another one.
 class BEELINE_API Subscription {
  public:
-  // The newest version if there is one. Does not wait.
+  // The newest version if there is one: of those that were brought near, if it relays. Does not wait.
   [[nodiscard]] std::optional<Version> latest() const;
   // Waits for a version after `number`. kDeadlineExceeded, kCancelled; kPeerLost when the publisher is gone or the
-  // agent of this side was closed.
+  // agent of this side was closed. If it relays, also kTorn when it came with another checksum than the publisher took,
+  // kResourceExhausted when there is no memory for a copy.
   [[nodiscard]] Result<Version> newer_than(std::uint64_t number, const Wait& wait = {}) const;
+  // Parents that failed it as it relayed since the last call, and why: each was given up for another one.
+  [[nodiscard]] std::vector<std::string> take_failures() const;
 
  private:
   friend struct Access;
@@ -177,21 +186,35 @@ class BEELINE_API Agent {
   // Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers: the caller may
   // write to them at once, and never waits for readers. `number` is larger than those before; 0 takes the next one.
   // The newest `keep` versions stay readable, older ones for those who have mapped them. Returns the number.
+  // Of subscribers that relay, `fan_out` get the version from here, and as many from each that has it.
   // kInvalidArgument for a number that is not larger, or as register_tensors(); kResourceExhausted when the quota is
   // used up. The version before stays the newest then.
   Result<std::uint64_t> publish(const std::string& name, std::span<const Tensor> tensors,
-                                std::vector<std::string> names = {}, std::uint64_t number = 0,
-                                std::size_t keep = 2) const;
+                                std::vector<std::string> names = {}, std::uint64_t number = 0, std::size_t keep = 2,
+                                std::size_t fan_out = 3) const;
   // No version of the name can be fetched any more; what is mapped stays with those who have it.
   void withdraw(const std::string& name) const;
+  struct SubscribeOptions {
+    // Get versions from other subscribers that have them, and give them on. kInvalidArgument where no other agent
+    // reaches this one: it needs `tcp`, or shares memory.
+    bool relay = false;
+  };
   // What the agent at that address publishes under a name, now or later. Fails as connect().
+  [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name, const Wait& wait,
+                                               const SubscribeOptions& options) const;
   [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name,
-                                               const Wait& wait = {}) const;
+                                               const Wait& wait = {}) const {
+    return subscribe(address, name, wait, {});
+  }
 
   struct Stats {
     std::uint64_t peers = 0;                  // connections that this agent made; now
     std::uint64_t visitors = 0;               // connections that others made; now
     std::uint64_t refused = 0;                // who was not let in
+    // Of versions that it publishes: copies that subscribers offer, now; how often one of them was given another
+    // parent; how often one was sent here beyond the fan-out, since nobody else had room in time.
+    std::uint64_t relays = 0, reparented = 0, overdue = 0;
+    std::uint64_t parents_lost = 0;           // that failed it as a subscriber
     std::uint64_t registrations = 0;          // now
     std::uint64_t registrations_reused = 0;   // found instead of made
     std::uint64_t registrations_waiting = 0;  // undone, held by a reader yet

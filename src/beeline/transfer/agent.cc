@@ -198,6 +198,12 @@ Agent::Stats Agent::stats() const {
   for (const auto& fault : faults_) stats.faults += fault.made->load(std::memory_order_relaxed);
   stats.counters = counters_->path();
   stats.uncounted = uncounted_;
+  for (const auto& [name, topic] : topics_) {
+    for (const Kept& kept : topic.kept) stats.relays += kept.fan_out.offering().size();
+  }
+  stats.reparented = reparented_;
+  stats.overdue = overdue_;
+  stats.parents_lost = parents_lost_.load(std::memory_order_relaxed);
   return stats;
 }
 
@@ -212,11 +218,11 @@ void Agent::count_connections() {
 }
 
 Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot,
-                                     std::size_t keep) {
+                                     std::size_t keep, std::size_t fan_out) {
   messages::Published published{name, number, snapshot.tensors->encode()};
   const std::uint64_t schema_hash = snapshot.tensors->schema->hash();
   Bytes by_hash = snapshot.tensors->encode(Descriptor::With::kSchemaHash);
-  std::deque<std::shared_ptr<Registration>> dropped;  // ends without the lock
+  std::deque<Kept> dropped;  // ends without the lock
   const os::Locked locked(lock_);
   Topic& topic = topics_[name];
   if (number == 0) published.number = topic.number + 1;
@@ -229,21 +235,24 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
   published.tensors = std::move(by_hash);
   topic.newest_by_hash = messages::encode(Type::kPublished, published);
   topic.schema_hash = schema_hash;
-  topic.kept.push_back(std::move(snapshot.registration));
+  topic.kept.push_back(
+      {topic.number, std::move(snapshot.registration), FanOut(std::max<std::size_t>(fan_out, 1))});
   while (topic.kept.size() > std::max<std::size_t>(keep, 1)) {
     dropped.push_back(std::move(topic.kept.front()));
     topic.kept.pop_front();
+    end_fan_out(name, dropped.back());
   }
   for (const int fd : topic.subscribers) tell_version(visitors_.at(fd), topic);
   return topic.number;
 }
 
 void Agent::withdraw(const std::string& name) {
-  std::deque<std::shared_ptr<Registration>> dropped;  // ends without the lock
+  std::deque<Kept> dropped;  // ends without the lock
   const os::Locked locked(lock_);
   const auto found = topics_.find(name);
   if (found == topics_.end()) return;
   dropped = std::exchange(found->second.kept, {});
+  for (const Kept& kept : dropped) end_fan_out(name, kept);
   found->second.newest.clear();
 }
 

@@ -14,8 +14,6 @@ namespace {
 
 using messages::Type;
 
-// What is read of one visitor in one go, with the lock held.
-constexpr int kFramesAtOnce = 64;
 // That wait for an answer.
 constexpr std::size_t kMaxQuestions = 4096;
 
@@ -41,7 +39,7 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::Fd connection, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = connection.get();
-  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty(), {}, false, {}, 0, 0};
+  visitors_[fd] = Visitor{os::FrameSocket(std::move(connection)), ++last_serial_, id, id.empty()};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
@@ -51,24 +49,16 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
   Status status;
   if ((events & EPOLLOUT) != 0) status = visitor.socket.flush();
   visitor.count_taken();
-  for (int frames = 0; status; ++frames) {
-    if (frames == kFramesAtOnce) {  // others wait for the lock
+  if (status) {
+    const auto taken =
+        visitor.socket.take_frames([&](const os::Frame& frame) { return on_frame(visitor, frame); });
+    status = taken.status();
+    if (taken && *taken == os::FrameSocket::Taken::kClosed) status = Status(Code::kPeerLost, "closed");
+    if (taken && *taken == os::FrameSocket::Taken::kSome) {  // others wait for the lock
       control_.after(Nanos(0), [this, fd, serial = visitor.serial] {
         const auto again = visitors_.find(fd);
         if (again != visitors_.end() && again->second.serial == serial) on_visitor(fd, 0);
       });
-      break;
-    }
-    os::Frame frame;
-    const auto received = visitor.socket.receive(frame);
-    if (!received) {
-      status = received.status();
-    } else if (*received == os::FrameSocket::Receive::kClosed) {
-      status = Status(Code::kPeerLost, "closed");
-    } else if (*received == os::FrameSocket::Receive::kNothing) {
-      break;
-    } else {
-      status = on_frame(visitor, frame);
     }
   }
   if (!status) return dismiss(fd);
@@ -89,8 +79,19 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     case Type::kUnsubscribe: {
       BEELINE_ASSIGN(const auto topic, messages::decode<messages::Topic>(Type::kUnsubscribe, frame.bytes));
       const auto found = topics_.find(topic.name);
-      if (found != topics_.end()) found->second.subscribers.erase(visitor.socket.fd());
+      if (found == topics_.end()) return Status::ok();
+      found->second.subscribers.erase(visitor.socket.fd());
+      leave_fan_outs(topic.name, found->second, visitor.socket.fd());
       return Status::ok();
+    }
+    case Type::kSeek: {
+      BEELINE_ASSIGN(const auto seek, messages::decode<messages::Seek>(Type::kSeek, frame.bytes));
+      on_seek(visitor, seek);
+      return Status::ok();
+    }
+    case Type::kOffer: {
+      BEELINE_ASSIGN(const auto offer, messages::decode<messages::Offer>(Type::kOffer, frame.bytes));
+      return on_offer(visitor, offer);
     }
     case Type::kAsk: {
       BEELINE_ASSIGN(auto asked, messages::decode<messages::Ask>(Type::kAsk, frame.bytes));
@@ -187,6 +188,8 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
         Type::kRefused, messages::Refused{static_cast<std::uint8_t>(refusal.code()), refusal.message()}));
     return refusal;
   }
+  if (visitor.by_unix) visitor.id = hello.id;  // TCP's opening has told it
+  BEELINE_RETURN_IF_ERROR(read_address(visitor, hello));
   messages::Welcome welcome;
   welcome.id = address_.id;
   welcome.name = name_;
@@ -199,7 +202,6 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
     welcome.holder = *visitor.holder;
     fds = {arena_->data_fd(), arena_->control_fd()};
   }
-  if (visitor.by_unix) visitor.id = hello.id;  // TCP's opening has told it
   visitor.welcome = true;
   return visitor.socket.send(messages::encode(Type::kWelcome, welcome), fds);
 }
@@ -209,6 +211,7 @@ void Agent::dismiss(int fd) {
   if (const auto holder = visitors_.at(fd).holder) arena_->drop_holder(*holder);
   for (auto& [name, topic] : topics_) topic.subscribers.erase(fd);
   visitors_.erase(fd);
+  for (auto& [name, topic] : topics_) leave_fan_outs(name, topic, fd);
   count_connections();
   control_.defer([regions = regions_] { regions->sweep(); });
 }

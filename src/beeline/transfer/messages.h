@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "beeline/base/msgpack.h"
-#include "beeline/memory/region.h"
+#include "beeline/transport/transport.h"
 
 namespace beeline::transfer::messages {
 
@@ -23,15 +23,20 @@ enum class Type : std::uint16_t {
   kPublished = 7,    // to subscribers: a version
   kAsk = 8,          // to an owner: what a path needs to know of it, or of a region
   kAnswer = 9,       // the answer
+  kSeek = 10,        // to a publisher: from whom do I get a version?
+  kParent = 11,      // the answer
+  kOffer = 12,       // to a publisher: others may get it from me
+  kRecall = 13,      // to who offered: nobody is sent to you any more
 };
 
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
 struct Hello {
   std::uint32_t version = kVersion;
   std::string id;
   std::string name;
-  MSGPACK_DEFINE_ARRAY(version, id, name)
+  std::string address;  // the caller's, where others find it
+  MSGPACK_DEFINE_ARRAY(version, id, name, address)
 };
 
 struct Welcome {
@@ -93,6 +98,58 @@ struct Published {
   std::uint64_t number = 0;
   Bytes tensors;  // a descriptor
   MSGPACK_DEFINE_ARRAY(name, number, tensors)
+};
+
+enum class Step : std::uint8_t {
+  kFirst = 0,    // from whom?
+  kFailed = 1,   // whom I was told, or have mapped, failed: from whom else?
+  kOverdue = 2,  // I was told nobody in time: from anybody
+  kGaveUp = 3,   // from nobody any more; is not answered
+};
+
+struct Seek {
+  std::string name;
+  std::uint64_t number = 0;
+  std::uint8_t step = 0;     // Step
+  std::uint64_t serial = 0;  // tells apart what one reader asks
+  MSGPACK_DEFINE_ARRAY(name, number, step, serial)
+};
+
+// Where a reader has the bytes of a version's one region.
+struct CopiedRegion {
+  std::uint32_t slot = 0, generation = 0;
+  std::uint64_t length = 0, address = 0;
+  std::uint64_t arena_offset = 0;
+  MSGPACK_DEFINE_ARRAY(slot, generation, length, address, arena_offset)
+
+  static CopiedRegion of(const transport::Region& region) {
+    return {region.id.slot, region.id.generation, region.length, region.address, region.arena_offset};
+  }
+  [[nodiscard]] transport::Region region() const { return {{slot, generation}, length, address, arena_offset, {}}; }
+};
+
+struct Parent {
+  std::string name;
+  std::uint64_t number = 0;
+  std::uint64_t serial = 0;
+  std::uint8_t code = 0;  // Code
+  std::string message;
+  std::string owner;  // an address; empty: the publisher itself, as it has said in Published
+  CopiedRegion copy;
+  MSGPACK_DEFINE_ARRAY(name, number, serial, code, message, owner, copy)
+};
+
+struct Offer {
+  std::string name;
+  std::uint64_t number = 0;
+  CopiedRegion copy;
+  MSGPACK_DEFINE_ARRAY(name, number, copy)
+};
+
+struct Recall {
+  std::string name;
+  std::uint64_t number = 0;
+  MSGPACK_DEFINE_ARRAY(name, number)
 };
 
 template <typename Message>

@@ -1,0 +1,124 @@
+#include "beeline/transfer/fan_out.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace beeline::transfer {
+
+using messages::Step;
+
+void FanOut::seek(Reader reader, const Traits& traits, Step step, std::uint64_t serial) {
+  const auto known = nodes_.find(reader);
+  if (known != nodes_.end()) {
+    Node& node = known->second;
+    const auto failed = step == Step::kFailed && node.parent ? nodes_.find(*node.parent) : nodes_.end();
+    // One child's word is enough: what it cannot reach, others of this version are not sent to either.
+    if (failed != nodes_.end()) failed->second.is_suspect = true;
+    part(node);
+    std::erase(queue_, reader);
+  }
+  if (step == Step::kGaveUp) {
+    leave(reader);
+    return;
+  }
+  Node& node = nodes_[reader];
+  node.traits = traits;
+  node.state = State::kWaits;
+  node.serial = serial;
+  node.is_overdue = step == Step::kOverdue;
+  queue_.push_back(reader);
+}
+
+bool FanOut::offer(Reader reader, const transport::Region& copy) {
+  const auto found = nodes_.find(reader);
+  if (found == nodes_.end()) return false;
+  const State state = found->second.state;
+  // One that was to map a copy may have had to read it all the same.
+  if (state != State::kReads && state != State::kMaps) return false;
+  const Traits& traits = found->second.traits;
+  if (!traits.listens && traits.host.empty()) return false;
+  found->second.state = State::kOffers;
+  found->second.copy = copy;
+  return true;
+}
+
+void FanOut::leave(Reader reader) {
+  const auto found = nodes_.find(reader);
+  if (found == nodes_.end()) return;
+  part(found->second);
+  nodes_.erase(found);
+  std::erase(queue_, reader);
+  // Its number may soon be another one's.
+  for (auto& [other, node] : nodes_) {
+    if (node.parent == reader) node.parent.reset();
+  }
+}
+
+// Its parent has room for another one.
+void FanOut::part(Node& node) {
+  const auto parent = std::exchange(node.parent, std::nullopt);
+  if (!std::exchange(node.is_counted, false) || !parent) return;
+  if (*parent == kPublisher) {
+    --publishers_children_;
+  } else if (const auto found = nodes_.find(*parent); found != nodes_.end()) {
+    --found->second.children;
+  }
+}
+
+std::optional<FanOut::Reader> FanOut::parent_for(Reader reader, const Node& node) const {
+  std::optional<Reader> best;
+  std::size_t fewest = children_;
+  bool is_on_its_way = false;
+  for (const auto& [other, candidate] : nodes_) {
+    if (other == reader || candidate.is_suspect) continue;
+    if (is_near(node, candidate)) {
+      if (candidate.state == State::kOffers) return other;
+      is_on_its_way = is_on_its_way || candidate.state == State::kReads;
+    }
+    if (candidate.state != State::kOffers || !candidate.traits.listens || candidate.children >= fewest) continue;
+    best = other;
+    fewest = candidate.children;
+  }
+  if (is_on_its_way && !node.is_overdue) return std::nullopt;
+  // Of those with as many children the publisher is the last: it has had the version all to itself.
+  if (publishers_children_ < fewest || (!best && node.is_overdue)) return kPublisher;
+  return best;
+}
+
+std::vector<FanOut::Decision> FanOut::decide() {
+  std::vector<Decision> decisions;
+  std::deque<Reader> left;
+  for (const Reader reader : std::exchange(queue_, {})) {
+    Node& node = nodes_.at(reader);
+    const auto parent = parent_for(reader, node);
+    if (!parent) {
+      left.push_back(reader);
+      continue;
+    }
+    node.parent = parent;
+    const auto other = nodes_.find(*parent);
+    const bool maps = other != nodes_.end() && is_near(node, other->second);
+    node.state = maps ? State::kMaps : State::kReads;
+    node.is_counted = !maps;
+    if (!maps) ++(*parent == kPublisher ? publishers_children_ : other->second.children);
+    decisions.push_back({reader, node.serial, *parent});
+  }
+  queue_ = std::move(left);
+  return decisions;
+}
+
+std::vector<FanOut::Reader> FanOut::in_state(State state) const {
+  std::vector<Reader> readers;
+  for (const auto& [reader, node] : nodes_) {
+    if (node.state == state) readers.push_back(reader);
+  }
+  return readers;
+}
+
+std::vector<FanOut::Decision> FanOut::waiting() const {
+  std::vector<Decision> waiting;
+  for (const Reader reader : queue_) waiting.push_back({reader, nodes_.at(reader).serial, kPublisher});
+  return waiting;
+}
+
+}  // namespace beeline::transfer
