@@ -178,6 +178,10 @@ void agent(BytesView input) {
   (void)messages::decode<messages::Welcome>(messages::Type::kWelcome, input);
   (void)messages::decode<messages::Refused>(messages::Type::kRefused, input);
   (void)messages::decode<messages::Returned>(messages::Type::kReturned, input);
+  (void)messages::decode<messages::Seek>(messages::Type::kSeek, input);
+  (void)messages::decode<messages::Parent>(messages::Type::kParent, input);
+  (void)messages::decode<messages::Offer>(messages::Type::kOffer, input);
+  (void)messages::decode<messages::Recall>(messages::Type::kRecall, input);
   const auto address = transfer::Address::parse(std::string(as_text(input)));
   if (!address.is_ok()) return;
   const auto again = transfer::Address::parse(address->text());

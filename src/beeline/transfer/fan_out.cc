@@ -12,8 +12,12 @@ void FanOut::seek(Reader reader, const Traits& traits, Step step, std::uint64_t 
   if (known != nodes_.end()) {
     Node& node = known->second;
     const auto failed = step == Step::kFailed && node.parent ? nodes_.find(*node.parent) : nodes_.end();
-    // One child's word is enough: what it cannot reach, others of this version are not sent to either.
-    if (failed != nodes_.end()) failed->second.is_suspect = true;
+    // One child's word is enough: what it cannot reach, others of this version are not sent to either. Its own place is
+    // free for one who gives the version on.
+    if (failed != nodes_.end()) {
+      failed->second.is_suspect = true;
+      part(failed->second);
+    }
     part(node);
     std::erase(queue_, reader);
   }

@@ -35,7 +35,7 @@ struct Hello {
   std::uint32_t version = kVersion;
   std::string id;
   std::string name;
-  std::string address;  // the caller's, where others find it
+  std::string address = {};  // the caller's, where others find it; empty: it relays nothing
   MSGPACK_DEFINE_ARRAY(version, id, name, address)
 };
 
