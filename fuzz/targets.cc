@@ -182,6 +182,7 @@ void agent(BytesView input) {
   (void)messages::decode<messages::Parent>(messages::Type::kParent, input);
   (void)messages::decode<messages::Offer>(messages::Type::kOffer, input);
   (void)messages::decode<messages::Recall>(messages::Type::kRecall, input);
+  (void)messages::decode<messages::Notify>(messages::Type::kNotify, input);
   const auto address = transfer::Address::parse(std::string(as_text(input)));
   if (!address.is_ok()) return;
   const auto again = transfer::Address::parse(address->text());

@@ -21,6 +21,8 @@
 #include "dicts.h"
 #include "incoming.h"
 #include "local_tensors.h"
+#include "notifications.h"
+#include "waits.h"
 
 namespace beeline::python {
 namespace {
@@ -49,12 +51,6 @@ std::shared_ptr<void> keep(nb::object object) {
           }};
 }
 
-template <typename Work>
-auto without_gil(Work&& work) {
-  const nb::gil_scoped_release released;
-  return work();
-}
-
 // What Python holds, and whose end may wait for a plug-in or a thread that waits for the GIL.
 template <typename T>
 std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
@@ -64,22 +60,6 @@ std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
             if (PyGILState_Check() == 0) return own.reset();
             without_gil([&] { own.reset(); });
           }};
-}
-
-// Waits of an agent: bounded, and ended by what a signal's handler raises.
-os::Wait wait_for(std::optional<double> timeout_s, const os::Cancellation* cancellation = nullptr) {
-  static auto interrupted = [] {
-    const nb::gil_scoped_acquire acquired;
-    return PyErr_CheckSignals() != 0;
-  };
-  os::Wait wait(Deadline::after_seconds(timeout_s));
-  wait.cancellation = cancellation;
-  if (on_main_thread()) wait.interrupted = interrupted;
-  return wait;
-}
-
-void require(const Status& status, const std::string& what) {
-  if (!status) raise_status(status, what, Work::kAgent);
 }
 
 // (dtype code, bits, lanes, shape)
@@ -272,10 +252,13 @@ class PyAgent {
     return {std::move(*prepared), incoming.kept};
   }
 
+  // Tells the owner of the tensors, once they are there, what `notification` says under its topic.
   void push(const std::vector<const TensorRef*>& refs, const nb::list& sources, const std::string& path,
-            double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+            double min_gbps, const std::optional<std::pair<std::string, nb::bytes>>& notification,
+            std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
     require_as_many(refs.size(), sources);
+    if (notification && refs.empty()) throw nb::value_error("nothing is pushed: whom to notify is not known");
     std::vector<transfer::Copy> copies;
     nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
@@ -284,6 +267,21 @@ class PyAgent {
           {&refs[i]->remote, local_of(sources[i], refs[i]->remote.spec, "the remote one is", transfer::Use::kRead)});
     }
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
+    if (notification) tell(*peer_of(copies, wait), notification->first, notification->second, wait);
+  }
+
+  void notify(const std::string& address, const std::string& topic, const nb::bytes& payload,
+              std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    tell(*peer(address, wait), topic, payload, wait);
+  }
+
+  [[nodiscard]] PyNotifications notifications(const std::string& topic, std::size_t limit, bool drops_oldest) {
+    using WhenFull = transfer::Notifications::WhenFull;
+    const auto when_full = drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse;
+    auto taken = without_gil([&, own = agent()] { return own->notifications(topic, limit, when_full); });
+    require(taken.status(), "take notifications");
+    return PyNotifications(std::move(*taken));
   }
 
   nb::list map(const std::vector<const TensorRef*>& refs, std::optional<double> timeout_s) {
@@ -420,6 +418,7 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
 }  // namespace
 
 void bind_transfer(nb::module_& m) {
+  bind_notifications(m);
   nb::class_<os::Cancellation>(m, "Cancellation")
       .def_static("make",
                   [] {
@@ -512,7 +511,10 @@ void bind_transfer(nb::module_& m) {
       .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("dtypes").none(),
            nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("timeout_s").none())
       .def("push", &PyAgent::push, nb::arg("refs"), nb::arg("sources"), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+           nb::arg("notification").none(), nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+      .def("notify", &PyAgent::notify, nb::arg("address"), nb::arg("topic"), nb::arg("payload"),
+           nb::arg("timeout_s").none())
+      .def("notifications", &PyAgent::notifications, nb::arg("topic"), nb::arg("limit"), nb::arg("drops_oldest"))
       .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())
       .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"),
            nb::arg("timeout_s").none())

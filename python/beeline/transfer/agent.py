@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 from beeline import _core
 from beeline.transfer.faults import Fault
+from beeline.transfer.notifications import Notifications
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
+from beeline.transfer.transfers import Batch, Transfer
 
 MAX_ASYNC = 4
 
@@ -289,13 +290,14 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        notify: tuple[str, bytes] | None = None,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
         """As `push`, on a thread of the agent: returns at once."""
         keys, parts = _flatten(refs)
         sources = _matching(keys, tensors)
         return self._start(
-            lambda cancellation: self._agent.push(parts, sources, path, min_gbps, timeout_s, cancellation)
+            lambda cancellation: self._agent.push(parts, sources, path, min_gbps, notify, timeout_s, cancellation)
         )
 
     def _start(self, work: Callable[[_core.Cancellation], Any]) -> Transfer:
@@ -331,14 +333,54 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        notify: tuple[str, bytes] | None = None,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> None:
         """Fills tensors of another agent, which it must have granted to this one; as `fetch` otherwise.
 
         By TCP, what was on its way when a push failed may still arrive: at most some requests of 4 MiB, each whole.
+
+        `notify` is a topic and a payload, sent as by `notify` once the tensors are there: who takes the notification
+        finds them filled. Where the push fails nothing is sent; where the notification fails the tensors are filled.
         """
         keys, parts = _flatten(refs)
-        self._agent.push(parts, _matching(keys, tensors), path, min_gbps, timeout_s, None)
+        self._agent.push(parts, _matching(keys, tensors), path, min_gbps, notify, timeout_s, None)
+
+    def notify(
+        self, address: str, topic: str, payload: bytes = b"", *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        """Sends a short message to the agent at `address`; returns once it waits there to be taken.
+
+        Args:
+            address: The other agent's.
+            topic: What it has called `notifications` with; at most 1,024 bytes.
+            payload: At most 64 KiB.
+            timeout_s: Seconds; None waits for ever.
+
+        Raises:
+            NotificationRefusedError: It takes none of that topic, or as many as it lets wait are waiting.
+            TransferTimeoutError: It did not answer in time; the message may have arrived.
+            PeerLostError: It is gone; likewise.
+            ValueError: The topic or the payload is too long.
+        """
+        self._agent.notify(address, topic, payload, timeout_s)
+
+    def notifications(
+        self, topic: str, *, limit: int = 1024, when_full: Literal["refuse", "drop_oldest"] = "refuse"
+    ) -> Notifications:
+        """What other agents send under `topic`, from here on and as long as the result is referred to.
+
+        Args:
+            topic: As senders name it.
+            limit: How many may wait to be taken.
+            when_full: Of one more: "refuse" tells its sender (NotificationRefusedError), "drop_oldest" lets it in and
+                drops the one that has waited longest, which is counted in `Notifications.stats`.
+
+        Raises ValueError for another limit than the topic has already.
+        """
+        if limit < 1 or when_full not in ("refuse", "drop_oldest"):
+            raise ValueError(f"limit is at least 1, when_full refuse or drop_oldest; not {limit} and {when_full!r}")
+        return Notifications(topic, self._agent.notifications(topic, limit, when_full == "drop_oldest"))
 
     def map(self, refs: Any, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> Any:
         """torch tensors over the memory of an agent on this host: no copy, whatever the size.
@@ -395,63 +437,6 @@ class Agent:
         had room in time). `parents_lost` counts parents that failed this agent as a subscriber.
         """
         return self._agent.stats()
-
-
-class Transfer:
-    """A transfer that was started, see `Agent.fetch_async`. Awaitable."""
-
-    def __init__(self, future: Future[Any], cancellation: _core.Cancellation) -> None:
-        self._future = future
-        self._cancellation = cancellation
-
-    def result(self, timeout_s: float | None = None) -> Any:
-        """What the call would have returned, or raises what it would have raised. TimeoutError after `timeout_s`."""
-        return self._future.result(timeout_s)
-
-    def done(self) -> bool:
-        """Whether it has ended, in whatever way: nothing of it is written later."""
-        return self._future.done()
-
-    def cancel(self) -> None:
-        """Ends it soon: `result` then raises TransferCancelledError, unless it had ended before.
-
-        Returns at once; once `done`, nothing of it is written later.
-        """
-        self._cancellation.cancel()
-
-    def add_done_callback(self, function: Callable[[Transfer], Any]) -> None:
-        """Calls `function(self)` once it has ended, on a thread of the agent."""
-        self._future.add_done_callback(lambda _: function(self))
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Any:
-        future = asyncio.wrap_future(self._future)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self.cancel()
-            await asyncio.wait([future])  # then nothing is written any more
-            if not future.cancelled():
-                future.exception()  # taken, or asyncio complains that nobody did
-            raise
-
-
-class Batch:
-    """A prepared fetch, see `Agent.prepare`. One thread at a time."""
-
-    def __init__(self, batch: _core.Batch) -> None:
-        self._batch = batch
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that one run reads of the owner's memory."""
-        return self._batch.nbytes
-
-    def run(self, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
-        """Fills the targets; raises as `Agent.fetch`."""
-        self._batch.run(timeout_s)
 
 
 def _named(tensors: Any) -> tuple[list[str], list[Any]]:

@@ -97,6 +97,30 @@ std::vector<std::string> Subscription::take_failures() const {
   return impl_->subscription->relay()->take_failures();
 }
 
+namespace {
+
+Notification from_core(transfer::Notification notification) {
+  return {std::move(notification.sender_id), std::move(notification.sender), std::move(notification.payload)};
+}
+
+}  // namespace
+
+Result<Notification> Notifications::next(const Wait& wait) const {
+  BEELINE_ASSIGN(auto first, impl_->notifications->next(to_core(wait)));
+  return from_core(std::move(first));
+}
+
+std::optional<Notification> Notifications::poll() const {
+  auto first = impl_->notifications->poll();
+  if (!first) return std::nullopt;
+  return from_core(std::move(*first));
+}
+
+Notifications::Stats Notifications::stats() const {
+  const auto [waiting, refused, dropped] = impl_->notifications->stats();
+  return {waiting, refused, dropped};
+}
+
 struct Agent::Impl {
   std::shared_ptr<transfer::Agent> agent;
   std::string address;
@@ -187,6 +211,22 @@ Status Agent::push(std::span<const TensorRef> refs, std::span<const Tensor> sour
                    const Wait& wait) const {
   BEELINE_ASSIGN(const auto copies, pair_up(refs, sources, transfer::Use::kRead));
   return impl_->move("pushing", copies, requirement, wait, transfer::push);
+}
+
+Status Agent::notify(const std::string& address, const std::string& topic, std::span<const std::byte> payload,
+                     const Wait& wait) const {
+  const os::Wait until = to_core(wait);
+  BEELINE_ASSIGN(const auto peer, impl_->agent->peer(address, until));
+  return peer->notify(topic, payload, until).with_context("while notifying agent \"" + peer->address().name + "\"");
+}
+
+Result<Notifications> Agent::notifications(const std::string& topic, std::size_t limit,
+                                           Notifications::WhenFull when_full) const {
+  using WhenFull = transfer::Notifications::WhenFull;
+  const bool drops_oldest = when_full == Notifications::WhenFull::kDropOldest;
+  BEELINE_ASSIGN(auto taken, impl_->agent->notifications(
+                                 topic, limit, drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse));
+  return Access::make_notifications(std::move(taken));
 }
 
 Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,

@@ -92,6 +92,40 @@ class BEELINE_API Subscription {
   std::shared_ptr<Impl> impl_;
 };
 
+// A short message from another agent.
+struct Notification {
+  std::string sender_id;  // the id in its address
+  std::string sender;     // its name, as it says it
+  std::vector<std::byte> payload;
+};
+
+// What other agents send under a topic, until its last copy goes. Each is taken once; those of one sender come in the
+// order in which it sent them. Thread-safe.
+class BEELINE_API Notifications {
+ public:
+  // What becomes of one more than the limit.
+  enum class WhenFull : std::uint8_t {
+    kRefuse,      // its sender is told: kResourceExhausted
+    kDropOldest,  // the one that has waited longest goes, and is counted
+  };
+  // The one that has waited longest; waits for it. kDeadlineExceeded, kCancelled; kPeerLost when the agent of this side
+  // was closed and none is left.
+  [[nodiscard]] Result<Notification> next(const Wait& wait = {}) const;
+  // The same at once, if there is one.
+  [[nodiscard]] std::optional<Notification> poll() const;
+  struct Stats {
+    std::uint64_t waiting = 0;  // now
+    std::uint64_t refused = 0, dropped = 0;
+  };
+  [[nodiscard]] Stats stats() const;
+
+ private:
+  friend struct Access;
+  struct Impl;
+  explicit Notifications(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<Impl> impl_;
+};
+
 // Registers tensors of this process for others to reach, and reaches theirs.
 //
 // Letting go of it ends it: peers get kPeerLost, and what they have mapped stays. As of any object, no call of it may
@@ -167,6 +201,18 @@ class BEELINE_API Agent {
               const Wait& wait = {}) const {
     return push(std::span(&ref, 1), std::span(&source, 1), requirement, wait);
   }
+
+  // Sends a short message to the agent at that address; kOk once it waits there to be taken. Sent after a push() to the
+  // same agent it says that the tensors are there: who takes it finds them filled.
+  // kNotFound: it takes none of that topic. kResourceExhausted: as many as it lets wait are waiting. kInvalidArgument:
+  // more than 64 KiB, or 1024 bytes of topic. kDeadlineExceeded, kPeerLost, kCancelled: it may have arrived.
+  Status notify(const std::string& address, const std::string& topic, std::span<const std::byte> payload,
+                const Wait& wait = {}) const;
+  // What others send under the topic from here on; at most `limit` wait to be taken. kInvalidArgument for a limit of 0;
+  // kAlreadyExists for another limit than the topic has already.
+  [[nodiscard]] Result<Notifications> notifications(
+      const std::string& topic, std::size_t limit = 1024,
+      Notifications::WhenFull when_full = Notifications::WhenFull::kRefuse) const;
 
   // A fetch that is made again and again: all but the moving of bytes is done here. Fails as fetch(). While the batch
   // lives, registered memory in the owner's arena is not reused, and `memory` of the targets is kept.

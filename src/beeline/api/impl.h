@@ -36,6 +36,10 @@ struct Subscription::Impl {
   bool relays = false;
 };
 
+struct Notifications::Impl {
+  std::shared_ptr<transfer::Notifications> notifications;
+};
+
 struct Access {
   static TensorRef make_ref(transfer::RemoteTensor remote, std::shared_ptr<transfer::Registration> registration) {
     return TensorRef(
@@ -51,6 +55,9 @@ struct Access {
   }
   static Subscription make_subscription(std::shared_ptr<transfer::Subscription> subscription, bool relays) {
     return Subscription(std::make_shared<Subscription::Impl>(Subscription::Impl{std::move(subscription), relays}));
+  }
+  static Notifications make_notifications(std::shared_ptr<transfer::Notifications> notifications) {
+    return Notifications(std::make_shared<Notifications::Impl>(Notifications::Impl{std::move(notifications)}));
   }
   static const transfer::RemoteTensor& remote_of(const TensorRef& ref) { return ref.impl_->remote; }
   static const transfer::Descriptor& descriptor_of(const TensorRefs& refs) { return *refs.impl_->descriptor; }

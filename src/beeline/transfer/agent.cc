@@ -179,6 +179,9 @@ Agent::~Agent() {
     line.peer->set_gone("this agent was closed");
     for (const auto& [name, subscribed] : line.subscriptions) subscribed.own->end(closed);
   }
+  for (const auto& [topic, listening] : notifications_) {
+    if (const auto own = listening.lock()) own->end(closed);
+  }
   // Children of fork() have the sockets, too: closing alone would tell nobody. Visitors keep their place in the lease
   // table: who has mapped something reads on, and the arena may be others' as well.
   for (const auto& [fd, visitor] : visitors_) ::shutdown(fd, SHUT_RDWR);

@@ -14,6 +14,7 @@
 #include "beeline/transfer/address.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/fan_out.h"
+#include "beeline/transfer/notifications.h"
 #include "beeline/transfer/peer.h"
 #include "beeline/transfer/regions.h"
 #include "beeline/transfer/snapshot.h"
@@ -71,6 +72,10 @@ class Agent : public std::enable_shared_from_this<Agent> {
   // relays has Subscription::relay(): kInvalidArgument where no other agent would reach this one.
   Result<std::shared_ptr<Subscription>> subscribe(const std::string& address, const std::string& name,
                                                   const os::Wait& wait, bool relays = false);
+  // What other agents send under the topic, from here on and until nobody refers to it any more; one that is there
+  // already is the same one. kAlreadyExists where that has another limit.
+  Result<std::shared_ptr<Notifications>> notifications(const std::string& topic, std::size_t limit,
+                                                       Notifications::WhenFull when_full);
   // To the agent that made the peer's connection, if it is there yet.
   void send_to(const Peer& peer, BytesView frame);
 
@@ -106,6 +111,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
     std::uint64_t serial = 0;  // tells it from later ones with the same descriptor
     std::string id;
     bool by_unix = false;
+    std::string name = {};           // as it said in its greeting
     std::string address = {};        // as it said in its greeting; empty: it said none
     FanOut::Traits traits = {};      // by that address
     std::optional<std::uint32_t> holder = {};
@@ -147,7 +153,10 @@ class Agent : public std::enable_shared_from_this<Agent> {
   void on_visitor(int fd, std::uint32_t events);
   Status on_frame(Visitor& visitor, const os::Frame& frame);
   Status greet(Visitor& visitor, const os::Frame& frame);
+  Status count_question(Visitor& visitor);
+  void reply(Visitor& visitor, const messages::Answer& answer);
   messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
+  Status on_notify(const Visitor& visitor, messages::Notify notify);
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
   void tell_version(Visitor& visitor, const Topic& topic);
@@ -195,7 +204,8 @@ class Agent : public std::enable_shared_from_this<Agent> {
   os::StateLock& lock_ = reach_->lock;
   std::unordered_map<int, Visitor> visitors_;                                // by descriptor
   std::unordered_map<std::string, Topic> topics_;                            // by name
-  std::unordered_map<int, Line> lines_;                                      // likewise
+  std::unordered_map<std::string, std::weak_ptr<Notifications>> notifications_;  // by topic
+  std::unordered_map<int, Line> lines_;                                      // by descriptor
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t last_serial_ = 0;
   std::uint64_t reparented_ = 0, overdue_ = 0;  // of Stats

@@ -146,11 +146,11 @@ Peer::Requests Agent::requests() {
     // Many leases may end within a moment, and whoever maps the same bytes again cleans them itself.
     agent->control_.after(kCleanAfter, [agent, peer] { agent->control_.defer([agent, peer] { agent->clean(peer); }); });
   };
-  requests.ask = [reach = reach_](const std::shared_ptr<Peer>& peer, const messages::Ask& asked) {
+  requests.tell = [reach = reach_](const std::shared_ptr<Peer>& peer, BytesView frame) {
     const os::Locked locked(reach->lock);
     Agent* const agent = reach->agent;
     Line* const line = agent != nullptr ? agent->line_of(*peer) : nullptr;
-    if (line != nullptr) agent->send(*line, messages::encode(Type::kAsk, asked));
+    if (line != nullptr) agent->send(*line, frame);
   };
   return requests;
 }

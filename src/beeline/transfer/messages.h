@@ -27,6 +27,7 @@ enum class Type : std::uint16_t {
   kParent = 11,      // the answer
   kOffer = 12,       // to a publisher: others may get it from me
   kRecall = 13,      // to who offered: nobody is sent to you any more
+  kNotify = 14,      // to whoever takes notifications of a topic; is answered as kAsk is
 };
 
 inline constexpr std::uint32_t kVersion = 3;
@@ -64,6 +65,7 @@ enum class Question : std::uint8_t {
   kReadKey = 2,   // by what does the path reach the region?
   kWriteKey = 3,  // likewise, of a region that was granted
   kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
+  kNotified = 5,  // only answered: has the notification with that serial been taken? `path` is its topic
 };
 
 struct Ask {
@@ -82,6 +84,13 @@ struct Answer {
   std::string message;
   Bytes content;  // the exporter's; opaque
   MSGPACK_DEFINE_ARRAY(asked, code, message, content)
+};
+
+struct Notify {
+  std::string topic;
+  std::uint64_t serial = 0;
+  Bytes payload;
+  MSGPACK_DEFINE_ARRAY(topic, serial, payload)
 };
 
 struct Topic {
