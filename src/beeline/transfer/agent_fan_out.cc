@@ -35,7 +35,7 @@ void Agent::on_seek(Visitor& visitor, const messages::Seek& seek) {
   const auto step = static_cast<Step>(seek.step);
   Kept* const kept = find_kept(seek.name, seek.number);
   if (kept == nullptr) {
-    if (step == Step::kGaveUp) return;
+    if (step == Step::kGaveUp || step == Step::kGetsOn) return;
     return tell_parent(seek, fd, {Code::kStale, "version " + std::to_string(seek.number) + " of \"" + seek.name +
                                                     "\" is not kept by its publisher any more"});
   }
@@ -45,7 +45,6 @@ void Agent::on_seek(Visitor& visitor, const messages::Seek& seek) {
     return tell_parent(seek, fd, {Code::kInvalidArgument, "only subscribers that others reach may relay"});
   }
   if (step == Step::kFailed) ++reparented_;
-  if (step == Step::kOverdue) ++overdue_;
   kept->fan_out.seek(fd, visitor.traits, step, seek.serial);
   tell_parents(seek.name, *kept);
 }
@@ -68,6 +67,7 @@ Status Agent::on_offer(Visitor& visitor, const messages::Offer& offer) {
 
 void Agent::tell_parents(const std::string& name, Kept& kept) {
   for (const FanOut::Decision& decision : kept.fan_out.decide()) {
+    if (decision.is_beyond) ++overdue_;
     messages::Parent told{name, kept.number, decision.serial, 0, {}, {}, {}};
     if (decision.parent != FanOut::kPublisher) {
       told.owner = visitors_.at(decision.parent).address;

@@ -9,28 +9,43 @@ using messages::Step;
 
 void FanOut::seek(Reader reader, const Traits& traits, Step step, std::uint64_t serial) {
   const auto known = nodes_.find(reader);
-  if (known != nodes_.end()) {
-    Node& node = known->second;
-    const auto failed = step == Step::kFailed && node.parent ? nodes_.find(*node.parent) : nodes_.end();
+  if (step == Step::kGetsOn) {
+    if (known != nodes_.end()) known->second.moved_at = ++clock_;
+    return;
+  }
+  if (step == Step::kGaveUp) return leave(reader);
+  const bool waits = known != nodes_.end() && known->second.state == State::kWaits;
+  bool is_overdue = step == Step::kInsists;
+  if (waits && step == Step::kOverdue) is_overdue = !is_worth_waiting(reader, known->second);
+  if (known != nodes_.end() && step == Step::kFailed && known->second.parent) {
     // One child's word is enough: what it cannot reach, others of this version are not sent to either. Its own place is
     // free for one who gives the version on.
-    if (failed != nodes_.end()) {
+    if (const auto failed = nodes_.find(*known->second.parent); failed != nodes_.end()) {
       failed->second.is_suspect = true;
       part(failed->second);
     }
-    part(node);
-    std::erase(queue_, reader);
-  }
-  if (step == Step::kGaveUp) {
-    leave(reader);
-    return;
   }
   Node& node = nodes_[reader];
+  part(node);
   node.traits = traits;
   node.state = State::kWaits;
   node.serial = serial;
-  node.is_overdue = step == Step::kOverdue;
-  queue_.push_back(reader);
+  node.asked_at = ++clock_;
+  node.is_overdue = is_overdue;
+  if (!waits) queue_.push_back(reader);  // else it keeps its place
+}
+
+bool FanOut::is_worth_waiting(Reader reader, const Node& node) const {
+  bool is_near_one = false, gets_on = false, near_gets_on = false;
+  for (const auto& [other, candidate] : nodes_) {
+    if (other == reader || candidate.is_suspect || candidate.state != State::kReads) continue;
+    const bool moved = candidate.moved_at > node.asked_at;
+    gets_on = gets_on || moved;
+    if (!is_near(node, candidate)) continue;
+    is_near_one = true;
+    near_gets_on = near_gets_on || moved;
+  }
+  return is_near_one ? near_gets_on : gets_on;
 }
 
 bool FanOut::offer(Reader reader, const transport::Region& copy) {
@@ -104,8 +119,10 @@ std::vector<FanOut::Decision> FanOut::decide() {
     const bool maps = other != nodes_.end() && is_near(node, other->second);
     node.state = maps ? State::kMaps : State::kReads;
     node.is_counted = !maps;
+    node.moved_at = ++clock_;
+    const bool is_beyond = *parent == kPublisher && publishers_children_ >= children_;
     if (!maps) ++(*parent == kPublisher ? publishers_children_ : other->second.children);
-    decisions.push_back({reader, node.serial, *parent});
+    decisions.push_back({reader, node.serial, *parent, is_beyond});
   }
   queue_ = std::move(left);
   return decisions;
@@ -121,7 +138,7 @@ std::vector<FanOut::Reader> FanOut::in_state(State state) const {
 
 std::vector<FanOut::Decision> FanOut::waiting() const {
   std::vector<Decision> waiting;
-  for (const Reader reader : queue_) waiting.push_back({reader, nodes_.at(reader).serial, kPublisher});
+  for (const Reader reader : queue_) waiting.push_back({reader, nodes_.at(reader).serial});
   return waiting;
 }
 

@@ -36,7 +36,7 @@ class FanOut {
     std::string host;      // where it shares memory with others; empty: nowhere
     bool listens = false;  // whether agents elsewhere reach it
   };
-  // It asks, or has given up. The step is what came over the wire: one that is none counts as the first.
+  // It asks, or says what became of it. The step is what came over the wire: one that is none counts as the first.
   void seek(Reader reader, const Traits& traits, messages::Step step, std::uint64_t serial);
   // It has the version whole, in a region of its own. False for one that was sent to nobody, or reaches nobody.
   [[nodiscard]] bool offer(Reader reader, const transport::Region& copy);
@@ -47,6 +47,7 @@ class FanOut {
     Reader reader = 0;
     std::uint64_t serial = 0;
     Reader parent = kPublisher;
+    bool is_beyond = false;  // the publisher has as many as it should have
   };
   // Those who wait and now have a parent: first come, first served.
   [[nodiscard]] std::vector<Decision> decide();
@@ -62,6 +63,8 @@ class FanOut {
     Traits traits;
     State state = State::kWaits;
     std::uint64_t serial = 0;
+    std::uint64_t asked_at = 0;    // by clock_: when it last asked
+    std::uint64_t moved_at = 0;    // when it last got some of the version, or a parent
     bool is_overdue = false;  // has waited long enough
     bool is_suspect = false;  // failed a child
     std::optional<Reader> parent;
@@ -74,11 +77,14 @@ class FanOut {
   [[nodiscard]] bool is_near(const Node& one, const Node& other) const {
     return !one.traits.host.empty() && one.traits.host == other.traits.host;
   }
+  // Whether somebody for whom the reader waits has got on with it since it asked.
+  [[nodiscard]] bool is_worth_waiting(Reader reader, const Node& node) const;
   [[nodiscard]] std::vector<Reader> in_state(State state) const;
   void part(Node& node);
 
   const std::size_t children_;
   std::size_t publishers_children_ = 0;
+  std::uint64_t clock_ = 0;  // counts what happens
   std::map<Reader, Node> nodes_;
   std::deque<Reader> queue_;  // those that wait
 };

@@ -112,8 +112,10 @@ struct Published {
 enum class Step : std::uint8_t {
   kFirst = 0,    // from whom?
   kFailed = 1,   // whom I was told, or have mapped, failed: from whom else?
-  kOverdue = 2,  // I was told nobody in time: from anybody
-  kGaveUp = 3,   // from nobody any more; is not answered
+  kOverdue = 2,  // I was told nobody in a while: from anybody, unless those I wait for get on with it
+  kInsists = 3,  // I was told nobody in time: from anybody
+  kGaveUp = 4,   // from nobody any more; is not answered
+  kGetsOn = 5,   // some more of it has arrived; likewise
 };
 
 struct Seek {

@@ -19,6 +19,8 @@ namespace {
 // What somebody else may take of a wait until he is given up: a part of what is left, and at most so long.
 constexpr int kParts = 4;
 constexpr auto kPatience = std::chrono::seconds(15);
+// After so many parts of the wait, which are more than half of it, a reader waits for nobody any more.
+constexpr int kAsksInTime = 3;
 // Read in one go of a relay, which has to send it in its part of the wait. What has arrived is not read again.
 constexpr std::uint64_t kSlice = std::uint64_t{64} << 20;
 // Failures that are remembered for who asks.
@@ -202,11 +204,11 @@ Result<Version> Relay::get(Agent& agent, const Version& wanted, Step step, const
       status = Status(Code::kStale, "its copy is gone");
     } else if (status) {
       BEELINE_RETURN_IF_ERROR(reading.make_room());
-      status = read_rest(*peer, region, reading, !is_publisher, wait);
+      status = read_rest(agent, *peer, region, reading, wanted.number, !is_publisher, wait);
       if (status) status = check_sums(*wanted.tensors, reading.block);
       if (status) return offer(agent, wanted, reading);
     }
-    BEELINE_RETURN_IF_ERROR(wait.check());
+    BEELINE_RETURN_IF_ERROR(wait.check().with_context(status.message()));
     if (status.code() == Code::kCancelled || status.code() == Code::kInterrupted) return status;
     const bool is_garbled = status.code() == Code::kTorn;
     if (is_publisher && !(is_garbled && reading.is_second_hand)) return status;
@@ -218,8 +220,10 @@ Result<Version> Relay::get(Agent& agent, const Version& wanted, Step step, const
 }
 
 // What is not there yet.
-Status Relay::read_rest(Peer& peer, const Region& region, Reading& reading, bool is_relay, const os::Wait& wait) {
-  while (reading.done < reading.length) {
+Status Relay::read_rest(Agent& agent, Peer& peer, const Region& region, Reading& reading, std::uint64_t number,
+                        bool is_relay, const os::Wait& wait) {
+  for (bool is_first = true; reading.done < reading.length; is_first = false) {
+    if (!is_first) tell(agent, number, Step::kGetsOn, 0);
     const transport::Run run{&region, reading.done, reading.block + reading.done,
                              std::min(kSlice, reading.length - reading.done)};
     BEELINE_RETURN_IF_ERROR(peer.read({&run, 1}, {}, is_relay ? part_of(wait) : wait));
@@ -257,22 +261,22 @@ Result<Version> Relay::offer(Agent& agent, const Version& wanted, const Reading&
   return near;
 }
 
-// Whom the publisher names. If it names nobody in a part of the wait it is told so, and names one anyway.
+// Whom the publisher names. If it names nobody in a while it is asked again, and at last names one whatever happens.
 Result<messages::Parent> Relay::ask(Agent& agent, std::uint64_t number, Step step, const os::Wait& wait) {
-  const os::Wait part = part_of(wait);
-  for (const os::Wait* until : {&part, &wait}) {
+  for (int asked = 0;; ++asked) {
+    // Those who wait for ever wait as long as others get on with it.
+    if (asked > 0) step = asked < kAsksInTime || wait.deadline.is_never() ? Step::kOverdue : Step::kInsists;
+    const os::Wait until = step == Step::kInsists ? wait : part_of(wait);
     std::uint64_t serial = 0;
     {
       const std::lock_guard guard(mutex_);
       serial = ++serial_;
       told_.reset();
     }
-    tell(agent, number, until == &part ? step : Step::kOverdue, serial);
-    BEELINE_ASSIGN(auto told, hear(*until, wait));
+    tell(agent, number, step, serial);
+    BEELINE_ASSIGN(auto told, hear(until, wait));
     if (told) return std::move(*told);
   }
-  return Status(Code::kDeadlineExceeded, "the deadline passed while waiting to be told by agent \"" +
-                                             publisher_->address().name + "\" whom to get it from");
 }
 
 // Nothing when the part of the wait has passed.

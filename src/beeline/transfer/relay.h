@@ -58,8 +58,8 @@ class Relay {
   Result<Version> get(Agent& agent, const Version& wanted, messages::Step step, const os::Wait& wait);
   Result<messages::Parent> ask(Agent& agent, std::uint64_t number, messages::Step step, const os::Wait& wait);
   Result<std::optional<messages::Parent>> hear(const os::Wait& part, const os::Wait& whole);
-  static Status read_rest(Peer& peer, const transport::Region& region, Reading& reading, bool is_relay,
-                          const os::Wait& wait);
+  Status read_rest(Agent& agent, Peer& peer, const transport::Region& region, Reading& reading, std::uint64_t number,
+                   bool is_relay, const os::Wait& wait);
   Version keep_near(const Version& wanted, const std::string& owner, const transport::Region& region,
                     std::shared_ptr<Peer> peer);
   Result<Version> offer(Agent& agent, const Version& wanted, const Reading& reading);

@@ -69,12 +69,37 @@ TEST(FanOutTest, OneOfAHostGoesElsewhereAndTheOthersToIt) {
 TEST(FanOutTest, WhoWaitedLongEnoughIsSentToThePublisher) {
   FanOut fan_out(1);
   fan_out.seek(1, on("here"), Step::kFirst, 0);
+  EXPECT_EQ(decided(fan_out), (Parents{{1, kPublisher}}));
   fan_out.seek(2, on("here"), Step::kFirst, 0);
   fan_out.seek(3, kAlone, Step::kFirst, 0);
-  EXPECT_EQ(decided(fan_out), (Parents{{1, kPublisher}}));
+  EXPECT_EQ(decided(fan_out), Parents());
   fan_out.seek(2, on("here"), Step::kOverdue, 0);
-  fan_out.seek(3, kAlone, Step::kOverdue, 0);
-  EXPECT_EQ(decided(fan_out), (Parents{{2, kPublisher}, {3, kPublisher}}));
+  const auto decisions = fan_out.decide();
+  ASSERT_EQ(decisions.size(), 1u);
+  EXPECT_EQ(decisions.front().parent, kPublisher);
+  EXPECT_TRUE(decisions.front().is_beyond);
+  fan_out.seek(3, kAlone, Step::kInsists, 0);
+  EXPECT_EQ(decided(fan_out), (Parents{{3, kPublisher}}));
+}
+
+TEST(FanOutTest, WhoIsOverdueWaitsOnWhileThoseBeforeItGetOn) {
+  FanOut fan_out(1);
+  fan_out.seek(1, on("here"), Step::kFirst, 0);
+  (void)fan_out.decide();
+  fan_out.seek(2, kAlone, Step::kFirst, 0);
+  fan_out.seek(3, on("here"), Step::kFirst, 0);
+  fan_out.seek(1, {}, Step::kGetsOn, 0);
+  fan_out.seek(3, on("here"), Step::kOverdue, 0);
+  fan_out.seek(2, kAlone, Step::kOverdue, 0);
+  EXPECT_EQ(decided(fan_out), Parents());
+  fan_out.seek(3, on("here"), Step::kOverdue, 0);  // nothing has moved since
+  EXPECT_EQ(decided(fan_out), (Parents{{3, kPublisher}}));
+  fan_out.seek(2, kAlone, Step::kOverdue, 0);  // somebody else has begun
+  EXPECT_EQ(decided(fan_out), Parents());
+  EXPECT_TRUE(fan_out.offer(1, kCopy));
+  EXPECT_EQ(decided(fan_out), (Parents{{2, 1}}));
+  fan_out.seek(17, kAlone, Step::kGetsOn, 0);  // was sent to nobody
+  EXPECT_TRUE(fan_out.waiting().empty());
 }
 
 TEST(FanOutTest, NobodyIsSentToOneThatFailed) {
@@ -139,7 +164,7 @@ TEST(FanOutTest, RandomReadersKeepToTheFanOut) {
       const auto reader = static_cast<Reader>(random() % 12);
       const auto [own, is_new] = traits.try_emplace(reader);
       if (is_new) own->second = random() % 2 == 0 ? kAlone : on(random() % 2 == 0 ? "a" : "b");
-      const auto step = static_cast<Step>(random() % 2 == 0 ? 0 : random() % 5);
+      const auto step = static_cast<Step>(random() % 2 == 0 ? 0 : random() % 7);
       switch (random() % 6) {
         case 0:
           (void)fan_out.offer(reader, kCopy);
@@ -151,6 +176,7 @@ TEST(FanOutTest, RandomReadersKeepToTheFanOut) {
           break;
         default:
           fan_out.seek(reader, own->second, step, 0);
+          if (step == Step::kGetsOn) break;
           if (step == Step::kFailed && parents.contains(reader)) edges.erase(parents[reader]);
           parents.erase(reader);
           edges.erase(reader);
