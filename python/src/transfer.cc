@@ -341,8 +341,8 @@ class PyAgent {
     const auto [agents, regions] = without_gil([&] { return std::pair(own->stats(), own->regions()->stats()); });
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
                    agents.faults, "relays", agents.relays, "reparented", agents.reparented, "overdue", agents.overdue,
-                   "parents_lost", agents.parents_lost, "registrations", regions.registrations, "registrations_reused", regions.reused,
-                   "registrations_waiting", regions.waiting);
+                   "parents_lost", agents.parents_lost, "registrations", regions.registrations, "registrations_reused",
+                   regions.reused, "registrations_waiting", regions.waiting);
   }
 
   // The file of its counters, and why there is none.

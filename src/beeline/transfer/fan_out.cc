@@ -87,20 +87,23 @@ void FanOut::part(Node& node) {
 std::optional<FanOut::Reader> FanOut::parent_for(Reader reader, const Node& node) const {
   std::optional<Reader> best;
   std::size_t fewest = children_;
-  bool is_on_its_way = false;
+  bool is_near_one = false, is_any = false;  // who may be a parent later
   for (const auto& [other, candidate] : nodes_) {
     if (other == reader || candidate.is_suspect) continue;
+    const bool reads = candidate.state == State::kReads;
+    is_any = is_any || (reads && candidate.traits.listens);
     if (is_near(node, candidate)) {
       if (candidate.state == State::kOffers) return other;
-      is_on_its_way = is_on_its_way || candidate.state == State::kReads;
+      is_near_one = is_near_one || reads;
     }
     if (candidate.state != State::kOffers || !candidate.traits.listens || candidate.children >= fewest) continue;
     best = other;
     fewest = candidate.children;
   }
-  if (is_on_its_way && !node.is_overdue) return std::nullopt;
-  // Of those with as many children the publisher is the last: it has had the version all to itself.
-  if (publishers_children_ < fewest || (!best && node.is_overdue)) return kPublisher;
+  if (is_near_one && !node.is_overdue) return std::nullopt;
+  // Of those with as many children the publisher is the last: it has had the version all to itself. It serves whoever
+  // has nobody to wait for.
+  if (publishers_children_ < fewest || (!best && (node.is_overdue || !is_any))) return kPublisher;
   return best;
 }
 

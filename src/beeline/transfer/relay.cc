@@ -256,8 +256,8 @@ Result<Version> Relay::offer(Agent& agent, const Version& wanted, const Reading&
     left = std::exchange(near_peer_, nullptr);
     offered_[wanted.number] = std::move(registration);
   }
-  agent.send_to(*publisher_,
-                messages::encode(Type::kOffer, messages::Offer{name_, wanted.number, messages::CopiedRegion::of(region)}));
+  const messages::Offer offered{name_, wanted.number, messages::CopiedRegion::of(region)};
+  agent.send_to(*publisher_, messages::encode(Type::kOffer, offered));
   return near;
 }
 
@@ -297,8 +297,8 @@ Result<std::optional<messages::Parent>> Relay::hear(const os::Wait& part, const 
 }
 
 void Relay::tell(Agent& agent, std::uint64_t number, Step step, std::uint64_t serial) const {
-  agent.send_to(*publisher_, messages::encode(Type::kSeek, messages::Seek{name_, number,
-                                                                          static_cast<std::uint8_t>(step), serial}));
+  const messages::Seek seek{name_, number, static_cast<std::uint8_t>(step), serial};
+  agent.send_to(*publisher_, messages::encode(Type::kSeek, seek));
 }
 
 void Relay::note_failure(Agent& agent, const std::string& owner, const Status& why) {

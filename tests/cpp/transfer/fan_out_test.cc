@@ -82,6 +82,20 @@ TEST(FanOutTest, WhoWaitedLongEnoughIsSentToThePublisher) {
   EXPECT_EQ(decided(fan_out), (Parents{{3, kPublisher}}));
 }
 
+TEST(FanOutTest, ThePublisherServesWhoeverHasNobodyToWaitFor) {
+  FanOut fan_out(1);
+  const FanOut::Traits deaf{.host = "here", .listens = false};  // reached on its host alone
+  fan_out.seek(1, deaf, Step::kFirst, 0);
+  EXPECT_EQ(decided(fan_out), (Parents{{1, kPublisher}}));
+  fan_out.seek(2, kAlone, Step::kFirst, 0);
+  EXPECT_EQ(decided(fan_out), (Parents{{2, kPublisher}}));
+  EXPECT_TRUE(fan_out.offer(1, kCopy));
+  fan_out.seek(3, kAlone, Step::kFirst, 0);
+  EXPECT_EQ(decided(fan_out), Parents());  // 2 will have room
+  EXPECT_TRUE(fan_out.offer(2, kCopy));
+  EXPECT_EQ(decided(fan_out), (Parents{{3, 2}}));
+}
+
 TEST(FanOutTest, WhoIsOverdueWaitsOnWhileThoseBeforeItGetOn) {
   FanOut fan_out(1);
   fan_out.seek(1, on("here"), Step::kFirst, 0);
