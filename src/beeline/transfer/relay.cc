@@ -95,7 +95,7 @@ void Relay::wake() {
 
 bool Relay::is_good() const {
   if (near_.copy != nullptr) return true;
-  return near_peer_ != nullptr && !near_peer_->is_gone() &&
+  return near_.tensors != nullptr && near_peer_ != nullptr && !near_peer_->is_gone() &&
          near_peer_->facts().arena->is_published(near_.tensors->regions.front().id);
 }
 

@@ -5,10 +5,10 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
-#include <cstring>
+#include <atomic>
 #include <filesystem>
 #include <future>
-#include <numeric>
+#include <thread>
 
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/fetch.h"
@@ -189,6 +189,40 @@ TEST_F(RelayTest, WhatARelayGarblesIsFoundByItsChecksumAndReadAnew) {
   EXPECT_EQ(moved({second}, *first), kBytes);
   EXPECT_EQ(moved({second}, *publisher_), kBytes);
   EXPECT_EQ(publisher_->stats().reparented, 1u);
+}
+
+// Readers open, read some versions and close, each at its own pace, while versions come.
+TEST_F(RelayTest, ReadersThatComeAndGoGetWholeVersions) {
+  constexpr int kThreads = 3, kLives = 5, kReads = 3;
+  std::atomic<int> reads{0}, done{0};
+  std::vector<std::future<void>> threads;
+  publish(1, 2, 1);
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.push_back(std::async(std::launch::async, [&, thread] {
+      for (int life = 0; life < kLives; ++life) {
+        const auto reader = open("reader" + std::to_string(thread));
+        const auto subscription = subscribe(*reader);
+        for (std::uint64_t number = 0; int read_here : {1, 2, 3}) {
+          const auto version = subscription->nearest_newer_than(number, kPatience);
+          ASSERT_TRUE(version.is_ok()) << version.status().message();
+          EXPECT_GT(version->number, number);
+          number = version->number;
+          EXPECT_EQ(read(*reader, *version), bytes_of(static_cast<std::uint8_t>(number))) << read_here;
+          ++reads;
+        }
+      }
+      ++done;
+    }));
+  }
+  // One more for each that was read: nobody waits for ever, and several read the same one.
+  for (int published = 1; done < kThreads; std::this_thread::yield()) {
+    ASSERT_FALSE(kPatience.deadline.passed());
+    if (reads < published) continue;
+    publish(static_cast<std::uint8_t>(++published), 2, 1);
+  }
+  for (auto& thread : threads) thread.get();
+  EXPECT_GE(reads, kThreads * kLives * kReads);
+  wait_until([&] { return publisher_->stats().relays == 0; });
 }
 
 TEST_F(RelayTest, WhoIsReachedByNobodyMayNotRelay) {
