@@ -236,10 +236,10 @@ Status Relay::read_rest(Agent& agent, Peer& peer, const Region& region, Reading&
 Version Relay::keep_near(const Version& wanted, const std::string& owner, const Region& region,
                          std::shared_ptr<Peer> peer) {
   const Version near{wanted.number, moved_to(*wanted.tensors, owner, region), nullptr};
-  Version replaced;  // ends without the lock
+  Version replaced;  // ends without the lock, as `peer` does
   const std::lock_guard guard(mutex_);
   replaced = std::exchange(near_, near);
-  near_peer_ = std::move(peer);
+  near_peer_.swap(peer);
   return near;
 }
 
