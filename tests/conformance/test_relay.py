@@ -77,11 +77,11 @@ def slow_child(publisher, folder):
     """A subscriber of this process that pauses in the middle of its first read, and the number and tensors it gets."""
     agents, threads = [], ThreadPoolExecutor(1)
 
-    def start(*, pause_s=0.5, timeout_s=30, relay=True):
+    def start(*, pause_s=0.5, timeout_s=30):
         pause = Fault("delay", "tcp", after_bytes=SIZE // 2, delay_s=pause_s)
         agent = Agent("child", folder=folder, token=TOKEN, share_memory=False, tcp="127.0.0.1:0", faults=[pause])
         agents.append(agent)
-        subscription = agent.subscribe(publisher.address, "w", relay=relay)
+        subscription = agent.subscribe(publisher.address, "w", relay=True)
         fetching = threads.submit(subscription.fetch, timeout_s=timeout_s)
         while agent.stats()["faults"] == 0:
             assert not fetching.done(), fetching.result()
