@@ -10,8 +10,8 @@
 #include "beeline/store/payload.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
-#include "beeline/transport/tcp/opening.h"
 #include "beeline/transfer/spans.h"
+#include "beeline/transport/tcp/opening.h"
 #include "targets.h"
 
 namespace {

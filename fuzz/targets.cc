@@ -18,9 +18,9 @@
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
+#include "beeline/transfer/spans.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/stream.h"
-#include "beeline/transfer/spans.h"
 
 namespace beeline::fuzz {
 namespace {
@@ -181,6 +181,11 @@ void agent(BytesView input) {
   (void)messages::decode<messages::Welcome>(messages::Type::kWelcome, input);
   (void)messages::decode<messages::Refused>(messages::Type::kRefused, input);
   (void)messages::decode<messages::Returned>(messages::Type::kReturned, input);
+  (void)messages::decode<messages::Seek>(messages::Type::kSeek, input);
+  (void)messages::decode<messages::Parent>(messages::Type::kParent, input);
+  (void)messages::decode<messages::Offer>(messages::Type::kOffer, input);
+  (void)messages::decode<messages::Recall>(messages::Type::kRecall, input);
+  (void)messages::decode<messages::Notify>(messages::Type::kNotify, input);
   const auto address = transfer::Address::parse(std::string(as_text(input)));
   if (!address.is_ok()) return;
   const auto again = transfer::Address::parse(address->text());
@@ -212,9 +217,9 @@ void opening(BytesView input) {
     std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
     BEELINE_CHECK(tcp::send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
     ::shutdown(hostile->fd(), SHUT_WR);
-    const Status status = is_to_listener
-                              ? tcp::admit_connection(*stream, "listener", "token", wait).status()
-                              : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
+    const Status status =
+        is_to_listener ? tcp::admit_connection(*stream, "listener", "token", wait).status()
+                       : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
   }
 }

@@ -343,6 +343,10 @@ class TransferCancelledError(DirectTransportError):
     """A transfer was cancelled; nothing of it is written later."""
 
 
+class NotificationRefusedError(DirectTransportError):
+    """The other agent takes no notification of that topic, or none for now; it has not got this one."""
+
+
 class TargetMismatchError(DirectTransportError, ValueError):
     """The tensors given to `set_target_for_ref` do not fit the object's; nothing was written."""
 

@@ -21,6 +21,8 @@
 #include "dicts.h"
 #include "incoming.h"
 #include "local_tensors.h"
+#include "notifications.h"
+#include "waits.h"
 
 namespace beeline::python {
 namespace {
@@ -49,36 +51,15 @@ std::shared_ptr<void> keep(nb::object object) {
           }};
 }
 
-template <typename Work>
-auto without_gil(Work&& work) {
-  const nb::gil_scoped_release released;
-  return work();
-}
-
 // What Python holds, and whose end may wait for a plug-in or a thread that waits for the GIL.
 template <typename T>
 std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
+  if (own == nullptr) return nullptr;
   T* const held = own.get();
   return {held, [own = std::move(own)](T*) mutable {
             if (PyGILState_Check() == 0) return own.reset();
             without_gil([&] { own.reset(); });
           }};
-}
-
-// Waits of an agent: bounded, and ended by what a signal's handler raises.
-os::Wait wait_for(std::optional<double> timeout_s, const os::Cancellation* cancellation = nullptr) {
-  static auto interrupted = [] {
-    const nb::gil_scoped_acquire acquired;
-    return PyErr_CheckSignals() != 0;
-  };
-  os::Wait wait(Deadline::after_seconds(timeout_s));
-  wait.cancellation = cancellation;
-  if (on_main_thread()) wait.interrupted = interrupted;
-  return wait;
-}
-
-void require(const Status& status, const std::string& what) {
-  if (!status) raise_status(status, what, Work::kAgent);
 }
 
 // (dtype code, bits, lanes, shape)
@@ -106,24 +87,33 @@ transport::Fault fault_of(const FaultRow& row) {
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
 Numbered numbered(transfer::Version version) {
   if (version.number == 0) return {0, std::nullopt};
-  return {version.number, TensorRefs{std::move(version.tensors), nullptr}};
+  return {version.number, TensorRefs{std::move(version.tensors), ending_without_gil(std::move(version.copy))}};
 }
 
 class PySubscription {
  public:
-  explicit PySubscription(std::shared_ptr<transfer::Subscription> subscription)
-      : subscription_(std::move(subscription)) {}
+  PySubscription(std::shared_ptr<transfer::Subscription> subscription, bool relays)
+      : subscription_(ending_without_gil(std::move(subscription))), relays_(relays) {}
 
-  [[nodiscard]] Numbered latest() const { return numbered(subscription_->latest()); }
+  [[nodiscard]] Numbered latest() const {
+    return numbered(relays_ ? subscription_->nearest_latest() : subscription_->latest());
+  }
   [[nodiscard]] Numbered newer_than(std::uint64_t number, std::optional<double> timeout_s) const {
     const auto wait = wait_for(timeout_s);
-    auto version = without_gil([&] { return subscription_->newer_than(number, wait); });
+    auto version = without_gil([&] {
+      return relays_ ? subscription_->nearest_newer_than(number, wait) : subscription_->newer_than(number, wait);
+    });
     require(version.status(), "wait for a version");
     return numbered(std::move(*version));
+  }
+  [[nodiscard]] bool needs_copies() const { return relays_ && subscription_->relay()->needs_copies(); }
+  [[nodiscard]] std::vector<std::string> take_failures() const {
+    return relays_ ? subscription_->relay()->take_failures() : std::vector<std::string>();
   }
 
  private:
   std::shared_ptr<transfer::Subscription> subscription_;
+  bool relays_;
 };
 
 class PyBatch {
@@ -224,7 +214,7 @@ class PyAgent {
   }
 
   std::uint64_t publish(const std::string& name, const nb::list& tensors, std::vector<std::string> names,
-                        std::uint64_t number, std::size_t keep, bool with_checksums, bool single) {
+                        std::uint64_t number, std::size_t keep, bool with_checksums, bool single, std::size_t fan_out) {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
@@ -232,7 +222,7 @@ class PyAgent {
     auto published = without_gil([&, own = agent()]() -> Result<std::uint64_t> {
       BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*own->arena(), *own->regions(), own->address().text(),
                                                             sources, std::move(names), with_checksums, single));
-      return own->publish(name, number, std::move(snapshot), keep);
+      return own->publish(name, number, std::move(snapshot), keep, fan_out);
     });
     require(published.status(), "publish \"" + name + "\"");
     return *published;
@@ -242,11 +232,12 @@ class PyAgent {
     without_gil([&, own = agent()] { own->withdraw(name); });
   }
 
-  PySubscription subscribe(const std::string& address, const std::string& name, std::optional<double> timeout_s) {
+  PySubscription subscribe(const std::string& address, const std::string& name, bool relays,
+                           std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
-    auto subscription = without_gil([&, own = agent()] { return own->subscribe(address, name, wait); });
+    auto subscription = without_gil([&, own = agent()] { return own->subscribe(address, name, wait, relays); });
     require(subscription.status(), "subscribe to \"" + name + "\"");
-    return PySubscription(std::move(*subscription));
+    return {std::move(*subscription), relays};
   }
 
   void connect(const std::string& address, std::optional<double> timeout_s) { peer(address, wait_for(timeout_s)); }
@@ -273,10 +264,13 @@ class PyAgent {
     return {std::move(*prepared), incoming.kept};
   }
 
+  // Tells the owner of the tensors, once they are there, what `notification` says under its topic.
   void push(const std::vector<const TensorRef*>& refs, const nb::list& sources, const std::string& path,
-            double min_gbps, std::optional<double> timeout_s, const os::Cancellation* cancellation) {
+            double min_gbps, const std::optional<std::pair<std::string, nb::bytes>>& notification,
+            std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
     require_as_many(refs.size(), sources);
+    if (notification && refs.empty()) throw nb::value_error("nothing is pushed: whom to notify is not known");
     std::vector<transfer::Copy> copies;
     nb::list kept;  // while the GIL is not held
     for (std::size_t i = 0; i < refs.size(); ++i) {
@@ -285,6 +279,21 @@ class PyAgent {
           {&refs[i]->remote, local_of(sources[i], refs[i]->remote.spec, "the remote one is", transfer::Use::kRead)});
     }
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
+    if (notification) tell(*peer_of(copies, wait), notification->first, notification->second, wait);
+  }
+
+  void notify(const std::string& address, const std::string& topic, const nb::bytes& payload,
+              std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    tell(*peer(address, wait), topic, payload, wait);
+  }
+
+  [[nodiscard]] PyNotifications notifications(const std::string& topic, std::size_t limit, bool drops_oldest) {
+    using WhenFull = transfer::Notifications::WhenFull;
+    const auto when_full = drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse;
+    auto taken = without_gil([&, own = agent()] { return own->notifications(topic, limit, when_full); });
+    require(taken.status(), "take notifications");
+    return PyNotifications(std::move(*taken));
   }
 
   nb::list map(const std::vector<const TensorRef*>& refs, std::optional<double> timeout_s) {
@@ -343,8 +352,9 @@ class PyAgent {
     const auto own = agent();
     const auto [agents, regions] = without_gil([&] { return std::pair(own->stats(), own->regions()->stats()); });
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
-                   agents.faults, "registrations", regions.registrations, "registrations_reused", regions.reused,
-                   "registrations_waiting", regions.waiting);
+                   agents.faults, "relays", agents.relays, "reparented", agents.reparented, "overdue", agents.overdue,
+                   "parents_lost", agents.parents_lost, "registrations", regions.registrations, "registrations_reused",
+                   regions.reused, "registrations_waiting", regions.waiting);
   }
 
   // The file of its counters, and why there is none.
@@ -420,6 +430,7 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
 }  // namespace
 
 void bind_transfer(nb::module_& m) {
+  bind_notifications(m);
   nb::class_<os::Cancellation>(m, "Cancellation")
       .def_static("make",
                   [] {
@@ -489,7 +500,9 @@ void bind_transfer(nb::module_& m) {
       .def_prop_ro("nbytes", &PyBatch::bytes);
   nb::class_<PySubscription>(m, "Subscription")
       .def("latest", &PySubscription::latest)
-      .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
+      .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
+      .def_prop_ro("needs_copies", &PySubscription::needs_copies)
+      .def("take_failures", &PySubscription::take_failures);
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
@@ -503,7 +516,8 @@ void bind_transfer(nb::module_& m) {
       .def("grant", &PyAgent::grant)
       .def("publish", &PyAgent::publish)
       .def("withdraw", &PyAgent::withdraw)
-      .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("timeout_s").none())
+      .def("subscribe", &PyAgent::subscribe, nb::arg("address"), nb::arg("name"), nb::arg("relays"),
+           nb::arg("timeout_s").none())
       .def("connect", &PyAgent::connect, nb::arg("address"), nb::arg("timeout_s").none())
       .def("fetch", &PyAgent::fetch, nb::arg("refs"), nb::arg("targets").none(), nb::arg("dtypes").none(),
            nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("verify"),
@@ -511,7 +525,10 @@ void bind_transfer(nb::module_& m) {
       .def("prepare", &PyAgent::prepare, nb::arg("refs"), nb::arg("targets"), nb::arg("dtypes").none(),
            nb::arg("block").none(), nb::arg("path"), nb::arg("min_gbps"), nb::arg("timeout_s").none())
       .def("push", &PyAgent::push, nb::arg("refs"), nb::arg("sources"), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+           nb::arg("notification").none(), nb::arg("timeout_s").none(), nb::arg("cancellation").none())
+      .def("notify", &PyAgent::notify, nb::arg("address"), nb::arg("topic"), nb::arg("payload"),
+           nb::arg("timeout_s").none())
+      .def("notifications", &PyAgent::notifications, nb::arg("topic"), nb::arg("limit"), nb::arg("drops_oldest"))
       .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())
       .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"),
            nb::arg("timeout_s").none())

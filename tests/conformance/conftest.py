@@ -38,9 +38,13 @@ def plugins(tmp_path_factory):
         yield library
 
 
-def within(namespace: str | None) -> list[str]:
-    """What starts a program in a network namespace."""
-    return ["ip", "netns", "exec", namespace] if namespace else []
+def within(namespace: str | None, boot_id: pathlib.Path | None = None) -> list[str]:
+    """What starts a program in a network namespace, and as if on the machine with the boot id in that file."""
+    prefix = ["ip", "netns", "exec", namespace] if namespace else []
+    if boot_id is None:
+        return prefix
+    hidden = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", hidden, str(boot_id), *prefix]
 
 
 def beeline(*arguments, check=True, **environment):
@@ -54,7 +58,15 @@ def beeline(*arguments, check=True, **environment):
 class Owner:
     """An agent in another process; see owner.py."""
 
-    def __init__(self, *, preload: bool = True, namespace: str | None = None, environ=(), **options):
+    def __init__(
+        self,
+        *,
+        preload: bool = True,
+        namespace: str | None = None,
+        boot_id: pathlib.Path | None = None,
+        environ=(),
+        **options,
+    ):
         environment = os.environ | dict(environ)
         if preload:
             from beeline.engines import preload as preloading
@@ -62,7 +74,7 @@ class Owner:
             environment |= preloading.environment()
         script = pathlib.Path(__file__).with_name("owner.py")
         self.process = subprocess.Popen(
-            [*within(namespace), sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
+            [*within(namespace, boot_id), sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

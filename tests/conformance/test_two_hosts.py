@@ -1,5 +1,6 @@
 """Two network namespaces stand in for two hosts: agents in them share no memory, only a link, which can be pulled."""
 
+import json
 import shutil
 import subprocess
 import time
@@ -107,6 +108,39 @@ def test_versions_reach_another_host(pair):
     assert reader.run("number, (t,) = kept['s'].fetch(); answer = [number, float(t.mean())]") == [1, 1.0]
     owner.run("agent.publish('w', [torch.full((1 << 20,), 2.0)])")
     assert reader.run("number, (t,) = kept['s'].fetch(newer_than=1); answer = [number, float(t.mean())]") == [2, 2.0]
+
+
+def bytes_received(namespace: str) -> int:
+    """By the host there, over its link."""
+    shown = subprocess.run(
+        ["ip", "-n", namespace, "-s", "-j", "link", "show", "wire"], check=True, capture_output=True, timeout=20
+    )
+    return json.loads(shown.stdout)[0]["stats64"]["rx"]["bytes"]
+
+
+def test_a_version_crosses_the_link_once_for_all_who_relay_on_a_host(hosts, start_owner, tmp_path):
+    boot_ids = {host: tmp_path / host for host in HOSTS}
+    for path in boot_ids.values():
+        path.write_text(f"{uuid.uuid4()}\n")
+
+    def start(host):
+        return start_owner(namespace=hosts[host], boot_id=boot_ids[host], tcp=f"{HOSTS[host]}:0")
+
+    publisher = start("b")
+    size = 16 << 20
+    subscribers = [start("a") for _ in range(3)]
+    for each in subscribers:
+        each.run(f"kept['s'] = agent.subscribe({publisher.address!r}, 'w', relay=True)")
+    for number in (1, 2):
+        before = bytes_received(hosts["a"])
+        publisher.run(f"agent.publish('w', [torch.full(({size},), {number}, dtype=torch.uint8)], fan_out=4)")
+        for each in subscribers:
+            each.tell(
+                f"number, (t,) = kept['s'].map(newer_than={number - 1}); answer = [number, t.numel(), int(t.max())]"
+            )
+        assert [each._hear() for each in subscribers] == [{"answer": [number, size, number]}] * 3
+        assert size < bytes_received(hosts["a"]) - before < 1.5 * size
+    assert publisher.run("answer = agent.stats()['relays']") == 2
 
 
 def test_an_unplugged_link_is_an_error_in_time_and_work_goes_on_later(pair, hosts):

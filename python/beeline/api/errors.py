@@ -47,4 +47,5 @@ _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_TRANSFER_TIMEOUT: exceptions.TransferTimeoutError,
     _core.ERROR_TRANSFER_CANCELLED: exceptions.TransferCancelledError,
     _core.ERROR_TORN: exceptions.TornReadError,
+    _core.ERROR_REFUSED: exceptions.NotificationRefusedError,
 }

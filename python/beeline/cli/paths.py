@@ -72,9 +72,7 @@ def paths(
     address, _ = find(agents[-1], folder)
     measured = measured_by(agents[0], address, folder) if len(agents) == 2 else []
     try:
-        with Agent(
-            f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder
-        ) as own:
+        with Agent(f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder) as own:
             possible = {
                 memory: own.paths_to(address, size, in_arena=memory == "arena", timeout_s=timeout) for memory in _MEMORY
             }

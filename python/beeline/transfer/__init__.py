@@ -12,12 +12,27 @@ An agent of another process fetches, maps or fills what a reference names; neith
 
 import os
 
-from beeline.transfer.agent import Agent, Batch, Subscription, Transfer
+from beeline.transfer.agent import Agent
 from beeline.transfer.faults import Fault
+from beeline.transfer.notifications import Notification, Notifications
 from beeline.transfer.references import TensorRef, TensorRefs
+from beeline.transfer.subscription import Subscription
 from beeline.transfer.tls import Tls
+from beeline.transfer.transfers import Batch, Transfer
 
-__all__ = ["Agent", "Batch", "Fault", "Subscription", "TensorRef", "TensorRefs", "Tls", "Transfer", "get_include"]
+__all__ = [
+    "Agent",
+    "Batch",
+    "Fault",
+    "Notification",
+    "Notifications",
+    "Subscription",
+    "TensorRef",
+    "TensorRefs",
+    "Tls",
+    "Transfer",
+    "get_include",
+]
 
 
 def get_include() -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 from beeline import _core
-from beeline.exceptions import StaleReferenceError
 from beeline.transfer.faults import Fault
-from beeline.transfer.references import TensorRef, TensorRefs, as_given, dtype_row
+from beeline.transfer.notifications import Notifications
+from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
+from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
 from beeline.transfer.tls import Tls
+from beeline.transfer.transfers import Batch, Transfer
 
-DEFAULT_TIMEOUT_S = 60.0
 MAX_ASYNC = 4
 
 
@@ -152,7 +151,14 @@ class Agent:
         self._agent.grant(refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone(), to)
 
     def publish(
-        self, name: str, tensors: Any, *, version: int | None = None, keep: int = 2, checksum: bool = False
+        self,
+        name: str,
+        tensors: Any,
+        *,
+        version: int | None = None,
+        keep: int = 2,
+        checksum: bool = False,
+        fan_out: int = 3,
     ) -> int:
         """Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers.
 
@@ -164,20 +170,22 @@ class Agent:
             tensors: As for `register`; they arrive in the same structure: a single one, a list, or a dict.
             version: A number larger than those before; by default the next one, from 1.
             keep: How many of the newest versions stay readable. Older ones stay for those who have mapped them.
-            checksum: Takes one of each tensor, for those who `fetch` with `verify`.
+            checksum: Takes one of each tensor, for those who `fetch` with `verify`, and for those who relay: they
+                compare what they got before they give it on.
+            fan_out: Of subscribers that relay, how many get the version from here, and from each that has it.
 
         Returns:
             The version's number.
 
         Raises:
-            ValueError: The number is not larger.
+            ValueError: The number is not larger, or `keep` or `fan_out` is less than 1.
             ObjectStoreFullError: The arena's quota is used up; the version before stays the newest.
         """
-        if (version is not None and version < 1) or keep < 1:
-            raise ValueError(f"version and keep are at least 1, not {version} and {keep}")
+        if (version is not None and version < 1) or keep < 1 or fan_out < 1:
+            raise ValueError(f"version, keep and fan_out are at least 1, not {version}, {keep} and {fan_out}")
         names, values = _named(tensors)
         single = not isinstance(tensors, (Mapping, list, tuple))
-        return self._agent.publish(name, values, names, version or 0, keep, checksum, single)
+        return self._agent.publish(name, values, names, version or 0, keep, checksum, single, fan_out)
 
     def withdraw(self, name: str) -> None:
         """No version of `name` can be fetched any more; what is mapped stays with those who have it.
@@ -186,9 +194,19 @@ class Agent:
         """
         self._agent.withdraw(name)
 
-    def subscribe(self, address: str, name: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> Subscription:
-        """What the agent at `address` publishes as `name`, now or later. Raises as `connect`."""
-        return Subscription(self, name, self._agent.subscribe(address, name, timeout_s))
+    def subscribe(
+        self, address: str, name: str, *, relay: bool = False, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> Subscription:
+        """What the agent at `address` publishes as `name`, now or later. Raises as `connect`.
+
+        Args:
+            address: The publisher's.
+            name: What it publishes it as.
+            relay: Get versions from other subscribers that have them, and give them on (docs/transports.md). Needs
+                `tcp`, or shared memory, so that others reach this agent; ValueError where it has neither.
+            timeout_s: Seconds to connect; None waits for ever.
+        """
+        return Subscription(self, name, self._agent.subscribe(address, name, relay, timeout_s))
 
     def connect(self, address: str, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         """Connects ahead of use.
@@ -290,13 +308,14 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        notify: tuple[str, bytes] | None = None,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
         """As `push`, on a thread of the agent: returns at once."""
         keys, parts = _flatten(refs)
         sources = _matching(keys, tensors)
         return self._start(
-            lambda cancellation: self._agent.push(parts, sources, path, min_gbps, timeout_s, cancellation)
+            lambda cancellation: self._agent.push(parts, sources, path, min_gbps, notify, timeout_s, cancellation)
         )
 
     def _start(self, work: Callable[[_core.Cancellation], Any]) -> Transfer:
@@ -332,14 +351,54 @@ class Agent:
         *,
         path: str = "",
         min_gbps: float = 0.0,
+        notify: tuple[str, bytes] | None = None,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> None:
         """Fills tensors of another agent, which it must have granted to this one; as `fetch` otherwise.
 
         By TCP, what was on its way when a push failed may still arrive: at most some requests of 4 MiB, each whole.
+
+        `notify` is a topic and a payload, sent as by `notify` once the tensors are there: who takes the notification
+        finds them filled. Where the push fails nothing is sent; where the notification fails the tensors are filled.
         """
         keys, parts = _flatten(refs)
-        self._agent.push(parts, _matching(keys, tensors), path, min_gbps, timeout_s, None)
+        self._agent.push(parts, _matching(keys, tensors), path, min_gbps, notify, timeout_s, None)
+
+    def notify(
+        self, address: str, topic: str, payload: bytes = b"", *, timeout_s: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        """Sends a short message to the agent at `address`; returns once it waits there to be taken.
+
+        Args:
+            address: The other agent's.
+            topic: What it has called `notifications` with; at most 1,024 bytes.
+            payload: At most 64 KiB.
+            timeout_s: Seconds; None waits for ever.
+
+        Raises:
+            NotificationRefusedError: It takes none of that topic, or as many as it lets wait are waiting.
+            TransferTimeoutError: It did not answer in time; the message may have arrived.
+            PeerLostError: It is gone; likewise.
+            ValueError: The topic or the payload is too long.
+        """
+        self._agent.notify(address, topic, payload, timeout_s)
+
+    def notifications(
+        self, topic: str, *, limit: int = 1024, when_full: Literal["refuse", "drop_oldest"] = "refuse"
+    ) -> Notifications:
+        """What other agents send under `topic`, from here on and as long as the result is referred to.
+
+        Args:
+            topic: As senders name it.
+            limit: How many may wait to be taken.
+            when_full: Of one more: "refuse" tells its sender (NotificationRefusedError), "drop_oldest" lets it in and
+                drops the one that has waited longest, which is counted in `Notifications.stats`.
+
+        Raises ValueError for another limit than the topic has already.
+        """
+        if limit < 1 or when_full not in ("refuse", "drop_oldest"):
+            raise ValueError(f"limit is at least 1, when_full refuse or drop_oldest; not {limit} and {when_full!r}")
+        return Notifications(topic, self._agent.notifications(topic, limit, when_full == "drop_oldest"))
 
     def map(self, refs: Any, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> Any:
         """torch tensors over the memory of an agent on this host: no copy, whatever the size.
@@ -389,133 +448,13 @@ class Agent:
         return self._agent.counters()[0]
 
     def stats(self) -> dict[str, int]:
-        """Counters: peers, visitors (agents that connected to this one), refused, registrations, ..."""
+        """Counters: peers, visitors (agents that connected to this one), refused, registrations, ...
+
+        Of subscribers that relay what this agent publishes: `relays` (copies that they offer now), `reparented` (times
+        that one was given another parent), `overdue` (times that one was sent here beyond `fan_out`, since nobody else
+        had room in time). `parents_lost` counts parents that failed this agent as a subscriber.
+        """
         return self._agent.stats()
-
-
-class Transfer:
-    """A transfer that was started, see `Agent.fetch_async`. Awaitable."""
-
-    def __init__(self, future: Future[Any], cancellation: _core.Cancellation) -> None:
-        self._future = future
-        self._cancellation = cancellation
-
-    def result(self, timeout_s: float | None = None) -> Any:
-        """What the call would have returned, or raises what it would have raised. TimeoutError after `timeout_s`."""
-        return self._future.result(timeout_s)
-
-    def done(self) -> bool:
-        """Whether it has ended, in whatever way: nothing of it is written later."""
-        return self._future.done()
-
-    def cancel(self) -> None:
-        """Ends it soon: `result` then raises TransferCancelledError, unless it had ended before.
-
-        Returns at once; once `done`, nothing of it is written later.
-        """
-        self._cancellation.cancel()
-
-    def add_done_callback(self, function: Callable[[Transfer], Any]) -> None:
-        """Calls `function(self)` once it has ended, on a thread of the agent."""
-        self._future.add_done_callback(lambda _: function(self))
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> Any:
-        future = asyncio.wrap_future(self._future)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self.cancel()
-            await asyncio.wait([future])  # then nothing is written any more
-            if not future.cancelled():
-                future.exception()  # taken, or asyncio complains that nobody did
-            raise
-
-
-class Batch:
-    """A prepared fetch, see `Agent.prepare`. One thread at a time."""
-
-    def __init__(self, batch: _core.Batch) -> None:
-        self._batch = batch
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that one run reads of the owner's memory."""
-        return self._batch.nbytes
-
-    def run(self, *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
-        """Fills the targets; raises as `Agent.fetch`."""
-        self._batch.run(timeout_s)
-
-
-class Subscription:
-    """Versions that another agent publishes under a name. Ends with its last reference. Thread-safe.
-
-    Each reader takes the newest version; those that came and went meanwhile are passed over. A version is read whole
-    or not at all: one that is replaced while it is fetched is given up for its successor.
-    """
-
-    def __init__(self, agent: Agent, name: str, subscription: _core.Subscription) -> None:
-        self._agent = agent
-        self._subscription = subscription
-        self.name = name
-
-    def latest(self) -> tuple[int, TensorRef | TensorRefs] | None:
-        """The newest version and its references: a `TensorRef` where a single tensor was published.
-
-        None where there is none (yet), or none any more: it was withdrawn. Does not wait.
-        """
-        number, refs = self._subscription.latest()
-        return None if refs is None else (number, as_given(refs))
-
-    def wait(
-        self, newer_than: int = 0, *, timeout_s: float | None = DEFAULT_TIMEOUT_S
-    ) -> tuple[int, TensorRef | TensorRefs]:
-        """The newest version after `newer_than`, as `latest`.
-
-        Raises:
-            TransferTimeoutError: There was none in time.
-            PeerLostError: The publisher is gone.
-        """
-        number, refs = self._subscription.newer_than(newer_than, timeout_s)
-        assert refs is not None
-        return number, as_given(refs)
-
-    def fetch(
-        self,
-        out: Any = None,
-        *,
-        newer_than: int = 0,
-        dtype: Any = None,
-        block: tuple[int, int] | None = None,
-        verify: bool = False,
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    ) -> tuple[int, Any]:
-        """Waits for a version after `newer_than` and copies it, as `Agent.fetch`; returns its number, too."""
-        return self._read(
-            lambda refs, left: self._agent.fetch(refs, out, dtype=dtype, block=block, verify=verify, timeout_s=left),
-            newer_than,
-            timeout_s,
-        )
-
-    def map(self, *, newer_than: int = 0, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> tuple[int, Any]:
-        """Waits for a version after `newer_than` and maps it, as `Agent.map`; returns its number, too."""
-        return self._read(lambda refs, left: self._agent.map(refs, timeout_s=left), newer_than, timeout_s)
-
-    def _read(
-        self, read: Callable[[TensorRef | TensorRefs, float | None], Any], newer_than: int, timeout_s: float | None
-    ) -> tuple[int, Any]:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            number, refs = self.wait(newer_than, timeout_s=left)
-            left = None if until is None else max(0.0, until - time.monotonic())
-            try:
-                return number, read(refs, left)
-            except StaleReferenceError:
-                newer_than = number  # replaced meanwhile: its successor is on its way
 
 
 def _named(tensors: Any) -> tuple[list[str], list[Any]]:

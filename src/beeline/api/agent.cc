@@ -79,14 +79,46 @@ std::size_t Batch::bytes() const {
 }
 
 std::optional<Version> Subscription::latest() const {
-  auto version = impl_->subscription->latest();
+  auto& own = *impl_->subscription;
+  auto version = impl_->relays ? own.nearest_latest() : own.latest();
   if (version.number == 0) return std::nullopt;
-  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+  return Version{version.number, Access::make_refs(std::move(version.tensors), std::move(version.copy))};
 }
 
 Result<Version> Subscription::newer_than(std::uint64_t number, const Wait& wait) const {
-  BEELINE_ASSIGN(auto version, impl_->subscription->newer_than(number, to_core(wait)));
-  return Version{version.number, Access::make_refs(std::move(version.tensors), nullptr)};
+  auto& own = *impl_->subscription;
+  const os::Wait until = to_core(wait);
+  BEELINE_ASSIGN(auto version, impl_->relays ? own.nearest_newer_than(number, until) : own.newer_than(number, until));
+  return Version{version.number, Access::make_refs(std::move(version.tensors), std::move(version.copy))};
+}
+
+std::vector<std::string> Subscription::take_failures() const {
+  if (!impl_->relays) return {};
+  return impl_->subscription->relay()->take_failures();
+}
+
+namespace {
+
+Notification from_core(transfer::Notification notification) {
+  return {std::move(notification.sender_id), std::move(notification.sender), std::move(notification.payload)};
+}
+
+}  // namespace
+
+Result<Notification> Notifications::next(const Wait& wait) const {
+  BEELINE_ASSIGN(auto first, impl_->notifications->next(to_core(wait)));
+  return from_core(std::move(first));
+}
+
+std::optional<Notification> Notifications::poll() const {
+  auto first = impl_->notifications->poll();
+  if (!first) return std::nullopt;
+  return from_core(std::move(*first));
+}
+
+Notifications::Stats Notifications::stats() const {
+  const auto [waiting, refused, dropped] = impl_->notifications->stats();
+  return {waiting, refused, dropped};
 }
 
 struct Agent::Impl {
@@ -182,6 +214,22 @@ Status Agent::push(std::span<const TensorRef> refs, std::span<const Tensor> sour
   return impl_->move("pushing", copies, requirement, wait, transfer::push);
 }
 
+Status Agent::notify(const std::string& address, const std::string& topic, std::span<const std::byte> payload,
+                     const Wait& wait) const {
+  const os::Wait until = to_core(wait);
+  BEELINE_ASSIGN(const auto peer, impl_->agent->peer(address, until));
+  return peer->notify(topic, payload, until).with_context("while notifying agent \"" + peer->address().name + "\"");
+}
+
+Result<Notifications> Agent::notifications(const std::string& topic, std::size_t limit,
+                                           Notifications::WhenFull when_full) const {
+  using WhenFull = transfer::Notifications::WhenFull;
+  const bool drops_oldest = when_full == Notifications::WhenFull::kDropOldest;
+  BEELINE_ASSIGN(auto taken,
+                 impl_->agent->notifications(topic, limit, drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse));
+  return Access::make_notifications(std::move(taken));
+}
+
 Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
                              const Requirement& requirement, const Wait& wait) const {
   if (refs.empty()) return Status(Code::kInvalidArgument, "a batch of no tensors");
@@ -223,28 +271,31 @@ Result<Explanation> Agent::explain(const TensorRef& ref, const Requirement& requ
 }
 
 Result<std::uint64_t> Agent::publish(const std::string& name, std::span<const Tensor> tensors,
-                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep) const {
+                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep,
+                                     std::size_t fan_out) const {
   BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
   BEELINE_RETURN_IF_ERROR(transfer::check_names(names, tensors.size()));
   const auto& agent = *impl_->agent;
   BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent.arena(), *agent.regions(), impl_->address, sources.all,
                                                         std::move(names), false));
-  return impl_->agent->publish(name, number, std::move(snapshot), keep);
+  return impl_->agent->publish(name, number, std::move(snapshot), keep, fan_out);
 }
 
 void Agent::withdraw(const std::string& name) const {
   impl_->agent->withdraw(name);
 }
 
-Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait) const {
-  BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait)));
-  return Access::make_subscription(std::move(subscription));
+Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait,
+                                      const SubscribeOptions& options) const {
+  BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait), options.relay));
+  return Access::make_subscription(std::move(subscription), options.relay);
 }
 
 Agent::Stats Agent::stats() const {
   const auto agents = impl_->agent->stats();
   const auto regions = impl_->agent->regions()->stats();
-  return {agents.peers, agents.visitors, agents.refused, regions.registrations, regions.reused, regions.waiting};
+  return {agents.peers,   agents.visitors,     agents.refused,        agents.relays,  agents.reparented,
+          agents.overdue, agents.parents_lost, regions.registrations, regions.reused, regions.waiting};
 }
 
 }  // namespace beeline::api

@@ -68,13 +68,23 @@ struct Version {
 //
 // A reader takes the newest version; those that came and went meanwhile are passed over. A fetch of one that newer ones
 // have replaced fails with kStale: its successor is there already.
+//
+// One that relays has each version brought near before it gives it: as the publisher has it, where that shares memory
+// with this agent; as another subscriber on this host has it; or as a copy of this agent's own, got from the publisher
+// or from a subscriber, which others then get from here. The references are of that copy, and keep it if it is this
+// agent's own. Where a fetch from another subscriber's copy fails with kPeerLost or kStale, newer_than() the number
+// before brings another one.
 class BEELINE_API Subscription {
  public:
-  // The newest version if there is one, and it was not withdrawn. Does not wait.
+  // The newest version if there is one, and it was not withdrawn: of those that were brought near, if it relays. Does
+  // not wait.
   [[nodiscard]] std::optional<Version> latest() const;
   // Waits for a version after `number`. kDeadlineExceeded, kCancelled; kPeerLost when the publisher is gone or the
-  // agent of this side was closed.
+  // agent of this side was closed. If it relays, also kTorn when it came with another checksum than the publisher took,
+  // kResourceExhausted when there is no memory for a copy.
   [[nodiscard]] Result<Version> newer_than(std::uint64_t number, const Wait& wait = {}) const;
+  // Parents that failed it as it relayed since the last call, and why: each was given up for another one.
+  [[nodiscard]] std::vector<std::string> take_failures() const;
 
  private:
   friend struct Access;
@@ -88,9 +98,43 @@ class BEELINE_API Subscription {
 struct Tls {
   std::string certificate = {};  // with what leads from it to its CA
   std::string key = {};          // of the certificate, without a passphrase
-  // Agents at the other end must show a certificate that one of these has signed, those that it connects to for the host
-  // of their address.
+  // Agents at the other end must show a certificate that one of these has signed, those that it connects to for the
+  // host of their address.
   std::string ca = {};
+};
+
+// A short message from another agent.
+struct Notification {
+  std::string sender_id;  // the id in its address
+  std::string sender;     // its name, as it says it
+  std::vector<std::byte> payload;
+};
+
+// What other agents send under a topic, until its last copy goes. Each is taken once; those of one sender come in the
+// order in which it sent them. Thread-safe.
+class BEELINE_API Notifications {
+ public:
+  // What becomes of one more than the limit.
+  enum class WhenFull : std::uint8_t {
+    kRefuse,      // its sender is told: kResourceExhausted
+    kDropOldest,  // the one that has waited longest goes, and is counted
+  };
+  // The one that has waited longest; waits for it. kDeadlineExceeded, kCancelled; kPeerLost when the agent of this side
+  // was closed and none is left.
+  [[nodiscard]] Result<Notification> next(const Wait& wait = {}) const;
+  // The same at once, if there is one.
+  [[nodiscard]] std::optional<Notification> poll() const;
+  struct Stats {
+    std::uint64_t waiting = 0;  // now
+    std::uint64_t refused = 0, dropped = 0;
+  };
+  [[nodiscard]] Stats stats() const;
+
+ private:
+  friend struct Access;
+  struct Impl;
+  explicit Notifications(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<Impl> impl_;
 };
 
 // Registers tensors of this process for others to reach, and reaches theirs.
@@ -107,10 +151,10 @@ class BEELINE_API Agent {
     std::string tcp = {};
     std::string advertise = {};  // the host by which others reach this one; empty: the one it listens on
     std::string token = {};      // by TCP both sides prove to each other that they have it; it does not travel
-    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without it an
-    // agent speaks TLS to those whose address says so.
+    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without
+    // it an agent speaks TLS to those whose address says so.
     std::optional<Tls> tls = {};
-    bool share_memory = true;    // whether agents of this user on this host may reach registered memory directly
+    bool share_memory = true;  // whether agents of this user on this host may reach registered memory directly
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};
     std::uint64_t quota_bytes = 0;  // of memory that empty() and publish() may take; 0: the machine's memory
@@ -172,6 +216,18 @@ class BEELINE_API Agent {
     return push(std::span(&ref, 1), std::span(&source, 1), requirement, wait);
   }
 
+  // Sends a short message to the agent at that address; kOk once it waits there to be taken. Sent after a push() to the
+  // same agent it says that the tensors are there: who takes it finds them filled.
+  // kNotFound: it takes none of that topic. kResourceExhausted: as many as it lets wait are waiting. kInvalidArgument:
+  // more than 64 KiB, or 1024 bytes of topic. kDeadlineExceeded, kPeerLost, kCancelled: it may have arrived.
+  Status notify(const std::string& address, const std::string& topic, std::span<const std::byte> payload,
+                const Wait& wait = {}) const;
+  // What others send under the topic from here on; at most `limit` wait to be taken. kInvalidArgument for a limit of 0;
+  // kAlreadyExists for another limit than the topic has already.
+  [[nodiscard]] Result<Notifications> notifications(
+      const std::string& topic, std::size_t limit = 1024,
+      Notifications::WhenFull when_full = Notifications::WhenFull::kRefuse) const;
+
   // A fetch that is made again and again: all but the moving of bytes is done here. Fails as fetch(). While the batch
   // lives, registered memory in the owner's arena is not reused, and `memory` of the targets is kept.
   [[nodiscard]] Result<Batch> prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
@@ -190,21 +246,35 @@ class BEELINE_API Agent {
   // Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers: the caller may
   // write to them at once, and never waits for readers. `number` is larger than those before; 0 takes the next one.
   // The newest `keep` versions stay readable, older ones for those who have mapped them. Returns the number.
+  // Of subscribers that relay, `fan_out` get the version from here, and as many from each that has it.
   // kInvalidArgument for a number that is not larger, or as register_tensors(); kResourceExhausted when the quota is
   // used up. The version before stays the newest then.
   Result<std::uint64_t> publish(const std::string& name, std::span<const Tensor> tensors,
-                                std::vector<std::string> names = {}, std::uint64_t number = 0,
-                                std::size_t keep = 2) const;
+                                std::vector<std::string> names = {}, std::uint64_t number = 0, std::size_t keep = 2,
+                                std::size_t fan_out = 3) const;
   // No version of the name can be fetched any more; what is mapped stays with those who have it. Subscribers are told.
   void withdraw(const std::string& name) const;
+  struct SubscribeOptions {
+    // Get versions from other subscribers that have them, and give them on. kInvalidArgument where no other agent
+    // reaches this one: it needs `tcp`, or shares memory.
+    bool relay = false;
+  };
   // What the agent at that address publishes under a name, now or later. Fails as connect().
+  [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name, const Wait& wait,
+                                               const SubscribeOptions& options) const;
   [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name,
-                                               const Wait& wait = {}) const;
+                                               const Wait& wait = {}) const {
+    return subscribe(address, name, wait, {});
+  }
 
   struct Stats {
-    std::uint64_t peers = 0;                  // connections that this agent made; now
-    std::uint64_t visitors = 0;               // connections that others made; now
-    std::uint64_t refused = 0;                // who was not let in
+    std::uint64_t peers = 0;     // connections that this agent made; now
+    std::uint64_t visitors = 0;  // connections that others made; now
+    std::uint64_t refused = 0;   // who was not let in
+    // Of versions that it publishes: copies that subscribers offer, now; how often one of them was given another
+    // parent; how often one was sent here beyond the fan-out, since nobody else had room in time.
+    std::uint64_t relays = 0, reparented = 0, overdue = 0;
+    std::uint64_t parents_lost = 0;           // that failed it as a subscriber
     std::uint64_t registrations = 0;          // now
     std::uint64_t registrations_reused = 0;   // found instead of made
     std::uint64_t registrations_waiting = 0;  // undone, held by a reader yet

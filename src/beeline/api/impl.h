@@ -33,6 +33,11 @@ struct Batch::Impl {
 
 struct Subscription::Impl {
   std::shared_ptr<transfer::Subscription> subscription;
+  bool relays = false;
+};
+
+struct Notifications::Impl {
+  std::shared_ptr<transfer::Notifications> notifications;
 };
 
 struct Access {
@@ -48,8 +53,11 @@ struct Access {
   static Batch make_batch(std::unique_ptr<transfer::Batch> batch, std::vector<std::shared_ptr<void>> kept) {
     return Batch(std::make_unique<Batch::Impl>(Batch::Impl{std::move(batch), std::move(kept)}));
   }
-  static Subscription make_subscription(std::shared_ptr<transfer::Subscription> subscription) {
-    return Subscription(std::make_shared<Subscription::Impl>(Subscription::Impl{std::move(subscription)}));
+  static Subscription make_subscription(std::shared_ptr<transfer::Subscription> subscription, bool relays) {
+    return Subscription(std::make_shared<Subscription::Impl>(Subscription::Impl{std::move(subscription), relays}));
+  }
+  static Notifications make_notifications(std::shared_ptr<transfer::Notifications> notifications) {
+    return Notifications(std::make_shared<Notifications::Impl>(Notifications::Impl{std::move(notifications)}));
   }
   static const transfer::RemoteTensor& remote_of(const TensorRef& ref) { return ref.impl_->remote; }
   static const transfer::Descriptor& descriptor_of(const TensorRefs& refs) { return *refs.impl_->descriptor; }

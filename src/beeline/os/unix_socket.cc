@@ -22,6 +22,9 @@ struct FrameHeader {
 };
 static_assert(sizeof(FrameHeader) == 8);
 
+// By take_frames().
+constexpr int kFramesAtOnce = 64;
+
 bool holds_whole_frame(BytesView bytes) {
   FrameHeader header{};
   if (bytes.size() < sizeof header) return false;
@@ -265,6 +268,17 @@ Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
     // The stream ended: a whole frame may still be in the buffer, a part of one never completes.
     if (!open && !holds_whole_frame(unread())) return Receive::kClosed;
   }
+}
+
+Result<FrameSocket::Taken> FrameSocket::take_frames(FunctionRef<Status(const Frame& frame)> take) {
+  Frame frame;
+  for (int taken = 0; taken < kFramesAtOnce; ++taken) {
+    BEELINE_ASSIGN(const auto outcome, receive(frame));
+    if (outcome == Receive::kNothing) return Taken::kAll;
+    if (outcome == Receive::kClosed) return Taken::kClosed;
+    BEELINE_RETURN_IF_ERROR(take(frame));
+  }
+  return Taken::kSome;
 }
 
 Status FrameSocket::receive_within(Frame& frame, const Wait& wait) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "beeline/base/bytes.h"
+#include "beeline/base/function_ref.h"
 #include "beeline/base/status.h"
 #include "beeline/os/byte_stream.h"
 #include "beeline/os/fd.h"
@@ -71,6 +72,10 @@ class FrameSocket {
   enum class Receive { kFrame, kNothing, kClosed };
   // The next whole frame without blocking.
   Result<Receive> receive(Frame& frame);
+  // Hands on whole frames that are there, until `take` fails, which is then the failure; not more than some at a time:
+  // whoever sends without pause does not keep the caller for itself.
+  enum class Taken { kAll, kSome, kClosed };
+  Result<Taken> take_frames(FunctionRef<Status(const Frame& frame)> take);
   // The next whole frame; kPeerLost when the peer closed.
   Status receive_within(Frame& frame, const Wait& wait);
 

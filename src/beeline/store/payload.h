@@ -43,6 +43,7 @@ enum class ErrorKind : std::uint8_t {
   kTransferTimeout = 21,
   kTransferCancelled = 22,
   kTorn = 23,
+  kRefused = 24,
 };
 
 struct Buffer {

@@ -170,6 +170,9 @@ Agent::~Agent() {
     line.peer->set_gone("this agent was closed");
     for (const auto& [name, subscribed] : line.subscriptions) subscribed.own->end(closed);
   }
+  for (const auto& [topic, listening] : notifications_) {
+    if (const auto own = listening.lock()) own->end(closed);
+  }
   // Children of fork() have the sockets, too: closing alone would tell nobody. Visitors keep their place in the lease
   // table: who has mapped something reads on, and the arena may be others' as well.
   for (const auto& [fd, visitor] : visitors_) ::shutdown(fd, SHUT_RDWR);
@@ -189,6 +192,12 @@ Agent::Stats Agent::stats() const {
   for (const auto& fault : faults_) stats.faults += fault.made->load(std::memory_order_relaxed);
   stats.counters = counters_->path();
   stats.uncounted = uncounted_;
+  for (const auto& [name, topic] : topics_) {
+    for (const Kept& kept : topic.kept) stats.relays += kept.fan_out.offering().size();
+  }
+  stats.reparented = reparented_;
+  stats.overdue = overdue_;
+  stats.parents_lost = parents_lost_.load(std::memory_order_relaxed);
   return stats;
 }
 
@@ -202,12 +211,12 @@ void Agent::count_connections() {
   counters_->numbers().visitors.store(visitors_.size(), std::memory_order_relaxed);
 }
 
-Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot,
-                                     std::size_t keep) {
+Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot, std::size_t keep,
+                                     std::size_t fan_out) {
   messages::Published published{name, number, snapshot.tensors->encode()};
   const std::uint64_t schema_hash = snapshot.tensors->schema->hash();
   Bytes by_hash = snapshot.tensors->encode(Descriptor::With::kSchemaHash);
-  std::deque<std::shared_ptr<Registration>> dropped;  // ends without the lock
+  std::deque<Kept> dropped;  // ends without the lock
   const os::Locked locked(lock_);
   Topic& topic = topics_[name];
   if (number == 0) published.number = topic.number + 1;
@@ -220,10 +229,11 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
   published.tensors = std::move(by_hash);
   topic.newest_by_hash = messages::encode(Type::kPublished, published);
   topic.schema_hash = schema_hash;
-  topic.kept.push_back(std::move(snapshot.registration));
+  topic.kept.push_back({topic.number, std::move(snapshot.registration), FanOut(std::max<std::size_t>(fan_out, 1))});
   while (topic.kept.size() > std::max<std::size_t>(keep, 1)) {
     dropped.push_back(std::move(topic.kept.front()));
     topic.kept.pop_front();
+    end_fan_out(name, dropped.back());
   }
   for (const int fd : topic.subscribers) tell_version(visitors_.at(fd), topic);
   counters_->published(name, snapshot.tensors->bytes(), snapshot.begun);
@@ -231,11 +241,12 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
 }
 
 void Agent::withdraw(const std::string& name) {
-  std::deque<std::shared_ptr<Registration>> dropped;  // ends without the lock
+  std::deque<Kept> dropped;  // ends without the lock
   const os::Locked locked(lock_);
   const auto found = topics_.find(name);
   if (found == topics_.end()) return;
   dropped = std::exchange(found->second.kept, {});
+  for (const Kept& kept : dropped) end_fan_out(name, kept);
   if (found->second.newest.empty()) return;
   found->second.newest.clear();
   const Bytes withdrawn = messages::encode(Type::kWithdrawn, messages::Topic{name});

@@ -63,6 +63,14 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
   facts.token = token_;
   facts.certificate = address.certificate;
   facts.tls = tls_;
+  if (address.id == address_.id) {  // what it has of others' versions, for one; it shares memory with itself
+    BEELINE_ASSIGN(auto ends, os::make_socket_pair());
+    {
+      const os::Locked locked(lock_);
+      add_visitor(os::FrameSocket(std::move(ends.first)), {});
+    }
+    return meet(address, os::FrameSocket(std::move(ends.second)), std::move(facts), {}, wait);
+  }
   std::string unshared = "the peer shares no memory: it was opened so";
   if (!address.unix_path.empty()) {
     if (address.boot_id != address_.boot_id) {
@@ -91,8 +99,8 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
 Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::FrameSocket socket, transport::PeerFacts facts,
                                           const std::string& unshared, const os::Wait& wait) {
   const bool by_unix = unshared.empty();
-  BEELINE_RETURN_IF_ERROR(
-      socket.send(messages::encode(Type::kHello, messages::Hello{messages::kVersion, address_.id, name_})));
+  BEELINE_RETURN_IF_ERROR(socket.send(
+      messages::encode(Type::kHello, messages::Hello{messages::kVersion, address_.id, name_, address_.text()})));
   BEELINE_RETURN_IF_ERROR(socket.flush_all(wait));
   os::Frame frame;
   BEELINE_RETURN_IF_ERROR(socket.receive_within(frame, wait));
@@ -141,11 +149,11 @@ Peer::Requests Agent::requests() {
     // Many leases may end within a moment, and whoever maps the same bytes again cleans them itself.
     agent->control_.after(kCleanAfter, [agent, peer] { agent->control_.defer([agent, peer] { agent->clean(peer); }); });
   };
-  requests.ask = [reach = reach_](const std::shared_ptr<Peer>& peer, const messages::Ask& asked) {
+  requests.tell = [reach = reach_](const std::shared_ptr<Peer>& peer, BytesView frame) {
     const os::Locked locked(reach->lock);
     Agent* const agent = reach->agent;
     Line* const line = agent != nullptr ? agent->line_of(*peer) : nullptr;
-    if (line != nullptr) agent->send(*line, messages::encode(Type::kAsk, asked));
+    if (line != nullptr) agent->send(*line, frame);
   };
   return requests;
 }
@@ -161,17 +169,17 @@ void Agent::on_line(int fd, std::uint32_t events) {
   Line& line = lines_.at(fd);
   Status status;
   if ((events & EPOLLOUT) != 0) status = line.socket.flush();
-  while (status) {
-    os::Frame frame;
-    const auto received = line.socket.receive(frame);
-    if (!received) {
-      status = received.status();
-    } else if (*received == os::FrameSocket::Receive::kClosed) {
+  if (status) {
+    const auto taken = line.socket.take_frames([&](const os::Frame& frame) { return on_told(line, frame); });
+    status = taken.status();
+    if (taken && *taken == os::FrameSocket::Taken::kClosed) {
       status = Status(Code::kPeerLost, "its connection closed: the process has ended or closed its agent");
-    } else if (*received == os::FrameSocket::Receive::kNothing) {
-      break;
-    } else {
-      status = on_answer(line, frame);
+    }
+    if (taken && *taken == os::FrameSocket::Taken::kSome) {  // others wait for the lock
+      control_.after(Nanos(0), [this, fd, peer = std::weak_ptr(line.peer)] {
+        const auto again = lines_.find(fd);
+        if (again != lines_.end() && again->second.peer == peer.lock()) on_line(fd, 0);
+      });
     }
   }
   if (status) {
@@ -187,22 +195,45 @@ void Agent::on_line(int fd, std::uint32_t events) {
   count_connections();
 }
 
-Status Agent::on_answer(Line& line, const os::Frame& frame) {
-  if (messages::type_of(frame.bytes) == Type::kAnswer) {
-    BEELINE_ASSIGN(auto answer, messages::decode<messages::Answer>(Type::kAnswer, frame.bytes));
-    if (answer.code == 0) {
-      line.peer->set_answer(answer.asked, std::move(answer.content));
-    } else {
-      line.peer->set_answer(answer.asked, Status(static_cast<Code>(answer.code), std::move(answer.message)));
+Status Agent::on_told(Line& line, const os::Frame& frame) {
+  const auto relay_of = [&](const std::string& name) {
+    const auto found = line.subscriptions.find(name);
+    return found != line.subscriptions.end() ? found->second.own->relay() : nullptr;  // null: it crossed with its end
+  };
+  switch (messages::type_of(frame.bytes)) {
+    case Type::kAnswer: {
+      BEELINE_ASSIGN(auto answer, messages::decode<messages::Answer>(Type::kAnswer, frame.bytes));
+      if (answer.code == 0) {
+        line.peer->set_answer(answer.asked, std::move(answer.content));
+      } else {
+        line.peer->set_answer(answer.asked, Status(static_cast<Code>(answer.code), std::move(answer.message)));
+      }
+      return Status::ok();
     }
-    return Status::ok();
+    case Type::kWithdrawn: {
+      BEELINE_ASSIGN(const auto topic, messages::decode<messages::Topic>(Type::kWithdrawn, frame.bytes));
+      const auto found = line.subscriptions.find(topic.name);
+      if (found != line.subscriptions.end()) found->second.own->withdraw();  // else it crossed with our kUnsubscribe
+      return Status::ok();
+    }
+    case Type::kParent: {
+      BEELINE_ASSIGN(auto parent, messages::decode<messages::Parent>(Type::kParent, frame.bytes));
+      if (Relay* const relay = relay_of(parent.name)) relay->set_parent(std::move(parent));
+      return Status::ok();
+    }
+    case Type::kRecall: {
+      BEELINE_ASSIGN(const auto recall, messages::decode<messages::Recall>(Type::kRecall, frame.bytes));
+      Relay* const relay = relay_of(recall.name);
+      // Ends without the lock.
+      if (relay != nullptr) control_.defer([dropped = relay->recall(recall.number)] {});
+      return Status::ok();
+    }
+    default:
+      return on_published(line, frame);
   }
-  if (messages::type_of(frame.bytes) == Type::kWithdrawn) {
-    BEELINE_ASSIGN(const auto topic, messages::decode<messages::Topic>(Type::kWithdrawn, frame.bytes));
-    const auto found = line.subscriptions.find(topic.name);
-    if (found != line.subscriptions.end()) found->second.own->withdraw();  // else it crossed with our kUnsubscribe
-    return Status::ok();
-  }
+}
+
+Status Agent::on_published(Line& line, const os::Frame& frame) {
   BEELINE_ASSIGN(auto published, messages::decode<messages::Published>(Type::kPublished, frame.bytes));
   BEELINE_ASSIGN(auto tensors, Descriptor::decode(published.tensors, [&](std::uint64_t hash) {
                    const auto known = line.schemas.find(hash);
@@ -221,15 +252,26 @@ void Agent::send(Line& line, BytesView frame) {
   if (line.socket.wants_write()) control_.watch(fd, true, [this, fd](std::uint32_t e) { on_line(fd, e); });
 }
 
+void Agent::send_to(const Peer& peer, BytesView frame) {
+  const os::Locked locked(lock_);
+  if (Line* const line = line_of(peer)) send(*line, frame);
+}
+
 Result<std::shared_ptr<Subscription>> Agent::subscribe(const std::string& address, const std::string& name,
-                                                       const os::Wait& wait) {
+                                                       const os::Wait& wait, bool relays) {
+  if (relays && address_.tcp.empty() && address_.unix_path.empty()) {
+    return Status(Code::kInvalidArgument,
+                  "no other agent reaches this one to read on: open it with tcp=, or let it share memory");
+  }
   BEELINE_ASSIGN(const auto publisher, peer(address, wait));
   const os::Locked locked(lock_);
   Line* const line = line_of(*publisher);
   if (line == nullptr) return Status(Code::kPeerLost, "agent \"" + publisher->address().name + "\" is gone");
   auto& subscribed = line->subscriptions[name];
-  if (auto given = subscribed.given.lock()) return given;
-  subscribed.own = std::make_shared<Subscription>(name);
+  auto known = subscribed.given.lock();
+  if (known == nullptr) subscribed.own = std::make_shared<Subscription>(name);
+  if (relays) subscribed.own->start_relaying(weak_from_this(), publisher);
+  if (known != nullptr) return known;
   std::shared_ptr<Subscription> given(subscribed.own.get(),
                                       [reach = reach_, publisher, own = subscribed.own](Subscription*) {
                                         const os::Locked unlocked(reach->lock);

@@ -14,8 +14,6 @@ namespace {
 
 using messages::Type;
 
-// What is read of one visitor in one go, with the lock held.
-constexpr int kFramesAtOnce = 64;
 // That wait for an answer.
 constexpr std::size_t kMaxQuestions = 4096;
 
@@ -41,7 +39,7 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::FrameSocket socket, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = socket.fd();
-  visitors_[fd] = Visitor{std::move(socket), ++last_serial_, id, id.empty(), {}, false, {}, 0, 0};
+  visitors_[fd] = Visitor{std::move(socket), ++last_serial_, id, id.empty()};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
 }
@@ -51,24 +49,15 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
   Status status;
   if ((events & EPOLLOUT) != 0) status = visitor.socket.flush();
   visitor.count_taken();
-  for (int frames = 0; status; ++frames) {
-    if (frames == kFramesAtOnce) {  // others wait for the lock
+  if (status) {
+    const auto taken = visitor.socket.take_frames([&](const os::Frame& frame) { return on_frame(visitor, frame); });
+    status = taken.status();
+    if (taken && *taken == os::FrameSocket::Taken::kClosed) status = Status(Code::kPeerLost, "closed");
+    if (taken && *taken == os::FrameSocket::Taken::kSome) {  // others wait for the lock
       control_.after(Nanos(0), [this, fd, serial = visitor.serial] {
         const auto again = visitors_.find(fd);
         if (again != visitors_.end() && again->second.serial == serial) on_visitor(fd, 0);
       });
-      break;
-    }
-    os::Frame frame;
-    const auto received = visitor.socket.receive(frame);
-    if (!received) {
-      status = received.status();
-    } else if (*received == os::FrameSocket::Receive::kClosed) {
-      status = Status(Code::kPeerLost, "closed");
-    } else if (*received == os::FrameSocket::Receive::kNothing) {
-      break;
-    } else {
-      status = on_frame(visitor, frame);
     }
   }
   if (!status) return dismiss(fd);
@@ -89,38 +78,102 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     case Type::kUnsubscribe: {
       BEELINE_ASSIGN(const auto topic, messages::decode<messages::Topic>(Type::kUnsubscribe, frame.bytes));
       const auto found = topics_.find(topic.name);
-      if (found != topics_.end()) found->second.subscribers.erase(visitor.socket.fd());
+      if (found == topics_.end()) return Status::ok();
+      found->second.subscribers.erase(visitor.socket.fd());
+      leave_fan_outs(topic.name, found->second, visitor.socket.fd());
       return Status::ok();
+    }
+    case Type::kSeek: {
+      BEELINE_ASSIGN(const auto seek, messages::decode<messages::Seek>(Type::kSeek, frame.bytes));
+      on_seek(visitor, seek);
+      return Status::ok();
+    }
+    case Type::kOffer: {
+      BEELINE_ASSIGN(const auto offer, messages::decode<messages::Offer>(Type::kOffer, frame.bytes));
+      return on_offer(visitor, offer);
     }
     case Type::kAsk: {
       BEELINE_ASSIGN(auto asked, messages::decode<messages::Ask>(Type::kAsk, frame.bytes));
-      if (++visitor.questions > kMaxQuestions) {
-        count_refusal();
-        return {Code::kResourceExhausted, "more than " + std::to_string(kMaxQuestions) + " questions at once"};
-      }
+      BEELINE_RETURN_IF_ERROR(count_question(visitor));
       const bool is_for_exporter = has_exporters_ && !asked.path.empty();
-      const auto reply = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
-                          asked = std::move(asked)] {
-        const Bytes said = messages::encode(Type::kAnswer, answer(asked, id));
+      const auto say = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
+                        asked = std::move(asked)] {
+        const messages::Answer said = answer(asked, id);
         const os::Locked locked(lock_);
         const auto found = visitors_.find(fd);
-        if (found == visitors_.end() || found->second.serial != serial) return;
-        ++found->second.untaken;
-        tell(found->second, said);
-        found->second.count_taken();
+        if (found != visitors_.end() && found->second.serial == serial) reply(found->second, said);
       };
       if (!is_for_exporter) {
-        control_.defer(reply);
+        control_.defer(say);
         return Status::ok();
       }
       // Exporters may take their time: on a thread of their own.
       const os::Locked exporters(exporters_lock_);
-      exporters_.defer(reply);
+      exporters_.defer(say);
+      return Status::ok();
+    }
+    case Type::kNotify: {
+      BEELINE_ASSIGN(auto notify, messages::decode<messages::Notify>(Type::kNotify, frame.bytes));
+      BEELINE_RETURN_IF_ERROR(count_question(visitor));
+      messages::Ask asked{
+          static_cast<std::uint8_t>(messages::Question::kNotified), notify.topic, 0, 0, 0, 0, notify.serial};
+      const Status status = on_notify(visitor, std::move(notify));
+      reply(visitor, {std::move(asked), static_cast<std::uint8_t>(status.code()), status.message(), {}});
       return Status::ok();
     }
     default:
       return {Code::kCorrupt, "a message that no visitor sends"};
   }
+}
+
+Status Agent::count_question(Visitor& visitor) {
+  if (++visitor.questions <= kMaxQuestions) return Status::ok();
+  count_refusal();
+  return {Code::kResourceExhausted, "more than " + std::to_string(kMaxQuestions) + " questions at once"};
+}
+
+void Agent::reply(Visitor& visitor, const messages::Answer& answer) {
+  ++visitor.untaken;
+  tell(visitor, messages::encode(Type::kAnswer, answer));
+  visitor.count_taken();
+}
+
+Status Agent::on_notify(const Visitor& visitor, messages::Notify notify) {
+  const auto found = notifications_.find(notify.topic);
+  const auto taken = found != notifications_.end() ? found->second.lock() : nullptr;
+  if (taken == nullptr) {
+    count_refusal();
+    return {Code::kNotFound, "agent \"" + name_ + "\" takes no notifications of topic \"" +
+                                 notify.topic.substr(0, kMaxNotificationTopic) +
+                                 "\": its program calls notifications() first"};
+  }
+  if (notify.payload.size() > kMaxNotification) {
+    count_refusal();
+    return {Code::kInvalidArgument, "a notification of " + std::to_string(notify.payload.size()) + " bytes, at most " +
+                                        std::to_string(kMaxNotification)};
+  }
+  return taken->add({visitor.id, visitor.name, std::move(notify.payload)}).with_context("at agent \"" + name_ + "\"");
+}
+
+Result<std::shared_ptr<Notifications>> Agent::notifications(const std::string& topic, std::size_t limit,
+                                                            Notifications::WhenFull when_full) {
+  if (topic.size() > kMaxNotificationTopic) {
+    return Status(Code::kInvalidArgument, "a topic of " + std::to_string(topic.size()) + " bytes, at most " +
+                                              std::to_string(kMaxNotificationTopic));
+  }
+  BEELINE_ASSIGN(auto made, Notifications::make(topic, limit, when_full));
+  const os::Locked locked(lock_);
+  std::erase_if(notifications_, [](const auto& entry) { return entry.second.expired(); });
+  const auto [known, is_new] = notifications_.try_emplace(topic, made);
+  if (is_new) return made;
+  auto there = known->second.lock();
+  if (there == nullptr) {  // its last holder has let go of it just now
+    known->second = made;
+    return made;
+  }
+  if (there->limit() == limit && there->when_full() == when_full) return there;
+  return Status(Code::kAlreadyExists, "notifications of topic \"" + topic + "\" are taken with a limit of " +
+                                          std::to_string(there->limit()) + " already");
 }
 
 messages::Answer Agent::answer(const messages::Ask& asked, const std::string& agent_id) {
@@ -187,6 +240,9 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
         Type::kRefused, messages::Refused{static_cast<std::uint8_t>(refusal.code()), refusal.message()}));
     return refusal;
   }
+  if (visitor.by_unix) visitor.id = hello.id;  // TCP's opening has told it
+  visitor.name = hello.name;
+  BEELINE_RETURN_IF_ERROR(read_address(visitor, hello));
   messages::Welcome welcome;
   welcome.id = address_.id;
   welcome.name = name_;
@@ -199,7 +255,6 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
     welcome.holder = *visitor.holder;
     fds = {arena_->data_fd(), arena_->control_fd()};
   }
-  if (visitor.by_unix) visitor.id = hello.id;  // TCP's opening has told it
   visitor.welcome = true;
   return visitor.socket.send(messages::encode(Type::kWelcome, welcome), fds);
 }
@@ -209,6 +264,7 @@ void Agent::dismiss(int fd) {
   if (const auto holder = visitors_.at(fd).holder) arena_->drop_holder(*holder);
   for (auto& [name, topic] : topics_) topic.subscribers.erase(fd);
   visitors_.erase(fd);
+  for (auto& [name, topic] : topics_) leave_fan_outs(name, topic, fd);
   count_connections();
   control_.defer([regions = regions_] { regions->sweep(); });
 }

@@ -102,6 +102,16 @@ Status decode_places(BytesView bytes, Descriptor& descriptor) {
 
 }  // namespace
 
+Status check_region(const Region& region) {
+  std::uint64_t end = 0;
+  if (region.length > kMaxLength) return corrupt("a region of " + std::to_string(region.length) + " bytes");
+  if (__builtin_add_overflow(region.address, region.length, &end) ||
+      (region.in_arena() && __builtin_add_overflow(region.arena_offset, region.length, &end))) {
+    return corrupt("a region that ends beyond 2^64");
+  }
+  return Status::ok();
+}
+
 Bytes Schema::encode() const {
   std::map<std::tuple<std::uint8_t, std::uint8_t, std::uint16_t>, std::size_t> dtypes;
   std::vector<DType> order;
@@ -197,17 +207,12 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
   descriptor.owner = std::move(packed.owner);
   for (const PackedRegion& region : packed.regions) {
     const std::uint64_t arena_offset = region.arena_offset - 1;  // kOutsideArena of 0
-    std::uint64_t end = 0;
-    if (region.length > kMaxLength) return corrupt("a region of " + std::to_string(region.length) + " bytes");
-    if (__builtin_add_overflow(region.address, region.length, &end) ||
-        (region.arena_offset != 0 && __builtin_add_overflow(arena_offset, region.length, &end))) {
-      return corrupt("a region that ends beyond 2^64");
-    }
     descriptor.regions.push_back({{region.slot, region.generation},
                                   region.length,
                                   region.address,
                                   arena_offset,
                                   {region.device_type, region.device_id}});
+    BEELINE_RETURN_IF_ERROR(check_region(descriptor.regions.back()));
   }
   if (!packed.schema.empty()) {
     if (hash_of(packed.schema) != packed.schema_hash) return corrupt("a schema that does not match its hash");

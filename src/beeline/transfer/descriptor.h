@@ -34,6 +34,9 @@ struct Place {
   friend bool operator==(const Place&, const Place&) = default;
 };
 
+// kCorrupt unless it may be a region: of what comes from outside.
+Status check_region(const transport::Region& region);
+
 struct Descriptor {
   std::string owner;  // an agent's address, as text
   std::vector<transport::Region> regions;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "beeline/base/msgpack.h"
-#include "beeline/memory/region.h"
+#include "beeline/transport/transport.h"
 
 namespace beeline::transfer::messages {
 
@@ -24,6 +24,11 @@ enum class Type : std::uint16_t {
   kAsk = 8,          // to an owner: what a path needs to know of it, or of a region
   kAnswer = 9,       // the answer
   kWithdrawn = 10,   // to subscribers: no version can be fetched any more; numbers go on where they were
+  kSeek = 11,        // to a publisher: from whom do I get a version?
+  kParent = 12,      // the answer
+  kOffer = 13,       // to a publisher: others may get it from me
+  kRecall = 14,      // to who offered: nobody is sent to you any more
+  kNotify = 15,      // to whoever takes notifications of a topic; is answered as kAsk is
 };
 
 inline constexpr std::uint32_t kVersion = 3;
@@ -32,7 +37,8 @@ struct Hello {
   std::uint32_t version = kVersion;
   std::string id;
   std::string name;
-  MSGPACK_DEFINE_ARRAY(version, id, name)
+  std::string address = {};  // the caller's, where others find it; empty: it relays nothing
+  MSGPACK_DEFINE_ARRAY(version, id, name, address)
 };
 
 struct Welcome {
@@ -60,6 +66,7 @@ enum class Question : std::uint8_t {
   kReadKey = 2,   // by what does the path reach the region?
   kWriteKey = 3,  // likewise, of a region that was granted
   kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
+  kNotified = 5,  // only answered: has the notification with that serial been taken? `path` is its topic
 };
 
 struct Ask {
@@ -80,6 +87,13 @@ struct Answer {
   MSGPACK_DEFINE_ARRAY(asked, code, message, content)
 };
 
+struct Notify {
+  std::string topic;
+  std::uint64_t serial = 0;
+  Bytes payload;
+  MSGPACK_DEFINE_ARRAY(topic, serial, payload)
+};
+
 struct Topic {
   std::string name;
   MSGPACK_DEFINE_ARRAY(name)
@@ -94,6 +108,60 @@ struct Published {
   std::uint64_t number = 0;
   Bytes tensors;  // a descriptor
   MSGPACK_DEFINE_ARRAY(name, number, tensors)
+};
+
+enum class Step : std::uint8_t {
+  kFirst = 0,    // from whom?
+  kFailed = 1,   // whom I was told, or have mapped, failed: from whom else?
+  kOverdue = 2,  // I was told nobody in a while: from anybody, unless those I wait for get on with it
+  kInsists = 3,  // I was told nobody in time: from anybody
+  kGaveUp = 4,   // from nobody any more; is not answered
+  kGetsOn = 5,   // some more of it has arrived; likewise
+};
+
+struct Seek {
+  std::string name;
+  std::uint64_t number = 0;
+  std::uint8_t step = 0;     // Step
+  std::uint64_t serial = 0;  // tells apart what one reader asks
+  MSGPACK_DEFINE_ARRAY(name, number, step, serial)
+};
+
+// Where a reader has the bytes of a version's one region.
+struct CopiedRegion {
+  std::uint32_t slot = 0, generation = 0;
+  std::uint64_t length = 0, address = 0;
+  std::uint64_t arena_offset = 0;
+  MSGPACK_DEFINE_ARRAY(slot, generation, length, address, arena_offset)
+
+  static CopiedRegion of(const transport::Region& region) {
+    return {region.id.slot, region.id.generation, region.length, region.address, region.arena_offset};
+  }
+  [[nodiscard]] transport::Region region() const { return {{slot, generation}, length, address, arena_offset, {}}; }
+};
+
+struct Parent {
+  std::string name;
+  std::uint64_t number = 0;
+  std::uint64_t serial = 0;
+  std::uint8_t code = 0;  // Code
+  std::string message;
+  std::string owner;  // an address; empty: the publisher itself, as it has said in Published
+  CopiedRegion copy;
+  MSGPACK_DEFINE_ARRAY(name, number, serial, code, message, owner, copy)
+};
+
+struct Offer {
+  std::string name;
+  std::uint64_t number = 0;
+  CopiedRegion copy;
+  MSGPACK_DEFINE_ARRAY(name, number, copy)
+};
+
+struct Recall {
+  std::string name;
+  std::uint64_t number = 0;
+  MSGPACK_DEFINE_ARRAY(name, number)
 };
 
 template <typename Message>

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "beeline/os/futex.h"
+#include "beeline/transfer/notifications.h"
 
 namespace beeline::transfer {
 
@@ -84,17 +85,36 @@ Result<Bytes> Peer::key(std::string_view path, const Region& region, transport::
   return ask(about(access == transport::Access::kRead ? Question::kReadKey : Question::kWriteKey, path, region), wait);
 }
 
+std::uint64_t Peer::next_serial() {
+  const std::lock_guard guard(mutex_);
+  return ++last_serial_;
+}
+
+// An answer to what has a serial is its waiter's alone.
+void Peer::forget(const messages::Ask& asked) {
+  const std::lock_guard guard(mutex_);
+  answers_.erase(asked);
+}
+
+Status Peer::notify(const std::string& topic, BytesView payload, const os::Wait& wait) {
+  if (payload.size() > kMaxNotification || topic.size() > kMaxNotificationTopic) {
+    return {Code::kInvalidArgument, "a notification of " + std::to_string(payload.size()) + " bytes under a topic of " +
+                                        std::to_string(topic.size()) + ": at most " + std::to_string(kMaxNotification) +
+                                        " and " + std::to_string(kMaxNotificationTopic) + "; push() moves more"};
+  }
+  messages::Ask asked = about(messages::Question::kNotified, topic, {});
+  asked.serial = next_serial();
+  const messages::Notify said{topic, asked.serial, Bytes(payload.begin(), payload.end())};
+  const Status status = ask(asked, messages::encode(messages::Type::kNotify, said), wait).status();
+  forget(asked);
+  return status;
+}
+
 Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
   messages::Ask asked = about(messages::Question::kWrites, {}, region);
-  {
-    const std::lock_guard guard(mutex_);
-    asked.serial = ++last_serial_;
-  }
+  asked.serial = next_serial();
   const auto answer = ask(asked, wait);
-  {
-    const std::lock_guard guard(mutex_);
-    answers_.erase(asked);
-  }
+  forget(asked);
   BEELINE_RETURN_IF_ERROR(answer.status());
   Reader reader(*answer);
   const auto writes = reader.read<std::uint64_t>();
@@ -119,6 +139,10 @@ Result<std::uint64_t> Peer::writes_to(std::span<const Region* const> regions, co
 
 // What was answered well is asked once; a refusal is asked for again, for it may be otherwise by now.
 Result<Bytes> Peer::ask(const messages::Ask& asked, const os::Wait& wait) {
+  return ask(asked, messages::encode(messages::Type::kAsk, asked), wait);
+}
+
+Result<Bytes> Peer::ask(const messages::Ask& asked, BytesView frame, const os::Wait& wait) {
   {
     const std::lock_guard guard(mutex_);
     const auto known = answers_.find(asked);
@@ -127,7 +151,7 @@ Result<Bytes> Peer::ask(const messages::Ask& asked, const os::Wait& wait) {
     ++asked_[asked];
   }
   const Waiting waiting{*this, asked};
-  requests_.ask(shared_from_this(), asked);
+  requests_.tell(shared_from_this(), frame);
   for (;;) {
     // Before the look: what changes after it makes the sleep end at once.
     const std::uint32_t ticket = answered_.load();

@@ -33,8 +33,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   struct Requests {
     // Leases have ended: PeerArena::clean() soon, after cleaning_begins().
     std::function<void(const std::shared_ptr<Peer>& peer)> clean;
-    // Asks the owner; set_answer() gets what it says.
-    std::function<void(const std::shared_ptr<Peer>& peer, const messages::Ask& asked)> ask;
+    // Tells the owner; set_answer() gets what it says to a question.
+    std::function<void(const std::shared_ptr<Peer>& peer, BytesView frame)> tell;
   };
   Peer(Address address, transport::PeerFacts facts, std::string unshared,
        std::shared_ptr<const transport::Transports> transports, Requests requests)
@@ -53,6 +53,10 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
               ReadBy read_by = nullptr);
   // Whether a path meets the requirement: kUnsupported, with all reasons, where none does. Moves no byte.
   Status check_path(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
+  // A notification, see notifications.h: kOk once it waits there. kNotFound where nobody takes those of the topic,
+  // kResourceExhausted where it was refused, kInvalidArgument where it is too long. After another failure it may have
+  // arrived.
+  Status notify(const std::string& topic, BytesView payload, const os::Wait& wait);
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // [offset, offset + length) of the region without a copy. kUnsupported unless it lies in the arena of an agent on
@@ -100,6 +104,9 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   [[nodiscard]] Status check_alive() const;
   Status require_grants(std::span<const transport::Run> runs, const os::Wait& wait);
   Result<Bytes> ask(const messages::Ask& asked, const os::Wait& wait);
+  Result<Bytes> ask(const messages::Ask& asked, BytesView frame, const os::Wait& wait);
+  std::uint64_t next_serial();
+  void forget(const messages::Ask& asked);
   // Ends one thread's wait for an answer.
   struct Waiting {
     Peer& peer;

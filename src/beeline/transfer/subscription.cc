@@ -30,6 +30,25 @@ Version Subscription::latest() const {
   return latest_;
 }
 
+// A version that its publisher drops while it is read is passed over: its successor is on its way.
+Result<Version> Subscription::nearest_newer_than(std::uint64_t number, const os::Wait& wait) {
+  for (;;) {
+    BEELINE_ASSIGN(const Version version, newer_than(number, wait));
+    auto nearest = relay_->obtain(version, wait);
+    if (nearest || nearest.status().code() != Code::kStale) return nearest;
+    number = version.number;
+  }
+}
+
+Version Subscription::nearest_latest() const {
+  const Version told = latest();
+  return told.number > 0 && relay_->needs_copies() ? relay_->latest() : told;
+}
+
+void Subscription::start_relaying(std::weak_ptr<Agent> agent, std::shared_ptr<Peer> publisher) {
+  if (relay_ == nullptr) relay_ = std::make_unique<Relay>(name_, std::move(agent), std::move(publisher));
+}
+
 void Subscription::publish(Version version) {
   {
     const std::lock_guard guard(mutex_);
@@ -46,6 +65,7 @@ void Subscription::withdraw() {
 }
 
 void Subscription::end(const Status& why) {
+  if (relay_ != nullptr) relay_->end(why);
   {
     const std::lock_guard guard(mutex_);
     if (!ended_) return;

@@ -9,14 +9,9 @@
 
 #include "beeline/os/wait.h"
 #include "beeline/transfer/descriptor.h"
+#include "beeline/transfer/relay.h"
 
 namespace beeline::transfer {
-
-// One version of what is published under a name. A value.
-struct Version {
-  std::uint64_t number = 0;
-  std::shared_ptr<const Descriptor> tensors;
-};
 
 // Thread-safe.
 class Subscription {
@@ -29,14 +24,21 @@ class Subscription {
   Result<Version> newer_than(std::uint64_t number, const os::Wait& wait);
   // The newest one if there is any; does not wait. Its number is 0 if there is none, or none any more.
   [[nodiscard]] Version latest() const;
+  // The same where they are nearest, see Relay::obtain(): of a subscription that relays.
+  Result<Version> nearest_newer_than(std::uint64_t number, const os::Wait& wait);
+  [[nodiscard]] Version nearest_latest() const;
+  // Null unless it relays.
+  [[nodiscard]] Relay* relay() const { return relay_.get(); }
 
-  // From the agent.
+  // From the agent, with its lock held.
+  void start_relaying(std::weak_ptr<Agent> agent, std::shared_ptr<Peer> publisher);
   void publish(Version version);
   void withdraw();  // until a newer one
   void end(const Status& why);
 
  private:
   const std::string name_;
+  std::unique_ptr<Relay> relay_;  // once made it stays
   mutable std::mutex mutex_;
   Version latest_;                         // needs mutex_
   Status ended_;                           // needs mutex_

@@ -266,5 +266,55 @@ TEST_F(ApiTest, AClosedAgentIsLostToItsPeers) {
   EXPECT_EQ(reader_.fetch(ref, Tensor::borrow(target.data(), {4})).code(), Code::kPeerLost);
 }
 
+TEST_F(ApiTest, ASubscriberThatRelaysHasACopyOfItsOwnForOthers) {
+  const auto open_alone = [&](const std::string& name) {
+    return need(Agent::open({.name = name,
+                             .tcp = "127.0.0.1:0",
+                             .token = "secret",
+                             .share_memory = false,
+                             .folder = folder_,
+                             .quota_bytes = 64u << 20}));
+  };
+  const Agent publisher = open_alone("publisher"), first = open_alone("first"), second = open_alone("second");
+  std::vector<std::int32_t> values(1000);
+  std::iota(values.begin(), values.end(), 0);
+  const Tensor tensor = Tensor::borrow(values.data(), {1000});
+  need(publisher.publish("w", {&tensor, 1}, {}, 0, 2, 1));
+  const auto early = need(first.subscribe(publisher.address(), "w", {}, {.relay = true}));
+  const auto late = need(second.subscribe(publisher.address(), "w", {}, {.relay = true}));
+  EXPECT_FALSE(early.latest().has_value());
+  const auto own = need(early.newer_than(0));
+  EXPECT_EQ(own.tensors.owner(), first.address());
+  EXPECT_EQ(early.latest()->number, 1u);
+  const auto other = need(late.newer_than(0));
+  EXPECT_EQ(other.tensors.owner(), second.address());
+  EXPECT_TRUE(late.take_failures().empty());
+  std::vector<std::int32_t> target(1000, -1);
+  ASSERT_TRUE(second.fetch(need(other.tensors.at(0)), Tensor::borrow(target.data(), {1000})).is_ok());
+  EXPECT_EQ(target, values);
+  EXPECT_EQ(publisher.stats().overdue, 0u);
+  EXPECT_EQ(need(second.map(need(other.tensors.at(0)))).values<std::int32_t>()[999], 999);
+}
+
+TEST_F(ApiTest, ANotificationAfterAPushSaysThatItIsThere) {
+  const auto slots = counted({64});
+  const auto refs = need(owner_.register_tensor(slots));
+  ASSERT_TRUE(owner_.grant(refs, reader_.address()).is_ok());
+  const auto filled = need(owner_.notifications("filled", 1));
+  std::vector<std::int32_t> values(64, 5);
+  ASSERT_TRUE(reader_.push(need(refs.at(0)), Tensor::borrow(values.data(), {64})).is_ok());
+  const auto word = std::as_bytes(std::span("word", 4));
+  ASSERT_TRUE(reader_.notify(owner_.address(), "filled", word).is_ok());
+  EXPECT_EQ(reader_.notify(owner_.address(), "filled", word).code(), Code::kResourceExhausted);
+  EXPECT_EQ(reader_.notify(owner_.address(), "other", word).code(), Code::kNotFound);
+  const auto note = need(filled.next());
+  EXPECT_EQ(note.sender, "reader");
+  EXPECT_EQ(note.payload.size(), 4u);
+  EXPECT_EQ(slots.values<std::int32_t>()[63], 5);
+  EXPECT_FALSE(filled.poll().has_value());
+  EXPECT_EQ(filled.stats().refused, 1u);
+  EXPECT_EQ(filled.next({.timeout = 1ms}).status().code(), Code::kDeadlineExceeded);
+}
+
 }  // namespace
 }  // namespace beeline::api

@@ -74,6 +74,26 @@ class FrameSocketTest : public ::testing::Test {
   FrameSocket left_, right_;
 };
 
+TEST_F(FrameSocketTest, FramesAreTakenSomeAtATimeUntilOneIsRefused) {
+  using Taken = FrameSocket::Taken;
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(left_.send(Bytes(1, static_cast<std::byte>(i))));
+  std::vector<int> seen;
+  const auto take = [&](const Frame& frame) {
+    seen.push_back(static_cast<int>(frame.bytes.front()));
+    return seen.size() < 80 ? Status::ok() : Status(Code::kCorrupt, "enough");
+  };
+  EXPECT_EQ(*right_.take_frames(take), Taken::kSome);
+  EXPECT_LT(seen.size(), 80u);
+  EXPECT_EQ(right_.take_frames(take).status().code(), Code::kCorrupt);
+  EXPECT_EQ(seen.size(), 80u);
+  seen.clear();
+  EXPECT_EQ(*right_.take_frames(take), Taken::kAll);
+  EXPECT_EQ(seen.front(), 80);
+  EXPECT_EQ(seen.size(), 20u);
+  left_.close();
+  EXPECT_EQ(*right_.take_frames(take), Taken::kClosed);
+}
+
 TEST_F(FrameSocketTest, FramesArriveWholeAndInOrder) {
   for (const auto* text : {"one", "", "three"}) ASSERT_TRUE(left_.send(as_bytes(text)).is_ok());
   for (const auto* text : {"one", "", "three"}) {

@@ -1,0 +1,310 @@
+// Subscribers that give versions on. All agents live in this process and share no memory: what they have of each other
+// came over TCP.
+#include "beeline/transfer/relay.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "beeline/transfer/agent.h"
+#include "beeline/transfer/fetch.h"
+
+namespace beeline::transfer {
+namespace {
+
+const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
+constexpr std::size_t kBytes = 5 << 20;
+
+class RelayTest : public ::testing::Test {
+ protected:
+  static std::string make_folder() {
+    char place[] = "/tmp/brelaysXXXXXX";
+    return ::mkdtemp(place);
+  }
+  void TearDown() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  std::shared_ptr<Agent> open(const std::string& name, bool listens = true) const {
+    Agent::Options options;
+    options.name = name;
+    options.folder = folder_;
+    options.share_memory = false;
+    if (listens) options.tcp = os::TcpAddress{"127.0.0.1", 0};
+    options.token = "secret";
+    options.arena = *memory::Arena::open({.capacity_bytes = 256u << 20, .quota_bytes = 64u << 20});
+    auto agent = Agent::open(options);
+    EXPECT_TRUE(agent.is_ok()) << agent.status().message();
+    return std::move(*agent);
+  }
+
+  static std::vector<std::byte> bytes_of(std::uint8_t seed) {
+    std::vector<std::byte> bytes(kBytes);
+    for (std::size_t i = 0; i < kBytes; ++i) bytes[i] = static_cast<std::byte>(seed + i * 7 + (i >> 9));
+    return bytes;
+  }
+  std::uint64_t publish(std::uint8_t seed, std::size_t keep, std::size_t fan_out, bool with_checksums = true) const {
+    const auto bytes = bytes_of(seed);
+    const TensorSpec spec{{1, 8, 1}, {static_cast<std::int64_t>(kBytes)}, {}};
+    const Source source{&spec, bytes.data()};
+    auto taken = take_snapshot(*publisher_->arena(), *publisher_->regions(), publisher_->address().text(), {&source, 1},
+                               {}, with_checksums);
+    EXPECT_TRUE(taken.is_ok()) << taken.status().message();
+    return *publisher_->publish("w", 0, std::move(*taken), keep, fan_out);
+  }
+  std::shared_ptr<Subscription> subscribe(Agent& agent) const {
+    auto subscription = agent.subscribe(publisher_->address().text(), "w", kPatience, true);
+    EXPECT_TRUE(subscription.is_ok()) << subscription.status().message();
+    return std::move(*subscription);
+  }
+  static std::vector<std::byte> read(Agent& agent, const Version& version) {
+    std::vector<std::byte> target(kBytes, std::byte{0xEE});
+    const auto remote = RemoteTensor::whole(version.tensors, 0);
+    const Copy copy{&remote, {target.data(), {}}};
+    const auto peer = agent.peer(version.tensors->owner, kPatience);
+    EXPECT_TRUE(peer.is_ok()) << peer.status().message();
+    const auto status = fetch(**peer, {&copy, 1}, {.path = {}, .min_gbps = 0, .verify = true}, kPatience);
+    EXPECT_TRUE(status.is_ok()) << status.message();
+    return target;
+  }
+  // Bytes that the agents have read of the other one.
+  static std::uint64_t moved(const std::vector<std::shared_ptr<Agent>>& agents, const Agent& from) {
+    std::uint64_t bytes = 0;
+    for (const auto& agent : agents) {
+      const auto reading = read_counters(agent->stats().counters);
+      EXPECT_TRUE(reading.is_ok()) << reading.status().message();
+      for (const auto& row : reading->rows) {
+        if (row.peer_id == from.address().id && row.movement == Movement::kFetch) bytes += row.bytes;
+      }
+    }
+    return bytes;
+  }
+  template <typename Done>
+  static void wait_until(Done&& done) {
+    while (!done()) {
+      ASSERT_FALSE(kPatience.deadline.passed());
+      std::this_thread::yield();
+    }
+  }
+
+  const std::string folder_ = make_folder();
+  std::shared_ptr<Agent> publisher_ = open("publisher");
+};
+
+TEST_F(RelayTest, APublisherSendsNoMoreCopiesThanTheFanOutSays) {
+  std::vector<std::shared_ptr<Agent>> readers;
+  for (int i = 0; i < 8; ++i) readers.push_back(open("reader" + std::to_string(i)));
+  publish(1, 2, 2);
+  std::vector<std::future<bool>> whole;
+  std::vector<std::shared_ptr<Subscription>> subscriptions;
+  for (const auto& reader : readers) subscriptions.push_back(subscribe(*reader));
+  for (std::size_t i = 0; i < readers.size(); ++i) {
+    whole.push_back(std::async(std::launch::async, [&, i] {
+      const auto version = subscriptions[i]->nearest_newer_than(0, kPatience);
+      EXPECT_TRUE(version.is_ok()) << version.status().message();
+      return version && version->number == 1 && read(*readers[i], *version) == bytes_of(1);
+    }));
+  }
+  for (auto& each : whole) EXPECT_TRUE(each.get());
+  EXPECT_LE(moved(readers, *publisher_), 2 * kBytes);
+  EXPECT_GE(moved(readers, *publisher_), kBytes);
+  wait_until([&] { return publisher_->stats().relays == 8; });
+  EXPECT_EQ(publisher_->stats().reparented, 0u);
+  EXPECT_EQ(publisher_->stats().overdue, 0u);
+  EXPECT_EQ(subscriptions[0]->nearest_latest().number, 1u);
+}
+
+TEST_F(RelayTest, ACopyIsKeptAsLongAsItsPublisherKeepsTheVersionAndWhoHoldsIt) {
+  const auto reader = open("reader");
+  const auto subscription = subscribe(*reader);
+  publish(1, 2, 2);
+  auto version = *subscription->nearest_newer_than(0, kPatience);
+  publish(2, 2, 2);
+  EXPECT_EQ(subscription->nearest_newer_than(1, kPatience)->number, 2u);
+  wait_until([&] { return publisher_->stats().relays == 2; });
+  publish(3, 2, 2);
+  wait_until([&] { return publisher_->stats().relays == 1; });
+  EXPECT_EQ(subscription->nearest_newer_than(2, kPatience)->number, 3u);
+  EXPECT_EQ(read(*reader, version), bytes_of(1)) << "held by who has the version";
+  EXPECT_EQ(reader->regions()->stats().registrations, 3u);
+  version = {};
+  wait_until([&] { return reader->regions()->stats().registrations == 2; });
+  publisher_->withdraw("w");
+  wait_until([&] { return reader->regions()->stats().registrations == 0; });
+  EXPECT_EQ(subscription->nearest_latest().number, 0u);
+}
+
+TEST_F(RelayTest, ThreadsOfOneSubscriberGetAVersionOnce) {
+  const auto reader = open("reader");
+  const auto subscription = subscribe(*reader);
+  std::vector<std::future<std::uint64_t>> numbers;
+  for (int i = 0; i < 4; ++i) {
+    numbers.push_back(std::async(std::launch::async,
+                                 [&] { return subscription->nearest_newer_than(0, kPatience)->number; }));
+  }
+  publish(1, 2, 2);
+  for (auto& number : numbers) EXPECT_EQ(number.get(), 1u);
+  EXPECT_EQ(moved({reader}, *publisher_), kBytes);
+}
+
+TEST_F(RelayTest, AReaderGoesOnWithAnotherParentWhereItsOwnHasNoCopyAnyMore) {
+  const auto first = open("first");
+  const auto first_subscription = subscribe(*first);
+  publish(1, 2, 1);
+  EXPECT_EQ(first_subscription->nearest_newer_than(0, kPatience)->number, 1u);
+  const auto second = open("second");
+  const auto subscription = subscribe(*second);
+  wait_until([&] { return publisher_->stats().relays == 1; });
+  // What it offers is gone, and its publisher does not know.
+  (void)first_subscription->relay()->recall(1);
+  const auto version = subscription->nearest_newer_than(0, kPatience);
+  ASSERT_TRUE(version.is_ok()) << version.status().message();
+  EXPECT_EQ(read(*second, *version), bytes_of(1));
+  EXPECT_EQ(publisher_->stats().reparented, 1u);
+  EXPECT_EQ(second->stats().parents_lost, 1u);
+  const auto failures = subscription->relay()->take_failures();
+  ASSERT_EQ(failures.size(), 1u);
+  EXPECT_NE(failures.front().find("relay \"first\""), std::string::npos) << failures.front();
+  EXPECT_TRUE(subscription->relay()->take_failures().empty());
+}
+
+TEST_F(RelayTest, WhatARelayGarblesIsFoundByItsChecksumAndReadAnew) {
+  const auto first = open("first");
+  const auto first_subscription = subscribe(*first);
+  publish(1, 2, 1);
+  const auto own = *first_subscription->nearest_newer_than(0, kPatience);
+  wait_until([&] { return publisher_->stats().relays == 1; });
+  reinterpret_cast<std::byte*>(own.tensors->regions.front().address)[kBytes / 2] ^= std::byte{1};  // this process's
+  const auto second = open("second");
+  const auto subscription = subscribe(*second);
+  const auto version = subscription->nearest_newer_than(0, kPatience);
+  ASSERT_TRUE(version.is_ok()) << version.status().message();
+  EXPECT_EQ(read(*second, *version), bytes_of(1));
+  EXPECT_EQ(second->stats().parents_lost, 1u);
+  EXPECT_EQ(moved({second}, *first), kBytes);
+  EXPECT_EQ(moved({second}, *publisher_), kBytes);
+  EXPECT_EQ(publisher_->stats().reparented, 1u);
+}
+
+// Readers open, read some versions and close, each at its own pace, while versions come.
+TEST_F(RelayTest, ReadersThatComeAndGoGetWholeVersions) {
+  constexpr int kThreads = 3, kLives = 5, kReads = 3;
+  std::atomic<int> reads{0}, done{0};
+  std::vector<std::future<void>> threads;
+  publish(1, 2, 1);
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.push_back(std::async(std::launch::async, [&, thread] {
+      for (int life = 0; life < kLives; ++life) {
+        const auto reader = open("reader" + std::to_string(thread));
+        const auto subscription = subscribe(*reader);
+        for (std::uint64_t number = 0; int read_here : {1, 2, 3}) {
+          const auto version = subscription->nearest_newer_than(number, kPatience);
+          ASSERT_TRUE(version.is_ok()) << version.status().message();
+          EXPECT_GT(version->number, number);
+          number = version->number;
+          EXPECT_EQ(read(*reader, *version), bytes_of(static_cast<std::uint8_t>(number))) << read_here;
+          ++reads;
+        }
+      }
+      ++done;
+    }));
+  }
+  // One more for each that was read: nobody waits for ever, and several read the same one.
+  for (int published = 1; done < kThreads; std::this_thread::yield()) {
+    ASSERT_FALSE(kPatience.deadline.passed());
+    if (reads < published) continue;
+    publish(static_cast<std::uint8_t>(++published), 2, 1);
+  }
+  for (auto& thread : threads) thread.get();
+  EXPECT_GE(reads, kThreads * kLives * kReads);
+  wait_until([&] { return publisher_->stats().relays == 0; });
+}
+
+TEST_F(RelayTest, WhoIsReachedByNobodyMayNotRelay) {
+  const auto mute = open("mute", false);
+  const auto refused = mute->subscribe(publisher_->address().text(), "w", kPatience, true);
+  EXPECT_EQ(refused.status().code(), Code::kInvalidArgument);
+  EXPECT_TRUE(mute->subscribe(publisher_->address().text(), "w", kPatience).is_ok());
+}
+
+// A peer without manners.
+class Visitor {
+ public:
+  Visitor(const Agent& to, const std::string& id, const std::string& address)
+      : socket_(std::move(*os::connect_unix(to.address().unix_path))) {
+    EXPECT_TRUE(socket_.send(messages::encode(messages::Type::kHello,
+                                              messages::Hello{messages::kVersion, id, "visitor", address})));
+  }
+  template <typename Message>
+  void say(messages::Type type, const Message& message) {
+    EXPECT_TRUE(socket_.send(messages::encode(type, message)));
+  }
+  // The next message of that type; none once the connection has ended.
+  template <typename Message>
+  std::optional<Message> hear(messages::Type type) {
+    for (os::Frame frame;;) {
+      if (!socket_.receive_within(frame, kPatience)) return std::nullopt;
+      if (messages::type_of(frame.bytes) == type) return *messages::decode<Message>(type, frame.bytes);
+    }
+  }
+
+ private:
+  os::FrameSocket socket_;
+};
+
+class RudeTest : public RelayTest {
+ protected:
+  void SetUp() override {
+    Agent::Options options;
+    options.name = "publisher";
+    options.folder = folder_;
+    options.arena = *memory::Arena::open({.capacity_bytes = 256u << 20, .quota_bytes = 64u << 20});
+    publisher_ = *Agent::open(options);
+  }
+  const std::string id_ = std::string(32, 'a');
+  const std::string address_ = "beeline://visitor?id=" + id_ + "&tcp=127.0.0.1:9";
+};
+
+TEST_F(RudeTest, ACallerWithTheAddressOfAnotherIsNotLetIn) {
+  Visitor visitor(*publisher_, std::string(32, 'b'), address_);
+  EXPECT_FALSE(visitor.hear<messages::Welcome>(messages::Type::kWelcome));
+  Visitor garbled(*publisher_, id_, "beeline://");
+  EXPECT_FALSE(garbled.hear<messages::Welcome>(messages::Type::kWelcome));
+}
+
+TEST_F(RudeTest, OffersThatFitNothingAreRefusedAndHarmNobody) {
+  publish(1, 2, 1);
+  Visitor visitor(*publisher_, id_, address_);
+  visitor.say(messages::Type::kSubscribe, messages::Topic{"w"});
+  const auto published = visitor.hear<messages::Published>(messages::Type::kPublished);
+  ASSERT_TRUE(published);
+  const auto length = Descriptor::decode(published->tensors)->regions.front().length;
+  const auto refused = publisher_->stats().refused;
+  // Sent to nobody; another length; and one that ends beyond all memory.
+  visitor.say(messages::Type::kOffer, messages::Offer{"w", 1, {1, 1, length, 4096, 0}});
+  EXPECT_TRUE(visitor.hear<messages::Recall>(messages::Type::kRecall));
+  visitor.say(messages::Type::kSeek, messages::Seek{"w", 1, 0, 5});
+  const auto parent = visitor.hear<messages::Parent>(messages::Type::kParent);
+  ASSERT_TRUE(parent);
+  EXPECT_EQ(parent->serial, 5u);
+  EXPECT_EQ(parent->owner, "");
+  visitor.say(messages::Type::kOffer, messages::Offer{"w", 1, {1, 1, length + 64, 4096, 0}});
+  EXPECT_TRUE(visitor.hear<messages::Recall>(messages::Type::kRecall));
+  EXPECT_EQ(publisher_->stats().refused, refused + 2);
+  EXPECT_EQ(publisher_->stats().relays, 0u);
+  // Of a version that there is not: answered, and nobody's fault.
+  visitor.say(messages::Type::kSeek, messages::Seek{"w", 9, 0, 6});
+  const auto none = visitor.hear<messages::Parent>(messages::Type::kParent);
+  ASSERT_TRUE(none);
+  EXPECT_EQ(static_cast<Code>(none->code), Code::kStale);
+  visitor.say(messages::Type::kOffer, messages::Offer{"w", 1, {1, 1, length, ~std::uint64_t{0}, 0}});
+  EXPECT_FALSE(visitor.hear<messages::Recall>(messages::Type::kRecall)) << "its connection ends";
+}
+
+}  // namespace
+}  // namespace beeline::transfer
