@@ -17,6 +17,7 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
+#include "beeline/transport/builtin.h"
 #include "bindings.h"
 #include "dicts.h"
 #include "incoming.h"
@@ -146,7 +147,7 @@ class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, std::vector<std::string> plugins,
-          const std::vector<FaultRow>& faults) {
+          std::string ucx_library, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -154,6 +155,7 @@ class PyAgent {
     options.advertise = advertise;
     options.token = token;
     options.plugins = std::move(plugins);
+    options.ucx_library = std::move(ucx_library);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) options.arena = running->arena();
     auto opened = [&]() -> Result<std::shared_ptr<transfer::Agent>> {
@@ -477,11 +479,18 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PySubscription>(m, "Subscription")
       .def("latest", &PySubscription::latest)
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
+  m.def(
+      "describe_ucx",
+      [](const std::string& library) {
+        const auto found = without_gil([&] { return transport::describe_ucx(library); });
+        return std::pair(found.is_ok(), found ? *found : found.status().message());
+      },
+      nb::arg("library"));
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
-                    const std::string&, std::vector<std::string>, const std::vector<FaultRow>&>(),
+                    const std::string&, std::vector<std::string>, std::string, const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"), nb::arg("plugins"), nb::arg("faults"))
+           nb::arg("token"), nb::arg("plugins"), nb::arg("ucx_library"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)

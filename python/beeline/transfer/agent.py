@@ -14,6 +14,7 @@ from typing import Any
 
 from beeline import _core
 from beeline.exceptions import StaleReferenceError
+from beeline.transfer import ucx
 from beeline.transfer.faults import Fault
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 
@@ -63,6 +64,7 @@ class Agent:
             advertise=advertise,
             token=token,
             plugins=[os.fspath(library) for library in plugins],
+            ucx_library=ucx.library(),
             faults=[fault._row() for fault in faults],
         )
         _, uncounted = self._agent.counters()
@@ -213,7 +215,7 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "ucx", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.
