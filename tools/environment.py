@@ -41,12 +41,18 @@ def setup() -> None:
 
 
 def setup_peers() -> None:
-    """Installs what the benchmarks and tests/compat compare with."""
+    """Installs what the benchmarks and tests/compat compare with, and UCX."""
     wanted = digest([REQUIREMENTS / "peers.txt"])
     if not _stamp_holds(PEERS_STAMP, wanted):
         pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-input", "--no-deps"]
         step("install peers", [*pip, "-r", REQUIREMENTS / "peers.txt"], timeout_s=1800)
         PEERS_STAMP.write_text(wanted)
+
+
+def ucx() -> dict[str, str]:
+    """What tells C++ programs of the UCX in .venv; nothing where there is none, or where the caller names one."""
+    found = sorted(VENV.glob("lib/python*/site-packages/libucx/lib/libucp.so*"))
+    return {"BEELINE_UCX_LIBRARY": str(found[0])} if found and "BEELINE_UCX_LIBRARY" not in os.environ else {}
 
 
 def build_wheel() -> None:

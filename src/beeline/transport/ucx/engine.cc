@@ -13,7 +13,8 @@ Status Engine::find() {
 Status Engine::check(bool same_host) {
   const std::string& why_not = same_host ? selection_.not_here : selection_.not_across;
   if (!why_not.empty()) return {Code::kUnsupported, why_not};
-  return find();
+  BEELINE_RETURN_IF_ERROR(find());
+  return Library::check_use();
 }
 
 Result<std::string> Engine::describe() {
@@ -34,7 +35,7 @@ Status Engine::open() {
 }
 
 Result<UcpContext*> Engine::make_context() {
-  BEELINE_RETURN_IF_ERROR(library().note_use());
+  BEELINE_RETURN_IF_ERROR(Library::note_use());
   const Words words;
   UcpConfig* config = nullptr;
   BEELINE_RETURN_IF_ERROR(

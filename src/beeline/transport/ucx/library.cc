@@ -20,6 +20,8 @@ constexpr const char* kName = "libucp.so.0";
 constexpr const char* kAdvice = "pip install libucx-cu12, or BEELINE_UCX_LIBRARY=/path/to/libucp.so.0";
 
 thread_local Words* listening = nullptr;
+// How many forks lay behind the process that used UCX first, plus one; 0: none did.
+std::atomic<std::uint64_t> used_after{0};
 
 // UCX takes over the signals of crashes when it is loaded. They are the program's: Python's faulthandler reports them.
 class CrashSignals {
@@ -151,11 +153,15 @@ Status Library::status(UcsStatus status, std::string_view what, const Words& wor
   return {code_of(status), std::move(message)};
 }
 
-Status Library::note_use() const {
-  static std::atomic<std::uint64_t> used_after{0};  // forks, plus one
-  const std::uint64_t now = os::fork_count() + 1;
-  std::uint64_t before = 0;
-  if (used_after.compare_exchange_strong(before, now) || before == now) return Status::ok();
+Status Library::note_use() {
+  std::uint64_t nobody = 0;
+  used_after.compare_exchange_strong(nobody, os::fork_count() + 1);
+  return check_use();
+}
+
+Status Library::check_use() {
+  const std::uint64_t used = used_after.load();
+  if (used == 0 || used == os::fork_count() + 1) return Status::ok();
   return {Code::kUnsupported,
           "this process was forked from one that had used UCX, which does not bear that: start it by exec"};
 }

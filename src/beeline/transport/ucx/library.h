@@ -47,8 +47,10 @@ class Library {
 
   // What a status means, said with UCX's own words if there are any; kOk for kOk.
   [[nodiscard]] Status status(UcsStatus status, std::string_view what, const Words& words) const;
-  // In this process, once: its children can use UCX no more. kUnsupported in such a child.
-  [[nodiscard]] Status note_use() const;
+  // Before UCX is used in this process. kUnsupported in one that was forked from a process which had: UCX does not bear
+  // that.
+  static Status note_use();
+  static Status check_use();
 
  private:
   Functions functions_{};
