@@ -134,21 +134,21 @@ Status Channel::note_started(UcsStatusPointer started, const Words& words) {
 }
 
 Status Channel::wait_for(std::size_t at_most, const os::Wait& wait) {
-  if (under_way_ <= at_most && failure_ == UcsStatus::kOk) return Status::ok();
   const Words words;
-  while (under_way_ > at_most && failure_ == UcsStatus::kOk) {
-    if (ucx().worker_progress(worker_.get()) == 0) {
-      // Busy: there is something to progress after all.
-      const UcsStatus armed = ucx().worker_arm(worker_.get());
-      if (armed == UcsStatus::kOk) {
-        BEELINE_RETURN_IF_ERROR(os::wait_ready(event_fd_, POLLIN, wait, "UCX"));
-      } else if (armed != UcsStatus::kBusy) {
-        return library().status(armed, "waiting", words);
-      }
-    }
+  for (;;) {
+    if (failure_ != UcsStatus::kOk) return library().status(failure_, "moving", words);
+    if (under_way_ <= at_most) return Status::ok();
     BEELINE_RETURN_IF_ERROR(wait.check());
+    // That nothing was progressed is not said reliably: what is under way is looked at before going to sleep.
+    const std::size_t before = under_way_;
+    if (ucx().worker_progress(worker_.get()) > 0 || under_way_ < before) continue;
+    const UcsStatus armed = ucx().worker_arm(worker_.get());
+    if (armed == UcsStatus::kOk) {
+      BEELINE_RETURN_IF_ERROR(os::wait_ready(event_fd_, POLLIN, wait, "UCX"));
+    } else if (armed != UcsStatus::kBusy) {  // busy: there is something to progress
+      return library().status(armed, "waiting", words);
+    }
   }
-  return library().status(failure_, "moving", words);
 }
 
 // Nothing is written to local memory once this returns: what is under way ends, as cancelled or done. Without a
