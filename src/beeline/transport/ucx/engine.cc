@@ -1,7 +1,7 @@
 #include "beeline/transport/ucx/engine.h"
 
-#include <array>
 #include <utility>
+#include <vector>
 
 namespace beeline::transport::ucx {
 
@@ -43,11 +43,13 @@ Result<UcpContext*> Engine::make_context() {
   const std::unique_ptr<UcpConfig, void (*)(UcpConfig*)> held(config, functions().config_release);
   const std::string names = selection_.list(",");
   // With emulations off, nothing is asked that nobody at the owner would answer; UCX's older protocols cannot do that.
-  const std::array<std::pair<const char*, const char*>, 3> settings{
-      {{"TLS", names.c_str()}, {"PROTO_ENABLE", "y"}, {"PROTO_EMULATION_ENABLE", "n"}}};
+  std::vector<std::pair<std::string, std::string>> settings{
+      {"TLS", names}, {"PROTO_ENABLE", "y"}, {"PROTO_EMULATION_ENABLE", "n"}};
+  // A cache of registrations patches the C library, to hear of memory that is unmapped: only where a NIC has some.
+  if (!selection_.has_rdma) settings.emplace_back("RCACHE_ENABLE", "n");
   for (const auto& [name, value] : settings) {
-    BEELINE_RETURN_IF_ERROR(library().status(functions().config_modify(config, name, value),
-                                             std::string("setting UCX_") + name + "=" + value, words));
+    BEELINE_RETURN_IF_ERROR(library().status(functions().config_modify(config, name.c_str(), value.c_str()),
+                                             "setting UCX_" + name + "=" + value, words));
   }
   UcpContextParams params{};
   params.field_mask = UcpContextParams::kFeatures | UcpContextParams::kSharedByThreads;

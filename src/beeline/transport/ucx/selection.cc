@@ -69,7 +69,7 @@ Selection select(const Machine& machine) {
   const bool has_posix = take("posix", true);
   const bool has_cma = take("cma", true);
   const bool has_xpmem = take("xpmem", machine.has_xpmem);
-  const bool has_rdma = take("dc_mlx5", machine.has_rdma && machine.allows_rdma);
+  selection.has_rdma = take("dc_mlx5", machine.has_rdma && machine.allows_rdma);
   const std::string tls = machine.tls != nullptr ? machine.tls : "";
   // An endpoint by cma stands on one that passes messages, though none is passed.
   if (!has_xpmem && !(has_posix && has_cma)) {
@@ -81,7 +81,7 @@ Selection select(const Machine& machine) {
         "trust each other, set BEELINE_UCX_RDMA=1";
   } else if (!machine.has_rdma) {
     selection.not_across = "by UCX another host is reached by its transport dc alone: this one has no NIC for it (mlx5)";
-  } else if (!has_rdma) {
+  } else if (!selection.has_rdma) {
     selection.not_across = "UCX_TLS=" + tls + " leaves out dc, by which alone UCX may reach another host";
   }
   return selection;

@@ -22,6 +22,7 @@ struct Selection {
   // Why peers of this host, and of others, are not reached; empty if they are.
   std::string not_here;
   std::string not_across;
+  bool has_rdma = false;
 
   [[nodiscard]] std::string list(const char* separator) const;
 };
