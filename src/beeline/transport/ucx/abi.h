@@ -1,5 +1,5 @@
-// The part of UCX's C interface that is called here, so that building needs no UCX: docs/decisions/0009. UCX keeps these
-// layouts and adds fields at their ends; a caller says by `field_mask` which ones it has set, and no other is read.
+// The part of UCX's C interface that is called here, so that building needs no UCX: docs/decisions/0009. UCX keeps
+// these layouts and adds fields at their ends; a caller says by `field_mask` which ones are set, and no other is read.
 // tests/conformance/test_ucx.py compares with UCX's own headers.
 #pragma once
 

@@ -12,9 +12,9 @@
 
 namespace beeline::transport::ucx {
 
-// Looks for the library when something asks first, opens it when something moves first. Thread-safe. Its owner's side is
-// a worker that nobody ever progresses: what peers do to its memory, the kernel or a NIC does, and what UCX would emulate
-// in software, looking at no key, finds nobody who does it.
+// Looks for the library when something asks first, opens it when something moves first. Thread-safe. Its owner's side
+// is a worker that nobody ever progresses: what peers do to its memory, the kernel or a NIC does, and what UCX would
+// emulate in software, looking at no key, finds nobody who does it.
 class Engine final : public Exporter {
  public:
   // `library`: as Library::open() takes it.

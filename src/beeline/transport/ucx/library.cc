@@ -41,7 +41,7 @@ class CrashSignals {
 
 void* load(const std::string& path) {
   const CrashSignals kept;
-  // UCX's libraries end in order only if libucs came first; where it does not lie beside the other, the loader finds it.
+  // UCX's libraries end in order only if libucs came first. Where it does not lie beside libucp, the loader finds it.
   const std::size_t name = path.rfind('/') + 1;
   if (name > 0 && path.compare(name, 6, "libucp") == 0) {
     (void)::dlopen((path.substr(0, name) + "libucs" + path.substr(name + 6)).c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -10,7 +10,7 @@
 
 namespace beeline::transport::ucx {
 
-// What UCX reports as an error on this thread while this lives; it is not printed then. The newest one of a thread hears.
+// What UCX reports as errors on this thread while this lives; it is not printed then. A thread's newest one hears.
 class Words {
  public:
   Words();

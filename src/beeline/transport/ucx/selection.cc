@@ -77,10 +77,10 @@ Selection select(const Machine& machine) {
   }
   if (!machine.allows_rdma) {
     selection.not_across =
-        "by UCX another host is reached by RDMA alone, and whoever may read memory so may write to it: where all agents "
-        "trust each other, set BEELINE_UCX_RDMA=1";
+        "by UCX another host is reached by RDMA alone, and whoever may read memory so may write to it: where all "
+        "agents trust each other, set BEELINE_UCX_RDMA=1";
   } else if (!machine.has_rdma) {
-    selection.not_across = "by UCX another host is reached by its transport dc alone: this one has no NIC for it (mlx5)";
+    selection.not_across = "by UCX another host is reached by dc alone, and this one has no NIC for it (mlx5)";
   } else if (!selection.has_rdma) {
     selection.not_across = "UCX_TLS=" + tls + " leaves out dc, by which alone UCX may reach another host";
   }
