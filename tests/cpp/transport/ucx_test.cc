@@ -223,6 +223,20 @@ TEST_F(UcxTest, ThreadsThatGiveUpDoNotDisturbOthers) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// Nobody takes anything out of the owner's queue of messages.
+TEST_F(UcxTest, ManyEndpointsOneAfterTheOtherLeaveNothingAtTheOwner) {
+  std::byte value{};
+  const transport::Run run{&region_, 0, &value, 1};
+  for (int i = 0; i < 300; ++i) {
+    auto endpoint = reader_->connect(facts_, kPatience);
+    ASSERT_TRUE(endpoint.is_ok()) << endpoint.status().message();
+    value = static_cast<std::byte>(i);
+    const auto status = (*endpoint)->write({&run, 1}, kPatience);
+    ASSERT_TRUE(status.is_ok()) << i << ": " << status.message();
+    ASSERT_EQ(memory_[0], value);
+  }
+}
+
 TEST_F(UcxTest, AGarbledKeyIsRefused) {
   is_garbling_ = true;
   std::vector<std::byte> target(8, kPoison);
