@@ -43,7 +43,7 @@ def setup() -> None:
 
 
 def setup_peers() -> None:
-    """Installs what the benchmarks and tests/compat compare with."""
+    """Installs what the benchmarks and tests/compat compare with, and UCX."""
     page = REQUIREMENTS / "peers.txt"
     wanted = digest([page])
     if not _stamp_holds(PEERS_STAMP, wanted):
@@ -67,6 +67,12 @@ def setup_transfer_peers() -> None:
         say(f"  without {', '.join(failed)}: rows will show the error")
     else:
         TRANSFER_PEERS_STAMP.write_text(wanted)
+
+
+def ucx() -> dict[str, str]:
+    """What tells C++ programs of the UCX in .venv; nothing where there is none, or where the caller names one."""
+    found = sorted(VENV.glob("lib/python*/site-packages/libucx/lib/libucp.so*"))
+    return {"BEELINE_UCX_LIBRARY": str(found[0])} if found and "BEELINE_UCX_LIBRARY" not in os.environ else {}
 
 
 def build_wheel() -> None:

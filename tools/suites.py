@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.environment import PYTHON
+from tools.environment import PYTHON, ucx
 from tools.steps import BUILD, ROOT, StepError, environment, say, step
 
 REPORTS = BUILD / "reports"
@@ -49,7 +49,7 @@ def cpp(preset: str, suite: str, *, short: bool, repeats: int = 1, arguments: li
     """Builds a preset's C++ unit tests and runs them under ctest."""
     outcome = Outcome(suite)
     report = _fresh_report(f"cpp-{preset}")
-    env = environment(**({SHORT_ENV: "1"} if short else {}))
+    env = environment(**ucx(), **({SHORT_ENV: "1"} if short else {}))
     jobs = str(os.cpu_count() or 2)
     try:
         step(f"configure {preset}", ["cmake", "--preset", preset], timeout_s=300, env=env)

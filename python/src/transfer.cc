@@ -17,6 +17,7 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
+#include "beeline/transport/builtin.h"
 #include "bindings.h"
 #include "dicts.h"
 #include "incoming.h"
@@ -138,7 +139,8 @@ class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
-          std::vector<std::string> plugins, std::uint64_t quota_bytes, const std::vector<FaultRow>& faults) {
+          std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
+          const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -147,6 +149,7 @@ class PyAgent {
     options.token = token;
     if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
     options.plugins = std::move(plugins);
+    options.ucx_library = std::move(ucx_library);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) {
       if (quota_bytes > 0) {
@@ -503,12 +506,20 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
       .def_prop_ro("needs_copies", &PySubscription::needs_copies)
       .def("take_failures", &PySubscription::take_failures);
+  m.def(
+      "describe_ucx",
+      [](const std::string& library) {
+        const auto found = without_gil([&] { return transport::describe_ucx(library); });
+        return std::pair(found.is_ok(), found ? *found : found.status().message());
+      },
+      nb::arg("library"));
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    const std::vector<FaultRow>&>(),
+                    std::string, const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("faults"))
+           nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
+           nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)

@@ -1,14 +1,19 @@
 """The paths that the conformance suite runs on, and what may go wrong on them without a difference to who uses them."""
 
-from beeline.transfer import Fault
+from beeline import _core
+from beeline.transfer import Fault, ucx
 
-# Every path that this machine has. "hixl" is the worked plug-in, over the emulator of its engine.
-PATHS = ["shm", "cma", "object_store", "tcp", "hixl"]
-WRITING = ["cma", "object_store", "tcp", "hixl"]
+# Every path that agents have here. "hixl" is the worked plug-in, over the emulator of its engine.
+PATHS = ["shm", "cma", "ucx", "object_store", "tcp", "hixl"]
+WRITING = ["cma", "ucx", "object_store", "tcp", "hixl"]
 # Paths that need the owner's process to run.
 SERVED = ["object_store", "tcp", "hixl"]
 # Paths to agents that share no memory, or are elsewhere.
 BEYOND = ["tcp", "hixl"]
+
+# Those of them that this machine cannot take, and why: their tests are skipped.
+_has_ucx, _ucx = _core.describe_ucx(ucx.library())
+MISSING = {} if _has_ucx else {"ucx": _ucx}
 
 HARMLESS = {
     "well": [],

@@ -20,7 +20,7 @@ MAP_COUNT = 65530
 
 class Check(NamedTuple):
     """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could; "absent":
-    this version does not have it.
+    it is not there, and nothing needs it.
     """
 
     name: str
@@ -42,6 +42,7 @@ def run_all() -> list[Check]:
         _ptrace(),
         _preload(),
         *_transports(),
+        _ucx(),
     ]
 
 
@@ -137,3 +138,11 @@ def _transports() -> list[Check]:
     usable = [Check(f"transport {name}", "ok", text) for name, text in transports.USABLE.items()]
     missing = [Check(f"transport {name}", "absent", text) for name, text in transports.UNUSABLE.items()]
     return usable + missing
+
+
+def _ucx() -> Check:
+    from beeline import _core
+    from beeline.transfer import ucx
+
+    usable, found = _core.describe_ucx(ucx.library())
+    return Check("transport ucx", "ok" if usable else "absent", found)

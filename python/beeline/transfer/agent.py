@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from beeline import _core
+from beeline.transfer import ucx
 from beeline.transfer.faults import Fault
 from beeline.transfer.notifications import Notifications
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
@@ -76,6 +77,7 @@ class Agent:
             tls=own_tls._row() if own_tls else None,
             plugins=[os.fspath(library) for library in plugins],
             quota_bytes=quota_bytes or 0,
+            ucx_library=ucx.library(),
             faults=[fault._row() for fault in faults],
         )
         _, uncounted = self._agent.counters()
@@ -249,7 +251,7 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "ucx", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.

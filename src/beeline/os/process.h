@@ -31,6 +31,7 @@ std::vector<std::string> environment_with(const std::vector<std::pair<std::strin
 
 // Readable once the process has ended.
 Result<Fd> open_pidfd(pid_t pid);
+bool has_ended(const Fd& pidfd);
 
 // "exit code 1", "killed by signal 9 (SIGKILL)"; `status` as waitpid gives it.
 std::string describe_exit(int status);

@@ -245,7 +245,7 @@ Version Relay::keep_near(const Version& wanted, const std::string& owner, const 
 
 Result<Version> Relay::offer(Agent& agent, const Version& wanted, const Reading& reading) {
   const Piece piece{reading.block, reading.length};
-  BEELINE_ASSIGN(auto registration, agent.regions()->add({&piece, 1}, nullptr));
+  BEELINE_ASSIGN(auto registration, agent.regions()->add({&piece, 1}, nullptr, memory::Arena::Content::kAsPublished));
   const Region region = registration->regions().front();
   const Version near{wanted.number, moved_to(*wanted.tensors, agent.address().text(), region), registration};
   Version replaced;  // ends without the lock

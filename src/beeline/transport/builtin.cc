@@ -12,13 +12,15 @@
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/server.h"
 #include "beeline/transport/tcp/transport.h"
+#include "beeline/transport/ucx/transport.h"
 
 namespace beeline::transport {
 
-Transports make_builtin() {
+Transports make_builtin(const std::string& ucx_library) {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
+  transports.push_back(ucx::make(ucx_library));
   transports.push_back(object_store::make());
   transports.push_back(tcp::make());
   return transports;
@@ -28,6 +30,10 @@ Transports make_mapping() {
   Transports transports;
   transports.push_back(shm::make());
   return transports;
+}
+
+Result<std::string> describe_ucx(const std::string& library) {
+  return ucx::describe(library);
 }
 
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {

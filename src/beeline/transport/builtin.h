@@ -7,10 +7,15 @@
 
 namespace beeline::transport {
 
-// In the order in which they are preferred while nothing was measured.
-Transports make_builtin();
+// In the order in which they are preferred while nothing was measured. `ucx_library`: the path of libucp where
+// BEELINE_UCX_LIBRARY names none; empty: the loader looks for it.
+Transports make_builtin(const std::string& ucx_library);
 // Of these, those that give access without a copy.
 Transports make_mapping();
+
+// Which UCX there is, and by which of its transports it moves; kUnsupported, with what would help, where it cannot be
+// used.
+Result<std::string> describe_ucx(const std::string& library);
 
 // A path from a shared library with the ABI of beeline/transport_plugin.h, for the agent of that name.
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name);

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "beeline/transfer/fetch.h"
+#include "beeline/transport/builtin.h"
 
 namespace beeline::transfer {
 namespace {
@@ -25,6 +26,11 @@ class AgentTest : public ::testing::TestWithParam<const char*> {
   static std::string make_folder() {
     char place[] = "/tmp/bagentsXXXXXX";
     return ::mkdtemp(place);
+  }
+  void SetUp() override {
+    const char* const parameter = ::testing::UnitTest::GetInstance()->current_test_info()->value_param();
+    if (parameter == nullptr || std::string_view(parameter).find("ucx") == std::string_view::npos) return;
+    if (const auto found = transport::describe_ucx({}); !found) GTEST_SKIP() << found.status().message();
   }
   void TearDown() override {
     std::error_code ignored;
@@ -153,7 +159,7 @@ TEST_P(AgentTest, AClosedOwnerIsGone) {
   EXPECT_NE(status.message().find("owner"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "ucx", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 using OneAgentTest = AgentTest;
@@ -173,7 +179,7 @@ TEST_P(OneAgentTest, WritingNeedsAGrant) {
   EXPECT_TRUE(std::all_of(target.data, target.data + target.size, [](std::byte b) { return b == std::byte{7}; }));
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "ucx", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 class PathsTest : public AgentTest {};
@@ -194,7 +200,7 @@ TEST_F(PathsTest, ARequiredPathThatCannotIsRefusedWithReasons) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
   const auto explanation = peer->explain(region, 4096, {});
   EXPECT_EQ(explanation.chosen, "cma");
-  ASSERT_EQ(explanation.candidates.size(), 3u);
+  ASSERT_EQ(explanation.candidates.size(), 4u);
   EXPECT_TRUE(explanation.candidates[1].measured);
 }
 

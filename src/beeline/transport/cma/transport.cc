@@ -1,7 +1,5 @@
 #include "beeline/transport/cma/transport.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <array>
 
@@ -85,8 +83,7 @@ class CmaEndpoint final : public Endpoint {
       BEELINE_RETURN_IF_ERROR(wait.check());
     }
     // The kernel goes by number: only a process that still runs is known to have been the one.
-    pollfd ended{pidfd_.get(), POLLIN, 0};
-    if (::poll(&ended, 1, 0) == 0) return Status::ok();
+    if (!os::has_ended(pidfd_)) return Status::ok();
     return {Code::kPeerLost, name_ + " (pid " + std::to_string(pid_) + ") has ended"};
   }
 
