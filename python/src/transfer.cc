@@ -17,6 +17,7 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
+#include "beeline/transport/builtin.h"
 #include "bindings.h"
 #include "dicts.h"
 #include "incoming.h"
@@ -100,6 +101,11 @@ transport::Fault fault_of(const FaultRow& row) {
   return fault;
 }
 
+// (where the library is, how far it may reach: its position in transport::NixlOptions)
+transport::NixlOptions nixl_of(const std::pair<std::string, int>& row) {
+  return {row.first, static_cast<transport::NixlOptions::Reach>(row.second)};
+}
+
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
 Numbered numbered(transfer::Version version) {
@@ -146,7 +152,7 @@ class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, std::vector<std::string> plugins,
-          const std::vector<FaultRow>& faults) {
+          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -154,6 +160,7 @@ class PyAgent {
     options.advertise = advertise;
     options.token = token;
     options.plugins = std::move(plugins);
+    options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) options.arena = running->arena();
     auto opened = [&]() -> Result<std::shared_ptr<transfer::Agent>> {
@@ -479,9 +486,10 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none());
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
-                    const std::string&, std::vector<std::string>, const std::vector<FaultRow>&>(),
+                    const std::string&, std::vector<std::string>, const std::pair<std::string, int>&,
+                    const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
-           nb::arg("token"), nb::arg("plugins"), nb::arg("faults"))
+           nb::arg("token"), nb::arg("plugins"), nb::arg("nixl"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)
@@ -505,6 +513,14 @@ void bind_transfer(nb::module_& m) {
            nb::arg("timeout_s").none())
       .def("counters", &PyAgent::counters)
       .def("stats", &PyAgent::stats);
+  // What was found of NIXL, and whether it can be used: else the reason.
+  m.def(
+      "check_nixl",
+      [](const std::pair<std::string, int>& row) -> std::pair<bool, std::string> {
+        const auto found = without_gil([&] { return transport::check_nixl(nixl_of(row)); });
+        return {found.is_ok(), found ? *found : found.status().message()};
+      },
+      nb::arg("nixl"));
 }
 
 }  // namespace beeline::python

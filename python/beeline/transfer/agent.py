@@ -15,6 +15,8 @@ from typing import Any
 from beeline import _core
 from beeline.exceptions import StaleReferenceError
 from beeline.transfer.faults import Fault
+from beeline.transfer.nixl import Reach
+from beeline.transfer.nixl import options as nixl_options
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -35,6 +37,9 @@ class Agent:
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
         plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
+        nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP, "any"
+            adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
+            not: see docs/transports.md.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
@@ -51,6 +56,7 @@ class Agent:
         share_memory: bool = True,
         folder: str = "",
         plugins: Sequence[str | os.PathLike[str]] = (),
+        nixl: Reach = "host",
         faults: Sequence[Fault] = (),
     ) -> None:
         self._lock = threading.Lock()
@@ -63,6 +69,7 @@ class Agent:
             advertise=advertise,
             token=token,
             plugins=[os.fspath(library) for library in plugins],
+            nixl=nixl_options(nixl),
             faults=[fault._row() for fault in faults],
         )
         _, uncounted = self._agent.counters()
@@ -213,7 +220,7 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "tcp"); by default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "nixl", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.

@@ -34,7 +34,7 @@ void remove_left_behind(const std::string& folder) {
 }
 
 Result<transport::Transports> transports_for(const Agent::Options& options) {
-  transport::Transports transports = transport::make_builtin();
+  transport::Transports transports = transport::make_builtin(options.nixl);
   std::vector<std::string> libraries = options.plugins;
   const char* const listed = std::getenv("BEELINE_TRANSPORT_PLUGINS");
   std::stringstream list(listed != nullptr ? listed : "");

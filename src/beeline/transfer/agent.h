@@ -18,6 +18,7 @@
 #include "beeline/transfer/snapshot.h"
 #include "beeline/transfer/subscription.h"
 #include "beeline/transport/fault.h"
+#include "beeline/transport/nixl_options.h"
 #include "beeline/transport/server.h"
 
 namespace beeline::transfer {
@@ -40,6 +41,7 @@ class Agent {
     // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
     // (separated by colons).
     std::vector<std::string> plugins;
+    transport::NixlOptions nixl;
     std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests
     std::shared_ptr<memory::Arena> arena;  // empty: one of its own
   };

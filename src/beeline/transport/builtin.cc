@@ -6,6 +6,7 @@
 
 #include "beeline/transport/cma/transport.h"
 #include "beeline/transport/faulty/transport.h"
+#include "beeline/transport/nixl/transport.h"
 #include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
 #include "beeline/transport/tcp/opening.h"
@@ -14,12 +15,17 @@
 
 namespace beeline::transport {
 
-Transports make_builtin() {
+Transports make_builtin(const NixlOptions& options) {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
+  transports.push_back(nixl::make(options));
   transports.push_back(tcp::make());
   return transports;
+}
+
+Result<std::string> check_nixl(const NixlOptions& options) {
+  return nixl::check(options);
 }
 
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {

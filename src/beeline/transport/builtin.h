@@ -2,13 +2,18 @@
 #pragma once
 
 #include "beeline/transport/fault.h"
+#include "beeline/transport/nixl_options.h"
 #include "beeline/transport/server.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transport {
 
 // In the order in which they are preferred while nothing was measured.
-Transports make_builtin();
+Transports make_builtin(const NixlOptions& nixl);
+
+// Whether the path "nixl" can be used: opens NIXL's engine and closes it again. The version and where it is; else why
+// not, and what would help.
+Result<std::string> check_nixl(const NixlOptions& nixl);
 
 // A path from a shared library with the ABI of beeline/transport_plugin.h, for the agent of that name.
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name);
