@@ -1,10 +1,12 @@
 """The paths that the conformance suite runs on, and what may go wrong on them without a difference to who uses them."""
 
-from beeline.transfer import Fault
+from beeline.transfer import Fault, nixl
 
-# Every path that this machine has. "hixl" is the worked plug-in, over the emulator of its engine.
-PATHS = ["shm", "cma", "tcp", "hixl"]
-WRITING = ["cma", "tcp", "hixl"]
+# What agents of these tests know. "hixl" is the worked plug-in, over the emulator of its engine.
+KNOWN = ["shm", "cma", "nixl", "tcp", "hixl"]
+# Every path that this machine has.
+PATHS = [path for path in KNOWN if path != "nixl" or nixl.library()]
+WRITING = [path for path in PATHS if path != "shm"]
 # Paths that need the owner's process to run.
 SERVED = ["tcp", "hixl"]
 

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from beeline import exceptions
 from beeline.transfer import Agent, counters, prometheus
+from tests.conformance.paths import PATHS
 
 TOKEN = "conformance"
 MIB = 1 << 20
@@ -317,7 +318,8 @@ def test_paths_to_nobody(reader, place):
 def test_bench_against_a_fresh_peer(place):
     options = ("--size", "1KiB", "--size", "1MiB", "--seconds", "0.01", "--folder", place)
     report = json.loads(beeline("bench", "transfer", *options, "--json").stdout)
-    assert report["refused"] == {} and {"shm", "cma", "tcp"} <= set(report["paths"])
+    assert {"shm", "cma", "tcp"} <= set(report["paths"]) and {*report["paths"], *report["refused"]} >= set(PATHS)
+    assert set(report["refused"]) <= {"nixl"} - set(PATHS)
     assert [row["size"] for row in report["rows"]] == [1024, MIB]
     for row in report["rows"]:
         for path in ("copy", *report["paths"]):

@@ -1,5 +1,5 @@
 // Agents that fetch from each other by every path that this machine has. Both live in this process: the kernel and the
-// sockets between them are the real ones. Destinations are poisoned first.
+// sockets between them are the real ones, NIXL is an emulator. Destinations are poisoned first.
 #include "beeline/transfer/agent.h"
 
 #include <gtest/gtest.h>
@@ -26,6 +26,7 @@ class AgentTest : public ::testing::TestWithParam<const char*> {
     char place[] = "/tmp/bagentsXXXXXX";
     return ::mkdtemp(place);
   }
+  static void SetUpTestSuite() { ::setenv("BEELINE_NIXL_LIBRARY", NIXL_EMULATOR_PATH, 1); }
   void TearDown() override {
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
@@ -153,7 +154,7 @@ TEST_P(AgentTest, AClosedOwnerIsGone) {
   EXPECT_NE(status.message().find("owner"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "nixl", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 using OneAgentTest = AgentTest;
@@ -173,7 +174,7 @@ TEST_P(OneAgentTest, WritingNeedsAGrant) {
   EXPECT_TRUE(std::all_of(target.data, target.data + target.size, [](std::byte b) { return b == std::byte{7}; }));
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "nixl", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 class PathsTest : public AgentTest {};
@@ -194,7 +195,7 @@ TEST_F(PathsTest, ARequiredPathThatCannotIsRefusedWithReasons) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
   const auto explanation = peer->explain(region, 4096, {});
   EXPECT_EQ(explanation.chosen, "cma");
-  ASSERT_EQ(explanation.candidates.size(), 3u);
+  ASSERT_EQ(explanation.candidates.size(), 4u);
   EXPECT_TRUE(explanation.candidates[1].measured);
 }
 
