@@ -30,16 +30,17 @@ Status status_of(int code, const char* what) {
           std::string("NIXL failed while ") + what + " (" + std::to_string(code) + "; what it found is on stderr)"};
 }
 
-// As NIXL's UCX back end takes it. Keys move data past the owner's processor from the first byte on, where the kernel
-// or a NIC can do that: else an owner that is stopped holds up its readers.
+// As NIXL's UCX back end takes it. Without emulation bytes move past the owner's processor, by the kernel or a NIC, or
+// not at all: no message of a reader that has died waits in the owner for its turn, and an owner that is stopped holds
+// up nobody. TCP knows no other way.
 std::string config_of(NixlOptions::Reach reach) {
   switch (reach) {
     case NixlOptions::Reach::kHost:
-      return "TLS=sm,ZCOPY_THRESH=0";
+      return "TLS=sm,PROTO_EMULATION_ENABLE=n";
     case NixlOptions::Reach::kRdma:
-      return "TLS=^tcp,ZCOPY_THRESH=0";
+      return "TLS=^tcp,PROTO_EMULATION_ENABLE=n";
     default:
-      return "ZCOPY_THRESH=0";
+      return "PROTO_EMULATION_ENABLE=y";
   }
 }
 

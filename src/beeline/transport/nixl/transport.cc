@@ -8,6 +8,7 @@
 
 #include "beeline/os/fd.h"
 #include "beeline/os/process.h"
+#include "beeline/os/remote_memory.h"
 #include "beeline/transport/exposures.h"
 #include "beeline/transport/nixl/engine.h"
 #include "beeline/transport/nixl/library.h"
@@ -230,6 +231,7 @@ class NixlTransport final : public Transport {
     os::Fd pidfd;
     if (peer.same_host()) {
       BEELINE_ASSIGN(pidfd, os::open_pidfd(peer.pid));
+      if (reach_ == Reach::kHost) BEELINE_RETURN_IF_ERROR(os::may_read_process(peer.pid));
     }
     BEELINE_ASSIGN(auto session, Session::open(*functions, reach_, contact));
     return std::unique_ptr<Endpoint>(std::make_unique<NixlEndpoint>(*functions, reach_, peer, std::move(contact),
