@@ -84,6 +84,11 @@ transport::Fault fault_of(const FaultRow& row) {
   return fault;
 }
 
+// (where the library is, how far it may reach: its position in transport::NixlOptions)
+transport::NixlOptions nixl_of(const std::pair<std::string, int>& row) {
+  return {row.first, static_cast<transport::NixlOptions::Reach>(row.second)};
+}
+
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
 Numbered numbered(transfer::Version version) {
@@ -140,7 +145,7 @@ class PyAgent {
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
           std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
-          const std::vector<FaultRow>& faults) {
+          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -150,6 +155,7 @@ class PyAgent {
     if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
     options.plugins = std::move(plugins);
     options.ucx_library = std::move(ucx_library);
+    options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) {
       if (quota_bytes > 0) {
@@ -516,10 +522,10 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    std::string, const std::vector<FaultRow>&>(),
+                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
            nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
-           nb::arg("faults"))
+           nb::arg("nixl"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add)
@@ -547,6 +553,14 @@ void bind_transfer(nb::module_& m) {
            nb::arg("timeout_s").none())
       .def("counters", &PyAgent::counters)
       .def("stats", &PyAgent::stats);
+  // What was found of NIXL, and whether it can be used: else the reason.
+  m.def(
+      "check_nixl",
+      [](const std::pair<std::string, int>& row) -> std::pair<bool, std::string> {
+        const auto found = without_gil([&] { return transport::check_nixl(nixl_of(row)); });
+        return {found.is_ok(), found ? *found : found.status().message()};
+      },
+      nb::arg("nixl"));
 }
 
 }  // namespace beeline::python

@@ -1,11 +1,11 @@
 """The paths that the conformance suite runs on, and what may go wrong on them without a difference to who uses them."""
 
 from beeline import _core
-from beeline.transfer import Fault, ucx
+from beeline.transfer import Fault, nixl, ucx
 
 # Every path that agents have here. "hixl" is the worked plug-in, over the emulator of its engine.
-PATHS = ["shm", "cma", "ucx", "object_store", "tcp", "hixl"]
-WRITING = ["cma", "ucx", "object_store", "tcp", "hixl"]
+PATHS = ["shm", "cma", "ucx", "nixl", "object_store", "tcp", "hixl"]
+WRITING = ["cma", "ucx", "nixl", "object_store", "tcp", "hixl"]
 # Paths that need the owner's process to run.
 SERVED = ["object_store", "tcp", "hixl"]
 # Paths to agents that share no memory, or are elsewhere.
@@ -14,6 +14,7 @@ BEYOND = ["tcp", "hixl"]
 # Those of them that this machine cannot take, and why: their tests are skipped.
 _has_ucx, _ucx = _core.describe_ucx(ucx.library())
 MISSING = {} if _has_ucx else {"ucx": _ucx}
+MISSING |= {} if nixl.library() else {"nixl": "the NIXL package is not installed"}
 
 HARMLESS = {
     "well": [],

@@ -212,7 +212,8 @@ def test_requirements_refuse_with_reasons(owner, agent, folder):
     with pytest.raises(exceptions.TransportUnavailableError, match="too slow"):
         agent.fetch(refs, min_gbps=1e6)
     with pytest.raises(
-        exceptions.TransportUnavailableError, match="no path .smoke.; this agent has shm, cma, ucx, tcp, hixl"
+        exceptions.TransportUnavailableError,
+        match="no path .smoke.; this agent has shm, cma, ucx, nixl, object_store, tcp, hixl",
     ):
         agent.fetch(refs, path="smoke")
     with Agent("fresh", folder=folder, token=TOKEN) as fresh:  # which has measured nothing

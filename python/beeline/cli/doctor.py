@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +18,7 @@ MINIMUM_KERNEL = (5, 14)
 PAGEMAP_SCAN_KERNEL = (6, 7)
 OPEN_FILES = 4096
 MAP_COUNT = 65530
+PROBE_TIMEOUT_S = 30.0
 
 
 class Check(NamedTuple):
@@ -43,6 +46,7 @@ def run_all() -> list[Check]:
         _preload(),
         *_transports(),
         _ucx(),
+        _nixl(),
     ]
 
 
@@ -145,4 +149,20 @@ def _ucx() -> Check:
     from beeline.transfer import ucx
 
     usable, found = _core.describe_ucx(ucx.library())
-    return Check("transport ucx", "ok" if usable else "absent", found)
+    return Check("path ucx", "ok" if usable else "absent", found)
+
+
+def _nixl() -> Check:
+    """Opens NIXL's engine for a moment: in a process of its own, which it may litter or take with it."""
+    probe = (
+        "from beeline import _core; from beeline.transfer import nixl; print(*_core.check_nixl(nixl.options('host')))"
+    )
+    command = [sys.executable, "-P", "-c", probe]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return Check("path nixl", "warning", f"did not open within {PROBE_TIMEOUT_S:g} s")
+    usable, _, found = (done.stdout.splitlines() or [""])[-1].partition(" ")
+    if usable in ("True", "False"):
+        return Check("path nixl", "ok" if usable == "True" else "absent", found)
+    return Check("path nixl", "warning", f"ended with exit status {done.returncode}", done.stderr[-500:].strip())

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from beeline import _core
 from beeline.transfer import ucx
 from beeline.transfer.faults import Fault
+from beeline.transfer.nixl import Reach
+from beeline.transfer.nixl import options as nixl_options
 from beeline.transfer.notifications import Notifications
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
@@ -42,6 +44,9 @@ class Agent:
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
         quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
             default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
+        nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP, "any"
+            adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
+            not: see docs/transports.md.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
@@ -60,6 +65,7 @@ class Agent:
         folder: str = "",
         plugins: Sequence[str | os.PathLike[str]] = (),
         quota_bytes: int | None = None,
+        nixl: Reach = "host",
         faults: Sequence[Fault] = (),
     ) -> None:
         if quota_bytes is not None and quota_bytes < 1:
@@ -78,6 +84,7 @@ class Agent:
             plugins=[os.fspath(library) for library in plugins],
             quota_bytes=quota_bytes or 0,
             ucx_library=ucx.library(),
+            nixl=nixl_options(nixl),
             faults=[fault._row() for fault in faults],
         )
         _, uncounted = self._agent.counters()
@@ -251,7 +258,7 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "ucx", "tcp"); by default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "ucx", "nixl", "object_store", "tcp"); by default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.

@@ -21,7 +21,7 @@ namespace beeline::api {
 
 // What a transfer insists on. Nothing: the best path there is.
 struct Requirement {
-  std::string path = {};  // by name: "shm", "cma", "ucx", "tcp"; empty: any
+  std::string path = {};  // by name: "shm", "cma", "ucx", "nixl", "object_store", "tcp"; empty: any
   double min_gbps = 0;    // refuses paths that are slower, in 10^9 bytes per second
 };
 

@@ -46,6 +46,14 @@ Result<std::size_t> write_process(pid_t pid, std::span<const iovec> local, std::
   return transfer("write", pid, local, remote, ::process_vm_writev);
 }
 
+Status may_read_process(pid_t pid) {
+  std::byte probe{};
+  const iovec local{&probe, 1};
+  const iovec remote{nullptr, 1};
+  const Status asked = read_process(pid, {&local, 1}, {&remote, 1}).status();
+  return asked.code() == Code::kInvalidArgument ? Status::ok() : asked;
+}
+
 int ptrace_scope() {
   std::ifstream file("/proc/sys/kernel/yama/ptrace_scope");
   int scope = 0;

@@ -21,6 +21,9 @@ inline constexpr std::size_t kMaxIovecs = 1024;
 Result<std::size_t> read_process(pid_t pid, std::span<const iovec> local, std::span<const iovec> remote);
 Result<std::size_t> write_process(pid_t pid, std::span<const iovec> local, std::span<const iovec> remote);
 
+// Whether the kernel permits it: asked for a byte that is not there. Fails as read_process().
+Status may_read_process(pid_t pid);
+
 // Which processes may trace others, and so read their memory: Yama's ptrace_scope, 0 where there is no Yama.
 int ptrace_scope();
 // Lets `pid` read this process's memory where Yama restricts it to descendants; one process at a time.

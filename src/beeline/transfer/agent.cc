@@ -22,7 +22,7 @@ namespace {
 using messages::Type;
 
 Result<transport::Transports> transports_for(const Agent::Options& options) {
-  transport::Transports transports = transport::make_builtin(options.ucx_library);
+  transport::Transports transports = transport::make_builtin(options.ucx_library, options.nixl);
   std::vector<std::string> libraries = options.plugins;
   const char* const listed = std::getenv("BEELINE_TRANSPORT_PLUGINS");
   std::stringstream list(listed != nullptr ? listed : "");

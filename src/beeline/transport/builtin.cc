@@ -6,6 +6,7 @@
 
 #include "beeline/transport/cma/transport.h"
 #include "beeline/transport/faulty/transport.h"
+#include "beeline/transport/nixl/transport.h"
 #include "beeline/transport/object_store/transport.h"
 #include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
@@ -16,11 +17,12 @@
 
 namespace beeline::transport {
 
-Transports make_builtin(const std::string& ucx_library) {
+Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl) {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
   transports.push_back(ucx::make(ucx_library));
+  transports.push_back(nixl::make(nixl));
   transports.push_back(object_store::make());
   transports.push_back(tcp::make());
   return transports;
@@ -34,6 +36,10 @@ Transports make_mapping() {
 
 Result<std::string> describe_ucx(const std::string& library) {
   return ucx::describe(library);
+}
+
+Result<std::string> check_nixl(const NixlOptions& options) {
+  return nixl::check(options);
 }
 
 Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {

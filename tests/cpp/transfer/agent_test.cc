@@ -1,5 +1,5 @@
 // Agents that fetch from each other by every path that this machine has. Both live in this process: the kernel and the
-// sockets between them are the real ones. Destinations are poisoned first.
+// sockets between them are the real ones, NIXL is an emulator. Destinations are poisoned first.
 #include "beeline/transfer/agent.h"
 
 #include <gtest/gtest.h>
@@ -27,6 +27,7 @@ class AgentTest : public ::testing::TestWithParam<const char*> {
     char place[] = "/tmp/bagentsXXXXXX";
     return ::mkdtemp(place);
   }
+  static void SetUpTestSuite() { ::setenv("BEELINE_NIXL_LIBRARY", NIXL_EMULATOR_PATH, 1); }
   void SetUp() override {
     const char* const parameter = ::testing::UnitTest::GetInstance()->current_test_info()->value_param();
     if (parameter == nullptr || std::string_view(parameter).find("ucx") == std::string_view::npos) return;
@@ -159,7 +160,7 @@ TEST_P(AgentTest, AClosedOwnerIsGone) {
   EXPECT_NE(status.message().find("owner"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "ucx", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, AgentTest, ::testing::Values("shm", "cma", "ucx", "nixl", "object_store", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 using OneAgentTest = AgentTest;
@@ -179,7 +180,7 @@ TEST_P(OneAgentTest, WritingNeedsAGrant) {
   EXPECT_TRUE(std::all_of(target.data, target.data + target.size, [](std::byte b) { return b == std::byte{7}; }));
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "ucx", "tcp"),
+INSTANTIATE_TEST_SUITE_P(Paths, OneAgentTest, ::testing::Values("cma", "ucx", "nixl", "object_store", "tcp"),
                          [](const auto& param) { return std::string(param.param); });
 
 class PathsTest : public AgentTest {};
@@ -200,7 +201,7 @@ TEST_F(PathsTest, ARequiredPathThatCannotIsRefusedWithReasons) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
   const auto explanation = peer->explain(region, 4096, {});
   EXPECT_EQ(explanation.chosen, "cma");
-  ASSERT_EQ(explanation.candidates.size(), 4u);
+  ASSERT_EQ(explanation.candidates.size(), 6u);
   EXPECT_TRUE(explanation.candidates[1].measured);
 }
 

@@ -109,12 +109,7 @@ class CmaTransport final : public Transport {
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& /*wait*/) const override {
     BEELINE_ASSIGN(auto pidfd, os::open_pidfd(peer.pid));
-    // Whether the kernel permits it at all is asked for a byte of the peer that is not there.
-    std::byte probe{};
-    const iovec local{&probe, 1};
-    const iovec remote{nullptr, 1};
-    const auto asked = os::read_process(peer.pid, {&local, 1}, {&remote, 1});
-    if (!asked && asked.status().code() != Code::kInvalidArgument) return asked.status();
+    BEELINE_RETURN_IF_ERROR(os::may_read_process(peer.pid));
     return std::unique_ptr<Endpoint>(std::make_unique<CmaEndpoint>(peer.name, peer.pid, std::move(pidfd)));
   }
 };
