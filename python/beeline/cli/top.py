@@ -62,7 +62,8 @@ class _Watch:
 def top(once: bool, as_json: bool, interval: float, folder: str) -> None:
     """Watch what agents and actors of this user on this host transfer, until Ctrl-C.
 
-    Each agent, and each process of a session, keeps counters in a file, which is read: nobody is asked, or need be well.
+    Each agent, and each process of a session, keeps counters in a file, which is read: nobody is asked, or need be
+    well.
     A row is one operation of one agent with memory of one peer by one path, for sizes that are alike.
 
     \b

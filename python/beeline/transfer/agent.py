@@ -44,8 +44,8 @@ class Agent:
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
         quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
             default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
-        nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP, "any"
-            adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
+        nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP,
+            "any" adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
             not: see docs/transports.md.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
@@ -258,7 +258,8 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "ucx", "nixl", "object_store", "tcp"); by default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "ucx", "nixl", "object_store", "tcp"); by default the best is
+                taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.
