@@ -45,8 +45,8 @@ class Agent:
         quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
             default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
         nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP,
-            "any" adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
-            not: see docs/transports.md.
+            "any" adds that. Whoever gets at the network that is allowed can read and write this process's memory, token
+            or not: see docs/transports.md.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
     An agent lives until `close()`, or until nobody refers to it; then its peers' transfers fail with
