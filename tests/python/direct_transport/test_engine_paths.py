@@ -100,7 +100,7 @@ def test_what_is_mapped_is_counted_where_top_finds_it(a, b):
     assert ray.get(call(b, total, ref)) == N
     pid = ray.get(call(b, lambda node: os.getpid()))
     (row,) = rows_of(pid, "shm")
-    assert row.movement == "map" and row.nbytes == 4 * N and row.transfers == 1
+    assert row.operation == "map" and row.nbytes == 4 * N and row.transfers == 1
     names = [agent.name for agent in counters.live() if agent.pid == pid]
     assert len(names) == 1 and names[0].startswith("actor ")
 
