@@ -11,6 +11,7 @@ from pathlib import Path
 from tools.steps import BUILD, ROOT, VENV, StepError, environment, say, step
 
 APT_LIST = ROOT / "tools" / "apt.txt"
+TRANSFER_PEERS_APT_LIST = ROOT / "tools" / "apt_transfer_peers.txt"
 REQUIREMENTS = ROOT / "requirements"
 # Everything that ./dev test, demo and lint need; torch goes first and alone.
 GROUPS = ("runtime", "build", "examples", "bench", "test", "lint")
@@ -54,10 +55,14 @@ def setup_peers() -> None:
 def setup_transfer_peers() -> None:
     """Installs what `bench transfer` compares with beside. What cannot be installed shows as an error in its rows."""
     page = REQUIREMENTS / "transfer_peers.txt"
-    wanted = digest([page])
-    if _stamp_holds(TRANSFER_PEERS_STAMP, wanted):
+    wanted = digest([TRANSFER_PEERS_APT_LIST, page])
+    if _stamp_holds(TRANSFER_PEERS_STAMP, wanted) and not missing_packages(TRANSFER_PEERS_APT_LIST):
         return
     failed = []
+    try:
+        install_packages(TRANSFER_PEERS_APT_LIST)
+    except StepError as error:
+        failed.append(str(error))
     for requirement in filter(None, (line.partition("#")[0].strip() for line in page.read_text().splitlines())):
         try:
             step(f"install {requirement}", [*PIP_ALONE, requirement], timeout_s=1800)
@@ -104,9 +109,10 @@ def digest(files: Iterable[Path]) -> str:
     return summary.hexdigest()
 
 
-def missing_packages() -> list[str]:
-    """The Debian packages of tools/apt.txt that are not installed; none where the machine is not Debian's."""
-    names = [line.strip() for line in APT_LIST.read_text().splitlines() if line.strip() and not line.startswith("#")]
+def missing_packages(page: Path | None = None) -> list[str]:
+    """The Debian packages of a list (tools/apt.txt) that are not installed; none where the machine is not Debian's."""
+    lines = (page or APT_LIST).read_text().splitlines()
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not shutil.which("dpkg-query"):
         return []
     query = subprocess.run(
@@ -119,9 +125,9 @@ def missing_packages() -> list[str]:
     return [name for name in names if name not in installed]
 
 
-def install_packages() -> None:
+def install_packages(page: Path | None = None) -> None:
     """Installs what is missing when root; otherwise says what to install and raises StepError."""
-    missing = missing_packages()
+    missing = missing_packages(page)
     if not missing:
         return
     if os.geteuid() != 0:

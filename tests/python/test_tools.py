@@ -273,6 +273,7 @@ def test_a_peer_that_cannot_be_installed_keeps_no_other_one_away(tmp_path, monke
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path)
     monkeypatch.setattr(environment, "TRANSFER_PEERS_STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(environment, "TRANSFER_PEERS_APT_LIST", write(tmp_path, "apt.txt", "# none\n"))
     asked: list[str] = []
 
     def step(title, command, **_):
