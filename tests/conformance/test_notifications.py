@@ -27,8 +27,10 @@ def test_what_was_pushed_is_there_when_the_notification_is(start_owner, agent, p
     owner.run(f"agent.grant(kept['refs'], {agent.address!r})")
     listen(owner, "filled")
     for number in range(1, 11):
-        owner.tell("note = kept['filled'].wait(); seen = kept['tensors'][0].unique().tolist()\n"
-                   "answer = [note.payload.decode(), seen]")
+        owner.tell(
+            "note = kept['filled'].wait(); seen = kept['tensors'][0].unique().tolist()\n"
+            "answer = [note.payload.decode(), seen]"
+        )
         agent.push(refs, [torch.full((COUNT,), float(number))], path=path, notify=("filled", b"%d" % number))
         assert owner._hear() == {"answer": [str(number), [float(number)]]}
 

@@ -224,8 +224,8 @@ Result<Notifications> Agent::notifications(const std::string& topic, std::size_t
                                            Notifications::WhenFull when_full) const {
   using WhenFull = transfer::Notifications::WhenFull;
   const bool drops_oldest = when_full == Notifications::WhenFull::kDropOldest;
-  BEELINE_ASSIGN(auto taken, impl_->agent->notifications(
-                                 topic, limit, drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse));
+  BEELINE_ASSIGN(auto taken,
+                 impl_->agent->notifications(topic, limit, drops_oldest ? WhenFull::kDropOldest : WhenFull::kRefuse));
   return Access::make_notifications(std::move(taken));
 }
 

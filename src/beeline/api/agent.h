@@ -254,9 +254,9 @@ class BEELINE_API Agent {
   }
 
   struct Stats {
-    std::uint64_t peers = 0;                  // connections that this agent made; now
-    std::uint64_t visitors = 0;               // connections that others made; now
-    std::uint64_t refused = 0;                // who was not let in
+    std::uint64_t peers = 0;     // connections that this agent made; now
+    std::uint64_t visitors = 0;  // connections that others made; now
+    std::uint64_t refused = 0;   // who was not let in
     // Of versions that it publishes: copies that subscribers offer, now; how often one of them was given another
     // parent; how often one was sent here beyond the fan-out, since nobody else had room in time.
     std::uint64_t relays = 0, reparented = 0, overdue = 0;

@@ -220,8 +220,8 @@ void Agent::count_connections() {
   counters_->numbers().visitors.store(visitors_.size(), std::memory_order_relaxed);
 }
 
-Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot,
-                                     std::size_t keep, std::size_t fan_out) {
+Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t number, Snapshot snapshot, std::size_t keep,
+                                     std::size_t fan_out) {
   messages::Published published{name, number, snapshot.tensors->encode()};
   const std::uint64_t schema_hash = snapshot.tensors->schema->hash();
   Bytes by_hash = snapshot.tensors->encode(Descriptor::With::kSchemaHash);
@@ -238,8 +238,7 @@ Result<std::uint64_t> Agent::publish(const std::string& name, std::uint64_t numb
   published.tensors = std::move(by_hash);
   topic.newest_by_hash = messages::encode(Type::kPublished, published);
   topic.schema_hash = schema_hash;
-  topic.kept.push_back(
-      {topic.number, std::move(snapshot.registration), FanOut(std::max<std::size_t>(fan_out, 1))});
+  topic.kept.push_back({topic.number, std::move(snapshot.registration), FanOut(std::max<std::size_t>(fan_out, 1))});
   while (topic.kept.size() > std::max<std::size_t>(keep, 1)) {
     dropped.push_back(std::move(topic.kept.front()));
     topic.kept.pop_front();

@@ -87,8 +87,8 @@ class Agent : public std::enable_shared_from_this<Agent> {
     // and readers that were sent here beyond the fan-out, because nobody else had room in time.
     std::uint64_t relays = 0, reparented = 0, overdue = 0;
     std::uint64_t parents_lost = 0;  // as a reader: parents that failed it
-    std::string counters;      // the file that others read
-    std::string uncounted;     // why there is none
+    std::string counters;            // the file that others read
+    std::string uncounted;           // why there is none
   };
   [[nodiscard]] Stats stats() const;
 
@@ -111,9 +111,9 @@ class Agent : public std::enable_shared_from_this<Agent> {
     std::uint64_t serial = 0;  // tells it from later ones with the same descriptor
     std::string id;
     bool by_unix = false;
-    std::string name = {};           // as it said in its greeting
-    std::string address = {};        // as it said in its greeting; empty: it said none
-    FanOut::Traits traits = {};      // by that address
+    std::string name = {};       // as it said in its greeting
+    std::string address = {};    // as it said in its greeting; empty: it said none
+    FanOut::Traits traits = {};  // by that address
     std::optional<std::uint32_t> holder = {};
     bool welcome = false;
     std::set<std::uint64_t> schemas = {};  // hashes of those that it knows
@@ -202,11 +202,11 @@ class Agent : public std::enable_shared_from_this<Agent> {
   };
   const std::shared_ptr<Reach> reach_ = std::make_shared<Reach>();
   os::StateLock& lock_ = reach_->lock;
-  std::unordered_map<int, Visitor> visitors_;                                // by descriptor
-  std::unordered_map<std::string, Topic> topics_;                            // by name
+  std::unordered_map<int, Visitor> visitors_;                                    // by descriptor
+  std::unordered_map<std::string, Topic> topics_;                                // by name
   std::unordered_map<std::string, std::weak_ptr<Notifications>> notifications_;  // by topic
-  std::unordered_map<int, Line> lines_;                                      // by descriptor
-  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
+  std::unordered_map<int, Line> lines_;                                          // by descriptor
+  std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;      // those that are not gone
   std::uint64_t last_serial_ = 0;
   std::uint64_t reparented_ = 0, overdue_ = 0;  // of Stats
   std::atomic<std::uint64_t> parents_lost_{0};

@@ -36,8 +36,8 @@ void Agent::on_seek(Visitor& visitor, const messages::Seek& seek) {
   Kept* const kept = find_kept(seek.name, seek.number);
   if (kept == nullptr) {
     if (step == Step::kGaveUp || step == Step::kGetsOn) return;
-    return tell_parent(seek, fd, {Code::kStale, "version " + std::to_string(seek.number) + " of \"" + seek.name +
-                                                    "\" is not kept by its publisher any more"});
+    const std::string version = "version " + std::to_string(seek.number) + " of \"" + seek.name + "\"";
+    return tell_parent(seek, fd, {Code::kStale, version + " is not kept by its publisher any more"});
   }
   // Who cannot be a parent takes no place of one that can.
   if (!topics_.at(seek.name).subscribers.contains(fd) || (!visitor.traits.listens && visitor.traits.host.empty())) {
@@ -79,10 +79,9 @@ void Agent::tell_parents(const std::string& name, Kept& kept) {
 
 // That there is none.
 void Agent::tell_parent(const messages::Seek& seek, int fd, const Status& status) {
-  tell(visitors_.at(fd),
-       messages::encode(Type::kParent,
-                        messages::Parent{seek.name, seek.number, seek.serial, static_cast<std::uint8_t>(status.code()),
-                                         status.message(), {}, {}}));
+  const auto code = static_cast<std::uint8_t>(status.code());
+  const messages::Parent none{seek.name, seek.number, seek.serial, code, status.message(), {}, {}};
+  tell(visitors_.at(fd), messages::encode(Type::kParent, none));
 }
 
 void Agent::leave_fan_outs(const std::string& name, Topic& topic, int fd) {

@@ -91,8 +91,7 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::Fd connect
                                           const os::Wait& wait) {
   const bool by_unix = unshared.empty();
   os::FrameSocket socket(std::move(connection));
-  BEELINE_RETURN_IF_ERROR(
-      socket.send(
+  BEELINE_RETURN_IF_ERROR(socket.send(
       messages::encode(Type::kHello, messages::Hello{messages::kVersion, address_.id, name_, address_.text()})));
   BEELINE_RETURN_IF_ERROR(socket.flush_all(wait));
   os::Frame frame;

@@ -50,8 +50,7 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
   if ((events & EPOLLOUT) != 0) status = visitor.socket.flush();
   visitor.count_taken();
   if (status) {
-    const auto taken =
-        visitor.socket.take_frames([&](const os::Frame& frame) { return on_frame(visitor, frame); });
+    const auto taken = visitor.socket.take_frames([&](const os::Frame& frame) { return on_frame(visitor, frame); });
     status = taken.status();
     if (taken && *taken == os::FrameSocket::Taken::kClosed) status = Status(Code::kPeerLost, "closed");
     if (taken && *taken == os::FrameSocket::Taken::kSome) {  // others wait for the lock
@@ -98,7 +97,7 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
       BEELINE_RETURN_IF_ERROR(count_question(visitor));
       const bool is_for_exporter = has_exporters_ && !asked.path.empty();
       const auto say = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
-                          asked = std::move(asked)] {
+                        asked = std::move(asked)] {
         const messages::Answer said = answer(asked, id);
         const os::Locked locked(lock_);
         const auto found = visitors_.find(fd);
@@ -116,8 +115,8 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     case Type::kNotify: {
       BEELINE_ASSIGN(auto notify, messages::decode<messages::Notify>(Type::kNotify, frame.bytes));
       BEELINE_RETURN_IF_ERROR(count_question(visitor));
-      messages::Ask asked{static_cast<std::uint8_t>(messages::Question::kNotified), notify.topic, 0, 0, 0, 0,
-                          notify.serial};
+      messages::Ask asked{
+          static_cast<std::uint8_t>(messages::Question::kNotified), notify.topic, 0, 0, 0, 0, notify.serial};
       const Status status = on_notify(visitor, std::move(notify));
       reply(visitor, {std::move(asked), static_cast<std::uint8_t>(status.code()), status.message(), {}});
       return Status::ok();
@@ -150,11 +149,10 @@ Status Agent::on_notify(const Visitor& visitor, messages::Notify notify) {
   }
   if (notify.payload.size() > kMaxNotification) {
     count_refusal();
-    return {Code::kInvalidArgument, "a notification of " + std::to_string(notify.payload.size()) +
-                                        " bytes, at most " + std::to_string(kMaxNotification)};
+    return {Code::kInvalidArgument, "a notification of " + std::to_string(notify.payload.size()) + " bytes, at most " +
+                                        std::to_string(kMaxNotification)};
   }
-  return taken->add({visitor.id, visitor.name, std::move(notify.payload)})
-      .with_context("at agent \"" + name_ + "\"");
+  return taken->add({visitor.id, visitor.name, std::move(notify.payload)}).with_context("at agent \"" + name_ + "\"");
 }
 
 Result<std::shared_ptr<Notifications>> Agent::notifications(const std::string& topic, std::size_t limit,

@@ -63,10 +63,10 @@ class FanOut {
     Traits traits;
     State state = State::kWaits;
     std::uint64_t serial = 0;
-    std::uint64_t asked_at = 0;    // by clock_: when it last asked
-    std::uint64_t moved_at = 0;    // when it last got some of the version, or a parent
-    bool is_overdue = false;  // has waited long enough
-    bool is_suspect = false;  // failed a child
+    std::uint64_t asked_at = 0;  // by clock_: when it last asked
+    std::uint64_t moved_at = 0;  // when it last got some of the version, or a parent
+    bool is_overdue = false;     // has waited long enough
+    bool is_suspect = false;     // failed a child
     std::optional<Reader> parent;
     bool is_counted = false;   // among its parent's children
     std::size_t children = 0;  // to whom it sends bytes

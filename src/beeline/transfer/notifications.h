@@ -68,10 +68,10 @@ class Notifications {
   const WhenFull when_full_;
   os::Fd event_;
   mutable std::mutex mutex_;
-  std::deque<Notification> waiting_;       // needs mutex_
+  std::deque<Notification> waiting_;         // needs mutex_
   std::uint64_t refused_ = 0, dropped_ = 0;  // likewise
-  Status ended_;                           // likewise
-  std::atomic<std::uint32_t> changes_{0};  // futex
+  Status ended_;                             // likewise
+  std::atomic<std::uint32_t> changes_{0};    // futex
 };
 
 }  // namespace beeline::transfer

@@ -99,9 +99,8 @@ void Peer::forget(const messages::Ask& asked) {
 Status Peer::notify(const std::string& topic, BytesView payload, const os::Wait& wait) {
   if (payload.size() > kMaxNotification || topic.size() > kMaxNotificationTopic) {
     return {Code::kInvalidArgument, "a notification of " + std::to_string(payload.size()) + " bytes under a topic of " +
-                                        std::to_string(topic.size()) + ": at most " +
-                                        std::to_string(kMaxNotification) + " and " +
-                                        std::to_string(kMaxNotificationTopic) + "; push() moves more"};
+                                        std::to_string(topic.size()) + ": at most " + std::to_string(kMaxNotification) +
+                                        " and " + std::to_string(kMaxNotificationTopic) + "; push() moves more"};
   }
   messages::Ask asked = about(messages::Question::kNotified, topic, {});
   asked.serial = next_serial();

@@ -190,8 +190,8 @@ Result<Version> Relay::get(Agent& agent, const Version& wanted, Step step, const
     Status status;
     if (!is_publisher) status = check_region(region);
     if (status && region.length != reading.length) {
-      status = Status(Code::kCorrupt, "it offers " + std::to_string(region.length) + " bytes, not " +
-                                          std::to_string(reading.length));
+      status = Status(Code::kCorrupt,
+                      "it offers " + std::to_string(region.length) + " bytes, not " + std::to_string(reading.length));
     }
     std::shared_ptr<Peer> peer = is_publisher ? publisher_ : nullptr;
     if (status && peer == nullptr) {

@@ -144,8 +144,8 @@ TEST_F(RelayTest, ThreadsOfOneSubscriberGetAVersionOnce) {
   const auto subscription = subscribe(*reader);
   std::vector<std::future<std::uint64_t>> numbers;
   for (int i = 0; i < 4; ++i) {
-    numbers.push_back(std::async(std::launch::async,
-                                 [&] { return subscription->nearest_newer_than(0, kPatience)->number; }));
+    numbers.push_back(
+        std::async(std::launch::async, [&] { return subscription->nearest_newer_than(0, kPatience)->number; }));
   }
   publish(1, 2, 2);
   for (auto& number : numbers) EXPECT_EQ(number.get(), 1u);
@@ -237,8 +237,8 @@ class Visitor {
  public:
   Visitor(const Agent& to, const std::string& id, const std::string& address)
       : socket_(std::move(*os::connect_unix(to.address().unix_path))) {
-    EXPECT_TRUE(socket_.send(messages::encode(messages::Type::kHello,
-                                              messages::Hello{messages::kVersion, id, "visitor", address})));
+    EXPECT_TRUE(socket_.send(
+        messages::encode(messages::Type::kHello, messages::Hello{messages::kVersion, id, "visitor", address})));
   }
   template <typename Message>
   void say(messages::Type type, const Message& message) {
