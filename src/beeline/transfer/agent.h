@@ -50,8 +50,14 @@ class Agent {
   Agent& operator=(const Agent&) = delete;
 
   [[nodiscard]] const Address& address() const { return address_; }
-  // Whether a path of this agent serves memory of that device.
-  [[nodiscard]] bool serves(const transport::Device& device) const;
+  // Whether a path of this agent serves the memory, before it is registered: kUnsupported, with what to do, if none
+  // does.
+  [[nodiscard]] Status check(const Piece& piece) const;
+  // What a stream of this process's device holds by now comes before what peers read from now on; see
+  // transport::Exporter::announce().
+  Status announce(const transport::Device& device, std::uintptr_t stream) const;
+  // Until what a stream of this process's device holds is done: before its memory is filled or pushed.
+  Status settle(const transport::Device& device, std::uintptr_t stream, const os::Wait& wait) const;
   [[nodiscard]] const std::shared_ptr<Regions>& regions() const { return regions_; }
   [[nodiscard]] const std::shared_ptr<memory::Arena>& arena() const { return arena_; }
 
@@ -71,9 +77,10 @@ class Agent {
   struct Stats {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
-    std::uint64_t faults = 0;  // made on purpose
-    std::string counters;      // the file that others read
-    std::string uncounted;     // why there is none
+    std::uint64_t faults = 0;               // made on purpose
+    std::uint64_t copies_through_host = 0;  // between GPUs that have no direct way
+    std::string counters;                   // the file that others read
+    std::string uncounted;                  // why there is none
   };
   [[nodiscard]] Stats stats() const;
 
@@ -129,6 +136,7 @@ class Agent {
   void on_visitor(int fd, std::uint32_t events);
   Status on_frame(Visitor& visitor, const os::Frame& frame);
   Status greet(Visitor& visitor, const os::Frame& frame);
+  bool start_exporters();
   messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
@@ -172,8 +180,8 @@ class Agent {
   std::unordered_map<std::string, std::shared_ptr<Peer>> peers_by_address_;  // those that are not gone
   std::uint64_t last_serial_ = 0;
   os::ControlLoop control_{lock_};
-  bool has_exporters_ = false;    // else the thread below does not run
-  os::StateLock exporters_lock_;  // after lock_
+  bool exporters_started_ = false;  // needs lock_: else the thread below does not run
+  os::StateLock exporters_lock_;    // after lock_
   os::ControlLoop exporters_{exporters_lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
 };

@@ -98,7 +98,7 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
         count_refusal();
         return {Code::kResourceExhausted, "more than " + std::to_string(kMaxQuestions) + " questions at once"};
       }
-      const bool is_for_exporter = has_exporters_ && !asked.path.empty();
+      const bool is_for_exporter = !asked.path.empty() && start_exporters();
       const auto reply = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
                           asked = std::move(asked)] {
         const Bytes said = messages::encode(Type::kAnswer, answer(asked, id));
@@ -121,6 +121,15 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     default:
       return {Code::kCorrupt, "a message that no visitor sends"};
   }
+}
+
+// The thread that asks exporters begins with the first question. Whether it runs.
+bool Agent::start_exporters() {
+  if (!exporters_started_ && reach_->agent != nullptr) {
+    exporters_started_ = true;
+    if (!exporters_.start()) exporters_started_ = false;
+  }
+  return exporters_started_;
 }
 
 messages::Answer Agent::answer(const messages::Ask& asked, const std::string& agent_id) {
@@ -146,6 +155,11 @@ messages::Answer Agent::answer(const messages::Ask& asked, const std::string& ag
       return Status(Code::kUnsupported, "agent \"" + name_ + "\" has no path \"" + asked.path + "\" to be reached by");
     }
     if (question == Question::kContact) return exporter->contact();
+    if (question == Question::kAnnounce) {
+      BEELINE_ASSIGN(const auto held, regions_->hold(id, transport::Access::kRead, agent_id));
+      BEELINE_RETURN_IF_ERROR(exporter->announce(held.device, 0));
+      return Bytes();
+    }
     if (question != Question::kReadKey && question != Question::kWriteKey) {
       return Status(Code::kUnsupported, "agent \"" + name_ + "\" does not know this question");
     }

@@ -59,6 +59,7 @@ enum class Question : std::uint8_t {
   kReadKey = 2,   // by what does the path reach the region?
   kWriteKey = 3,  // likewise, of a region that was granted
   kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
+  kAnnounce = 5,  // what its device is to do by now comes first: let the path's exporter announce it. Empty
 };
 
 struct Ask {

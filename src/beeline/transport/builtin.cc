@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "beeline/transport/cma/transport.h"
+#include "beeline/transport/cuda_ipc/transport.h"
 #include "beeline/transport/faulty/transport.h"
 #include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
@@ -18,6 +19,7 @@ Transports make_builtin() {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
+  transports.push_back(cuda_ipc::make());
   transports.push_back(tcp::make());
   return transports;
 }
