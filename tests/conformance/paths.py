@@ -5,6 +5,8 @@ from beeline.transfer import Fault
 # Every path that this machine has. "hixl" is the worked plug-in, over the emulator of its engine.
 PATHS = ["shm", "cma", "tcp", "hixl"]
 WRITING = ["cma", "tcp", "hixl"]
+# Paths for memory of devices alone: test_cuda_ipc.py.
+OF_DEVICES = ["cuda_ipc"]
 # Paths that need the owner's process to run.
 SERVED = ["tcp", "hixl"]
 

@@ -31,6 +31,7 @@ def test_doctor_as_json():
     assert result.exit_code == (0 if report["ok"] else 1)
     names = {check["name"] for check in report["checks"]}
     assert {"kernel", "memory", "overcommit", "preload library", "transport shm", "transport nixl"} <= names
+    assert "path cuda_ipc" in names
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert set(levels.values()) <= {"ok", "warning", "error", "absent"}
     assert (levels["transport shm"], levels["transport nixl"]) == ("ok", "absent")
