@@ -35,6 +35,7 @@ class CudaIpcTransport final : public Transport {
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
     BEELINE_RETURN_IF_ERROR(wait.check());
+    if (peer.owner == nullptr) return Status(Code::kUnsupported, "the peer is no agent that could be asked");
     BEELINE_ASSIGN(auto endpoint, CudaIpcEndpoint::open(peer, gpus_, through_host_));
     return std::unique_ptr<Endpoint>(std::move(endpoint));
   }
