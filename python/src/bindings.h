@@ -12,5 +12,6 @@ void bind_calls(nb::module_& m);
 void bind_worker(nb::module_& m);
 void bind_transfer(nb::module_& m);
 void bind_transfer_counters(nb::module_& m);
+void bind_devices(nb::module_& m);
 
 }  // namespace beeline::python

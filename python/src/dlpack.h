@@ -13,7 +13,7 @@ struct Version {
 struct Device {
   std::int32_t type, id;
 };
-inline constexpr std::int32_t kCpu = 1;
+inline constexpr std::int32_t kCpu = 1, kCuda = 2;
 
 struct DataType {
   std::uint8_t code, bits;
@@ -39,6 +39,13 @@ struct ManagedTensor {
   Tensor tensor;
 };
 static_assert(sizeof(ManagedTensor) == 80);
+inline constexpr std::uint64_t kReadOnly = 1;  // a flag
+
+// What capsules of `__dlpack__()` hold, by their names, until somebody takes them.
+inline constexpr const char* kVersionedCapsule = "dltensor_versioned";  // a ManagedTensor
+inline constexpr const char* kCapsule = "dltensor";                     // of version 0: begins with a Tensor
+// How `__dlpack__(stream=)` counts the legacy default stream of CUDA.
+inline constexpr int kDefaultStream = 1;
 
 // What the capsule in `torch.Tensor.__dlpack_c_exchange_api__` points to. Functions return 0, or -1 with a Python error
 // set; the GIL is held.
@@ -49,7 +56,7 @@ struct ExchangeApi {
   void* managed_from_object;
   int (*object_from_managed)(ManagedTensor* tensor, void** object);
   int (*describe_object)(void* object, Tensor* out);  // nothing is kept alive by it; may be null
-  void* current_stream;
+  int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** out);  // the device API's handle
 };
 static_assert(sizeof(ExchangeApi) == 56);
 inline constexpr const char* kCapsuleName = "dlpack_exchange_api";

@@ -1,5 +1,6 @@
 #include "local_tensors.h"
 
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -97,7 +98,52 @@ Described describe_array(nb::handle value, bool writable) {
   return described;
 }
 
+// By DLPack's Python protocol. The producer makes CUDA's default stream come after its work.
+Described describe_exchanged(nb::handle value, bool writable) {
+  const auto [type, id] = nb::cast<std::pair<std::int32_t, std::int32_t>>(value.attr("__dlpack_device__")());
+  nb::dict options;
+  if (type == dlpack::kCuda) options["stream"] = dlpack::kDefaultStream;
+  nb::object capsule;
+  const nb::object exchanged = value.attr("__dlpack__");
+  try {
+    nb::dict versioned(options);
+    versioned["max_version"] = nb::make_tuple(dlpack::kMajorVersion, 0);
+    capsule = exchanged(**versioned);
+  } catch (nb::python_error& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    capsule = exchanged(**options);  // from before there were versions
+  }
+  Described described;
+  dlpack::Tensor tensor{};
+  if (PyCapsule_IsValid(capsule.ptr(), dlpack::kVersionedCapsule) != 0) {
+    const auto* managed =
+        static_cast<const dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kVersionedCapsule));
+    if (writable && (managed->flags & dlpack::kReadOnly) != 0) {
+      throw nb::value_error("the array to be filled is read-only");
+    }
+    tensor = managed->tensor;
+  } else {
+    const void* held = PyCapsule_GetPointer(capsule.ptr(), dlpack::kCapsule);
+    if (held == nullptr) throw nb::python_error();
+    tensor = *static_cast<const dlpack::Tensor*>(held);
+  }
+  described.device = {tensor.device.type, tensor.device.id};
+  described.spec.dtype = dtype_of(tensor.dtype);
+  described.spec.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
+  if (tensor.strides != nullptr) described.spec.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+  described.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  return described;
+}
+
 }  // namespace
+
+std::uintptr_t current_stream(const transport::Device& device) {
+  if (device.type != dlpack::kCuda || tensor_type() == nullptr || exchange() == nullptr) return 0;
+  void* stream = nullptr;
+  if (exchange()->current_stream(device.type, device.id, &stream) == 0) return reinterpret_cast<std::uintptr_t>(stream);
+  PyErr_Clear();  // a torch without CUDA has put nothing into a stream
+  return 0;
+}
 
 nb::object owner_of(nb::handle value) {
   const bool is_tensor = tensor_type() != nullptr && PyObject_IsInstance(value.ptr(), tensor_type()) == 1;
@@ -110,6 +156,8 @@ Described describe(nb::handle value, bool writable) {
     described = describe_tensor(value);
   } else if (array_type() != nullptr && PyObject_IsInstance(value.ptr(), array_type()) == 1) {
     described = describe_array(value, writable);
+  } else if (nb::hasattr(value, "__dlpack__") && nb::hasattr(value, "__dlpack_device__")) {
+    described = describe_exchanged(value, writable);
   } else {
     throw nb::type_error(("expected a torch tensor or a numpy array, got " +
                           nb::cast<std::string>(nb::handle(value.type()).attr("__name__")))
@@ -122,7 +170,8 @@ Described describe(nb::handle value, bool writable) {
 }
 
 nb::object import_tensor(dlpack::DataType dtype, const std::vector<std::int64_t>& shape,
-                         const std::vector<std::int64_t>& strides, std::byte* data, std::shared_ptr<void> keep_alive) {
+                         const std::vector<std::int64_t>& strides, std::byte* data, std::shared_ptr<void> keep_alive,
+                         const transport::Device& device) {
   if (tensor_type() == nullptr) nb::module_::import_("torch");
   const auto* api = tensor_type() != nullptr ? exchange() : nullptr;
   if (api == nullptr) {
@@ -147,9 +196,9 @@ nb::object import_tensor(dlpack::DataType dtype, const std::vector<std::int64_t>
     const std::unique_ptr<Imported> owned(static_cast<Imported*>(self->context));
     if (owned->deleted != nullptr) *owned->deleted = true;
   };
-  managed.tensor = {data,  {dlpack::kCpu, 0},      static_cast<std::int32_t>(shape.size()),
-                    dtype, imported->shape.data(), imported->strides.data(),
-                    0};
+  const dlpack::Device own{device.type, device.id};
+  managed.tensor = {
+      data, own, static_cast<std::int32_t>(shape.size()), dtype, imported->shape.data(), imported->strides.data(), 0};
   void* made = nullptr;
   bool deleted = false;
   imported->deleted = &deleted;

@@ -37,4 +37,5 @@ NB_MODULE(_core, m) {
   beeline::python::bind_worker(m);
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);
+  beeline::python::bind_devices(m);
 }

@@ -19,6 +19,7 @@
 #include "beeline/transfer/registered.h"
 #include "beeline/transport/builtin.h"
 #include "bindings.h"
+#include "devices.h"
 #include "dicts.h"
 #include "incoming.h"
 #include "local_tensors.h"
@@ -124,11 +125,16 @@ class PySubscription {
 
 class PyBatch {
  public:
-  PyBatch(std::unique_ptr<transfer::Batch> batch, nb::list targets)
-      : targets_(std::move(targets)), batch_(ending_without_gil(std::shared_ptr<transfer::Batch>(std::move(batch)))) {}
+  PyBatch(std::unique_ptr<transfer::Batch> batch, nb::list targets, const std::shared_ptr<transfer::Agent>& agent,
+          std::vector<transport::Device> devices)
+      : targets_(std::move(targets)),
+        batch_(ending_without_gil(std::shared_ptr<transfer::Batch>(std::move(batch)))),
+        agent_(agent),
+        devices_(std::move(devices)) {}
 
   void run(std::optional<double> timeout_s) {
     const auto wait = wait_for(timeout_s);
+    if (const auto agent = devices_.empty() ? nullptr : agent_.lock()) settle(*agent, devices_, wait);
     const Status status = without_gil([&] { return batch_->run(wait); });
     require(status, "fetch a batch of " + std::to_string(nb::len(targets_)) + " tensors, " +
                         std::to_string(batch_->bytes()) + " bytes");
@@ -138,6 +144,8 @@ class PyBatch {
  private:
   nb::list targets_;  // what owns the memory that is borrowed
   std::shared_ptr<transfer::Batch> batch_;
+  std::weak_ptr<transfer::Agent> agent_;    // whose end a batch does not hold up
+  std::vector<transport::Device> devices_;  // that the targets lie on
 };
 
 class PyAgent {
@@ -188,22 +196,33 @@ class PyAgent {
 
   [[nodiscard]] std::string address() const { return agent()->address().text(); }
 
-  TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums) {
+  TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums,
+                 std::optional<std::uintptr_t> stream) {
     std::vector<Described> described;
     for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
     std::vector<transfer::Source> sources;
     nb::list kept;
     for (std::size_t i = 0; i < described.size(); ++i) {
       sources.push_back({&described[i].spec, described[i].data, described[i].device});
-      if (!agent()->serves(sources.back().device)) {
-        throw nb::value_error("the tensor is on a device that no path of this agent serves: move it to the CPU");
-      }
+      const transfer::Piece piece{described[i].data, described[i].spec.bytes(), described[i].device};
+      require(agent()->check(piece), "register " + transfer::text_of(described[i].spec));
       if (!transfer::is_pinned(*agent()->arena(), sources.back())) kept.append(owner_of(tensors[i]));
     }
     auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
                                                  keep(std::move(kept)), with_checksums);
     require(registered.status(), "register " + std::to_string(sources.size()) + " tensors");
-    return {std::move(registered->tensors), ending_without_gil(std::move(registered->registration))};
+    TensorRefs refs{std::move(registered->tensors), ending_without_gil(std::move(registered->registration))};
+    announce(refs, stream);
+    return refs;
+  }
+
+  // What a stream holds by now comes before what peers read from now on; without one, torch's current stream.
+  void announce(const TensorRefs& refs, std::optional<std::uintptr_t> stream) {
+    for (const auto& region : refs.descriptor->regions) {
+      if (region.device.is_host()) continue;
+      const std::uintptr_t named = stream ? *stream : current_stream(region.device);
+      require(without_gil([&, own = agent()] { return own->announce(region.device, named); }), "register tensors");
+    }
   }
 
   // A row-major tensor in the arena; its content is undefined.
@@ -212,6 +231,21 @@ class PyAgent {
     const TensorSpec spec{dtype_of({code, bits, lanes}), shape, {}};
     require(transfer::check(spec), "make a tensor");
     return make_tensor(agent()->arena(), spec, 1).first;
+  }
+
+  // As a tensor that is fetched into the host's memory.
+  nb::object make(const TensorRow& row) const {
+    const auto& [code, bits, lanes, shape] = row;
+    return make_tensor(agent()->arena(), {dtype_of({code, bits, lanes}), shape, {}}).first;
+  }
+
+  // The device of a tensor of another agent as this process numbers it: (type, id), as DLPack's.
+  std::pair<int, int> device_here(const TensorRef& ref, std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    const auto found = peer(ref.remote.descriptor->owner, wait);
+    const auto device = without_gil([&] { return found->here(ref.remote.home(), wait); });
+    require(device.status(), "find the device of a tensor of agent \"" + found->address().name + "\"");
+    return {device->type, device->id};
   }
 
   void grant(const TensorRefs& refs, const std::string& to) {
@@ -257,6 +291,7 @@ class PyAgent {
                  std::optional<double> timeout_s, const os::Cancellation* cancellation) {
     const auto wait = wait_for(timeout_s, cancellation);
     const Incoming incoming = make_incoming(refs, targets, dtypes, block);
+    settle(*agent(), devices_of(incoming.copies), wait);
     move(incoming.copies, {path, min_gbps, verify}, wait, "fetch", transfer::fetch);
     return incoming.tensors;
   }
@@ -270,7 +305,7 @@ class PyAgent {
     const auto found = peer_of(copies, wait);
     auto prepared = without_gil([&] { return transfer::Batch::prepare(found, copies, {path, min_gbps}, wait); });
     require(prepared.status(), "prepare a batch of " + std::to_string(copies.size()) + " tensors");
-    return {std::move(*prepared), incoming.kept};
+    return {std::move(*prepared), incoming.kept, agent(), devices_of(copies)};
   }
 
   // Tells the owner of the tensors, once they are there, what `notification` says under its topic.
@@ -287,6 +322,7 @@ class PyAgent {
       copies.push_back(
           {&refs[i]->remote, local_of(sources[i], refs[i]->remote.spec, "the remote one is", transfer::Use::kRead)});
     }
+    settle(*agent(), devices_of(copies), wait);
     move(copies, {path, min_gbps}, wait, "push", transfer::push);
     if (notification) tell(*peer_of(copies, wait), notification->first, notification->second, wait);
   }
@@ -321,12 +357,15 @@ class PyAgent {
       const auto found = peer(remote.descriptor->owner, wait);
       const auto extent = transfer::extent_of(remote.spec);
       const auto start = remote.offset + static_cast<std::uint64_t>(extent.first);
-      auto mapped = without_gil(
-          [&] { return found->map(remote.home(), start, static_cast<std::uint64_t>(extent.end - extent.first)); });
+      auto mapped = without_gil([&] {
+        return found->map(remote.home(), start, static_cast<std::uint64_t>(extent.end - extent.first), wait);
+      });
       require(mapped.status(), "map a tensor of agent \"" + found->address().name + "\"");
       const DType& dtype = remote.spec.dtype;
+      // The end of one on a device waits for the device.
+      auto lease = mapped->device.is_host() ? std::move(mapped->lease) : ending_without_gil(std::move(mapped->lease));
       out.append(import_tensor({dtype.code, dtype.bits, dtype.lanes}, remote.spec.shape, remote.spec.strides,
-                               mapped->data - extent.first, std::move(mapped->lease)));
+                               mapped->data - extent.first, std::move(lease), mapped->device));
     }
     return out;
   }
@@ -362,8 +401,9 @@ class PyAgent {
     const auto [agents, regions] = without_gil([&] { return std::pair(own->stats(), own->regions()->stats()); });
     return dict_of("peers", agents.peers, "visitors", agents.visitors, "refused", agents.refused, "faults",
                    agents.faults, "relays", agents.relays, "reparented", agents.reparented, "overdue", agents.overdue,
-                   "parents_lost", agents.parents_lost, "registrations", regions.registrations, "registrations_reused",
-                   regions.reused, "registrations_waiting", regions.waiting);
+                   "parents_lost", agents.parents_lost, "copies_through_host", agents.copies_through_host,
+                   "registrations", regions.registrations, "registrations_reused", regions.reused,
+                   "registrations_waiting", regions.waiting);
   }
 
   // The file of its counters, and why there is none.
@@ -440,6 +480,10 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
 
 void bind_transfer(nb::module_& m) {
   bind_notifications(m);
+  m.def("any_on_cuda", [](const std::vector<const TensorRef*>& refs) {
+    return std::ranges::any_of(
+        refs, [](const TensorRef* ref) { return ref->remote.home().device.type == transport::Device::kCuda; });
+  });
   nb::class_<os::Cancellation>(m, "Cancellation")
       .def_static("make",
                   [] {
@@ -453,6 +497,11 @@ void bind_transfer(nb::module_& m) {
       .def("row", [](const TensorRef& ref) { return row_of(ref.remote); })
       .def_prop_ro("shape", [](const TensorRef& ref) { return ref.remote.spec.shape; })
       .def_prop_ro("nbytes", [](const TensorRef& ref) { return ref.remote.spec.bytes(); })
+      .def_prop_ro("device",
+                   [](const TensorRef& ref) {
+                     const auto& device = ref.remote.home().device;
+                     return std::pair(device.type, device.id);
+                   })
       .def("part",
            [](const TensorRef& ref, const std::vector<std::tuple<std::int64_t, std::int64_t, std::int64_t>>& pieces,
               const std::vector<std::size_t>& dropped) {
@@ -528,8 +577,12 @@ void bind_transfer(nb::module_& m) {
            nb::arg("nixl"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
-      .def("add", &PyAgent::add)
+      .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),
+           nb::arg("stream").none())
+      .def("announce", &PyAgent::announce, nb::arg("refs"), nb::arg("stream").none())
       .def("empty", &PyAgent::empty)
+      .def("make", &PyAgent::make)
+      .def("device_here", &PyAgent::device_here, nb::arg("ref"), nb::arg("timeout_s").none())
       .def("grant", &PyAgent::grant)
       .def("publish", &PyAgent::publish)
       .def("withdraw", &PyAgent::withdraw)

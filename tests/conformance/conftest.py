@@ -17,6 +17,7 @@ TOKEN = "conformance"
 # Set by test_tls.py, which runs the suite once more in a process of its own.
 DEFAULTS = {"token": TOKEN} | ({"tls": True} if os.environ.get("BEELINE_CONFORMANCE_TLS") else {})
 ROOT = pathlib.Path(__file__).parents[2]
+CUDA_SOURCES = ["tests/emulators/cuda/cuda_emulator.cc"]
 HIXL_SOURCES = ["examples/plugins/hixl/hixl_plugin.cc", "tests/emulators/hixl/hixl_emulator.cc"]
 
 
@@ -27,6 +28,20 @@ def build_hixl_plugin(folder):
     command += [f"-I{ROOT / 'tests/emulators/hixl'}", *(str(ROOT / source) for source in HIXL_SOURCES)]
     subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
     return library
+
+
+@pytest.fixture(scope="session")
+def emulated_gpus(tmp_path_factory):
+    """What makes processes see GPUs: an emulator of NVIDIA's driver, as environment."""
+    folder = tmp_path_factory.mktemp("cuda")
+    library = folder / "libcuda_emulator.so"
+    command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", *(str(ROOT / source) for source in CUDA_SOURCES)]
+    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    environment = {"BEELINE_CUDA_LIBRARY": str(library), "CUDA_EMULATOR_FOLDER": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
 
 
 @pytest.fixture(scope="package", autouse=True)

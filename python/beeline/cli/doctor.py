@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from beeline import _core
 from beeline.engines import cgroup, preload
 from beeline.tensors import transports
 
@@ -23,7 +24,7 @@ PROBE_TIMEOUT_S = 30.0
 
 class Check(NamedTuple):
     """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could; "absent":
-    it is not there, and nothing needs it.
+    this version, or this machine, does not have it, and nothing needs it.
     """
 
     name: str
@@ -44,6 +45,7 @@ def run_all() -> list[Check]:
         _map_count(),
         _ptrace(),
         _preload(),
+        _cuda(),
         *_transports(),
         _ucx(),
         _nixl(),
@@ -136,6 +138,20 @@ def _preload() -> Check:
     if os.environ.get("BEELINE_PRELOAD") == "0":
         return Check(name, "warning", "off (BEELINE_PRELOAD=0)", "unset it: publishing costs a copy so")
     return Check(name, "ok", str(preload.LIBRARY))
+
+
+def _cuda() -> Check:
+    name = "path cuda_ipc"
+    status = _core.cuda_status()
+    if status["reason"]:
+        advice = "BEELINE_CUDA_LIBRARY names the driver's library where it lies elsewhere"
+        return Check(name, "absent", status["reason"], advice)
+    version = f"{status['version'] // 1000}.{status['version'] % 1000 // 10}"
+    found = f"{status['library']}, CUDA {version}: {', '.join(status['devices'])}"
+    allocator = os.environ.get("PYTORCH_ALLOC_CONF", "") + os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    if "expandable_segments:True" in allocator or "cudaMallocAsync" in allocator:
+        return Check(name, "warning", found, "torch's allocator is configured so that its memory cannot be handed over")
+    return Check(name, "ok", found)
 
 
 def _transports() -> list[Check]:

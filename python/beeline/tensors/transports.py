@@ -19,7 +19,7 @@ USABLE = {
     "object_store": "a copy in the object store; arrays come back read-only",
 }
 UNUSABLE = {
-    "cuda_ipc": "not in this version",
+    "cuda_ipc": "not in this version; agents of beeline.transfer have it",
     "gloo": "not in this version; shm serves CPU tensors on one machine",
     "nccl": "not in this version",
     "nixl": "not in this version; shm serves CPU tensors on one machine",

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from beeline import _core
-from beeline.transfer import ucx
+from beeline.transfer import devices, ucx
 from beeline.transfer.faults import Fault
 from beeline.transfer.nixl import Reach
 from beeline.transfer.nixl import options as nixl_options
@@ -111,41 +111,53 @@ class Agent:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def register(self, tensors: Any, *, checksum: bool = False) -> Any:
+    def register(self, tensors: Any, *, checksum: bool = False, stream: Any = None) -> Any:
         """Lets other agents reach tensors where they are: nothing is copied.
 
         Args:
-            tensors: A CPU torch tensor or numpy array of any shape, dtype and strides; or a list or dict of them.
-            checksum: Takes one of each tensor now, for those who `fetch` with `verify`: of tensors that do not change.
+            tensors: A torch tensor of the CPU or of a CUDA device, a numpy array, or an array that another library
+                shows by `__dlpack__`, of any shape, dtype and strides; or a list or dict of them.
+            checksum: Takes one of each tensor now, for those who `fetch` with `verify`: of tensors that do not change,
+                of the host's memory.
+            stream: Of CUDA tensors: what this stream (a torch.cuda.Stream, or its handle) holds by now is done before
+                others read; by default torch's current stream. Each fetch also waits for what the owner's default
+                stream holds then. What goes into other streams later is waited for if `writing` says so.
 
         Returns:
             A `TensorRef` for one, `TensorRefs` for several. They see what is written to the tensors later.
 
         Raises:
             TypeError: Something is neither a tensor nor an array of numbers.
-            ValueError: A tensor is on another device, or its memory does not hold its values (a lazy conjugate).
+            TransportUnavailableError: No path serves the device, or its memory cannot be handed to others (torch's
+                expandable segments, pools of cudaMallocAsync); the message says what to do.
+            ValueError: A tensor's memory does not hold its values (a lazy conjugate).
         """
         names, values = _named(tensors)
-        refs = self._agent.add(values, names, checksum)
+        refs = self._agent.add(values, names, checksum, devices.stream_handle(stream))
         return TensorRefs(refs) if isinstance(tensors, (Mapping, list, tuple)) else TensorRef(refs.at(0))
 
     @contextlib.contextmanager
-    def writing(self, refs: TensorRef | TensorRefs) -> Iterator[None]:
+    def writing(self, refs: TensorRef | TensorRefs, *, stream: Any = None) -> Iterator[None]:
         """Around writes to registered tensors of this process, in place.
 
         Whoever fetches one of them meanwhile gets `TornReadError`, whatever the path, instead of a mixture of old and
         new; a fetch begins anew when the writes have ended. References that were registered together count as one.
-        Mapped tensors show the writes as they come. Raises ValueError for references of another process.
+        Mapped tensors show the writes as they come. Raises ValueError for references of another process. Of CUDA
+        tensors, who fetches afterwards waits for what `stream`, by default torch's current one, holds at the end.
 
             with agent.writing(refs):
                 optimizer.step()
         """
         own = refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone()
+        handle = devices.stream_handle(stream)
         own.begin_write()
         try:
             yield
         finally:
-            own.end_write()
+            try:
+                self._agent.announce(own, handle)
+            finally:
+                own.end_write()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A torch tensor whose memory agents on this host can map and read directly once it is registered.
@@ -233,6 +245,7 @@ class Agent:
         refs: Any,
         out: Any = None,
         *,
+        device: Any = None,
         dtype: Any = None,
         block: tuple[int, int] | None = None,
         path: str = "",
@@ -245,7 +258,10 @@ class Agent:
         Args:
             refs: A `TensorRef`, a sequence or dict of them, or `TensorRefs`; all of one agent.
             out: Tensors or arrays to fill, in the same structure, of the same shapes and any strides, of the dtypes
-                that the references have or that `dtype` gives; by default new torch tensors.
+                that the references have or that `dtype` gives; by default new torch tensors. On GPUs, what torch's
+                current stream holds is done before they are filled.
+            device: Where new tensors are made: "cpu", "cuda" or "cuda:1" as torch has it. By default where the owner
+                has them: on the same GPU, whatever its number is here, or in the host's memory.
             dtype: What elements become, bit for bit as `Tensor.to(dtype)` makes them: a torch dtype or its name, for
                 all references; or a list of such, or a dict by name, where None and names that are left out stay as
                 they are. float32 to bfloat16, float16, float8_e4m3fn, float8_e5m2 and float64; bfloat16 and float16
@@ -258,8 +274,8 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "ucx", "nixl", "object_store", "tcp"); by default the best is
-                taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "cuda_ipc", "ucx", "nixl", "object_store", "tcp"); by
+                default the best is taken, see `explain`.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.
@@ -281,17 +297,15 @@ class Agent:
 
         After any other failure the content of `out` is undefined, and nothing writes to it any more.
         """
-        keys, parts = _flatten(refs)
-        targets = None if out is None else _matching(keys, out)
-        dtypes, block = _conversions(keys, len(parts), dtype, block)
-        fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, None)
-        return _structure(keys, fetched, out)
+        work = self._fetching(refs, out, device, dtype, block, path, min_gbps, verify, timeout_s)
+        return work(None)
 
     def fetch_async(
         self,
         refs: Any,
         out: Any = None,
         *,
+        device: Any = None,
         dtype: Any = None,
         block: tuple[int, int] | None = None,
         path: str = "",
@@ -300,16 +314,34 @@ class Agent:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
         """As `fetch`, on a thread of the agent: returns at once. At most four run at a time, others wait."""
+        return self._start(self._fetching(refs, out, device, dtype, block, path, min_gbps, verify, timeout_s))
+
+    def _fetching(
+        self,
+        refs: Any,
+        out: Any,
+        device: Any,
+        dtype: Any,
+        block: tuple[int, int] | None,
+        path: str,
+        min_gbps: float,
+        verify: bool,
+        timeout_s: float | None,
+    ) -> Callable[[_core.Cancellation | None], Any]:
         keys, parts = _flatten(refs)
-        targets = None if out is None else _matching(keys, out)
+        given = None if out is None else _matching(keys, out)
+        if given is not None and device is not None:
+            raise ValueError("device= is for new tensors, out= has some; nothing was written")
         dtypes, block = _conversions(keys, len(parts), dtype, block)
-        return self._start(
-            lambda cancellation: _structure(
-                keys,
-                self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, cancellation),
-                out,
-            )
-        )
+
+        def work(cancellation: _core.Cancellation | None) -> Any:
+            targets = given
+            if targets is None:
+                targets = devices.new_targets(self._agent, parts, dtypes, block, device, timeout_s)
+            fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, cancellation)
+            return _structure(keys, fetched, out)
+
+        return work
 
     def push_async(
         self,
@@ -329,6 +361,7 @@ class Agent:
         )
 
     def _start(self, work: Callable[[_core.Cancellation], Any]) -> Transfer:
+        work = devices.on_current_stream(work)
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(MAX_ASYNC, thread_name_prefix="beeline-transfer")
@@ -416,8 +449,13 @@ class Agent:
         What the owner writes later shows, in pages that this process has not written to; what this process writes
         stays its own. The memory stays the owner's, and is not reused, until the tensors are dropped.
 
+        Of CUDA tensors it is the owner's memory itself, on the same GPU: what either side writes, both see. When such a
+        tensor is dropped, work that uses it and went into the default stream is waited for; for other streams,
+        synchronise them before.
+
         Raises:
-            TransportUnavailableError: The agent is on another host, or the memory is not in its arena.
+            TransportUnavailableError: The agent is on another host, or the memory is neither in its arena nor on a GPU
+                that this process sees.
             StaleReferenceError, PeerLostError: As for `fetch`.
         """
         keys, parts = _flatten(refs)
@@ -463,6 +501,7 @@ class Agent:
         Of subscribers that relay what this agent publishes: `relays` (copies that they offer now), `reparented` (times
         that one was given another parent), `overdue` (times that one was sent here beyond `fan_out`, since nobody else
         had room in time). `parents_lost` counts parents that failed this agent as a subscriber.
+        `copies_through_host` are those between GPUs that have no direct way to each other.
         """
         return self._agent.stats()
 

@@ -20,7 +20,8 @@ _FLOAT8 = {
 }
 
 
-def _dtype_name(code: int, bits: int) -> str:
+def dtype_name(code: int, bits: int) -> str:
+    """torch's name of DLPack's dtype, without `torch.`."""
     if code in _FLOAT8:
         return _FLOAT8[code]
     if code >= len(_CODES):
@@ -64,12 +65,18 @@ class TensorRef:
     def dtype(self) -> str:
         """torch's name of it without `torch.`: "bfloat16"."""
         code, bits, *_ = self._ref.row()
-        return _dtype_name(code, bits)
+        return dtype_name(code, bits)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
         return self._ref.nbytes
+
+    @property
+    def device(self) -> str:
+        """Where its owner has it: "cpu", or "cuda:0" by the owner's numbers."""
+        kind, index = self._ref.device
+        return {1: "cpu", 2: f"cuda:{index}"}.get(kind, f"device {index} of DLPack's type {kind}")
 
     @property
     def owner(self) -> str:

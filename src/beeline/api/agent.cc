@@ -246,6 +246,9 @@ Result<Tensor> Agent::map(const TensorRef& ref, const Wait& wait) const {
   const transfer::RemoteTensor& remote = Access::remote_of(ref);
   Tensor out{nullptr, ref.dtype(), remote.spec.shape, remote.spec.strides, nullptr};
   if (remote.spec.elements() == 0) return out;
+  if (!remote.home().device.is_host()) {
+    return Status(Code::kUnsupported, "a tensor of the C++ API is the host's memory: fetch() copies it there");
+  }
   BEELINE_ASSIGN(const auto peer, impl_->agent->peer(ref.owner(), to_core(wait)));
   const auto extent = transfer::extent_of(remote.spec);
   auto mapped = peer->map(remote.home(), remote.offset + static_cast<std::uint64_t>(extent.first),

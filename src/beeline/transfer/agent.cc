@@ -68,9 +68,6 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   agent->reach_->agent = agent.get();
   BEELINE_RETURN_IF_ERROR(agent->settle_in(options).with_context("while opening agent \"" + options.name + "\""));
   BEELINE_RETURN_IF_ERROR(agent->control_.start());
-  agent->has_exporters_ =
-      std::ranges::any_of(*agent->transports_, [](const auto& each) { return each->exporter() != nullptr; });
-  if (agent->has_exporters_) BEELINE_RETURN_IF_ERROR(agent->exporters_.start());
   BEELINE_RETURN_IF_ERROR(agent->listen(options).with_context("while opening agent \"" + options.name + "\""));
   BEELINE_RETURN_IF_ERROR(agent->counters_->appear(agent->address_.text()));
   return agent;
@@ -179,8 +176,33 @@ Agent::~Agent() {
   regions_->sweep();
 }
 
-bool Agent::serves(const transport::Device& device) const {
-  return std::ranges::any_of(*transports_, [&](const auto& each) { return each->capabilities().serves(device); });
+Status Agent::check(const Piece& piece) const {
+  if (piece.device.is_host()) return Status::ok();
+  Status last(Code::kUnsupported, "no path of this agent serves memory of device type " +
+                                      std::to_string(piece.device.type) + ": move the tensor to the CPU");
+  for (const auto& transport : *transports_) {
+    if (!transport->capabilities().serves(piece.device)) continue;
+    transport::Exporter* const exporter = transport->exporter();
+    last = exporter != nullptr ? exporter->check(piece.data, piece.size, piece.device) : Status::ok();
+    if (last) break;
+    last = std::move(last).with_context("by " + std::string(transport->name()));
+  }
+  return last;
+}
+
+Status Agent::announce(const transport::Device& device, std::uintptr_t stream) const {
+  if (device.is_host()) return Status::ok();
+  for (const auto& transport : *transports_) {
+    if (!transport->capabilities().serves(device) || transport->exporter() == nullptr) continue;
+    BEELINE_RETURN_IF_ERROR(transport->exporter()->announce(device, stream));
+  }
+  return Status::ok();
+}
+
+Status Agent::settle(const transport::Device& device, std::uintptr_t stream, const os::Wait& wait) const {
+  if (device.is_host()) return Status::ok();
+  for (const auto& transport : *transports_) BEELINE_RETURN_IF_ERROR(transport->settle(device, stream, wait));
+  return Status::ok();
 }
 
 Agent::Stats Agent::stats() const {
@@ -190,6 +212,7 @@ Agent::Stats Agent::stats() const {
   stats.visitors = visitors_.size();
   stats.refused = counters_->numbers().refused.load(std::memory_order_relaxed);
   for (const auto& fault : faults_) stats.faults += fault.made->load(std::memory_order_relaxed);
+  for (const auto& transport : *transports_) stats.copies_through_host += transport->copies_through_host();
   stats.counters = counters_->path();
   stats.uncounted = uncounted_;
   for (const auto& [name, topic] : topics_) {

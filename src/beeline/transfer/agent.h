@@ -56,8 +56,14 @@ class Agent : public std::enable_shared_from_this<Agent> {
   Agent& operator=(const Agent&) = delete;
 
   [[nodiscard]] const Address& address() const { return address_; }
-  // Whether a path of this agent serves memory of that device.
-  [[nodiscard]] bool serves(const transport::Device& device) const;
+  // Whether a path of this agent serves the memory, before it is registered: kUnsupported, with what to do, if none
+  // does.
+  [[nodiscard]] Status check(const Piece& piece) const;
+  // What a stream of this process's device holds by now comes before what peers read from now on; see
+  // transport::Exporter::announce().
+  Status announce(const transport::Device& device, std::uintptr_t stream) const;
+  // Until what a stream of this process's device holds is done: before its memory is filled or pushed.
+  Status settle(const transport::Device& device, std::uintptr_t stream, const os::Wait& wait) const;
   [[nodiscard]] const std::shared_ptr<Regions>& regions() const { return regions_; }
   [[nodiscard]] const std::shared_ptr<memory::Arena>& arena() const { return arena_; }
 
@@ -86,7 +92,8 @@ class Agent : public std::enable_shared_from_this<Agent> {
   struct Stats {
     std::uint64_t peers = 0, visitors = 0;  // connections that this side, and that others made; now
     std::uint64_t refused = 0;
-    std::uint64_t faults = 0;  // made on purpose
+    std::uint64_t faults = 0;               // made on purpose
+    std::uint64_t copies_through_host = 0;  // between GPUs that have no direct way
     // Of versions that this agent publishes: copies that readers offer, now; readers that were given another parent,
     // and readers that were sent here beyond the fan-out, because nobody else had room in time.
     std::uint64_t relays = 0, reparented = 0, overdue = 0;
@@ -159,6 +166,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
   Status greet(Visitor& visitor, const os::Frame& frame);
   Status count_question(Visitor& visitor);
   void reply(Visitor& visitor, const messages::Answer& answer);
+  bool start_exporters();
   messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
   Status on_notify(const Visitor& visitor, messages::Notify notify);
   void on_subscribe(Visitor& visitor, const std::string& name);
@@ -217,8 +225,8 @@ class Agent : public std::enable_shared_from_this<Agent> {
   std::atomic<std::uint64_t> parents_lost_{0};
   friend class Relay;
   os::ControlLoop control_{lock_};
-  bool has_exporters_ = false;    // else the thread below does not run
-  os::StateLock exporters_lock_;  // after lock_
+  bool exporters_started_ = false;  // needs lock_: else the thread below does not run
+  os::StateLock exporters_lock_;    // after lock_
   os::ControlLoop exporters_{exporters_lock_};
   std::unique_ptr<transport::Server> server_;  // the last: its threads use the rest
 };

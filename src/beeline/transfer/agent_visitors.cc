@@ -95,7 +95,7 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     case Type::kAsk: {
       BEELINE_ASSIGN(auto asked, messages::decode<messages::Ask>(Type::kAsk, frame.bytes));
       BEELINE_RETURN_IF_ERROR(count_question(visitor));
-      const bool is_for_exporter = has_exporters_ && !asked.path.empty();
+      const bool is_for_exporter = !asked.path.empty() && start_exporters();
       const auto say = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
                         asked = std::move(asked)] {
         const messages::Answer said = answer(asked, id);
@@ -176,6 +176,15 @@ Result<std::shared_ptr<Notifications>> Agent::notifications(const std::string& t
                                           std::to_string(there->limit()) + " already");
 }
 
+// The thread that asks exporters begins with the first question. Whether it runs.
+bool Agent::start_exporters() {
+  if (!exporters_started_ && reach_->agent != nullptr) {
+    exporters_started_ = true;
+    if (!exporters_.start()) exporters_started_ = false;
+  }
+  return exporters_started_;
+}
+
 messages::Answer Agent::answer(const messages::Ask& asked, const std::string& agent_id) {
   using messages::Question;
   const auto question = static_cast<Question>(asked.question);
@@ -199,6 +208,11 @@ messages::Answer Agent::answer(const messages::Ask& asked, const std::string& ag
       return Status(Code::kUnsupported, "agent \"" + name_ + "\" has no path \"" + asked.path + "\" to be reached by");
     }
     if (question == Question::kContact) return exporter->contact();
+    if (question == Question::kAnnounce) {
+      BEELINE_ASSIGN(const auto held, regions_->hold(id, transport::Access::kRead, agent_id));
+      BEELINE_RETURN_IF_ERROR(exporter->announce(held.device, 0));
+      return Bytes();
+    }
     if (question != Question::kReadKey && question != Question::kWriteKey) {
       return Status(Code::kUnsupported, "agent \"" + name_ + "\" does not know this question");
     }

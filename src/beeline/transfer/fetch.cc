@@ -148,13 +148,13 @@ std::string text_of(std::span<const Copy> copies) {
 
 namespace {
 
-// What the processor does itself needs the host's memory on both sides.
+// What the processor does itself needs the host's memory: what lies on a device comes there in slices.
 Status check_on_host(std::span<const Copy> copies) {
   for (const Copy& copy : copies) {
     if (!copy.conversion && !copy.quantization) continue;
-    if (copy.local.device.is_host() && copy.remote->home().device.is_host()) continue;
+    if (copy.local.device.is_host()) continue;
     return {Code::kUnsupported,
-            "tensors are converted on the way between the host's memory only: fetch as it is, and "
+            "tensors are converted on the way into the host's memory only (device=\"cpu\"): fetch as it is, and "
             "convert on the device; nothing was written"};
   }
   return Status::ok();

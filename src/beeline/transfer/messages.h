@@ -67,6 +67,7 @@ enum class Question : std::uint8_t {
   kWriteKey = 3,  // likewise, of a region that was granted
   kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
   kNotified = 5,  // only answered: has the notification with that serial been taken? `path` is its topic
+  kAnnounce = 6,  // what its device is to do by now comes first: let the path's exporter announce it. Empty
 };
 
 struct Ask {

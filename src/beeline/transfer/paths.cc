@@ -119,7 +119,11 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
   if (!requirement.path.empty() && requirement.path != path.transport->name()) {
     return no([&] { return "the caller requires " + requirement.path; });
   }
+  const bool is_of_host = need.region->device.is_host();
   if (need.direction == Direction::kWrite && !capabilities.writes) return no([] { return "it does not write"; });
+  if (capabilities.of_devices && is_of_host && (need.local.is_host() || need.direction == Direction::kWrite)) {
+    return no([] { return "the memory is the host's"; });
+  }
   if (capabilities.same_host_only && !facts_.same_host()) return no([&] { return unshared_; });
   if (!capabilities.serves(need.local)) {
     return no([&] { return "it does not serve local memory of device type " + std::to_string(need.local.type); });
@@ -187,6 +191,43 @@ void Paths::probe(const Region& region, const os::Wait& wait) {
     if (!will_do(*path, {Direction::kRead, &region, 1, &nothing}, nullptr)) continue;
     if (const auto connected = endpoint(*path, wait); !connected) fail(*path, connected.status());
   }
+}
+
+template <typename Answer>
+Result<Answer> Paths::first_answer(const Need& need, const os::Wait& wait,
+                                   FunctionRef<Result<Answer>(std::size_t path, transport::Endpoint& endpoint)> ask) {
+  std::string reasons;
+  for (std::size_t i = 0; i < paths_.size(); ++i) {
+    std::string reason;
+    if (will_do(*paths_[i], need, &reason)) {
+      auto connected = endpoint(*paths_[i], wait);
+      auto answer = connected ? ask(i, **connected) : Result<Answer>(connected.status());
+      if (answer || !is_of_path(answer.status())) return answer;
+      reason = answer.status().message();
+    }
+    reasons += (i > 0 ? "; " : "") + std::string(paths_[i]->transport->name()) + ": " + reason;
+  }
+  return Status(Code::kUnsupported, "no path to " + facts_.name + " will do. " + reasons);
+}
+
+Result<transport::MappedBytes> Paths::map_device(const Region& region, std::uint64_t offset, std::uint64_t length,
+                                                 const os::Wait& wait) {
+  const Requirement nothing;
+  const auto begin = Clock::now();
+  const auto ask = [&](std::size_t path, transport::Endpoint& endpoint) {
+    auto mapped = endpoint.map(region, offset, length, wait);
+    if (mapped && counters_) counters_->moved(path, Operation::kMap, length, begin, Clock::now() - begin);
+    return mapped;
+  };
+  return first_answer<transport::MappedBytes>({Direction::kRead, &region, length, &nothing, region.device}, wait, ask);
+}
+
+Result<transport::Device> Paths::here(const Region& region, const os::Wait& wait) {
+  const Requirement nothing;
+  const auto ask = [&](std::size_t /*path*/, transport::Endpoint& endpoint) {
+    return endpoint.here(region.device, wait);
+  };
+  return first_answer<transport::Device>({Direction::kRead, &region, 1, &nothing, region.device}, wait, ask);
 }
 
 Status Paths::read(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait, ReadBy read_by) {

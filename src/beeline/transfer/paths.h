@@ -51,6 +51,12 @@ class Paths {
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
   // Access without a copy to ranges of the arena of a peer on this host; see memory::PeerArena::acquire().
   Result<memory::Lease> map(memory::PublicationId id, std::span<const memory::Range> ranges);
+  // Bytes of device memory where their owner has them, by the first path that gives that, and counted. kUnsupported,
+  // with all reasons, when none does.
+  Result<transport::MappedBytes> map_device(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
+                                            const os::Wait& wait);
+  // The region's device as this process numbers it. kUnsupported, with all reasons, where no path knows.
+  Result<transport::Device> here(const transport::Region& region, const os::Wait& wait);
   // What failed before a path was taken, or was of no use once the bytes were there.
   void note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin = Clock::now());
 
@@ -116,6 +122,10 @@ class Paths {
     bool measured = false;
   };
   static Speed speed(const Path& path, std::uint64_t bytes);
+  // What the first path that will do, and connects, answers. kUnsupported, with all reasons, when none does.
+  template <typename Answer>
+  Result<Answer> first_answer(const Need& need, const os::Wait& wait,
+                              FunctionRef<Result<Answer>(std::size_t path, transport::Endpoint& endpoint)> ask);
   // The path that is taken; paths_.size() when none will do.
   [[nodiscard]] std::size_t best(const Need& need) const;
   [[nodiscard]] Explanation explain(const Need& need) const;

@@ -110,11 +110,19 @@ Status Peer::notify(const std::string& topic, BytesView payload, const os::Wait&
   return status;
 }
 
-Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
-  messages::Ask asked = about(messages::Question::kWrites, {}, region);
+Result<Bytes> Peer::ask_anew(messages::Ask asked, const os::Wait& wait) {
   asked.serial = next_serial();
-  const auto answer = ask(asked, wait);
+  auto answer = ask(asked, wait);
   forget(asked);
+  return answer;
+}
+
+Status Peer::announce(std::string_view path, const Region& region, const os::Wait& wait) {
+  return ask_anew(about(messages::Question::kAnnounce, path, region), wait).status();
+}
+
+Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
+  const auto answer = ask_anew(about(messages::Question::kWrites, {}, region), wait);
   BEELINE_RETURN_IF_ERROR(answer.status());
   Reader reader(*answer);
   const auto writes = reader.read<std::uint64_t>();
@@ -285,13 +293,44 @@ void Peer::request_cleaning() {
   if (!cleaning_.exchange(true)) requests_.clean(shared_from_this());
 }
 
-Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length) {
+Result<transport::Device> Peer::here(const Region& region, const os::Wait& wait) {
+  if (region.device.is_host()) return region.device;
+  BEELINE_RETURN_IF_ERROR(check_alive());
+  auto found = paths_.here(region, wait);
+  if (!found) return lost_or(found.status());
+  return found;
+}
+
+Result<Mapped> Peer::map_device(const Region& region, std::uint64_t offset, std::uint64_t length,
+                                const os::Wait& wait) {
+  const Run run{&region, offset, nullptr, length};
+  BEELINE_ASSIGN(auto leases, lease({&run, 1}, Operation::kMap));
+  auto bytes = paths_.map_device(region, offset, length, wait);
+  if (!bytes) {
+    paths_.note_failure(Operation::kMap, length, bytes.status().code());
+    return lost_or(bytes.status());
+  }
+  struct Held {
+    std::shared_ptr<Peer> peer;
+    std::vector<memory::Lease> leases;
+    std::shared_ptr<void> bytes;
+    ~Held() {
+      bytes.reset();  // which waits for what this process does with them
+      leases.clear();
+      peer->request_cleaning();
+    }
+  };
+  std::shared_ptr<Held> held(new Held{shared_from_this(), std::move(leases), std::move(bytes->hold)});
+  return Mapped{std::move(held), bytes->data, bytes->device};
+}
+
+Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length, const os::Wait& wait) {
   const Cleaner cleaner{*this};
   BEELINE_RETURN_IF_ERROR(check_alive());
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
-  const bool is_mappable =
-      facts().same_host() && region.in_arena() && region.device.is_host() && !facts().arena->is_detached(region.id);
+  if (!region.device.is_host()) return map_device(region, offset, length, wait);
+  const bool is_mappable = facts().same_host() && region.in_arena() && !facts().arena->is_detached(region.id);
   if (!is_mappable) {
     paths_.note_failure(Operation::kMap, length, Code::kUnsupported);
     const auto explanation = explain(region, length, {.path = "shm"});

@@ -19,11 +19,12 @@
 
 namespace beeline::transfer {
 
-// Bytes where their owner has them; pages that are written become this process's own. The lease lasts as long as
-// `lease`.
+// Bytes where their owner has them. Of the host's memory, pages that are written become this process's own; memory of a
+// device is the owner's itself. The lease lasts as long as `lease`.
 struct Mapped {
   std::shared_ptr<void> lease;
   std::byte* data = nullptr;
+  transport::Device device = {};  // as this process numbers it
 };
 
 // Thread-safe.
@@ -60,8 +61,11 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // [offset, offset + length) of the region without a copy. kUnsupported unless it lies in the arena of an agent on
-  // this host.
-  Result<Mapped> map(const transport::Region& region, std::uint64_t offset, std::uint64_t length);
+  // this host, or on a device whose memory a path maps; only there it waits.
+  Result<Mapped> map(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
+                     const os::Wait& wait = {});
+  // The region's device as this process numbers it.
+  Result<transport::Device> here(const transport::Region& region, const os::Wait& wait);
 
   // Holds on all regions of the runs; nothing where the owner's server takes them itself.
   Result<std::vector<memory::Lease>> lease(std::span<const transport::Run> runs,
@@ -90,6 +94,7 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<Bytes> key(std::string_view path, const transport::Region& region, transport::Access access,
                     const os::Wait& wait) override;
   Result<std::uint64_t> writes(const transport::Region& region, const os::Wait& wait) override;
+  Status announce(std::string_view path, const transport::Region& region, const os::Wait& wait) override;
 
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
@@ -107,6 +112,10 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<Bytes> ask(const messages::Ask& asked, BytesView frame, const os::Wait& wait);
   std::uint64_t next_serial();
   void forget(const messages::Ask& asked);
+  // What may be another answer each time.
+  Result<Bytes> ask_anew(messages::Ask asked, const os::Wait& wait);
+  Result<Mapped> map_device(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
+                            const os::Wait& wait);
   // Ends one thread's wait for an answer.
   struct Waiting {
     Peer& peer;

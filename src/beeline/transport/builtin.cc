@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "beeline/transport/cma/transport.h"
+#include "beeline/transport/cuda_ipc/transport.h"
 #include "beeline/transport/faulty/transport.h"
 #include "beeline/transport/nixl/transport.h"
 #include "beeline/transport/object_store/transport.h"
@@ -21,6 +22,7 @@ Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl)
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
+  transports.push_back(cuda_ipc::make());
   transports.push_back(ucx::make(ucx_library));
   transports.push_back(nixl::make(nixl));
   transports.push_back(object_store::make());

@@ -102,6 +102,19 @@ Result<std::shared_ptr<const Keys::Extents>> Keys::of(const Region& region, Acce
   return shared;
 }
 
+void Keys::forget_if(FunctionRef<bool(PublicationId id)> is_undone) {
+  std::vector<std::shared_ptr<const Extents>> forgotten;  // end without the lock
+  const std::lock_guard guard(mutex_);
+  for (auto it = known_.begin(); it != known_.end();) {
+    if (!is_undone({it->first.first, it->second.generation})) {
+      ++it;
+      continue;
+    }
+    forgotten.push_back(std::move(it->second.extents));
+    it = known_.erase(it);
+  }
+}
+
 Status Keys::append_pieces(std::span<const Run> runs, Access access, Open open, const os::Wait& wait,
                            std::vector<KeyedRun>& pieces, std::vector<std::shared_ptr<const Extents>>& kept) {
   const Region* last = nullptr;
@@ -125,9 +138,19 @@ Status Keys::append_pieces(std::span<const Run> runs, Access access, Open open, 
       part.offset += i * run.stride;
       part.local += i * run.local_stride;
       part.count = 1;
-      if (append(part, part.length)) continue;
-      return {Code::kInvalidArgument, std::to_string(part.length) + " bytes at " + std::to_string(part.offset) +
-                                          " are not among what was registered of the region"};
+      while (part.length > 0 && !append(part, part.length)) {
+        const ExtentKey* const first = extent_of(*kept.back(), part.offset, 1);
+        if (first == nullptr) {
+          return {Code::kInvalidArgument, std::to_string(part.length) + " bytes at " + std::to_string(part.offset) +
+                                              " are not among what was registered of the region"};
+        }
+        Run head = part;
+        head.length = first->offset + first->length - part.offset;
+        append(head, head.length);
+        part.offset += head.length;
+        part.local += head.length;
+        part.length -= head.length;
+      }
     }
   }
   return Status::ok();

@@ -62,9 +62,11 @@ class Keys {
   // Those of a region; asks its owner, and opens each, the first time. kCorrupt for an answer that is none.
   Result<std::shared_ptr<const Extents>> of(const Region& region, Access access, Open open, const os::Wait& wait);
   // Cuts the runs by extents, and appends the pieces; `kept` is what they point into. kInvalidArgument where a run
-  // touches what is in no extent.
+  // touches what is in no extent. What lies in two that touch becomes two pieces.
   Status append_pieces(std::span<const Run> runs, Access access, Open open, const os::Wait& wait,
                        std::vector<KeyedRun>& pieces, std::vector<std::shared_ptr<const Extents>>& kept);
+  // Forgets regions, with what was made of their keys.
+  void forget_if(FunctionRef<bool(memory::PublicationId id)> is_undone);
 
  private:
   struct Known {

@@ -26,7 +26,8 @@ namespace beeline::transport {
 
 // As DLPack numbers them: 1 is host memory, 2 CUDA.
 struct Device {
-  std::int32_t type = 1;
+  static constexpr std::int32_t kHost = 1, kCuda = 2;
+  std::int32_t type = kHost;
   std::int32_t id = 0;
   [[nodiscard]] bool is_host() const { return type == 1; }
   friend bool operator==(const Device&, const Device&) = default;
@@ -99,6 +100,13 @@ class Exporter {
   virtual Result<Bytes> key(memory::PublicationId id, const RegionSource::Held& held, Access access) = 0;
   // Nobody reaches it any more once this returns. Also of ids of which no key was asked for.
   virtual void withdraw(memory::PublicationId id) = 0;
+  // Whether memory of this process could be exported, before it is registered: kUnsupported, with what to do, if not.
+  virtual Status check(const std::byte* /*data*/, std::uint64_t /*length*/, const Device& /*device*/) {
+    return Status::ok();
+  }
+  // What a stream of the device holds by now is done before peers that ask from now on read; does not wait for it.
+  // `stream` is the device API's own handle, 0 the one that is used where none is named.
+  virtual Status announce(const Device& /*device*/, std::uintptr_t /*stream*/) { return Status::ok(); }
 };
 
 // The way to ask a peer's exporters. Each answer is asked for once. Thread-safe.
@@ -109,6 +117,11 @@ class OwnerLine {
   virtual Result<Bytes> key(std::string_view path, const Region& region, Access access, const os::Wait& wait) = 0;
   // memory::PublicationSlot::writes, as it is now.
   virtual Result<std::uint64_t> writes(const Region& region, const os::Wait& wait) = 0;
+  // Has the path's exporter announce what the region's device is to do by now, by the stream that it uses by default.
+  // kStale when the registration was undone.
+  virtual Status announce(std::string_view /*path*/, const Region& /*region*/, const os::Wait& /*wait*/) {
+    return Status::ok();
+  }
 
  protected:
   ~OwnerLine() = default;
@@ -121,6 +134,7 @@ struct Capabilities {
   bool arena_only = false;  // reaches registered memory only where it lies in the owner's arena
   bool maps = false;        // gives access without a copy
   bool writes = false;
+  bool of_devices = false;  // one side of a transfer is memory of a device; what is written to always is
   std::uint64_t device_types = kHostMemory;  // of memory on either side: bit n for DLPack's device type n
   double expected_gbps = 0;                  // 10^9 bytes per second, of a large transfer, while nothing was measured
 
@@ -149,6 +163,16 @@ struct PeerFacts {
   [[nodiscard]] bool same_host() const { return arena != nullptr; }
 };
 
+// Bytes of a peer where this process reaches them: valid as long as `hold`.
+struct MappedBytes {
+  std::shared_ptr<void> hold;
+  std::byte* data = nullptr;
+  Device device;  // as this process numbers it
+};
+
+// kOk where the region lies in the peer's arena; else the reason, and what would help.
+Status check_in_arena(const PeerFacts& peer, const Region& region);
+
 // One peer by one back end. Thread-safe.
 class Endpoint {
  public:
@@ -157,10 +181,18 @@ class Endpoint {
   // where the back end itself finds that the owner wrote meanwhile. When it returns, with
   // whatever outcome, nothing writes to local memory any more; after a failure its content is undefined.
   virtual Status read(std::span<const Run> runs, const os::Wait& wait) = 0;
-  // The region's bytes, where Capabilities::maps; else null. Valid as long as the endpoint; worth reading while leased.
+  // The region's bytes, where Capabilities::maps, as the host's memory; else null. Valid as long as the endpoint; worth
+  // reading while leased.
   [[nodiscard]] virtual const std::byte* view(const Region& /*region*/) const { return nullptr; }
   // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
   virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
+  // Bytes of a region of device memory without a copy, once what their owner is to do with them is done.
+  virtual Result<MappedBytes> map(const Region& /*region*/, std::uint64_t /*offset*/, std::uint64_t /*length*/,
+                                  const os::Wait& /*wait*/) {
+    return Status(Code::kUnsupported, "it does not map memory of devices");
+  }
+  // A device of the peer's as this process numbers it. kUnsupported where this process does not see it.
+  virtual Result<Device> here(const Device& theirs, const os::Wait& /*wait*/) { return theirs; }
 };
 
 // A back end, as one agent has it. Thread-safe.
@@ -174,6 +206,13 @@ class Transport {
   virtual Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const = 0;
   // Null where peers need nothing of the owner's side.
   [[nodiscard]] virtual Exporter* exporter() const { return nullptr; }
+  // Until what a stream of a device of this process holds is done, where the back end serves the device: before its
+  // memory is read or filled. `stream` as for Exporter::announce().
+  virtual Status settle(const Device& /*device*/, std::uintptr_t /*stream*/, const os::Wait& /*wait*/) const {
+    return Status::ok();
+  }
+  // How many copies between devices took a way through the host's memory, for want of a direct one.
+  [[nodiscard]] virtual std::uint64_t copies_through_host() const { return 0; }
 };
 using Transports = std::vector<std::unique_ptr<const Transport>>;
 

@@ -76,6 +76,11 @@ class FaultyEndpoint final : public Endpoint {
   Status write(std::span<const Run> runs, const os::Wait& wait) override {
     return transfer(runs, wait, Fault::At::kWrite, &Endpoint::write);
   }
+  Result<MappedBytes> map(const Region& region, std::uint64_t offset, std::uint64_t length,
+                          const os::Wait& wait) override {
+    return inner_->map(region, offset, length, wait);
+  }
+  Result<Device> here(const Device& theirs, const os::Wait& wait) override { return inner_->here(theirs, wait); }
 
  private:
   using Move = Status (Endpoint::*)(std::span<const Run>, const os::Wait&);
@@ -112,6 +117,9 @@ class FaultyEndpoint final : public Endpoint {
   // Changes what arrived.
   template <typename Then>
   Status corrupt(Run byte, Fault::At at, Then&& then) {
+    if (!byte.local_device.is_host()) {
+      return {Code::kUnsupported, "bytes are corrupted on purpose in the host's memory only"};
+    }
     if (at == Fault::At::kRead) {
       *byte.local ^= std::byte{1};
       return Status::ok();
@@ -136,6 +144,10 @@ class FaultyTransport final : public Transport {
     return inner_->reaches(peer, region);
   }
   [[nodiscard]] Exporter* exporter() const override { return inner_->exporter(); }
+  [[nodiscard]] Status settle(const Device& device, std::uintptr_t stream, const os::Wait& wait) const override {
+    return inner_->settle(device, stream, wait);
+  }
+  [[nodiscard]] std::uint64_t copies_through_host() const override { return inner_->copies_through_host(); }
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& wait) const override {
     if (const Fault* const fault = next(faults_, Fault::At::kConnect, 0)) {

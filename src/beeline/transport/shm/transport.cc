@@ -58,23 +58,7 @@ class ShmTransport final : public Transport {
   [[nodiscard]] Status reaches(const PeerFacts& peer, const Region& region) const override {
     if (!peer.same_host()) return {Code::kUnsupported, "the peer is not on this host"};
     if (!region.device.is_host()) return {Code::kUnsupported, "the memory is not the host's"};
-    if (!region.in_arena()) {
-      return {
-          Code::kUnsupported,
-          "the memory does not lie in the peer's arena: make it with Agent.empty(), or publish() it (in a process "
-          "that runs under `beeline run`, tensors of 1 MiB and more lie there if they are made once it has an agent)"};
-    }
-    if (peer.arena->is_detached(region.id)) {
-      return {Code::kUnsupported,
-              "the peer has forked since it registered the memory: what it has written afterwards does not show in its "
-              "arena. What it registers or publishes in memory of a later day does"};
-    }
-    const std::uint64_t capacity = peer.arena->capacity_bytes();
-    if (region.arena_offset > capacity || region.length > capacity - region.arena_offset) {
-      return {Code::kInvalidArgument,
-              "the region lies outside the peer's arena of " + std::to_string(capacity) + " bytes"};
-    }
-    return Status::ok();
+    return check_in_arena(peer, region);
   }
 
   Result<std::unique_ptr<Endpoint>> connect(const PeerFacts& peer, const os::Wait& /*wait*/) const override {
