@@ -38,4 +38,5 @@ NB_MODULE(_core, m) {
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);
   beeline::python::bind_devices(m);
+  beeline::python::bind_installed_engines(m);
 }

@@ -22,6 +22,7 @@
 #include "devices.h"
 #include "dicts.h"
 #include "incoming.h"
+#include "installed_engines.h"
 #include "local_tensors.h"
 #include "notifications.h"
 #include "waits.h"
@@ -83,11 +84,6 @@ transport::Fault fault_of(const FaultRow& row) {
   fault.delay = std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(std::min(delay_s, 1e9)));
   fault.times = times;
   return fault;
-}
-
-// (where the library is, how far it may reach: its position in transport::NixlOptions)
-transport::NixlOptions nixl_of(const std::pair<std::string, int>& row) {
-  return {row.first, static_cast<transport::NixlOptions::Reach>(row.second)};
 }
 
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
@@ -561,13 +557,6 @@ void bind_transfer(nb::module_& m) {
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
       .def_prop_ro("needs_copies", &PySubscription::needs_copies)
       .def("take_failures", &PySubscription::take_failures);
-  m.def(
-      "describe_ucx",
-      [](const std::string& library) {
-        const auto found = without_gil([&] { return transport::describe_ucx(library); });
-        return std::pair(found.is_ok(), found ? *found : found.status().message());
-      },
-      nb::arg("library"));
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
@@ -606,14 +595,6 @@ void bind_transfer(nb::module_& m) {
            nb::arg("timeout_s").none())
       .def("counters", &PyAgent::counters)
       .def("stats", &PyAgent::stats);
-  // What was found of NIXL, and whether it can be used: else the reason.
-  m.def(
-      "check_nixl",
-      [](const std::pair<std::string, int>& row) -> std::pair<bool, std::string> {
-        const auto found = without_gil([&] { return transport::check_nixl(nixl_of(row)); });
-        return {found.is_ok(), found ? *found : found.status().message()};
-      },
-      nb::arg("nixl"));
 }
 
 }  // namespace beeline::python
