@@ -200,8 +200,10 @@ class PyAgent {
     nb::list kept;
     for (std::size_t i = 0; i < described.size(); ++i) {
       sources.push_back({&described[i].spec, described[i].data, described[i].device});
-      const transfer::Piece piece{described[i].data, described[i].spec.bytes(), described[i].device};
-      require(agent()->check(piece), "register " + transfer::text_of(described[i].spec));
+      if (!described[i].device.is_host()) {
+        const transfer::Piece piece{described[i].data, described[i].spec.bytes(), described[i].device};
+        require(agent()->check(piece), "register " + transfer::text_of(described[i].spec));
+      }
       if (!transfer::is_pinned(*agent()->arena(), sources.back())) kept.append(owner_of(tensors[i]));
     }
     auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
