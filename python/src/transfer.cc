@@ -8,7 +8,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <optional>
 #include <tuple>
 
@@ -17,7 +16,6 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
-#include "beeline/transport/builtin.h"
 #include "bindings.h"
 #include "devices.h"
 #include "dicts.h"
