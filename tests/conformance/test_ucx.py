@@ -127,11 +127,12 @@ def test_a_stopped_owner_is_not_asked_for_writes_either(start_owner, agent):
     owner = start_owner()
     refs = owner.register("[torch.zeros(1 << 20)]")
     owner.run(f"agent.grant(kept['refs'], {agent.address!r})")
-    agent.push(refs, [torch.ones(1 << 20)], path="ucx")
-    owner.signal(signal.SIGSTOP)
-    agent.fetch(refs, path="ucx", timeout_s=20)
+    for path_is_known in (False, True):  # then nothing is left to ask
+        agent.push(refs, [torch.full((1 << 20,), 1.0 + path_is_known)], path="ucx", timeout_s=20)
+        assert bool((agent.fetch(refs, path="ucx", timeout_s=20)[0] == 1 + path_is_known).all())
+        owner.signal(signal.SIGSTOP)
     owner.signal(signal.SIGCONT)
-    assert owner.run("answer = float(kept['tensors'][0].sum())") == 1 << 20
+    assert owner.run("answer = float(kept['tensors'][0].sum())") == 2 << 20
 
 
 def test_threads_fetch_beside_each_other(start_owner, folder):
