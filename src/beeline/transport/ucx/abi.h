@@ -27,7 +27,6 @@ enum class UcsStatus : std::int8_t {
   kNotImplemented = -8,
   kNoDevice = -14,
   kBusy = -15,
-  kCancelled = -16,
   kTimedOut = -20,
   kExceedsLimit = -21,
   kUnsupported = -22,
@@ -69,13 +68,9 @@ struct UcpWorkerParams {
 };
 
 struct UcpEndpointParams {
-  static constexpr std::uint64_t kAddress = 1u << 0, kErrorMode = 1u << 1, kErrorHandler = 1u << 2;
-  static constexpr int kPeerMayFail = 1;
+  static constexpr std::uint64_t kAddress = 1u << 0;
   std::uint64_t field_mask;
   const UcpAddress* address;
-  int error_mode;
-  void (*on_error)(void* argument, UcpEndpoint* endpoint, UcsStatus status);
-  void* argument;
 };
 
 struct UcpMemoryParams {
@@ -89,8 +84,7 @@ struct UcpMemoryParams {
 };
 
 struct UcpRequestParams {
-  static constexpr std::uint32_t kCallback = 1u << 1, kUserData = 1u << 2, kFlags = 1u << 4, kMemoryType = 1u << 6;
-  static constexpr std::uint32_t kForce = 1u << 0;  // of closing
+  static constexpr std::uint32_t kCallback = 1u << 1, kUserData = 1u << 2, kMemoryType = 1u << 6;
   std::uint32_t field_mask;
   std::uint32_t flags;
   void* request;

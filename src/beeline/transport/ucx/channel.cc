@@ -15,6 +15,8 @@ namespace {
 // Of one request, and how many are under way: what is still copied once the deadline has passed.
 constexpr std::uint64_t kSlice = std::uint64_t{1} << 20;
 constexpr std::size_t kMaxUnderWay = 16;
+// At a worker, while an endpoint of it is closed.
+constexpr int kMaxCloseLooks = 1000;
 
 // A key starts with the extent's address in its owner, see Engine::key().
 using KeyAddress = std::uint64_t;
@@ -44,11 +46,8 @@ Status Channel::connect(BytesView contact) {
   BEELINE_RETURN_IF_ERROR(library().status(ucx().worker_get_efd(worker_.get(), &event_fd_),
                                            "asking a worker for its descriptor", words));
   UcpEndpointParams params{};
-  params.field_mask = UcpEndpointParams::kAddress | UcpEndpointParams::kErrorMode | UcpEndpointParams::kErrorHandler;
+  params.field_mask = UcpEndpointParams::kAddress;
   params.address = reinterpret_cast<const UcpAddress*>(contact.data());
-  params.error_mode = UcpEndpointParams::kPeerMayFail;
-  // Requests fail, too, and whoever waits for them is told by that.
-  params.on_error = [](void* /*argument*/, UcpEndpoint* /*endpoint*/, UcsStatus /*status*/) {};
   return library().status(ucx().ep_create(worker_.get(), &params, &endpoint_), "connecting", words);
 }
 
@@ -69,7 +68,7 @@ Status Channel::transfer(std::span<const Run> runs, Access access, const os::Wai
   const auto open = [this](const ExtentKey& extent) { return open_key(extent); };
   BEELINE_RETURN_IF_ERROR(keys_.append_pieces(runs, access, open, wait, pieces, kept));
   Status status = move(pieces, access, wait);
-  if (!status) close();  // before the keys go
+  if (!status) drain();  // before the keys go
   return status;
 }
 
@@ -151,20 +150,26 @@ Status Channel::wait_for(std::size_t at_most, const os::Wait& wait) {
   }
 }
 
-// Nothing is written to local memory once this returns: what is under way ends, as cancelled or done. Without a
-// deadline, for that must not be given up: it is what a kernel or a NIC needs for kMaxUnderWay requests.
-void Channel::close() {
-  if (endpoint_ == nullptr) return;
+// Nothing is written to local memory once this returns. UCX cancels no read: by the kernel what is under way takes some
+// milliseconds, a NIC gives up when it has tried often enough.
+void Channel::drain() {
   const Words unsaid;  // of what is given up
-  UcpRequestParams params{};
-  params.field_mask = UcpRequestParams::kFlags;
-  params.flags = UcpRequestParams::kForce;
-  const UcsStatusPointer closing = ucx().ep_close_nbx(std::exchange(endpoint_, nullptr), &params);
-  const bool is_request = closing != nullptr && !is_error(closing);
-  while (under_way_ > 0 || (is_request && ucx().request_check_status(closing) == UcsStatus::kInProgress)) {
+  while (under_way_ > 0) {
     if (ucx().worker_progress(worker_.get()) == 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
-  if (is_request) ucx().request_free(closing);
+}
+
+// The worker's end ends what is left of an endpoint that takes its time.
+void Channel::close() {
+  if (endpoint_ == nullptr) return;
+  const Words unsaid;
+  const UcpRequestParams params{};
+  const UcsStatusPointer closing = ucx().ep_close_nbx(endpoint_, &params);
+  if (closing == nullptr || is_error(closing)) return;
+  for (int i = 0; i < kMaxCloseLooks && ucx().request_check_status(closing) == UcsStatus::kInProgress; ++i) {
+    (void)ucx().worker_progress(worker_.get());
+  }
+  ucx().request_free(closing);
 }
 
 }  // namespace beeline::transport::ucx

@@ -39,6 +39,7 @@ class Channel {
   Status note_started(UcsStatusPointer started, const Words& words);
   // Until no more than so many requests are under way.
   Status wait_for(std::size_t at_most, const os::Wait& wait);
+  void drain();
   void close();
   [[nodiscard]] const Library& library() const { return engine_->library(); }
   [[nodiscard]] const Functions& ucx() const { return engine_->functions(); }

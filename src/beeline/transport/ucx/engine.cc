@@ -43,10 +43,9 @@ Result<UcpContext*> Engine::make_context() {
   const std::unique_ptr<UcpConfig, void (*)(UcpConfig*)> held(config, functions().config_release);
   const std::string names = selection_.list(",");
   // Nothing is asked that nobody at the owner would answer: UCX's newer protocols can do without emulations, and
-  // endpoints without greetings, which would fill up the owner's queue, and without signs of life.
+  // endpoints without greetings, which would fill up the owner's queue.
   std::vector<std::pair<std::string, std::string>> settings{
-      {"TLS", names},          {"PROTO_ENABLE", "y"},          {"PROTO_EMULATION_ENABLE", "n"},
-      {"RESOLVE_REMOTE_EP_ID", "n"}, {"KEEPALIVE_INTERVAL", "inf"}};
+      {"TLS", names}, {"PROTO_ENABLE", "y"}, {"PROTO_EMULATION_ENABLE", "n"}, {"RESOLVE_REMOTE_EP_ID", "n"}};
   // A cache of registrations patches the C library, to hear of memory that is unmapped: only where a NIC has some.
   if (!selection_.has_rdma) settings.emplace_back("RCACHE_ENABLE", "n");
   for (const auto& [name, value] : settings) {

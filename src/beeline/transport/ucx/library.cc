@@ -23,24 +23,29 @@ thread_local Words* listening = nullptr;
 // How many forks lay behind the process that used UCX first, plus one; 0: none did.
 std::atomic<std::uint64_t> used_after{0};
 
-// UCX takes over the signals of crashes when it is loaded. They are the program's: Python's faulthandler reports them.
-class CrashSignals {
+// UCX takes over signals when it is loaded: those of crashes, which Python's faulthandler reports, and SIGHUP. They stay
+// the program's.
+class KeptSignals {
  public:
-  CrashSignals() {
-    for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], nullptr, &before_[i]);
+  KeptSignals() {
+    for (int signal = 1; signal < NSIG; ++signal) ::sigaction(signal, nullptr, &before(signal));
   }
-  ~CrashSignals() {
-    for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &before_[i], nullptr);
+  ~KeptSignals() {
+    for (int signal = 1; signal < NSIG; ++signal) {
+      struct sigaction now {};
+      if (::sigaction(signal, nullptr, &now) != 0 || now.sa_sigaction == before(signal).sa_sigaction) continue;
+      ::sigaction(signal, &before(signal), nullptr);
+    }
   }
-  CrashSignals(const CrashSignals&) = delete;
+  KeptSignals(const KeptSignals&) = delete;
 
  private:
-  static constexpr std::array kSignals{SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
-  std::array<struct sigaction, kSignals.size()> before_{};
+  struct sigaction& before(int signal) { return before_[static_cast<std::size_t>(signal)]; }
+  std::array<struct sigaction, NSIG> before_{};
 };
 
 void* load(const std::string& path) {
-  const CrashSignals kept;
+  const KeptSignals kept;
   // UCX's libraries end in order only if libucs came first. Where it does not lie beside libucp, the loader finds it.
   const std::size_t name = path.rfind('/') + 1;
   if (name > 0 && path.compare(name, 6, "libucp") == 0) {
