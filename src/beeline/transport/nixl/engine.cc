@@ -76,6 +76,12 @@ Result<std::unique_ptr<Engine>> Engine::open(const capi::Functions& functions, N
   if (const int code = functions.params_add(params.get(), "engine_config", config_of(reach).c_str())) {
     return failed(code, "making parameters");
   }
+  // UCX's transports in shared memory do not tell of a peer's end, and are not taken where that is asked for: here the
+  // owner's process is watched instead.
+  const char* const errors = reach == NixlOptions::Reach::kHost ? "none" : "peer";
+  if (const int code = functions.params_add(params.get(), "ucx_error_handling_mode", errors)) {
+    return failed(code, "making parameters");
+  }
   capi::Backend* backend = nullptr;
   if (const int code = functions.create_backend(engine->agent_, "UCX", params.get(), &backend)) {
     return failed(code, "opening UCX");
