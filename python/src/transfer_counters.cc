@@ -22,10 +22,10 @@ nb::object text_of(const std::string& bytes) {
 }
 
 nb::dict row_of(const CountersReading::Row& row) {
-  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path), "operation",
-                 kOperationNames[static_cast<std::size_t>(row.operation) % transfer::kOperations], "size_class",
-                 row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures", row.failures,
-                 "failovers", row.failovers, "latency", row.latency);
+  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path),
+                 "operation", kOperationNames[static_cast<std::size_t>(row.operation) % transfer::kOperations],
+                 "size_class", row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures",
+                 row.failures, "failovers", row.failovers, "latency", row.latency);
 }
 
 // None when the file is not there.

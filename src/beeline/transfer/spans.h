@@ -46,7 +46,7 @@ struct SpanSlot {
   std::atomic<std::uint32_t> thread;
   std::atomic<std::uint16_t> row;  // of the counters, for peer and path; 0: none, or none of its own
   std::atomic<std::uint8_t> operation;
-  std::atomic<std::uint8_t> outcome;                                  // Code
+  std::atomic<std::uint8_t> outcome;                                        // Code
   std::atomic<std::uint64_t> name[kSpanNameBytes / sizeof(std::uint64_t)];  // of what was published; as text
 };
 
