@@ -164,16 +164,19 @@ def gloo() -> None:
 
 def put_shared(queue: Any, orders: Any) -> None:
     """In a process of torch.multiprocessing: puts a tensor that is in shared memory into the queue, once for each
-    order of so many bytes, until one of none.
+    order of so many bytes, until one of none, and says when it began to (CLOCK_MONOTONIC).
     """
+    import time
+
     import torch
 
     tensor = torch.empty(0)
     while size := orders.recv():
         if tensor.numel() != size:
             tensor = torch.ones(size, dtype=torch.uint8).share_memory_()
+        begun = time.monotonic()
         queue.put(tensor)
-        orders.send(None)
+        orders.send(begun)
 
 
 def loopback() -> None:
