@@ -37,8 +37,8 @@ class Agent:
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
         plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
             those that `BEELINE_TRANSPORT_PLUGINS` lists.
-        nixl: How far the path "nixl" may reach: "host" keeps it to this host; "rdma" adds the network but TCP, "any" adds
-            that. Whoever gets at the network that is allowed can read and write this process's memory, token or
+        nixl: How far the path "nixl" may reach: "host" keeps it to this host; "rdma" adds the network but TCP, "any"
+            adds that. Whoever gets at the network that is allowed can read and write this process's memory, token or
             not: see docs/transports.md.
         faults: What its paths are to do wrong, for tests of programs that must bear it.
 
