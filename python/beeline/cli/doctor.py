@@ -20,6 +20,11 @@ PAGEMAP_SCAN_KERNEL = (6, 7)
 OPEN_FILES = 4096
 MAP_COUNT = 65530
 PROBE_TIMEOUT_S = 30.0
+NIXL_PROBE = """
+from beeline import _core
+from beeline.transfer import nixl
+print(*_core.check_nixl(nixl.options("host")))
+"""
 
 
 class Check(NamedTuple):
@@ -170,10 +175,7 @@ def _ucx() -> Check:
 
 def _nixl() -> Check:
     """Opens NIXL's engine for a moment: in a process of its own, which it may litter or take with it."""
-    probe = (
-        "from beeline import _core; from beeline.transfer import nixl; print(*_core.check_nixl(nixl.options('host')))"
-    )
-    command = [sys.executable, "-P", "-c", probe]
+    command = [sys.executable, "-P", "-c", NIXL_PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
