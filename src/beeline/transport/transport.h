@@ -149,16 +149,16 @@ struct Capabilities {
 // What a back end may need to reach an agent. Paths that share memory are proven, not claimed: `arena` came as
 // descriptors over a unix socket.
 struct PeerFacts {
-  std::string name;     // for messages
-  std::string self_id;  // of the agent that asks
-  std::string peer_id;
+  std::string name = {};     // for messages
+  std::string self_id = {};  // of the agent that asks
+  std::string peer_id = {};
   pid_t pid = 0;  // 0: on another host
-  std::shared_ptr<memory::PeerArena> arena;
-  std::vector<os::TcpAddress> tcp;
-  std::string token;
-  std::string certificate;  // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
-  std::shared_ptr<const os::Tls> tls;  // of the agent that asks; null: it has none, and plain connections will do
-  OwnerLine* owner = nullptr;          // outlives what is connected
+  std::shared_ptr<memory::PeerArena> arena = {};
+  std::vector<os::TcpAddress> tcp = {};
+  std::string token = {};
+  std::string certificate = {};  // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
+  std::shared_ptr<const os::Tls> tls = {};  // of the agent that asks; null: it has none, and plain connections will do
+  OwnerLine* owner = nullptr;               // outlives what is connected
 
   [[nodiscard]] bool same_host() const { return arena != nullptr; }
 };
