@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from beeline import exceptions
 from beeline.transfer import Agent, counters, prometheus
 from tests.conformance.conftest import TOKEN, beeline
-from tests.conformance.paths import MISSING
+from tests.conformance.paths import MISSING, OF_DEVICES
 
 MIB = 1 << 20
 FIRST_ROW = 8192  # where rows begin in a file
@@ -295,7 +295,7 @@ def test_paths_to_nobody(reader, place):
 def test_bench_against_a_fresh_peer(place):
     options = ("--size", "1KiB", "--size", "1MiB", "--seconds", "0.01", "--folder", place)
     report = json.loads(beeline("bench", "transfer", *options, "--json").stdout)
-    assert set(report["refused"]) == set(MISSING) and {"shm", "cma", "tcp"} <= set(report["paths"])
+    assert set(report["refused"]) == {*MISSING, *OF_DEVICES} and {"shm", "cma", "tcp"} <= set(report["paths"])
     assert [row["size"] for row in report["rows"]] == [1024, MIB]
     for row in report["rows"]:
         for path in ("copy", *report["paths"]):

@@ -86,7 +86,8 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
 
   // Whether view() and leases show no more what its owner writes: PublicationSlot::detached.
   [[nodiscard]] bool is_detached(PublicationId id) const {
-    return table_->slots[id.slot % kMaxPublications].detached.load(std::memory_order_acquire) == id.generation;
+    const std::uint64_t detached = table_->slots[id.slot % kMaxPublications].detached.load(std::memory_order_acquire);
+    return detached != 0 && detached == id.generation;
   }
 
   // The producer's writes in place (PublicationSlot::writes): before bytes are copied, and afterwards. A copy is whole
