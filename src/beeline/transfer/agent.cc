@@ -46,7 +46,16 @@ Result<transport::Transports> transports_for(const Agent::Options& options) {
 Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   if (options.name.empty()) return Status(Code::kInvalidArgument, "an agent needs a name");
   BEELINE_ASSIGN(auto transports, transports_for(options));
-  std::shared_ptr<Agent> agent(new Agent(), close);
+  if (options.arena == nullptr) {
+    BEELINE_ASSIGN(options.arena, memory::Arena::open({}));
+  }
+  std::shared_ptr<const os::Tls> tls;
+  if (options.tls) {
+    auto made = os::Tls::make(*options.tls, options.tcp.has_value());
+    BEELINE_RETURN_IF_ERROR(made.status().with_context("while opening agent \"" + options.name + "\""));
+    tls = std::move(*made);
+  }
+  std::shared_ptr<Agent> agent(new Agent(), close);  // from here on it is ended as any
   agent->name_ = options.name;
   agent->token_ = options.token;
   agent->fork_count_ = os::fork_count();
@@ -54,14 +63,7 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   agent->address_.id = make_agent_id();
   agent->address_.boot_id = os::boot_id();
   agent->arena_ = std::move(options.arena);
-  if (agent->arena_ == nullptr) {
-    BEELINE_ASSIGN(agent->arena_, memory::Arena::open({}));
-  }
-  if (options.tls) {
-    auto tls = os::Tls::make(*options.tls, options.tcp.has_value());
-    BEELINE_RETURN_IF_ERROR(tls.status().with_context("while opening agent \"" + options.name + "\""));
-    agent->tls_ = std::move(*tls);
-  }
+  agent->tls_ = std::move(tls);
   agent->faults_ = options.faults;
   agent->transports_ = std::make_shared<const transport::Transports>(std::move(transports));
   agent->regions_ = Regions::make(agent->arena_, agent->transports_);
