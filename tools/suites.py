@@ -49,7 +49,8 @@ def cpp(preset: str, suite: str, *, short: bool, repeats: int = 1, arguments: li
     """Builds a preset's C++ unit tests and runs them under ctest."""
     outcome = Outcome(suite)
     report = _fresh_report(f"cpp-{preset}")
-    env = environment(**ucx(), **({SHORT_ENV: "1"} if short else {}))
+    # UCX is not instrumented, and at the end of a process LeakSanitizer stumbles over it.
+    env = environment(**(ucx() if preset == "release" else {}), **({SHORT_ENV: "1"} if short else {}))
     jobs = str(os.cpu_count() or 2)
     try:
         step(f"configure {preset}", ["cmake", "--preset", preset], timeout_s=300, env=env)

@@ -2,10 +2,12 @@
 // process. What needs the library is skipped where there is none.
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <span>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -97,7 +99,9 @@ class UcxTest : public ::testing::Test, private OwnerLine {
       return exposures.key(region.id, {nullptr, memory_.data(), memory_.size(), {}, extents_, nullptr}, access,
                            [](std::byte*, std::uint64_t) { return Exposures::Exposed{nullptr, Bytes(3)}; });
     }
-    return owner_->exporter()->key(region.id, {nullptr, memory_.data(), memory_.size(), {}, extents_, nullptr}, access);
+    auto* const data = reinterpret_cast<std::byte*>(region.address);  // NOLINT: it is this process's
+    const std::span<const memory::Range> extents = region.id == region_.id ? extents_ : page_;
+    return owner_->exporter()->key(region.id, {nullptr, data, region.length, {}, extents, nullptr}, access);
   }
   Result<std::uint64_t> writes(const Region& /*region*/, const os::Wait& /*wait*/) override { return 0; }
 
@@ -115,6 +119,7 @@ class UcxTest : public ::testing::Test, private OwnerLine {
   // All but the last 4096 bytes are registered, in two extents.
   std::vector<std::byte> memory_ = make_memory();
   std::vector<memory::Range> extents_{{0, 1000}, {1000, memory_.size() - 5096}};
+  std::vector<memory::Range> page_{{0, 4096}};  // likewise, of other regions
   Region region_{{1, 1}, memory_.size(), reinterpret_cast<std::uintptr_t>(memory_.data()), 0, {}};
   std::atomic<int> questions_{0};
   bool is_garbling_ = false;
@@ -235,6 +240,22 @@ TEST_F(UcxTest, ManyEndpointsOneAfterTheOtherLeaveNothingAtTheOwner) {
     ASSERT_TRUE(status.is_ok()) << i << ": " << status.message();
     ASSERT_EQ(memory_[0], value);
   }
+}
+
+TEST_F(UcxTest, MemoryThatIsGoneIsAnErrorAndTheNextTransferWorks) {
+  void* const page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const Region other{{2, 1}, 4096, reinterpret_cast<std::uintptr_t>(page), Region::kOutsideArena, {}};
+  std::vector<std::byte> target(4096);
+  const transport::Run run{&other, 0, target.data(), 4096};
+  ASSERT_TRUE(endpoint_->read({&run, 1}, kPatience));
+  ::munmap(page, 4096);
+  for (const auto& status : {endpoint_->read({&run, 1}, kPatience), endpoint_->write({&run, 1}, kPatience)}) {
+    EXPECT_EQ(status.code(), Code::kSystem);
+    EXPECT_NE(status.message().find("UCX says"), std::string::npos) << status.message();
+  }
+  const transport::Run next{&region_, 1000, target.data(), 4096};
+  ASSERT_TRUE(endpoint_->read({&next, 1}, kPatience));
+  EXPECT_TRUE(std::equal(target.begin(), target.end(), memory_.begin() + 1000));
 }
 
 TEST_F(UcxTest, AGarbledKeyIsRefused) {
