@@ -211,9 +211,9 @@ void opening(BytesView input) {
     std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
     BEELINE_CHECK(tcp::send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
     ::shutdown(hostile->fd(), SHUT_WR);
-    const Status status = is_to_listener
-                              ? tcp::admit_connection(*stream, "listener", "token", wait).status()
-                              : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
+    const Status status =
+        is_to_listener ? tcp::admit_connection(*stream, "listener", "token", wait).status()
+                       : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
   }
 }

@@ -21,10 +21,15 @@ struct Target {
   const char* name;
   void (*run)(BytesView input);
 };
-inline constexpr Target kTargets[] = {
-    {"ring_records", ring_records},       {"payload", payload}, {"control_frame", control_frame},
-    {"frame_socket", frame_socket},       {"hello", hello},     {"descriptor", descriptor},
-    {"descriptor_json", descriptor_json}, {"agent", agent},     {"counters", counters},
-    {"opening", opening}};
+inline constexpr Target kTargets[] = {{"ring_records", ring_records},
+                                      {"payload", payload},
+                                      {"control_frame", control_frame},
+                                      {"frame_socket", frame_socket},
+                                      {"hello", hello},
+                                      {"descriptor", descriptor},
+                                      {"descriptor_json", descriptor_json},
+                                      {"agent", agent},
+                                      {"counters", counters},
+                                      {"opening", opening}};
 
 }  // namespace beeline::fuzz

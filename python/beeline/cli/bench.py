@@ -93,9 +93,7 @@ def transfer(
             else:
                 address, _ = find(peer, folder)
             own_tls = Tls(*tls) if tls and not is_ours else False
-            own = stack.enter_context(
-                Agent(f"beeline-bench-{os.getpid()}", token=token, tls=own_tls, folder=folder)
-            )
+            own = stack.enter_context(Agent(f"beeline-bench-{os.getpid()}", token=token, tls=own_tls, folder=folder))
             buffer = _buffer_of(own, address)
             fitting = [size for size in wanted if size <= buffer.nbytes]
             every = tuple(candidate["path"] for candidate in own.paths_to(address, max(wanted))["candidates"])

@@ -74,9 +74,7 @@ def paths(
         peer_id = _id_of(address)
         measured = [row for row in source.rows if row.peer_id == peer_id]
     try:
-        with Agent(
-            f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder
-        ) as own:
+        with Agent(f"beeline-paths-{os.getpid()}", token=token, tls=Tls(*tls) if tls else False, folder=folder) as own:
             possible = {
                 memory: own.paths_to(address, size, in_arena=memory == "arena", timeout_s=timeout) for memory in _MEMORY
             }

@@ -11,12 +11,12 @@ class Tls:
     """What an agent shows and asks for in TLS, as paths of PEM files.
 
     Args:
-        certificate: The agent's own, with what leads from it to its CA. Without one, an agent that listens makes one for
-            its own lifetime. Either way its address names the certificate, and a reader goes on with no other.
+        certificate: The agent's own, with what leads from it to its CA. Without one, an agent that listens makes one
+            for its own lifetime. Either way its address names the certificate, and a reader goes on with no other.
         key: Of the certificate, without a passphrase.
-        ca: Agents at the other end must show a certificate that one of these has signed: those that connect to this one,
-            and those that it connects to, which must have theirs for the host of their address. By default none is
-            asked for.
+        ca: Agents at the other end must show a certificate that one of these has signed: those that connect to this
+            one, and those that it connects to, which must have theirs for the host of their address. By default none
+            is asked for.
     """
 
     certificate: str | os.PathLike[str] = ""

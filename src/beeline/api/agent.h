@@ -88,8 +88,8 @@ class BEELINE_API Subscription {
 struct Tls {
   std::string certificate = {};  // with what leads from it to its CA
   std::string key = {};          // of the certificate, without a passphrase
-  // Agents at the other end must show a certificate that one of these has signed, those that it connects to for the host
-  // of their address.
+  // Agents at the other end must show a certificate that one of these has signed, those that it connects to for the
+  // host of their address.
   std::string ca = {};
 };
 
@@ -107,10 +107,10 @@ class BEELINE_API Agent {
     std::string tcp = {};
     std::string advertise = {};  // the host by which others reach this one; empty: the one it listens on
     std::string token = {};      // by TCP both sides prove to each other that they have it; it does not travel
-    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without it an
-    // agent speaks TLS to those whose address says so.
+    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without
+    // it an agent speaks TLS to those whose address says so.
     std::optional<Tls> tls = {};
-    bool share_memory = true;    // whether agents of this user on this host may reach registered memory directly
+    bool share_memory = true;  // whether agents of this user on this host may reach registered memory directly
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};
     std::uint64_t quota_bytes = 0;  // of memory that empty() and publish() may take; 0: the machine's memory

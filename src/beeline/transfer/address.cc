@@ -112,14 +112,17 @@ Result<Address> Address::parse(const std::string& text) {
   });
   if (!read) return bad("a field is garbled");
   if (!is_hexadecimal(address.id, 32)) return bad("its id is not 32 hexadecimal digits");
-  if (!address.boot_id.empty() && !is_hexadecimal(address.boot_id, 32)) return bad("its boot id is not 32 hexadecimal digits");
+  if (!address.boot_id.empty() && !is_hexadecimal(address.boot_id, 32))
+    return bad("its boot id is not 32 hexadecimal digits");
   // Nothing is guessed of an address that was garbled or cut on its way: it must not end up as one without TLS.
   if (speaks_plain && speaks_tls) return bad("it speaks TLS and speaks none");
   if (speaks_tls != !address.certificate.empty() || (speaks_tls && address.tcp.empty())) {
     return bad("tls= and certificate= go together");
   }
-  if (speaks_tls && !is_hexadecimal(address.certificate, 64)) return bad("its certificate is not 64 hexadecimal digits");
-  std::ranges::transform(address.certificate, address.certificate.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (speaks_tls && !is_hexadecimal(address.certificate, 64))
+    return bad("its certificate is not 64 hexadecimal digits");
+  std::ranges::transform(address.certificate, address.certificate.begin(),
+                         [](unsigned char c) { return std::tolower(c); });
   return address;
 }
 

@@ -62,7 +62,14 @@ std::string agents_folder() {
 Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   if (options.name.empty()) return Status(Code::kInvalidArgument, "an agent needs a name");
   BEELINE_ASSIGN(auto transports, transports_for(options));
+  std::shared_ptr<const os::Tls> tls;
+  if (options.tls) {
+    auto made = os::Tls::make(*options.tls, options.tcp.has_value());
+    BEELINE_RETURN_IF_ERROR(made.status().with_context("while opening agent \"" + options.name + "\""));
+    tls = std::move(*made);
+  }
   std::shared_ptr<Agent> agent(new Agent(), close);
+  agent->tls_ = std::move(tls);
   agent->name_ = options.name;
   agent->token_ = options.token;
   agent->fork_count_ = os::fork_count();
@@ -72,11 +79,6 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   agent->arena_ = std::move(options.arena);
   if (agent->arena_ == nullptr) {
     BEELINE_ASSIGN(agent->arena_, memory::Arena::open({}));
-  }
-  if (options.tls) {
-    auto tls = os::Tls::make(*options.tls, options.tcp.has_value());
-    BEELINE_RETURN_IF_ERROR(tls.status().with_context("while opening agent \"" + options.name + "\""));
-    agent->tls_ = std::move(*tls);
   }
   agent->faults_ = options.faults;
   agent->transports_ = std::make_shared<const transport::Transports>(std::move(transports));

@@ -37,8 +37,8 @@ class Agent {
     std::optional<os::TcpAddress> tcp;  // where to listen; port 0 takes a free one
     std::string advertise;              // the host that peers connect to; empty: the one it listens on
     std::string token;                  // by TCP both sides prove to each other that they have it
-    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without it
-    // an agent speaks TLS to those whose address says so.
+    // Speaks TLS where it listens, and to those that it connects to by TCP, or does not speak to them by TCP. Without
+    // it an agent speaks TLS to those whose address says so.
     std::optional<os::TlsOptions> tls;
     // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
     // (separated by colons).

@@ -138,13 +138,13 @@ struct PeerFacts {
   std::string name;     // for messages
   std::string self_id;  // of the agent that asks
   std::string peer_id;
-  pid_t pid = 0;        // 0: on another host
+  pid_t pid = 0;  // 0: on another host
   std::shared_ptr<memory::PeerArena> arena;
   std::vector<os::TcpAddress> tcp;
   std::string token;
-  std::string certificate;             // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
+  std::string certificate;  // fingerprint of what it shows at its TCP addresses; empty: it speaks no TLS there
   std::shared_ptr<const os::Tls> tls;  // of the agent that asks; null: it has none, and plain connections will do
-  OwnerLine* owner = nullptr;  // outlives what is connected
+  OwnerLine* owner = nullptr;          // outlives what is connected
 
   [[nodiscard]] bool same_host() const { return arena != nullptr; }
 };
