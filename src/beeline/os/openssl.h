@@ -1,6 +1,6 @@
-// The functions of OpenSSL 3 that TLS takes. They are looked for at run time, so that one build serves machines with the
-// library and without, and declared here, so that no build needs its headers: names and types are OpenSSL's, which keeps
-// them for all of 3.x.
+// The functions of OpenSSL 3 that TLS takes. They are looked for at run time, so that one build serves machines with
+// the library and without, and declared here, so that no build needs its headers: names and types are OpenSSL's, which
+// keeps them for all of 3.x.
 #pragma once
 
 #include <cstddef>
@@ -26,39 +26,39 @@ struct X509_NAME;
 struct X509_STORE_CTX;
 
 // FUNCTION(result, name, parameters...).
-#define BEELINE_LIBSSL(FUNCTION)                                                                                      \
-  FUNCTION(const SSL_METHOD*, TLS_method, void)                                                                       \
-  FUNCTION(SSL_CTX*, SSL_CTX_new, const SSL_METHOD*)                                                                  \
-  FUNCTION(void, SSL_CTX_free, SSL_CTX*)                                                                              \
-  FUNCTION(long, SSL_CTX_ctrl, SSL_CTX*, int command, long, void*)                                                    \
-  FUNCTION(int, SSL_CTX_use_certificate_chain_file, SSL_CTX*, const char* path)                                       \
-  FUNCTION(int, SSL_CTX_use_PrivateKey_file, SSL_CTX*, const char* path, int type)                                    \
-  FUNCTION(int, SSL_CTX_use_certificate, SSL_CTX*, X509*)                                                             \
-  FUNCTION(int, SSL_CTX_use_PrivateKey, SSL_CTX*, EVP_PKEY*)                                                          \
-  FUNCTION(int, SSL_CTX_check_private_key, const SSL_CTX*)                                                            \
-  FUNCTION(X509*, SSL_CTX_get0_certificate, const SSL_CTX*)                                                           \
-  FUNCTION(int, SSL_CTX_load_verify_file, SSL_CTX*, const char* path)                                                 \
-  FUNCTION(void, SSL_CTX_set_default_passwd_cb, SSL_CTX*, int (*)(char*, int, int, void*))                            \
-  FUNCTION(void, SSL_CTX_set_default_read_buffer_len, SSL_CTX*, std::size_t)                                          \
-  FUNCTION(int, SSL_CTX_set_num_tickets, SSL_CTX*, std::size_t)                                                       \
-  FUNCTION(SSL*, SSL_new, SSL_CTX*)                                                                                   \
-  FUNCTION(void, SSL_free, SSL*)                                                                                      \
-  FUNCTION(void, SSL_set_bio, SSL*, BIO*, BIO*)                                                                       \
-  FUNCTION(void, SSL_set_verify, SSL*, int mode, int (*)(int, X509_STORE_CTX*))                                       \
-  FUNCTION(int, SSL_set1_host, SSL*, const char*)                                                                     \
-  FUNCTION(int, SSL_connect, SSL*)                                                                                    \
-  FUNCTION(int, SSL_accept, SSL*)                                                                                     \
-  FUNCTION(int, SSL_read_ex, SSL*, void*, std::size_t, std::size_t* read)                                             \
-  FUNCTION(int, SSL_write_ex, SSL*, const void*, std::size_t, std::size_t* written)                                   \
-  FUNCTION(int, SSL_get_error, const SSL*, int returned)                                                              \
-  FUNCTION(int, SSL_key_update, SSL*, int)                                                                            \
-  FUNCTION(long, SSL_get_verify_result, const SSL*)                                                                   \
-  FUNCTION(X509*, SSL_get1_peer_certificate, const SSL*)                                                              \
-  FUNCTION(int, SSL_export_keying_material, SSL*, unsigned char* out, std::size_t, const char* label, std::size_t,    \
+#define BEELINE_LIBSSL(FUNCTION)                                                                                   \
+  FUNCTION(const SSL_METHOD*, TLS_method, void)                                                                    \
+  FUNCTION(SSL_CTX*, SSL_CTX_new, const SSL_METHOD*)                                                               \
+  FUNCTION(void, SSL_CTX_free, SSL_CTX*)                                                                           \
+  FUNCTION(long, SSL_CTX_ctrl, SSL_CTX*, int command, long, void*)                                                 \
+  FUNCTION(int, SSL_CTX_use_certificate_chain_file, SSL_CTX*, const char* path)                                    \
+  FUNCTION(int, SSL_CTX_use_PrivateKey_file, SSL_CTX*, const char* path, int type)                                 \
+  FUNCTION(int, SSL_CTX_use_certificate, SSL_CTX*, X509*)                                                          \
+  FUNCTION(int, SSL_CTX_use_PrivateKey, SSL_CTX*, EVP_PKEY*)                                                       \
+  FUNCTION(int, SSL_CTX_check_private_key, const SSL_CTX*)                                                         \
+  FUNCTION(X509*, SSL_CTX_get0_certificate, const SSL_CTX*)                                                        \
+  FUNCTION(int, SSL_CTX_load_verify_file, SSL_CTX*, const char* path)                                              \
+  FUNCTION(void, SSL_CTX_set_default_passwd_cb, SSL_CTX*, int (*)(char*, int, int, void*))                         \
+  FUNCTION(void, SSL_CTX_set_default_read_buffer_len, SSL_CTX*, std::size_t)                                       \
+  FUNCTION(int, SSL_CTX_set_num_tickets, SSL_CTX*, std::size_t)                                                    \
+  FUNCTION(SSL*, SSL_new, SSL_CTX*)                                                                                \
+  FUNCTION(void, SSL_free, SSL*)                                                                                   \
+  FUNCTION(void, SSL_set_bio, SSL*, BIO*, BIO*)                                                                    \
+  FUNCTION(void, SSL_set_verify, SSL*, int mode, int (*)(int, X509_STORE_CTX*))                                    \
+  FUNCTION(int, SSL_set1_host, SSL*, const char*)                                                                  \
+  FUNCTION(int, SSL_connect, SSL*)                                                                                 \
+  FUNCTION(int, SSL_accept, SSL*)                                                                                  \
+  FUNCTION(int, SSL_read_ex, SSL*, void*, std::size_t, std::size_t* read)                                          \
+  FUNCTION(int, SSL_write_ex, SSL*, const void*, std::size_t, std::size_t* written)                                \
+  FUNCTION(int, SSL_get_error, const SSL*, int returned)                                                           \
+  FUNCTION(int, SSL_key_update, SSL*, int)                                                                         \
+  FUNCTION(long, SSL_get_verify_result, const SSL*)                                                                \
+  FUNCTION(X509*, SSL_get1_peer_certificate, const SSL*)                                                           \
+  FUNCTION(int, SSL_export_keying_material, SSL*, unsigned char* out, std::size_t, const char* label, std::size_t, \
            const unsigned char* context, std::size_t, int use_context)
 
 #define BEELINE_LIBCRYPTO(FUNCTION)                                                                                   \
-  FUNCTION(int, OPENSSL_init_crypto, std::uint64_t options, const void* settings)                                      \
+  FUNCTION(int, OPENSSL_init_crypto, std::uint64_t options, const void* settings)                                     \
   FUNCTION(BIO_METHOD*, BIO_meth_new, int type, const char* name)                                                     \
   FUNCTION(void, BIO_meth_free, BIO_METHOD*)                                                                          \
   FUNCTION(int, BIO_meth_set_write, BIO_METHOD*, int (*)(BIO*, const char*, int))                                     \
@@ -105,10 +105,10 @@ Result<const Library*> library();
 
 // Macros of OpenSSL's headers.
 inline constexpr std::uint64_t kNoAtExit = 0x00080000;  // OPENSSL_INIT_NO_ATEXIT
-inline constexpr int kMinProtoVersion = 123;  // SSL_CTX_ctrl: SSL_CTRL_SET_MIN_PROTO_VERSION
-inline constexpr int kMode = 33;              // SSL_CTRL_MODE
-inline constexpr int kReadAhead = 41;         // SSL_CTRL_SET_READ_AHEAD
-inline constexpr int kSessionCacheMode = 44;  // SSL_CTRL_SET_SESS_CACHE_MODE
+inline constexpr int kMinProtoVersion = 123;            // SSL_CTX_ctrl: SSL_CTRL_SET_MIN_PROTO_VERSION
+inline constexpr int kMode = 33;                        // SSL_CTRL_MODE
+inline constexpr int kReadAhead = 41;                   // SSL_CTRL_SET_READ_AHEAD
+inline constexpr int kSessionCacheMode = 44;            // SSL_CTRL_SET_SESS_CACHE_MODE
 inline constexpr long kTls13 = 0x0304;
 inline constexpr long kPartialWrite = 1;       // SSL_MODE_ENABLE_PARTIAL_WRITE
 inline constexpr long kMovingWriteBuffer = 2;  // SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
@@ -118,7 +118,7 @@ inline constexpr int kVerifyNone = 0;
 inline constexpr int kVerifyPeer = 1;
 inline constexpr int kFailWithoutCertificate = 2;
 inline constexpr int kOnlyOwnKey = 0;  // SSL_KEY_UPDATE_NOT_REQUESTED
-inline constexpr int kWantRead = 2;  // SSL_get_error
+inline constexpr int kWantRead = 2;    // SSL_get_error
 inline constexpr int kWantWrite = 3;
 inline constexpr int kZeroReturn = 6;
 inline constexpr int kSourceSink = 0x0400;  // BIO_TYPE_SOURCE_SINK

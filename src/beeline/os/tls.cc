@@ -79,18 +79,17 @@ Status use_own_certificate(const Library& ssl, openssl::SSL_CTX* context) {
   std::uint64_t serial = 0;
   fill_with_random(std::as_writable_bytes(std::span(&serial, 1)));
   const auto* const name = reinterpret_cast<const unsigned char*>("beeline agent");
-  const bool is_made =
-      key != nullptr && certificate != nullptr && ssl.X509_set_version(certificate.get(), 2) == 1 &&
-      ssl.ASN1_INTEGER_set_uint64(ssl.X509_get_serialNumber(certificate.get()), serial) == 1 &&
-      ssl.X509_gmtime_adj(ssl.X509_getm_notBefore(certificate.get()), -kClockSkewS) != nullptr &&
-      ssl.X509_gmtime_adj(ssl.X509_getm_notAfter(certificate.get()), kOwnCertificateS) != nullptr &&
-      ssl.X509_set_pubkey(certificate.get(), key.get()) == 1 &&
-      ssl.X509_NAME_add_entry_by_txt(ssl.X509_get_subject_name(certificate.get()), "CN", openssl::kAscii, name, -1, -1,
-                                     0) == 1 &&
-      ssl.X509_set_issuer_name(certificate.get(), ssl.X509_get_subject_name(certificate.get())) == 1 &&
-      ssl.X509_sign(certificate.get(), key.get(), ssl.EVP_sha256()) > 0 &&
-      ssl.SSL_CTX_use_certificate(context, certificate.get()) == 1 &&
-      ssl.SSL_CTX_use_PrivateKey(context, key.get()) == 1;
+  const bool is_made = key != nullptr && certificate != nullptr && ssl.X509_set_version(certificate.get(), 2) == 1 &&
+                       ssl.ASN1_INTEGER_set_uint64(ssl.X509_get_serialNumber(certificate.get()), serial) == 1 &&
+                       ssl.X509_gmtime_adj(ssl.X509_getm_notBefore(certificate.get()), -kClockSkewS) != nullptr &&
+                       ssl.X509_gmtime_adj(ssl.X509_getm_notAfter(certificate.get()), kOwnCertificateS) != nullptr &&
+                       ssl.X509_set_pubkey(certificate.get(), key.get()) == 1 &&
+                       ssl.X509_NAME_add_entry_by_txt(ssl.X509_get_subject_name(certificate.get()), "CN",
+                                                      openssl::kAscii, name, -1, -1, 0) == 1 &&
+                       ssl.X509_set_issuer_name(certificate.get(), ssl.X509_get_subject_name(certificate.get())) == 1 &&
+                       ssl.X509_sign(certificate.get(), key.get(), ssl.EVP_sha256()) > 0 &&
+                       ssl.SSL_CTX_use_certificate(context, certificate.get()) == 1 &&
+                       ssl.SSL_CTX_use_PrivateKey(context, key.get()) == 1;
   return is_made ? Status::ok() : bad("make a certificate", reason(ssl));
 }
 
@@ -170,16 +169,15 @@ class Tls::Stream final : public ByteStream {
   openssl::SSL* own_ = nullptr;
   bool has_begun_ = false;  // the handshake is over
   bool has_heard_ = false;  // something within TLS
-  Status socket_;   // what the socket's last call came to
-  Status failure_;  // of the stream, for good
-  Bytes record_;    // small pieces, put together
-  bool is_retry_ = false;  // the last record was not taken
+  Status socket_;           // what the socket's last call came to
+  Status failure_;          // of the stream, for good
+  Bytes record_;            // small pieces, put together
+  bool is_retry_ = false;   // the last record was not taken
   std::uint64_t sent_by_key_ = 0;
 };
 
 int Tls::Stream::note(openssl::BIO* bio, ssize_t moved, int direction, const char* what) {
-  ssl_.BIO_clear_flags(bio,
-                       openssl::kBioRead | openssl::kBioWrite | openssl::kBioSpecial | openssl::kBioShouldRetry);
+  ssl_.BIO_clear_flags(bio, openssl::kBioRead | openssl::kBioWrite | openssl::kBioSpecial | openssl::kBioShouldRetry);
   if (moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
     ssl_.BIO_set_flags(bio, direction | openssl::kBioShouldRetry);
   } else if (moved <= 0) {
@@ -323,7 +321,8 @@ Result<ByteStream::Moved> Tls::Stream::receive(std::span<const iovec> pieces) {
     for (std::size_t at = 0; at < piece.iov_len;) {
       std::size_t got = 0;
       ssl_.ERR_clear_error();
-      const int returned = ssl_.SSL_read_ex(own_, static_cast<std::byte*>(piece.iov_base) + at, piece.iov_len - at, &got);
+      const int returned =
+          ssl_.SSL_read_ex(own_, static_cast<std::byte*>(piece.iov_base) + at, piece.iov_len - at, &got);
       if (returned == 1) {
         has_heard_ = true;
         at += got;

@@ -21,8 +21,8 @@ struct TlsOptions {
 // What one side shows and asks for. Thread-safe; outlived by its streams.
 class Tls {
  public:
-  // kInvalidArgument for files that do not do, kUnsupported where there is no OpenSSL. A side that listens has to show a
-  // certificate: without one it makes one, of this object's life and by its own signature.
+  // kInvalidArgument for files that do not do, kUnsupported where there is no OpenSSL. A side that listens has to show
+  // a certificate: without one it makes one, of this object's life and by its own signature.
   static Result<std::shared_ptr<const Tls>> make(const TlsOptions& options, bool listens);
   ~Tls();
   Tls(const Tls&) = delete;

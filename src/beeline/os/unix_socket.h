@@ -42,9 +42,9 @@ struct Frame {
   std::vector<Fd> fds;
 };
 
-// Both directions of one connection, of the unix domain or (then without descriptors) a byte stream. Not thread-safe: one owner,
-// or a lock around it. Frames are at most kMaxFrame bytes; descriptors arrive with the frame they were sent with (at
-// most kMaxFds).
+// Both directions of one connection, of the unix domain or (then without descriptors) a byte stream. Not thread-safe:
+// one owner, or a lock around it. Frames are at most kMaxFrame bytes; descriptors arrive with the frame they were sent
+// with (at most kMaxFds).
 class FrameSocket {
  public:
   static constexpr std::uint32_t kMaxFrame = 1u << 30;

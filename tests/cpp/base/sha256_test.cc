@@ -24,9 +24,10 @@ TEST(Sha256Test, DigestsAreThoseOfTheStandard) {
   EXPECT_EQ(of("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(of("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  EXPECT_EQ(of("abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrst"
-               "nopqrstu"),
-            "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1");
+  EXPECT_EQ(
+      of("abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrst"
+         "nopqrstu"),
+      "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1");
   EXPECT_EQ(of(std::string(1'000'000, 'a')), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
@@ -37,7 +38,8 @@ TEST(Sha256Test, PiecesMakeTheDigestOfTheWhole) {
     const auto expected = sha256(as_bytes(whole));
     for (const std::size_t step : {1, 7, 55, 56, 63, 64, 65}) {
       Sha256 hash;
-      for (std::size_t at = 0; at < size; at += step) hash.update(as_bytes(whole).subspan(at, std::min(step, size - at)));
+      for (std::size_t at = 0; at < size; at += step)
+        hash.update(as_bytes(whole).subspan(at, std::min(step, size - at)));
       ASSERT_EQ(hash.finish(), expected) << size << " bytes by " << step;
     }
   }

@@ -321,9 +321,9 @@ TEST(OpeningTest, RandomBytesOpenNothingOnEitherSide) {
     os::ByteStream& from = to_listener ? *caller : *listener;
     ASSERT_TRUE(send(from, bytes)) << "seed " << seed;
     ::shutdown(from.fd(), SHUT_WR);
-    const Status status =
-        to_listener ? admit_connection(*listener, "listener", kToken, kPatience).status()
-                    : open_connection(*caller, Purpose::kStream, "caller", "listener", kToken, kPatience);
+    const Status status = to_listener
+                              ? admit_connection(*listener, "listener", kToken, kPatience).status()
+                              : open_connection(*caller, Purpose::kStream, "caller", "listener", kToken, kPatience);
     ASSERT_FALSE(status.is_ok()) << "seed " << seed;
   }
 }

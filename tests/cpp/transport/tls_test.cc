@@ -1,5 +1,5 @@
-// TLS below the protocol of agents: what arrives, what is refused, and what becomes of bytes that were changed, cut off or
-// never TLS. Certificates of files are in tests/conformance/test_tls.py.
+// TLS below the protocol of agents: what arrives, what is refused, and what becomes of bytes that were changed, cut off
+// or never TLS. Certificates of files are in tests/conformance/test_tls.py.
 #include "beeline/os/tls.h"
 
 #include <gtest/gtest.h>
@@ -138,9 +138,8 @@ TEST_F(TlsTest, WhatIsNoHandshakeIsAnErrorOnEitherSide) {
     for (const bool to_listener : {true, false}) {
       auto sockets = os::make_socket_pair();
       const auto hostile = os::plain_stream(std::move(sockets->first));
-      const Stream stream = to_listener
-                                ? listening_->listening_stream(std::move(sockets->second))
-                                : connecting_->connecting_stream(std::move(sockets->second), "somewhere", "");
+      const Stream stream = to_listener ? listening_->listening_stream(std::move(sockets->second))
+                                        : connecting_->connecting_stream(std::move(sockets->second), "somewhere", "");
       Bytes bytes = random_bytes(round, seed + round);
       if (bytes.size() > 5 && round % 2 == 0) {
         constexpr std::array<unsigned char, 5> kRecord{22, 3, 1, 0, 64};

@@ -21,8 +21,8 @@ enum class Purpose : std::uint32_t {
   kStream = 2,   // requests for memory (stream.h)
 };
 
-// What is said, in this order. Numbers that are used once (nonces) are random and of either side, so that nothing of one
-// opening is worth anything in another.
+// What is said, in this order. Numbers that are used once (nonces) are random and of either side, so that nothing of
+// one opening is worth anything in another.
 
 using Nonce = std::array<std::byte, 32>;
 using Proof = Sha256::Digest;
@@ -39,8 +39,8 @@ struct Opening {
 };
 static_assert(sizeof(Opening) == 56 && std::is_trivially_copyable_v<Opening>);
 
-// By the listener, to the opening and to the caller's proof; followed by the text of a refusal, else by a Challenge or by
-// its own proof.
+// By the listener, to the opening and to the caller's proof; followed by the text of a refusal, else by a Challenge or
+// by its own proof.
 struct Answer {
   std::uint32_t code = 0;  // Code
   std::uint32_t message_bytes = 0;

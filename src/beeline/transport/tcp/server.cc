@@ -214,7 +214,8 @@ Status TcpServer::serve(os::ByteStream& stream, const Caller& caller) {
     }
     serving.wait.deadline = Deadline::after(kStallPatience);
     serving.runs.resize(header.runs);
-    BEELINE_RETURN_IF_ERROR(receive_exactly(stream, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
+    BEELINE_RETURN_IF_ERROR(
+        receive_exactly(stream, serving.runs.data(), header.runs * sizeof(RunRecord), serving.wait));
     ++requests_;
     BEELINE_RETURN_IF_ERROR(header.op == Op::kRead ? answer_read(stream, serving) : answer_write(stream, serving));
   }
