@@ -50,7 +50,7 @@ enum beeline_code {
   BEELINE_DEADLINE_EXCEEDED = 4,
   BEELINE_CANCELLED = 5,
   BEELINE_RESOURCE_EXHAUSTED = 6,
-  BEELINE_PEER_LOST = 7,   /* the other side, or the way to it, has ended: another path is tried while its agent lives */
+  BEELINE_PEER_LOST = 7, /* the other side, or the way to it, has ended: another path is tried while its agent lives */
   BEELINE_UNSUPPORTED = 8, /* this path does not do it: another one is tried */
   BEELINE_STALE = 9,       /* the memory is exposed no more */
   BEELINE_CORRUPT = 10,

@@ -43,8 +43,8 @@ Channel::~Channel() {
 
 Status Channel::connect(BytesView contact) {
   const Words words;
-  BEELINE_RETURN_IF_ERROR(library().status(ucx().worker_get_efd(worker_.get(), &event_fd_),
-                                           "asking a worker for its descriptor", words));
+  BEELINE_RETURN_IF_ERROR(
+      library().status(ucx().worker_get_efd(worker_.get(), &event_fd_), "asking a worker for its descriptor", words));
   UcpEndpointParams params{};
   params.field_mask = UcpEndpointParams::kAddress;
   params.address = reinterpret_cast<const UcpAddress*>(contact.data());
@@ -99,9 +99,8 @@ Status Channel::start(const Run& run, const ExtentKey& extent, Access access) {
   params.memory_type = kHostMemoryType;
   auto* const key = static_cast<UcpKey*>(extent.opened.get());
   const std::uint64_t remote = address_of(extent) + run.offset;
-  return note_started(access == Access::kRead
-                          ? ucx().get_nbx(endpoint_, run.local, run.length, remote, key, &params)
-                          : ucx().put_nbx(endpoint_, run.local, run.length, remote, key, &params),
+  return note_started(access == Access::kRead ? ucx().get_nbx(endpoint_, run.local, run.length, remote, key, &params)
+                                              : ucx().put_nbx(endpoint_, run.local, run.length, remote, key, &params),
                       words);
 }
 

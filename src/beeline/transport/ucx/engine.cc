@@ -122,8 +122,7 @@ Result<Exposures::Exposed> Engine::expose(std::byte* data, std::uint64_t length)
                     }};
   void* packed = nullptr;
   std::size_t size = 0;
-  BEELINE_RETURN_IF_ERROR(
-      library().status(functions().rkey_pack(context_.get(), memory, &packed, &size), what, words));
+  BEELINE_RETURN_IF_ERROR(library().status(functions().rkey_pack(context_.get(), memory, &packed, &size), what, words));
   Writer writer(exposed.key);
   writer.write(reinterpret_cast<std::uintptr_t>(data));
   const auto* const bytes = static_cast<const std::byte*>(packed);

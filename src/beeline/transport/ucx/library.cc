@@ -23,8 +23,8 @@ thread_local Words* listening = nullptr;
 // How many forks lay behind the process that used UCX first, plus one; 0: none did.
 std::atomic<std::uint64_t> used_after{0};
 
-// UCX takes over signals when it is loaded: those of crashes, which Python's faulthandler reports, and SIGHUP. They stay
-// the program's.
+// UCX takes over signals when it is loaded: those of crashes, which Python's faulthandler reports, and SIGHUP. They
+// stay the program's.
 class KeptSignals {
  public:
   KeptSignals() {
@@ -32,7 +32,7 @@ class KeptSignals {
   }
   ~KeptSignals() {
     for (int signal = 1; signal < NSIG; ++signal) {
-      struct sigaction now {};
+      struct sigaction now{};
       if (::sigaction(signal, nullptr, &now) != 0 || now.sa_sigaction == before(signal).sa_sigaction) continue;
       ::sigaction(signal, &before(signal), nullptr);
     }

@@ -11,8 +11,8 @@ namespace beeline::transport::ucx {
 struct Machine {
   const char* tls = nullptr;  // UCX_TLS: may leave out more, adds nothing
   bool has_xpmem = false;
-  bool has_rdma = false;      // a NIC that has UCX's dc
-  bool allows_rdma = false;   // BEELINE_UCX_RDMA=1
+  bool has_rdma = false;     // a NIC that has UCX's dc
+  bool allows_rdma = false;  // BEELINE_UCX_RDMA=1
 
   static Machine look();
 };
