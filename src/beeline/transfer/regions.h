@@ -73,7 +73,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   // that is pinned is not given out again, so an address found in the cache still means what it meant. Memory outside
   // it has no such promise and is not looked up.
   Result<std::shared_ptr<Registration>> add(std::span<const Piece> pieces, std::shared_ptr<void> keep_alive,
-                                            memory::Arena::Content content);
+                                            memory::Arena::Content content = memory::Arena::Content::kAsWritten);
 
   // Lets the agent of that id write to the region, until the registration is undone.
   Status grant(memory::PublicationId id, const std::string& agent_id);

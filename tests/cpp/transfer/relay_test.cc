@@ -79,7 +79,7 @@ class RelayTest : public ::testing::Test {
       const auto reading = read_counters(agent->stats().counters);
       EXPECT_TRUE(reading.is_ok()) << reading.status().message();
       for (const auto& row : reading->rows) {
-        if (row.peer_id == from.address().id && row.movement == Movement::kFetch) bytes += row.bytes;
+        if (row.peer_id == from.address().id && row.operation == Operation::kFetch) bytes += row.bytes;
       }
     }
     return bytes;
