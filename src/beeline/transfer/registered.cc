@@ -52,7 +52,7 @@ Result<Registered> register_tensors(Regions& regions, const std::string& owner, 
     }
     descriptor->checksums.push_back(checksum_of(*source.spec, source.data, source.spec->strides));
   }
-  BEELINE_ASSIGN(auto registration, regions.add(pieces, std::move(keep_alive), ));
+  BEELINE_ASSIGN(auto registration, regions.add(pieces, std::move(keep_alive)));
   descriptor->owner = owner;
   descriptor->regions = registration->regions();
   for (std::size_t i = 0; i < pieces.size(); ++i) {
