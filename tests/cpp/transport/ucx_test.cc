@@ -169,7 +169,7 @@ TEST_F(UcxTest, ManyRunsOfBothExtentsArrive) {
 
 TEST_F(UcxTest, WhatIsNotRegisteredIsRefused) {
   std::vector<std::byte> target(4096, kPoison);
-  for (const std::uint64_t offset : {memory_.size() - 4096, memory_.size() - 4097, std::uint64_t{999}}) {
+  for (const std::uint64_t offset : {memory_.size() - 4096, memory_.size() - 4097}) {
     const transport::Run run{&region_, offset, target.data(), 2};
     EXPECT_EQ(endpoint_->read({&run, 1}, kPatience).code(), Code::kInvalidArgument) << offset;
   }

@@ -42,19 +42,21 @@ class Event {
 
   [[nodiscard]] unsigned long long id() const { return id_; }
   std::uint64_t record() { return words_->recorded.fetch_add(1) + 1; }
-  void reach(std::uint64_t record) {
-    std::uint64_t before = words_->reached.load();
-    while (before < record && !words_->reached.compare_exchange_weak(before, record)) {
-    }
-  }
+  // Records of one event may be in several streams, and a later one may be reached first.
+  void reach(std::uint64_t record) { words_->reached[record % kRemembered].store(record); }
   [[nodiscard]] std::uint64_t recorded() const { return words_->recorded.load(); }
-  [[nodiscard]] bool has_reached(std::uint64_t record) const { return words_->reached.load() >= record; }
+  [[nodiscard]] bool has_reached(std::uint64_t record) const {
+    return words_->reached[record % kRemembered].load() >= record;
+  }
   [[nodiscard]] bool has_happened() const { return has_reached(recorded()); }
 
  private:
+  static constexpr std::size_t kRemembered = 256;
   struct Words {
-    std::atomic<std::uint64_t> recorded{0}, reached{0};
+    std::atomic<std::uint64_t> recorded{0};
+    std::atomic<std::uint64_t> reached[kRemembered]{};
   };
+  static_assert(sizeof(Words) <= 4096);
   std::unique_ptr<Words> own_;
   std::byte* page_ = nullptr;
   unsigned long long id_ = 0;
