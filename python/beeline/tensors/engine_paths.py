@@ -127,8 +127,8 @@ class _Agents:
             if listens not in self._opened:
                 folder = os.path.join(session.current.info["session_dir"], "agents")
                 os.makedirs(folder, mode=0o700, exist_ok=True)
-                beyond = {"tcp": "127.0.0.1:0", "token": _session_token(folder)} if listens else {}
-                self._opened[listens] = Agent(f"process {os.getpid()}", folder=folder, **beyond)
+                tcp, token = ("127.0.0.1:0", _session_token(folder)) if listens else (None, "")
+                self._opened[listens] = Agent(f"process {os.getpid()}", folder=folder, tcp=tcp, token=token)
                 session.current.dependents.add(self)
             return self._opened[listens]
 
