@@ -106,7 +106,7 @@ Described describe_exchanged(nb::handle value, bool writable) {
   nb::object capsule;
   const nb::object exchanged = value.attr("__dlpack__");
   try {
-    nb::dict versioned(options);
+    const auto versioned = nb::steal<nb::dict>(PyDict_Copy(options.ptr()));
     versioned["max_version"] = nb::make_tuple(dlpack::kMajorVersion, 0);
     capsule = exchanged(**versioned);
   } catch (nb::python_error& error) {

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -127,6 +128,9 @@ class Owner:
 
     def signal(self, number):
         self.process.send_signal(number)
+        status = pathlib.Path(f"/proc/{self.process.pid}/status")
+        while number == signal.SIGSTOP and "T (stopped)" not in status.read_text():
+            time.sleep(0.001)  # its threads go on until they have seen it
 
     def end(self):
         if self.process.poll() is None:

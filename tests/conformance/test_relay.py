@@ -57,7 +57,7 @@ def read_of(readers, owner):
     total = 0
     for reader in readers:
         rows = counters.read(reader.run("answer = agent.counters_path")).rows
-        total += sum(row.nbytes for row in rows if row.peer_id == identity and row.movement == "fetch")
+        total += sum(row.nbytes for row in rows if row.peer_id == identity and row.operation == "fetch")
     return total
 
 

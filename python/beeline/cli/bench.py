@@ -114,8 +114,11 @@ def transfer(
             own = stack.enter_context(Agent(f"beeline-bench-{os.getpid()}", token=token, tls=own_tls, folder=folder))
             buffer = _buffer_of(own, address)
             fitting = [size for size in wanted if size <= buffer.nbytes]
-            every = tuple(candidate["path"] for candidate in own.paths_to(address, max(wanted))["candidates"])
+            candidates = own.paths_to(address, max(wanted))["candidates"]
+            every = tuple(candidate["path"] for candidate in candidates)
             result = _measure_all(own, buffer, chosen_paths or every, fitting, seconds, verify=not agents)
+            why = {candidate["path"]: candidate["reason"] for candidate in candidates if not candidate["usable"]}
+            result["refused"] = {path: why.get(path, said) for path, said in result["refused"].items()}
     except (BeelineError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     too_large = [size for size in wanted if size > buffer.nbytes]
