@@ -35,7 +35,7 @@ def test_doctor_as_json():
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert set(levels.values()) <= {"ok", "warning", "error", "absent"}
     assert (levels["transport shm"], levels["transport nixl"]) == ("ok", "absent")
-    assert levels["transport ucx"] in {"ok", "absent"}  # as the machine has it
+    assert levels["path ucx"] in {"ok", "absent"}  # as the machine has it
 
 
 def test_doctor_for_people():
