@@ -42,6 +42,7 @@ class HeapAbi(Structure):
         ("_offset_of", CFUNCTYPE(c_int64, c_void_p, c_void_p, c_uint64)),
         ("_pin", CFUNCTYPE(c_int64, c_void_p, c_uint64, c_uint64)),
         ("_unpin", CFUNCTYPE(None, c_void_p, c_uint64)),
+        ("_is_private", CFUNCTYPE(c_bool, c_void_p, c_uint64)),
         ("_trim", CFUNCTYPE(c_uint64, c_void_p, c_uint64)),
         ("_set_quota", CFUNCTYPE(None, c_void_p, c_uint64)),
         ("_stats", CFUNCTYPE(None, c_void_p, POINTER(HeapStats))),
@@ -64,5 +65,5 @@ class HeapAbi(Structure):
 def preloaded():
     """The table of the library that was preloaded into this process; ValueError when there is none."""
     abi = HeapAbi.in_dll(ctypes.CDLL(None), "beeline_arena_abi")
-    assert abi.version == 2 and abi.table_bytes == ctypes.sizeof(HeapAbi)
+    assert abi.version == 3 and abi.table_bytes == ctypes.sizeof(HeapAbi)
     return abi

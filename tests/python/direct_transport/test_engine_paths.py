@@ -89,7 +89,9 @@ def test_death_of_the_producer(make_actor, b, path):
     producer = make_actor()
     ref = call(producer, ones, N, transport=path)
     assert ray.get(call(b, total, ref)) == N
-    os.kill(ray.get(call(producer, lambda node: os.getpid())), signal.SIGKILL)
+    pid = ray.get(call(producer, lambda node: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
     with pytest.raises(exceptions.BeelineError):
         ray.get(call(b, total, ref), timeout=30)
     assert ray.get(call(b, lambda node: 1)) == 1
