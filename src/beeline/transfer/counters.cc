@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -107,7 +108,7 @@ Status Counters::appear(std::string_view address) {
   if (path_.empty()) return Status::ok();
   CountersHeader& header = file().header;
   const std::size_t size = std::min(address.size(), kMaxCountedAddress);
-  std::memcpy(header.address, address.data(), size);
+  std::copy_n(address.begin(), size, header.address);
   header.address_bytes = static_cast<std::uint32_t>(size);
   const std::string final =
       path_.substr(0, path_.size() - kUnfinishedCountersSuffix.size()) + std::string(kCountersSuffix);
