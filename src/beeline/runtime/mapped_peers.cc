@@ -58,6 +58,7 @@ void MappedPeers::start_counting() {
 void MappedPeers::close() {
   paths_.clear();
   if (counters_ != nullptr) counters_->remove();
+  counters_.reset();
 }
 
 }  // namespace beeline::runtime
