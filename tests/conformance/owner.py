@@ -15,6 +15,7 @@ from beeline.transfer import Agent, Fault, TensorRef, TensorRefs, Tls
 options = json.loads(sys.argv[1])
 if isinstance(options.get("tls"), dict):
     options["tls"] = Tls(**options["tls"])
+options["faults"] = [Fault(**fault) for fault in options.get("faults", ())]
 names = {"agent": Agent("owner", **options), "torch": torch, "np": np, "kept": {}}
 names |= {"TensorRef": TensorRef, "TensorRefs": TensorRefs, "Fault": Fault, "Tls": Tls}
 print(json.dumps(names["agent"].address), flush=True)

@@ -16,6 +16,7 @@
 #include <charconv>
 #include <cstring>
 #include <map>
+#include <sstream>
 
 extern char** environ;
 
@@ -127,6 +128,20 @@ Result<Fd> open_pidfd(pid_t pid) {
 bool has_ended(const Fd& pidfd) {
   pollfd ended{pidfd.get(), POLLIN, 0};
   return ::poll(&ended, 1, 0) != 0;
+}
+
+bool is_ending(pid_t pid) {
+  constexpr unsigned kExiting = 4;  // PF_EXITING of the kernel's sched.h
+  const std::string stat = read_whole(proc_path(pid, "stat"));
+  const auto end = stat.rfind(')');
+  if (end == std::string::npos) return true;
+  // ) state parent group session terminal its_group flags ...
+  std::istringstream fields(stat.substr(end + 1));
+  char state = 0;
+  long skipped = 0;
+  unsigned flags = 0;
+  fields >> state >> skipped >> skipped >> skipped >> skipped >> skipped >> flags;
+  return state == 'Z' || state == 'X' || (flags & kExiting) != 0;
 }
 
 std::string describe_exit(int status) {

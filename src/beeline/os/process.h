@@ -32,6 +32,9 @@ std::vector<std::string> environment_with(const std::vector<std::pair<std::strin
 // Readable once the process has ended.
 Result<Fd> open_pidfd(pid_t pid);
 bool has_ended(const Fd& pidfd);
+// Whether the process has ended or its first thread is about to: then its memory is gone, long before its other threads
+// are and has_ended() says so. For those who already failed to reach it: reads /proc.
+bool is_ending(pid_t pid);
 
 // "exit code 1", "killed by signal 9 (SIGKILL)"; `status` as waitpid gives it.
 std::string describe_exit(int status);

@@ -300,7 +300,11 @@ class Hixl::HixlImpl {
       if (fd < 0) return;
       const std::lock_guard guard(mutex_);
       served_.push_back(std::make_shared<Link>(fd));
-      servers_.emplace_back([this, link = served_.back()] { serve(*link); });
+      servers_.emplace_back([this, link = served_.back()] {
+        serve(*link);
+        const std::lock_guard ended(mutex_);
+        std::erase(served_, link);
+      });
     }
   }
 

@@ -1,7 +1,5 @@
 #include "beeline/transport/nixl/transport.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <mutex>
 #include <utility>
@@ -108,7 +106,7 @@ class NixlEndpoint final : public Endpoint {
     }
     Status status = session->transfer(operation, strips, wait, std::move(hold));
     // UCX goes by number as well: only a process that still runs is known to have been the one.
-    if (has_ended()) {
+    if (pidfd_.is_open() && (os::has_ended(pidfd_) || (!status && os::is_ending(peer_.pid)))) {
       return {Code::kPeerLost, peer_.name + " (pid " + std::to_string(peer_.pid) + ") has ended"};
     }
     return status ? status : reason_of(std::move(status), region, wait);
@@ -123,11 +121,6 @@ class NixlEndpoint final : public Endpoint {
   }
   static const ExtentContact& contact_of(const ExtentKey& extent) {
     return *static_cast<const ExtentContact*>(extent.opened.get());
-  }
-
-  [[nodiscard]] bool has_ended() const {
-    pollfd ended{pidfd_.get(), POLLIN, 0};
-    return pidfd_.is_open() && ::poll(&ended, 1, 0) > 0;
   }
 
   // NIXL says that it failed; the owner can tell why it may have.

@@ -42,7 +42,7 @@ class UcxEndpoint final : public Endpoint {
     // Transports of one host go by the peer's number: only a process that still runs is known to have been the one. Its
     // end is what UCX calls an error of input or output.
     const bool may_be_its_end = status || status.code() == Code::kSystem || status.code() == Code::kPeerLost;
-    if (may_be_its_end && pidfd_.is_open() && os::has_ended(pidfd_)) {
+    if (may_be_its_end && pidfd_.is_open() && (os::has_ended(pidfd_) || (!status && os::is_ending(pid_)))) {
       return {Code::kPeerLost, name_ + " (pid " + std::to_string(pid_) + ") has ended"};
     }
     return std::move(status).with_context("while moving " + std::to_string(bytes_of(runs)) + " bytes");
