@@ -16,6 +16,7 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
+#include "agent_options.h"
 #include "bindings.h"
 #include "devices.h"
 #include "dicts.h"
@@ -65,24 +66,6 @@ std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
 
 // (dtype code, bits, lanes, shape)
 using TensorRow = std::tuple<int, int, int, std::vector<std::int64_t>>;
-
-// (path, kind, at, bytes before it, seconds of delay, how often); kind and place by their positions in
-// transport::Fault.
-using FaultRow = std::tuple<std::string, int, int, std::uint64_t, double, std::uint64_t>;
-// Paths of certificate, key and CA; see beeline/transfer/tls.py.
-using TlsRow = std::tuple<std::string, std::string, std::string>;
-
-transport::Fault fault_of(const FaultRow& row) {
-  const auto& [path, kind, at, after_bytes, delay_s, times] = row;
-  transport::Fault fault;
-  fault.path = path;
-  fault.kind = static_cast<transport::Fault::Kind>(kind);
-  fault.at = static_cast<transport::Fault::At>(at);
-  fault.after_bytes = after_bytes;
-  fault.delay = std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(std::min(delay_s, 1e9)));
-  fault.times = times;
-  return fault;
-}
 
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
@@ -154,7 +137,7 @@ class PyAgent {
     options.share_memory = share_memory;
     options.advertise = advertise;
     options.token = token;
-    if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
+    if (tls) options.tls = tls_of(*tls);
     options.plugins = std::move(plugins);
     options.ucx_library = std::move(ucx_library);
     options.nixl = nixl_of(nixl);
