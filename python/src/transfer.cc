@@ -11,12 +11,12 @@
 #include <optional>
 #include <tuple>
 
+#include "agent_options.h"
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/batch.h"
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
-#include "agent_options.h"
 #include "bindings.h"
 #include "devices.h"
 #include "dicts.h"
@@ -24,6 +24,7 @@
 #include "installed_engines.h"
 #include "local_tensors.h"
 #include "notifications.h"
+#include "python_transports.h"
 #include "waits.h"
 
 namespace beeline::python {
@@ -130,7 +131,8 @@ class PyAgent {
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
           std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
-          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
+          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults,
+          const std::vector<TransportRow>& transports) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -139,6 +141,7 @@ class PyAgent {
     options.token = token;
     if (tls) options.tls = tls_of(*tls);
     options.plugins = std::move(plugins);
+    options.plugin_objects = plugins_of(transports);
     options.ucx_library = std::move(ucx_library);
     options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
@@ -543,10 +546,11 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&>(),
+                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&,
+                    const std::vector<TransportRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
            nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
-           nb::arg("nixl"), nb::arg("faults"))
+           nb::arg("nixl"), nb::arg("faults"), nb::arg("transports"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),
