@@ -7,6 +7,7 @@ moment for what never comes. Bytes go through staging memory: what arrives after
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import queue
@@ -208,16 +209,15 @@ class Link:
             self._ended = True
             group = self._group
         try:
-            self._control.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        if group is not None:
-            try:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+            if group is not None:
                 never = torch.empty(1, dtype=torch.uint8)
-                group.recv([never], 1 - self._rank, _END_TAG).wait(timedelta(milliseconds=1))
-            except Exception:
-                pass  # the wait that ran out, or a pair that is closed
-        self._jobs.put(None)
+                # The wait that runs out, or a pair that is closed.
+                with contextlib.suppress(Exception):
+                    group.recv([never], 1 - self._rank, _END_TAG).wait(timedelta(milliseconds=1))
+        finally:
+            self._jobs.put(None)
 
     def close(self) -> None:
         """Ends it and closes its socket; by who moves bytes by it. `thread` ends soon."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,18 +71,7 @@ class Connection:
         """Makes the link where there is none. Raises PeerLostError, TransportUnavailableError, and as `wait.check`."""
         if self._link is not None:
             return
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            control.connect(self._name)
-        except OSError as error:
-            control.close()
-            raise TransportUnavailableError(
-                f"{self._peer_name} has no listener here ({error}): it has ended, or is in another network namespace"
-            ) from None
-        if user_at(control) != os.geteuid():
-            control.close()
-            raise TransportUnavailableError(f"who listens in the place of {self._peer_name} is another user")
-        link = Link(control, READER, self._peer_name)
+        link = Link(self._reach(wait), READER, self._peer_name)
         self._threads.add(link.thread)
         try:
             link.send(messages.encode_hello(self._secret), wait.check)
@@ -93,6 +83,33 @@ class Connection:
             link.close()
             raise
         self._link = link
+
+    def _reach(self, wait: Wait) -> socket.socket:
+        """A socket at whose other end the owner's listener is, or another one of this user."""
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            control.settimeout(TICK_S)
+            while not self._connects(control):
+                wait.check()
+                time.sleep(TICK_S)
+            if user_at(control) != os.geteuid():
+                raise TransportUnavailableError(f"who listens in the place of {self._peer_name} is another user")
+        except BaseException:
+            control.close()
+            raise
+        return control
+
+    def _connects(self, control: socket.socket) -> bool:
+        """False where as many as the listener holds wait to be let in."""
+        try:
+            control.connect(self._name)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise TransportUnavailableError(
+                f"{self._peer_name} has no listener here ({error}): it has ended, or is in another network namespace"
+            ) from None
+        return True
 
     def transfer(self, operation: Operation, runs: Sequence[Run], wait: Wait) -> None:
         """Raises StaleReferenceError, PeerLostError, DirectTransportError, and as `wait.check`."""
