@@ -10,14 +10,18 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from beeline import exceptions
 from beeline.transfer import Agent
 from beeline.transfer.gloo import GlooTransport, messages
 from beeline.transfer.gloo.engine import Engine
 from beeline.transfer.gloo.link import READER, Link
+from beeline.transfer.gloo.memory import Exposure
 from tests.conformance.conftest import TOKEN
 
 SIZE = 1 << 20
@@ -117,6 +121,40 @@ def test_what_is_no_request_ends_the_connection(exposed, link, message):
     link.send(message, Bound().check) if message else link._control.shutdown(socket.SHUT_WR)
     with pytest.raises(exceptions.PeerLostError):
         link.receive(Bound().check)
+
+
+NUMBERS = st.one_of(st.integers(0, 5000), st.integers(0, 2**64 - 1))
+PIECES = st.builds(messages.Piece, st.just(bytes(16)), NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+
+
+@given(PIECES)
+@example(messages.Piece(bytes(16), 0, 1, 2, 2**64 - 1))
+def test_what_is_held_to_be_within_memory_is(piece):
+    exposure = Exposure(memoryview(bytearray(4096)), False)
+    try:
+        decoded = messages.decode_request(messages.encode_request("read", [piece]))
+    except messages.Malformed:
+        return
+    assert decoded.pieces == [piece] and 0 < decoded.nbytes <= messages.CHUNK_BYTES
+    if exposure.holds(piece):
+        assert max(piece.offset, piece.offset + (piece.rows - 1) * piece.stride) + piece.length <= 4096
+        exposure.read(piece, np.empty(piece.nbytes, np.uint8))
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_mean_nothing_are_malformed_and_no_more(message):
+    for prefix in (b"", struct.pack("<BI", 0, 1), b"BLG1", bytes([messages.STORE, 3, 0]), b"\1"):
+        for decode in (
+            messages.decode_request,
+            messages.decode_hello,
+            messages.decode_reply,
+            messages.decode_stored,
+            messages.decode_contact,
+        ):
+            try:
+                decode(prefix + message)
+            except messages.Malformed:
+                pass
 
 
 def test_keys_are_needed_and_say_what_may_be_done(engine, exposed, link):
