@@ -14,5 +14,6 @@ void bind_transfer(nb::module_& m);
 void bind_transfer_counters(nb::module_& m);
 void bind_devices(nb::module_& m);
 void bind_installed_engines(nb::module_& m);
+void bind_python_transports(nb::module_& m);
 
 }  // namespace beeline::python

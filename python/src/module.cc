@@ -39,4 +39,5 @@ NB_MODULE(_core, m) {
   beeline::python::bind_transfer_counters(m);
   beeline::python::bind_devices(m);
   beeline::python::bind_installed_engines(m);
+  beeline::python::bind_python_transports(m);
 }

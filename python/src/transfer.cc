@@ -11,6 +11,7 @@
 #include <optional>
 #include <tuple>
 
+#include "agent_options.h"
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/batch.h"
 #include "beeline/transfer/checksum.h"
@@ -23,6 +24,7 @@
 #include "installed_engines.h"
 #include "local_tensors.h"
 #include "notifications.h"
+#include "python_transports.h"
 #include "waits.h"
 
 namespace beeline::python {
@@ -65,24 +67,6 @@ std::shared_ptr<T> ending_without_gil(std::shared_ptr<T> own) {
 
 // (dtype code, bits, lanes, shape)
 using TensorRow = std::tuple<int, int, int, std::vector<std::int64_t>>;
-
-// (path, kind, at, bytes before it, seconds of delay, how often); kind and place by their positions in
-// transport::Fault.
-using FaultRow = std::tuple<std::string, int, int, std::uint64_t, double, std::uint64_t>;
-// Paths of certificate, key and CA; see beeline/transfer/tls.py.
-using TlsRow = std::tuple<std::string, std::string, std::string>;
-
-transport::Fault fault_of(const FaultRow& row) {
-  const auto& [path, kind, at, after_bytes, delay_s, times] = row;
-  transport::Fault fault;
-  fault.path = path;
-  fault.kind = static_cast<transport::Fault::Kind>(kind);
-  fault.at = static_cast<transport::Fault::At>(at);
-  fault.after_bytes = after_bytes;
-  fault.delay = std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(std::min(delay_s, 1e9)));
-  fault.times = times;
-  return fault;
-}
 
 // The newest version that is larger than a number: (number, references); number 0 when there is none.
 using Numbered = std::pair<std::uint64_t, std::optional<TensorRefs>>;
@@ -147,15 +131,17 @@ class PyAgent {
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
           std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
-          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
+          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults,
+          const std::vector<TransportRow>& transports) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
     options.share_memory = share_memory;
     options.advertise = advertise;
     options.token = token;
-    if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
+    if (tls) options.tls = tls_of(*tls);
     options.plugins = std::move(plugins);
+    options.plugin_objects = plugins_of(transports);
     options.ucx_library = std::move(ucx_library);
     options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
@@ -560,10 +546,11 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&>(),
+                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&,
+                    const std::vector<TransportRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
            nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
-           nb::arg("nixl"), nb::arg("faults"))
+           nb::arg("nixl"), nb::arg("faults"), nb::arg("transports"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),

@@ -73,7 +73,7 @@ def test_a_path_that_fails_is_left_for_another_one(reader, refs, path, at):
     out = torch.full((COUNT,), -1.0)
     agent.fetch(refs, [out])
     assert torch.equal(out, EXPECTED)
-    explanation = agent.explain(refs[0])
+    explanation = agent.explain(refs[0], path=path)
     assert explanation["failovers"] >= 1
     (own,) = [candidate for candidate in explanation["candidates"] if candidate["path"] == path]
     assert not own["usable"] and "on purpose" in own["reason"]

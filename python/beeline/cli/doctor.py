@@ -25,6 +25,10 @@ from beeline import _core
 from beeline.transfer import nixl
 print(*_core.check_nixl(nixl.options("host")))
 """
+GLOO_PROBE = """
+from beeline.transfer import gloo
+print(*gloo.describe())
+"""
 
 
 class Check(NamedTuple):
@@ -53,7 +57,8 @@ def run_all() -> list[Check]:
         _cuda(),
         *_transports(),
         _ucx(),
-        _nixl(),
+        _probe("nixl", NIXL_PROBE),
+        _probe("gloo", GLOO_PROBE),
     ]
 
 
@@ -173,14 +178,14 @@ def _ucx() -> Check:
     return Check("path ucx", "ok" if usable else "absent", found)
 
 
-def _nixl() -> Check:
-    """Opens NIXL's engine for a moment: in a process of its own, which it may litter or take with it."""
-    command = [sys.executable, "-P", "-c", NIXL_PROBE]
+def _probe(path: str, program: str) -> Check:
+    """Opens NIXL's engine, or torch, for a moment: in a process of its own, which it may litter or take with it."""
+    command = [sys.executable, "-P", "-c", program]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        return Check("path nixl", "warning", f"did not open within {PROBE_TIMEOUT_S:g} s")
+        return Check(f"path {path}", "warning", f"did not open within {PROBE_TIMEOUT_S:g} s")
     usable, _, found = (done.stdout.splitlines() or [""])[-1].partition(" ")
     if usable in ("True", "False"):
-        return Check("path nixl", "ok" if usable == "True" else "absent", found)
-    return Check("path nixl", "warning", f"ended with exit status {done.returncode}", done.stderr[-500:].strip())
+        return Check(f"path {path}", "ok" if usable == "True" else "absent", found)
+    return Check(f"path {path}", "warning", f"ended with exit status {done.returncode}", done.stderr[-500:].strip())

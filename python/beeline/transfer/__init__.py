@@ -19,6 +19,7 @@ from beeline.transfer.references import TensorRef, TensorRefs
 from beeline.transfer.subscription import Subscription
 from beeline.transfer.tls import Tls
 from beeline.transfer.transfers import Batch, Transfer
+from beeline.transfer.transport import Transport
 
 __all__ = [
     "Agent",
@@ -31,10 +32,11 @@ __all__ = [
     "TensorRefs",
     "Tls",
     "Transfer",
+    "Transport",
     "get_include",
 ]
 
 
 def get_include() -> str:
-    """The folder of C headers: `beeline/transport_plugin.h`, for transports of your own."""
+    """The folder of C headers: `beeline/transport_plugin.h`, for transports of your own in C."""
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "include")

@@ -20,6 +20,7 @@ from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
 from beeline.transfer.tls import Tls
 from beeline.transfer.transfers import Batch, Transfer
+from beeline.transfer.transport import Transport, sort_out
 
 MAX_ASYNC = 4
 
@@ -40,8 +41,8 @@ class Agent:
         share_memory: Whether agents of this user on this host may map and read registered memory directly.
         folder: Where agents on this host find its socket, and `beeline top` its counters; by default
             `<BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents`. Where no counters can be kept, it warns and does without.
-        plugins: Shared libraries with transports of your own (`beeline/transport_plugin.h`, docs/transports.md), beside
-            those that `BEELINE_TRANSPORT_PLUGINS` lists.
+        plugins: Transports of your own, beside those that `BEELINE_TRANSPORT_PLUGINS` lists: shared libraries
+            (`beeline/transport_plugin.h`, docs/transports.md), or objects (`beeline.transfer.Transport`).
         quota_bytes: The most memory that its arena may take, for `empty`, `publish` and what `fetch` returns; by
             default the machine's. A session's arena is its agents', too: there `init(object_store_memory=)` says it.
         nixl: How far the path "nixl" may reach: "host" keeps it to shared memory; "rdma" adds the network but TCP,
@@ -63,7 +64,7 @@ class Agent:
         advertise: str = "",
         share_memory: bool = True,
         folder: str = "",
-        plugins: Sequence[str | os.PathLike[str]] = (),
+        plugins: Sequence[str | os.PathLike[str] | Transport] = (),
         quota_bytes: int | None = None,
         nixl: Reach = "host",
         faults: Sequence[Fault] = (),
@@ -73,6 +74,7 @@ class Agent:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         own_tls = Tls() if tls is True else tls
+        own = sort_out(plugins)
         self._agent = _core.Agent(
             name,
             folder=folder,
@@ -81,7 +83,8 @@ class Agent:
             advertise=advertise,
             token=token,
             tls=own_tls._row() if own_tls else None,
-            plugins=[os.fspath(library) for library in plugins],
+            plugins=own.libraries,
+            transports=own.transports,
             quota_bytes=quota_bytes or 0,
             ucx_library=ucx.library(),
             nixl=nixl_options(nixl),
@@ -274,8 +277,8 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "cuda_ipc", "ucx", "nixl", "object_store", "tcp"); by
-                default the best is taken, see `explain`.
+            path: Insists on one path ("shm", "cma", "cuda_ipc", "ucx", "nixl", "object_store", "tcp",
+                "gloo"); by default the best is taken, see `explain`; "gloo" is taken only so.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole
                 tensors, and not with `dtype`.

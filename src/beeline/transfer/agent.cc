@@ -29,15 +29,20 @@ Result<transport::Transports> transports_for(const Agent::Options& options) {
   for (std::string library; std::getline(list, library, ':');) {
     if (!library.empty() && std::ranges::find(libraries, library) == libraries.end()) libraries.push_back(library);
   }
-  for (const std::string& library : libraries) {
-    BEELINE_ASSIGN(auto own, transport::load_plugin(library, options.name));
+  const auto add = [&](std::shared_ptr<transport::Plugin> plugin, const std::string& what) {
+    const std::string& name = plugin->traits().name;
     for (const auto& other : transports) {
-      if (other->name() != own->name()) continue;
-      return Status(Code::kAlreadyExists,
-                    "transport plug-in " + library + ": there is a path \"" + std::string(own->name()) + "\" already");
+      if (other->name() != name) continue;
+      return Status(Code::kAlreadyExists, what + ": there is a path \"" + name + "\" already");
     }
-    transports.push_back(std::move(own));
+    transports.push_back(transport::make_plugin(std::move(plugin), options.name));
+    return Status::ok();
+  };
+  for (const std::string& library : libraries) {
+    BEELINE_ASSIGN(auto own, transport::load_plugin(library));
+    BEELINE_RETURN_IF_ERROR(add(std::move(own), "transport plug-in " + library));
   }
+  for (const auto& own : options.plugin_objects) BEELINE_RETURN_IF_ERROR(add(own, "transport plug-in"));
   return transport::with_faults(std::move(transports), options.faults);
 }
 

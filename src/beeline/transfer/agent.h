@@ -22,6 +22,7 @@
 #include "beeline/transfer/subscription.h"
 #include "beeline/transport/fault.h"
 #include "beeline/transport/nixl_options.h"
+#include "beeline/transport/plugin.h"
 #include "beeline/transport/server.h"
 
 namespace beeline::transfer {
@@ -44,6 +45,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
     // Shared libraries with the ABI of beeline/transport_plugin.h, beside those that BEELINE_TRANSPORT_PLUGINS lists
     // (separated by colons).
     std::vector<std::string> plugins;
+    std::vector<std::shared_ptr<transport::Plugin>> plugin_objects;  // after those, in this order of preference
     std::string ucx_library;  // the path of libucp where BEELINE_UCX_LIBRARY names none; empty: the loader looks for it
     transport::NixlOptions nixl;
     std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests

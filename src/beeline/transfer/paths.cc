@@ -119,6 +119,7 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
   if (!requirement.path.empty() && requirement.path != path.transport->name()) {
     return no([&] { return "the caller requires " + requirement.path; });
   }
+  if (capabilities.named_only && requirement.path.empty()) return no([] { return "it is taken only by who names it"; });
   const bool is_of_host = need.region->device.is_host();
   if (need.direction == Direction::kWrite && !capabilities.writes) return no([] { return "it does not write"; });
   if (capabilities.of_devices && is_of_host && (need.local.is_host() || need.direction == Direction::kWrite)) {

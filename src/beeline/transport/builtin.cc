@@ -9,6 +9,7 @@
 #include "beeline/transport/faulty/transport.h"
 #include "beeline/transport/nixl/transport.h"
 #include "beeline/transport/object_store/transport.h"
+#include "beeline/transport/plugin/library.h"
 #include "beeline/transport/plugin/transport.h"
 #include "beeline/transport/shm/transport.h"
 #include "beeline/transport/tcp/opening.h"
@@ -44,8 +45,12 @@ Result<std::string> check_nixl(const NixlOptions& options) {
   return nixl::check(options);
 }
 
-Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name) {
-  return plugin::load(library, agent_name);
+Result<std::shared_ptr<Plugin>> load_plugin(const std::string& library) {
+  return plugin::load(library);
+}
+
+std::unique_ptr<Transport> make_plugin(std::shared_ptr<Plugin> plugin, const std::string& agent_name) {
+  return plugin::make(std::move(plugin), agent_name);
 }
 
 Result<Transports> with_faults(Transports transports, const std::vector<Fault>& faults) {

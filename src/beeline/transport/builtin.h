@@ -3,6 +3,7 @@
 
 #include "beeline/transport/fault.h"
 #include "beeline/transport/nixl_options.h"
+#include "beeline/transport/plugin.h"
 #include "beeline/transport/server.h"
 #include "beeline/transport/transport.h"
 
@@ -22,8 +23,10 @@ Result<std::string> describe_ucx(const std::string& library);
 // not, and what would help.
 Result<std::string> check_nixl(const NixlOptions& nixl);
 
-// A path from a shared library with the ABI of beeline/transport_plugin.h, for the agent of that name.
-Result<std::unique_ptr<Transport>> load_plugin(const std::string& library, const std::string& agent_name);
+// What a shared library with the ABI of beeline/transport_plugin.h offers.
+Result<std::shared_ptr<Plugin>> load_plugin(const std::string& library);
+// The path that a plug-in is, for the agent of that name.
+std::unique_ptr<Transport> make_plugin(std::shared_ptr<Plugin> plugin, const std::string& agent_name);
 
 // The same paths; those that a fault names, or all where one names none, do wrong as it says. kInvalidArgument where
 // there is no path of the name.

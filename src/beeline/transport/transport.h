@@ -134,6 +134,7 @@ struct Capabilities {
   bool arena_only = false;  // reaches registered memory only where it lies in the owner's arena
   bool maps = false;        // gives access without a copy
   bool writes = false;
+  bool named_only = false;  // taken only by callers who name it
   bool of_devices = false;  // one side of a transfer is memory of a device; what is written to always is
   std::uint64_t device_types = kHostMemory;  // of memory on either side: bit n for DLPack's device type n
   double expected_gbps = 0;                  // 10^9 bytes per second, of a large transfer, while nothing was measured
