@@ -215,7 +215,7 @@ void opening(BytesView input) {
     const auto stream = os::plain_stream(std::move(sockets->second));
     const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
     std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
-    BEELINE_CHECK(tcp::send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
+    BEELINE_CHECK(send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
     ::shutdown(hostile->fd(), SHUT_WR);
     const Status status =
         is_to_listener ? tcp::admit_connection(*stream, "listener", "token", wait).status()
