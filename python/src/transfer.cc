@@ -147,7 +147,7 @@ class PyAgent {
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
           std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
-          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
+          std::string nccl_library, const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults) {
     transfer::Agent::Options options;
     options.name = name;
     options.folder = folder;
@@ -157,6 +157,7 @@ class PyAgent {
     if (tls) options.tls = os::TlsOptions{std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)};
     options.plugins = std::move(plugins);
     options.ucx_library = std::move(ucx_library);
+    options.nccl_library = std::move(nccl_library);
     options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) {
@@ -560,10 +561,10 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&>(),
+                    std::string, std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
            nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
-           nb::arg("nixl"), nb::arg("faults"))
+           nb::arg("nccl_library"), nb::arg("nixl"), nb::arg("faults"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),

@@ -45,6 +45,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
     // (separated by colons).
     std::vector<std::string> plugins;
     std::string ucx_library;  // the path of libucp where BEELINE_UCX_LIBRARY names none; empty: the loader looks for it
+    std::string nccl_library;  // likewise that of NCCL: see transport::NcclOptions
     transport::NixlOptions nixl;
     std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests
     std::shared_ptr<memory::Arena> arena;  // empty: one of its own
