@@ -11,6 +11,7 @@
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/spans.h"
+#include "beeline/transport/nccl/messages.h"
 #include "beeline/transport/tcp/opening.h"
 #include "targets.h"
 
@@ -87,6 +88,16 @@ std::vector<Bytes> seeds() {
     writer.write(opening);
     writer.append(beeline::as_bytes("caller"));
     writer.write(beeline::transport::tcp::Proof{});
+  }
+  {
+    namespace nccl = beeline::transport::nccl;
+    Writer opening(inputs.emplace_back());
+    opening.write(nccl::Opening{});
+    opening.write(nccl::Proof{});
+    Writer request(inputs.emplace_back());
+    request.write(nccl::Request{nccl::Op::kRead, 1});
+    request.write(beeline::transport::RunRecord{});
+    inputs.push_back(beeline::pack(nccl::Contact{"@beeline", 1, Bytes(nccl::kSecretBytes), {Bytes(16)}}));
   }
   {
     beeline::transport::tcp::Challenge challenge;

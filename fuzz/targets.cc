@@ -19,6 +19,8 @@
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
 #include "beeline/transfer/spans.h"
+#include "beeline/transport/nccl/messages.h"
+#include "beeline/transport/nccl/opening.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/stream.h"
 
@@ -215,12 +217,37 @@ void opening(BytesView input) {
     const auto stream = os::plain_stream(std::move(sockets->second));
     const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
     std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
-    BEELINE_CHECK(tcp::send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
+    BEELINE_CHECK(send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
     ::shutdown(hostile->fd(), SHUT_WR);
     const Status status =
         is_to_listener ? tcp::admit_connection(*stream, "listener", "token", wait).status()
                        : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
+  }
+}
+
+void nccl(BytesView input) {
+  namespace nccl = transport::nccl;
+  std::vector<transport::RunRecord> runs;
+  if (nccl::decode_request(input, runs)) {
+    BEELINE_CHECK(!runs.empty() && runs.size() * sizeof runs.front() < input.size(), "runs lie in their frame");
+  }
+  (void)nccl::decode_reply(input);
+  (void)unpack<nccl::Contact>(input, "a contact");
+  const os::Wait wait(Deadline::after(std::chrono::seconds(60)));
+  const Bytes secret(nccl::kSecretBytes, std::byte{1});
+  for (const bool is_to_owner : {true, false}) {
+    auto sockets = os::make_socket_pair();
+    BEELINE_CHECK(sockets.is_ok(), "a pair of sockets");
+    const auto hostile = os::plain_stream(std::move(sockets->first));
+    const auto stream = os::plain_stream(std::move(sockets->second));
+    const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
+    std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
+    BEELINE_CHECK(send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
+    ::shutdown(hostile->fd(), SHUT_WR);
+    const Status status =
+        is_to_owner ? nccl::admit_connection(*stream, secret, wait) : nccl::open_connection(*stream, secret, wait);
+    BEELINE_CHECK(!status.is_ok(), "bytes that know no secret open nothing");
   }
 }
 

@@ -386,6 +386,7 @@ class Agent:
         plugins: list[str],
         quota_bytes: int,  # 0: the machine's memory, or the session's arena as it is
         ucx_library: str,
+        nccl_library: str,
         nixl: tuple[str, int],  # where its library is; how far it may reach
         faults: list[tuple[str, int, int, int, float, int]],
         # the object, name, same_host_only, can_write, named_only, device types as a mask, expected GB/s
@@ -501,6 +502,7 @@ def any_on_cuda(refs: list[TensorRef]) -> bool: ...
 def cuda_status() -> dict[str, Any]: ...
 def check_nixl(nixl: tuple[str, int]) -> tuple[bool, str]: ...  # (whether it can be used, what was found or why not)
 def agents_folder() -> str: ...
+def describe_nccl(library: str) -> tuple[bool, str]: ...  # likewise
 def describe_ucx(library: str) -> tuple[bool, str]: ...  # whether it can be used; what it is, or why not
 def read_counters(path: str) -> dict[str, Any] | None: ...
 def read_spans(path: str) -> dict[str, Any] | None:

@@ -26,6 +26,10 @@ void bind_installed_engines(nb::module_& m) {
       [](const std::string& library) { return told(without_gil([&] { return transport::describe_ucx(library); })); },
       nb::arg("library"));
   m.def(
+      "describe_nccl",
+      [](const std::string& library) { return told(without_gil([&] { return transport::describe_nccl(library); })); },
+      nb::arg("library"));
+  m.def(
       "check_nixl",
       [](const std::pair<std::string, int>& row) {
         return told(without_gil([&] { return transport::check_nixl(nixl_of(row)); }));

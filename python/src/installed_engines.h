@@ -1,4 +1,4 @@
-// UCX and NIXL, as far as they are installed.
+// UCX, NCCL and NIXL, as far as they are installed.
 #pragma once
 
 #include <string>

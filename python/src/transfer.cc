@@ -131,7 +131,7 @@ class PyAgent {
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
           const std::string& advertise, const std::string& token, const std::optional<TlsRow>& tls,
           std::vector<std::string> plugins, std::uint64_t quota_bytes, std::string ucx_library,
-          const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults,
+          std::string nccl_library, const std::pair<std::string, int>& nixl, const std::vector<FaultRow>& faults,
           const std::vector<TransportRow>& transports) {
     transfer::Agent::Options options;
     options.name = name;
@@ -143,6 +143,7 @@ class PyAgent {
     options.plugins = std::move(plugins);
     options.plugin_objects = plugins_of(transports);
     options.ucx_library = std::move(ucx_library);
+    options.nccl_library = std::move(nccl_library);
     options.nixl = nixl_of(nixl);
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) {
@@ -546,11 +547,11 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
-                    std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&,
+                    std::string, std::string, const std::pair<std::string, int>&, const std::vector<FaultRow>&,
                     const std::vector<TransportRow>&>(),
            nb::arg("name"), nb::arg("folder"), nb::arg("share_memory"), nb::arg("tcp").none(), nb::arg("advertise"),
            nb::arg("token"), nb::arg("tls").none(), nb::arg("plugins"), nb::arg("quota_bytes"), nb::arg("ucx_library"),
-           nb::arg("nixl"), nb::arg("faults"), nb::arg("transports"))
+           nb::arg("nccl_library"), nb::arg("nixl"), nb::arg("faults"), nb::arg("transports"))
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),

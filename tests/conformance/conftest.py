@@ -19,6 +19,7 @@ TOKEN = "conformance"
 DEFAULTS = {"token": TOKEN} | ({"tls": True} if os.environ.get("BEELINE_CONFORMANCE_TLS") else {})
 ROOT = pathlib.Path(__file__).parents[2]
 CUDA_SOURCES = ["tests/emulators/cuda/cuda_emulator.cc"]
+NCCL_SOURCES = ["tests/emulators/nccl/nccl_emulator.cc"]
 HIXL_SOURCES = ["examples/plugins/hixl/hixl_plugin.cc", "tests/emulators/hixl/hixl_emulator.cc"]
 
 
@@ -31,18 +32,35 @@ def build_hixl_plugin(folder):
     return library
 
 
+def build_emulator(library, sources):
+    command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", *(str(ROOT / source) for source in sources)]
+    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    return library
+
+
 @pytest.fixture(scope="session")
 def emulated_gpus(tmp_path_factory):
     """What makes processes see GPUs: an emulator of NVIDIA's driver, as environment."""
     folder = tmp_path_factory.mktemp("cuda")
-    library = folder / "libcuda_emulator.so"
-    command = ["c++", "-std=c++20", "-O1", "-shared", "-fPIC", *(str(ROOT / source) for source in CUDA_SOURCES)]
-    subprocess.run([*command, "-o", str(library)], check=True, timeout=300)
+    library = build_emulator(folder / "libcuda_emulator.so", CUDA_SOURCES)
     environment = {"BEELINE_CUDA_LIBRARY": str(library), "CUDA_EMULATOR_FOLDER": str(folder)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield environment
+
+
+@pytest.fixture(scope="session")
+def nccl_emulator(tmp_path_factory):
+    return build_emulator(tmp_path_factory.mktemp("nccl") / "libnccl_emulator.so", NCCL_SOURCES)
+
+
+@pytest.fixture(scope="module")
+def emulated_nccl(emulated_gpus, nccl_emulator):
+    """And an emulator of NCCL over it, for the processes that the tests of a module start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEELINE_NCCL_LIBRARY", str(nccl_emulator))
+        yield {**emulated_gpus, "BEELINE_NCCL_LIBRARY": str(nccl_emulator)}
 
 
 @pytest.fixture(scope="package", autouse=True)

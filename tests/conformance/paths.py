@@ -6,8 +6,8 @@ from beeline.transfer import Fault, nixl, ucx
 # Every path that agents have here. "hixl" is the worked plug-in, over the emulator of its engine.
 PATHS = ["shm", "cma", "ucx", "nixl", "object_store", "tcp", "hixl", "gloo"]
 WRITING = ["cma", "ucx", "nixl", "object_store", "tcp", "hixl", "gloo"]
-# Paths for memory of devices alone: test_cuda_ipc.py.
-OF_DEVICES = ["cuda_ipc"]
+# Paths for memory of devices alone: test_cuda_ipc.py, test_nccl.py.
+OF_DEVICES = ["cuda_ipc", "nccl"]
 # Paths that need the owner's process to run.
 SERVED = ["object_store", "tcp", "hixl", "gloo"]
 # Paths to agents that share no memory, or are elsewhere.

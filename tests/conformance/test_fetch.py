@@ -213,7 +213,7 @@ def test_requirements_refuse_with_reasons(owner, agent, folder):
         agent.fetch(refs, min_gbps=1e6)
     with pytest.raises(
         exceptions.TransportUnavailableError,
-        match="no path .smoke.; this agent has shm, cma, cuda_ipc, ucx, nixl, object_store, tcp, hixl, gloo",
+        match="no path .smoke.; this agent has shm, cma, cuda_ipc, nccl, ucx, nixl, object_store, tcp, hixl, gloo",
     ):
         agent.fetch(refs, path="smoke")
     with Agent("fresh", folder=folder, token=TOKEN) as fresh:  # which has measured nothing

@@ -56,6 +56,7 @@ def run_all() -> list[Check]:
         _preload(),
         _cuda(),
         *_transports(),
+        _nccl(),
         _ucx(),
         _probe("nixl", NIXL_PROBE),
         _probe("gloo", GLOO_PROBE),
@@ -168,6 +169,17 @@ def _transports() -> list[Check]:
     usable = [Check(f"transport {name}", "ok", text) for name, text in transports.USABLE.items()]
     missing = [Check(f"transport {name}", "absent", text) for name, text in transports.UNUSABLE.items()]
     return usable + missing
+
+
+def _nccl() -> Check:
+    from beeline import _core
+    from beeline.transfer import nccl
+
+    usable, found = _core.describe_nccl(nccl.library())
+    driverless = _core.cuda_status()["reason"]
+    if usable and driverless:
+        return Check("path nccl", "absent", f"{found}, but {driverless}")
+    return Check("path nccl", "ok" if usable else "absent", found)
 
 
 def _ucx() -> Check:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from beeline import _core
-from beeline.transfer import devices, ucx
+from beeline.transfer import devices, nccl, ucx
 from beeline.transfer.faults import Fault
 from beeline.transfer.nixl import Reach
 from beeline.transfer.nixl import options as nixl_options
@@ -87,6 +87,7 @@ class Agent:
             transports=own.transports,
             quota_bytes=quota_bytes or 0,
             ucx_library=ucx.library(),
+            nccl_library=nccl.library(),
             nixl=nixl_options(nixl),
             faults=[fault._row() for fault in faults],
         )
@@ -277,7 +278,7 @@ class Agent:
                 `values.float() * scale` gives the numbers back. scale = amax(abs(block)) / 448 and
                 value = (block.float() / scale).to(float8_e4m3fn), as DeepSeek-V3's `act_quant`; a block whose scale
                 would be 0 gets 1. Blocks at the lower and right edge may be smaller.
-            path: Insists on one path ("shm", "cma", "cuda_ipc", "ucx", "nixl", "object_store", "tcp",
+            path: Insists on one path ("shm", "cma", "cuda_ipc", "nccl", "ucx", "nixl", "object_store", "tcp",
                 "gloo"); by default the best is taken, see `explain`; "gloo" is taken only so.
             min_gbps: Refuses paths that are slower, in 10^9 bytes per second, before a byte moves.
             verify: Compares what arrived with the checksums that the owner took (`register`, `publish`); of whole

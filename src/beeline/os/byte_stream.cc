@@ -3,8 +3,11 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
+
+#include "beeline/os/remote_memory.h"
 
 namespace beeline::os {
 namespace {
@@ -40,6 +43,32 @@ class PlainStream final : public ByteStream {
   }
 };
 
+// Takes the first `moved` bytes off pieces[at...]; returns where what is left begins.
+std::size_t advance(std::vector<iovec>& pieces, std::size_t at, std::size_t moved) {
+  while (at < pieces.size() && moved >= pieces[at].iov_len) moved -= pieces[at++].iov_len;
+  if (at < pieces.size()) {
+    pieces[at].iov_base = static_cast<std::byte*>(pieces[at].iov_base) + moved;
+    pieces[at].iov_len -= moved;
+  }
+  return at;
+}
+
+using Move = Result<ByteStream::Moved> (ByteStream::*)(std::span<const iovec>);
+
+Status move_all(ByteStream& stream, Move move, std::vector<iovec>& pieces, const char* what, const Wait& wait) {
+  std::size_t at = advance(pieces, 0, 0);  // over empty ones
+  while (at < pieces.size()) {
+    const std::size_t count = std::min(pieces.size() - at, kMaxIovecs);
+    BEELINE_ASSIGN(const auto moved, (stream.*move)(std::span(pieces).subspan(at, count)));
+    if (moved.bytes > 0) {
+      at = advance(pieces, at, moved.bytes);
+    } else {
+      BEELINE_RETURN_IF_ERROR(wait_ready(stream.fd(), moved.wait_for, wait, what));
+    }
+  }
+  return Status::ok();
+}
+
 }  // namespace
 
 Status ByteStream::failure_of_call(ssize_t moved, const char* what) {
@@ -50,6 +79,19 @@ Status ByteStream::failure_of_call(ssize_t moved, const char* what) {
 
 std::unique_ptr<ByteStream> plain_stream(Fd connection) {
   return std::make_unique<PlainStream>(std::move(connection));
+}
+
+Status send_all(ByteStream& stream, std::vector<iovec>& pieces, const Wait& wait) {
+  return move_all(stream, &ByteStream::send, pieces, "room in a stream", wait);
+}
+
+Status receive_all(ByteStream& stream, std::vector<iovec>& pieces, const Wait& wait) {
+  return move_all(stream, &ByteStream::receive, pieces, "bytes of a stream", wait);
+}
+
+Status receive_exactly(ByteStream& stream, void* data, std::size_t size, const Wait& wait) {
+  std::vector<iovec> pieces{{data, size}};
+  return receive_all(stream, pieces, wait);
 }
 
 }  // namespace beeline::os

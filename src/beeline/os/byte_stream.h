@@ -4,8 +4,10 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cstddef>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
@@ -45,5 +47,10 @@ class ByteStream {
 };
 
 std::unique_ptr<ByteStream> plain_stream(Fd connection);
+
+// All of the pieces, in order; kPeerLost when the connection ends. `pieces` is used up.
+Status send_all(ByteStream& stream, std::vector<iovec>& pieces, const Wait& wait);
+Status receive_all(ByteStream& stream, std::vector<iovec>& pieces, const Wait& wait);
+Status receive_exactly(ByteStream& stream, void* data, std::size_t size, const Wait& wait);
 
 }  // namespace beeline::os

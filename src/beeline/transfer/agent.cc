@@ -22,7 +22,8 @@ namespace {
 using messages::Type;
 
 Result<transport::Transports> transports_for(const Agent::Options& options) {
-  transport::Transports transports = transport::make_builtin(options.ucx_library, options.nixl);
+  const transport::NcclOptions nccl{options.nccl_library, options.tcp ? options.tcp->host : ""};
+  transport::Transports transports = transport::make_builtin(options.ucx_library, options.nixl, nccl);
   std::vector<std::string> libraries = options.plugins;
   const char* const listed = std::getenv("BEELINE_TRANSPORT_PLUGINS");
   std::stringstream list(listed != nullptr ? listed : "");
@@ -185,16 +186,19 @@ Agent::~Agent() {
 
 Status Agent::check(const Piece& piece) const {
   if (piece.device.is_host()) return Status::ok();
-  Status last(Code::kUnsupported, "no path of this agent serves memory of device type " +
-                                      std::to_string(piece.device.type) + ": move the tensor to the CPU");
+  Status refused;
   for (const auto& transport : *transports_) {
     if (!transport->capabilities().serves(piece.device)) continue;
     transport::Exporter* const exporter = transport->exporter();
-    last = exporter != nullptr ? exporter->check(piece.data, piece.size, piece.device) : Status::ok();
-    if (last) break;
-    last = std::move(last).with_context("by " + std::string(transport->name()));
+    const Status own = exporter != nullptr ? exporter->check(piece.data, piece.size, piece.device) : Status::ok();
+    if (own) return own;
+    // The first path's code: it is the one that would be taken.
+    const std::string why = "by " + std::string(transport->name()) + ": " + own.message();
+    refused = refused ? Status(own.code(), why) : Status(refused.code(), refused.message() + "; " + why);
   }
-  return last;
+  if (!refused) return refused;
+  return {Code::kUnsupported, "no path of this agent serves memory of device type " +
+                                  std::to_string(piece.device.type) + ": move the tensor to the CPU"};
 }
 
 Status Agent::announce(const transport::Device& device, std::uintptr_t stream) const {

@@ -47,6 +47,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
     std::vector<std::string> plugins;
     std::vector<std::shared_ptr<transport::Plugin>> plugin_objects;  // after those, in this order of preference
     std::string ucx_library;  // the path of libucp where BEELINE_UCX_LIBRARY names none; empty: the loader looks for it
+    std::string nccl_library;  // likewise that of NCCL: see transport::NcclOptions
     transport::NixlOptions nixl;
     std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests
     std::shared_ptr<memory::Arena> arena;  // empty: one of its own

@@ -126,11 +126,11 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
     return no([] { return "the memory is the host's"; });
   }
   if (capabilities.same_host_only && !facts_.same_host()) return no([&] { return unshared_; });
-  if (!capabilities.serves(need.local)) {
-    return no([&] { return "it does not serve local memory of device type " + std::to_string(need.local.type); });
-  }
   if (const Status reached = path.transport->reaches(facts_, *need.region); !reached) {
     return no([&] { return reached.message(); });
+  }
+  if (!capabilities.serves(need.local)) {
+    return no([&] { return "it does not serve local memory of device type " + std::to_string(need.local.type); });
   }
   // Relaxed: what stands behind it is read under the mutex.
   if (Clock::now().time_since_epoch().count() < path.retry_at.load(std::memory_order_relaxed)) {

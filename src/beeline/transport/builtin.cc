@@ -7,6 +7,7 @@
 #include "beeline/transport/cma/transport.h"
 #include "beeline/transport/cuda_ipc/transport.h"
 #include "beeline/transport/faulty/transport.h"
+#include "beeline/transport/nccl/transport.h"
 #include "beeline/transport/nixl/transport.h"
 #include "beeline/transport/object_store/transport.h"
 #include "beeline/transport/plugin/library.h"
@@ -19,11 +20,12 @@
 
 namespace beeline::transport {
 
-Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl) {
+Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl, const NcclOptions& nccl) {
   Transports transports;
   transports.push_back(shm::make());
   transports.push_back(cma::make());
   transports.push_back(cuda_ipc::make());
+  transports.push_back(nccl::make(nccl));
   transports.push_back(ucx::make(ucx_library));
   transports.push_back(nixl::make(nixl));
   transports.push_back(object_store::make());
@@ -39,6 +41,10 @@ Transports make_mapping() {
 
 Result<std::string> describe_ucx(const std::string& library) {
   return ucx::describe(library);
+}
+
+Result<std::string> describe_nccl(const std::string& library) {
+  return nccl::describe(library);
 }
 
 Result<std::string> check_nixl(const NixlOptions& options) {

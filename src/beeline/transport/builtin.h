@@ -2,6 +2,7 @@
 #pragma once
 
 #include "beeline/transport/fault.h"
+#include "beeline/transport/nccl_options.h"
 #include "beeline/transport/nixl_options.h"
 #include "beeline/transport/plugin.h"
 #include "beeline/transport/server.h"
@@ -11,13 +12,17 @@ namespace beeline::transport {
 
 // In the order in which they are preferred while nothing was measured. `ucx_library`: the path of libucp where
 // BEELINE_UCX_LIBRARY names none; empty: the loader looks for it.
-Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl);
+Transports make_builtin(const std::string& ucx_library, const NixlOptions& nixl, const NcclOptions& nccl);
 // Of these, those that give access without a copy.
 Transports make_mapping();
 
 // Which UCX there is, and by which of its transports it moves; kUnsupported, with what would help, where it cannot be
 // used.
 Result<std::string> describe_ucx(const std::string& library);
+
+// Which NCCL there is; kUnsupported, with what would help, where there is none that will do. `library` as in
+// NcclOptions.
+Result<std::string> describe_nccl(const std::string& library);
 
 // Whether the path "nixl" can be used: opens NIXL's engine and closes it again. The version and where it is; else why
 // not, and what would help.

@@ -377,6 +377,13 @@ CU_EMULATED cuStreamSynchronize(CUstream stream) {
   return kSuccess;
 }
 
+CU_EMULATED cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* argument) {
+  ENTER(kContext);
+  if (stream_of(stream) == nullptr) return kInvalidHandle;
+  put(stream, [=] { function(argument); }, 0);
+  return kSuccess;
+}
+
 CU_EMULATED cuStreamIsCapturing(CUstream stream, int* status) {
   ENTER(kContext);
   const auto own = stream_of(stream);
@@ -454,6 +461,25 @@ CU_EMULATED cuEmulatorCapture(CUstream stream, int captures) {
   const auto own = stream_of(stream);
   if (own == nullptr) return kInvalidHandle;
   own->captures = captures != 0;
+  return kSuccess;
+}
+
+CU_EMULATED cuEmulatorTouch(CUdeviceptr address, std::size_t bytes, void** data) {
+  ENTER(kInit);
+  const auto found = resolve(address, bytes);
+  *data = found.allocation != nullptr ? found.data : nullptr;
+  return kSuccess;
+}
+
+CU_EMULATED cuEmulatorContext(CUcontext* context) {
+  ENTER(kContext);
+  *context = reinterpret_cast<CUcontext>(current.back());
+  return kSuccess;
+}
+
+CU_EMULATED cuEmulatorDevice(int* device) {
+  ENTER(kContext);
+  *device = current.back()->device;
   return kSuccess;
 }
 

@@ -56,6 +56,7 @@ CU_EMULATED cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, std::size_t bytes)
 CU_EMULATED cuMemcpyDtoH_v2(void* to, CUdeviceptr from, std::size_t bytes);
 CU_EMULATED cuStreamCreate(CUstream* stream, unsigned flags);
 CU_EMULATED cuStreamSynchronize(CUstream stream);
+CU_EMULATED cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* argument);
 
 // What no driver has. A kernel that runs for a while and then fills memory; one that only runs.
 CU_EMULATED cuEmulatorFill(CUdeviceptr address, int value, std::size_t bytes, std::uint64_t run_us, CUstream stream);
@@ -66,6 +67,11 @@ CU_EMULATED cuEmulatorAllocPooled(CUdeviceptr* address, std::size_t bytes);
 CU_EMULATED cuEmulatorFail(const char* function, CUresult code, int times);
 // The stream captures a graph from now on, or does so no longer.
 CU_EMULATED cuEmulatorCapture(CUstream stream, int captures);
+// For what emulates libraries that stand on the driver: where the processor reaches bytes of a device, null if it is
+// none of its memory; the current context, and its physical device.
+CU_EMULATED cuEmulatorTouch(CUdeviceptr address, std::size_t bytes, void** data);
+CU_EMULATED cuEmulatorContext(CUcontext* context);
+CU_EMULATED cuEmulatorDevice(int* device);
 // How often a function was called in this process; how many allocations of others are open in it.
 CU_EMULATED cuEmulatorCalls(const char* function);
 CU_EMULATED cuEmulatorOpened();

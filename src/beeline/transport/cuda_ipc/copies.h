@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "beeline/transport/cuda_ipc/gpu.h"
+#include "beeline/transport/gpu.h"
 #include "beeline/transport/transport.h"
 
 namespace beeline::transport::cuda_ipc {

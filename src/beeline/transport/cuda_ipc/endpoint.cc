@@ -1,6 +1,5 @@
 #include "beeline/transport/cuda_ipc/endpoint.h"
 
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,23 +12,10 @@
 namespace beeline::transport::cuda_ipc {
 namespace {
 
-// Whether a signal came cannot be seen here, and asking what its handler did may wait for the GIL: now and then.
-constexpr auto kAskEvery = std::chrono::milliseconds(100);
 // What a mapped tensor's end gives the work that its process has put into the default stream.
 constexpr auto kDropPatience = std::chrono::seconds(60);
 
 }  // namespace
-
-Status Patience::operator()() {
-  BEELINE_RETURN_IF_ERROR(wait_.check());
-  if (const auto now = Clock::now(); now - asked_at_ >= kAskEvery) {
-    asked_at_ = now;
-    if (wait_.is_interrupted()) return {Code::kInterrupted, "a signal ended the wait for a GPU"};
-  }
-  pollfd ended{pidfd_, POLLIN, 0};
-  if (pidfd_ < 0 || ::poll(&ended, 1, 0) == 0) return Status::ok();
-  return {Code::kPeerLost, peer_ + " has ended"};
-}
 
 struct CudaIpcEndpoint::OpenedMemory {
   std::shared_ptr<Gpu> gpu;
@@ -98,8 +84,8 @@ Result<Device> CudaIpcEndpoint::here(const Device& theirs, const os::Wait& wait)
     BEELINE_ASSIGN(const auto contact, unpack<Contact>(told, "the GPUs of an agent"));
     ordinals.emplace(contact.uuids.size(), -1);
     for (cuda::Ordinal own = 0; own < driver->devices(); ++own) {
-      BEELINE_ASSIGN(const cuda::Uuid uuid, uuid_of(*driver, own));
-      const auto same = std::ranges::find(contact.uuids, bytes_of_plain(uuid));
+      BEELINE_ASSIGN(const Bytes uuid, uuid_of(*driver, own));
+      const auto same = std::ranges::find(contact.uuids, uuid);
       if (same != contact.uuids.end()) (*ordinals)[static_cast<std::size_t>(same - contact.uuids.begin())] = own;
     }
     const std::lock_guard guard(mutex_);

@@ -10,27 +10,13 @@
 #include <vector>
 
 #include "beeline/os/fd.h"
-#include "beeline/transport/cuda_ipc/gpu.h"
 #include "beeline/transport/cuda_ipc/keys.h"
 #include "beeline/transport/exposures.h"
+#include "beeline/transport/gpu.h"
 
 namespace beeline::transport::cuda_ipc {
 
 inline constexpr std::string_view kName = "cuda_ipc";
-
-// How waits of a transfer go on: within the caller's bounds, and as long as the peer lives.
-class Patience {
- public:
-  // `pidfd` of the peer, or -1.
-  Patience(const os::Wait& wait, int pidfd, const std::string& peer) : wait_(wait), pidfd_(pidfd), peer_(peer) {}
-  Status operator()();
-
- private:
-  const os::Wait& wait_;
-  const int pidfd_;
-  const std::string& peer_;
-  Clock::time_point asked_at_ = Clock::now();
-};
 
 // Thread-safe.
 class CudaIpcEndpoint final : public Endpoint {

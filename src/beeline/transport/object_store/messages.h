@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "beeline/transport/served_extents.h"
+
 namespace beeline::transport::object_store {
 
 // The memory is cut into chunks, each of one request at a time. Together they stay in a cache that both sides share.
@@ -30,15 +32,6 @@ struct Request {
   std::uint32_t reserved = 0;
 };
 static_assert(sizeof(Request) == 16 && std::is_trivially_copyable_v<Request>);
-
-struct RunRecord {
-  std::uint64_t extent = 0;  // as the owner's key() named it
-  std::uint64_t offset = 0;  // in the extent
-  std::uint64_t length = 0;
-  std::uint64_t count = 1;
-  std::uint64_t stride = 0;
-};
-static_assert(sizeof(RunRecord) == 40 && std::is_trivially_copyable_v<RunRecord>);
 
 // In the order of the requests. Followed by text where the code is none of kOk.
 struct Reply {

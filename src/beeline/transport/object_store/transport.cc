@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "beeline/os/unix_socket.h"
+#include "beeline/transport/cutter.h"
 #include "beeline/transport/exposures.h"
 #include "beeline/transport/object_store/messages.h"
 #include "beeline/transport/object_store/server.h"
@@ -19,69 +19,17 @@ namespace {
 
 constexpr std::size_t kIdleConnections = 2;
 
+using Asked = std::vector<Part>;
+
 // What of a chunk belongs where in local memory.
-struct Piece {
-  std::byte* local = nullptr;
-  std::uint64_t length = 0;
-};
-
-// One request: as much as a chunk holds.
-struct Asked {
-  std::vector<RunRecord> runs;
-  std::vector<Piece> pieces;
-  std::uint64_t bytes = 0;
-};
-
-// Cuts runs into requests.
-class Cutter {
- public:
-  explicit Cutter(std::span<const KeyedRun> runs) : runs_(runs) {}
-
-  // False when all runs are done.
-  bool next(Asked& asked) {
-    asked.runs.clear();
-    asked.pieces.clear();
-    asked.bytes = 0;
-    while (at_ < runs_.size() && asked.runs.size() < kMaxRequestRuns && asked.bytes < kChunkBytes) {
-      const auto& [run, key] = runs_[at_];
-      if (index_ == run.count || run.length == 0) {
-        ++at_;
-        index_ = 0;
-        continue;
-      }
-      std::byte* const local = run.local + index_ * run.local_stride + done_;
-      const std::uint64_t room = kChunkBytes - asked.bytes;
-      RunRecord record;
-      std::memcpy(&record.extent, key->key.data(), sizeof record.extent);
-      record.offset = run.offset + index_ * run.stride + done_;
-      if (done_ > 0 || run.length > room) {
-        record.length = std::min(run.length - done_, room);
-        done_ += record.length;
-        if (done_ == run.length) {
-          done_ = 0;
-          ++index_;
-        }
-      } else {
-        record.length = run.length;
-        record.count = std::min(run.count - index_, room / run.length);
-        record.stride = run.stride;
-        index_ += record.count;
-      }
-      for (std::uint64_t i = 0; i < record.count; ++i) {
-        asked.pieces.push_back({local + i * run.local_stride, record.length});
-      }
-      asked.bytes += record.length * record.count;
-      asked.runs.push_back(record);
+template <typename Visit>
+void for_each_piece(const Asked& asked, std::byte* chunk, Visit&& visit) {
+  for (const Part& part : asked) {
+    for (std::uint64_t i = 0; i < part.count; ++i, chunk += part.length) {
+      visit(part.local + i * part.local_stride, chunk, part.length);
     }
-    return !asked.runs.empty();
   }
-
- private:
-  std::span<const KeyedRun> runs_;
-  std::size_t at_ = 0;       // run
-  std::uint64_t index_ = 0;  // of its `count`
-  std::uint64_t done_ = 0;   // bytes of that one
-};
+}
 
 // A connection to the owner, with the memory through which bytes pass. One thread at a time.
 class Connection {
@@ -102,7 +50,7 @@ class Connection {
   }
 
   Status transfer(Op op, std::span<const KeyedRun> runs, const os::Wait& wait) {
-    Cutter cutter(runs);
+    Cutter<KeyedRun> cutter(runs, {kMaxRequestRuns, kChunkBytes});
     std::deque<Asked> under_way;
     std::uint32_t asked_chunk = 0;  // of the next request
     for (bool is_all_asked = false;;) {
@@ -110,7 +58,7 @@ class Connection {
         Asked asked;
         is_all_asked = !cutter.next(asked);
         if (is_all_asked) break;
-        BEELINE_RETURN_IF_ERROR(ask(op, asked_chunk, asked, wait));
+        BEELINE_RETURN_IF_ERROR(ask(op, asked_chunk, runs, asked, wait));
         asked_chunk = (asked_chunk + 1) % kChunks;
         under_way.push_back(std::move(asked));
       }
@@ -122,18 +70,18 @@ class Connection {
   }
 
  private:
-  Status ask(Op op, std::uint32_t chunk, const Asked& asked, const os::Wait& wait) {
+  Status ask(Op op, std::uint32_t chunk, std::span<const KeyedRun> runs, const Asked& asked, const os::Wait& wait) {
     if (op == Op::kWrite) {
-      std::byte* to = staging_.data() + chunk * kChunkBytes;
-      for (const auto& [local, length] : asked.pieces) {
-        std::memcpy(to, local, length);
-        to += length;
-      }
+      for_each_piece(
+          asked, staging_.data() + chunk * kChunkBytes,
+          [](std::byte* local, std::byte* shared, std::uint64_t length) { std::memcpy(shared, local, length); });
     }
     Bytes frame;
     Writer writer(frame);
-    writer.write(Request{op, chunk, static_cast<std::uint32_t>(asked.runs.size()), 0});
-    writer.append(std::as_bytes(std::span(asked.runs)));
+    writer.write(Request{op, chunk, static_cast<std::uint32_t>(asked.size()), 0});
+    for (const Part& part : asked) {
+      writer.write(RunRecord{extent_id(*runs[part.of].key), part.offset, part.length, part.count, part.stride});
+    }
     BEELINE_RETURN_IF_ERROR(socket_.send(frame));
     return socket_.flush_all(wait);
   }
@@ -148,11 +96,9 @@ class Connection {
       return {static_cast<Code>(reply.code), std::string(as_text(reader.read_bytes(reader.left())))};
     }
     if (op == Op::kWrite) return Status::ok();
-    const std::byte* from = staging_.data() + chunk * kChunkBytes;
-    for (const auto& [local, length] : asked.pieces) {
-      std::memcpy(local, from, length);
-      from += length;
-    }
+    for_each_piece(
+        asked, staging_.data() + chunk * kChunkBytes,
+        [](std::byte* local, std::byte* shared, std::uint64_t length) { std::memcpy(local, shared, length); });
     return Status::ok();
   }
 
@@ -175,8 +121,8 @@ class ObjectStoreEndpoint final : public Endpoint {
     std::vector<KeyedRun> pieces;
     std::vector<std::shared_ptr<const Keys::Extents>> kept;
     const auto check = [](const ExtentKey& extent) -> Result<std::shared_ptr<void>> {
-      if (extent.key.size() == sizeof(RunRecord::extent)) return std::shared_ptr<void>();
-      return Status(Code::kCorrupt, "a key of " + std::to_string(extent.key.size()) + " bytes");
+      BEELINE_RETURN_IF_ERROR(check_extent_key(extent));
+      return std::shared_ptr<void>();
     };
     const Access access = op == Op::kRead ? Access::kRead : Access::kWrite;
     BEELINE_RETURN_IF_ERROR(keys_.append_pieces(runs, access, check, wait, pieces, kept));

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "beeline/transport/cutter.h"
 #include "beeline/transport/tcp/stream.h"
 #include "beeline/transport/transport.h"
 
@@ -26,21 +27,17 @@ struct Request {
 class Requests {
  public:
   // Borrows the runs.
-  explicit Requests(std::span<const Run> runs) : runs_(runs) {}
+  explicit Requests(std::span<const Run> runs) : runs_(runs), cutter_(runs, {kMaxRequestRuns, kMaxRequestBytes}) {}
 
   // Nothing when all were given out; some may come back.
   std::optional<Request> next();
   void give_back(Request request);
 
  private:
-  void add_part(Request& request);
-
+  const std::span<const Run> runs_;
   std::mutex mutex_;
-  std::span<const Run> runs_;
-  std::size_t at_ = 0;       // run
-  std::uint64_t index_ = 0;  // of its `count`
-  std::uint64_t done_ = 0;   // bytes of that one
-  std::deque<Request> again_;
+  Cutter<Run> cutter_;         // needs mutex_
+  std::deque<Request> again_;  // likewise
 };
 
 }  // namespace beeline::transport::tcp

@@ -2,16 +2,8 @@
 // the other is. docs/wire_format.md describes the same as a format.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <cstdint>
-#include <span>
 #include <type_traits>
-#include <vector>
-
-#include "beeline/base/status.h"
-#include "beeline/os/byte_stream.h"
-#include "beeline/os/wait.h"
 
 namespace beeline::transport::tcp {
 
@@ -63,10 +55,5 @@ struct ReadTrailer {
   std::uint64_t writes = kTorn;  // memory::PublicationSlot::writes of the runs' regions, summed; kTorn: it changed
 };
 static_assert(sizeof(ReadTrailer) == 8);
-
-// All of the pieces, in order; kPeerLost when the connection ends. `pieces` is used up.
-Status send_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait);
-Status receive_all(os::ByteStream& stream, std::vector<iovec>& pieces, const os::Wait& wait);
-Status receive_exactly(os::ByteStream& stream, void* data, std::size_t size, const os::Wait& wait);
 
 }  // namespace beeline::transport::tcp

@@ -1,10 +1,28 @@
-#include "beeline/transport/cuda_ipc/gpu.h"
+#include "beeline/transport/gpu.h"
+
+#include <poll.h>
 
 #include <algorithm>
-#include <string>
 #include <utility>
 
-namespace beeline::transport::cuda_ipc {
+namespace beeline::transport {
+namespace {
+
+// Whether a signal came cannot be seen here, and asking what its handler did may wait for the GIL: now and then.
+constexpr auto kAskEvery = std::chrono::milliseconds(100);
+
+}  // namespace
+
+Status Patience::operator()() {
+  BEELINE_RETURN_IF_ERROR(wait_.check());
+  if (const auto now = Clock::now(); now - asked_at_ >= kAskEvery) {
+    asked_at_ = now;
+    if (wait_.is_interrupted()) return {Code::kInterrupted, "a signal ended the wait for a GPU"};
+  }
+  pollfd ended{pidfd_, POLLIN, 0};
+  if (pidfd_ < 0 || ::poll(&ended, 1, 0) == 0) return Status::ok();
+  return {Code::kPeerLost, peer_ + " has ended"};
+}
 
 Result<std::shared_ptr<Gpu>> Gpu::open(const cuda::Driver& driver, cuda::Ordinal ordinal) {
   if (ordinal < 0 || ordinal >= driver.devices()) {
@@ -124,12 +142,36 @@ Result<bool> Gpus::is_direct(const std::shared_ptr<Gpu>& one, const std::shared_
   return is_direct;
 }
 
-Result<cuda::Uuid> uuid_of(const cuda::Driver& driver, cuda::Ordinal ordinal) {
+Status check_memory(const Gpu& gpu, const std::byte* data) {
+  const cuda::Driver& driver = gpu.driver();
+  const auto type = pointer_attribute<std::uint32_t>(driver, cuda::kPointerMemoryType, data);
+  if (!type || *type != cuda::kMemoryDevice) return {Code::kUnsupported, "the memory is no memory of a GPU"};
+  BEELINE_ASSIGN(const auto is_managed, pointer_attribute<std::uint32_t>(driver, cuda::kPointerIsManaged, data));
+  if (is_managed != 0) {
+    return {Code::kUnsupported, "managed memory is handed to no other process: copy it to a tensor"};
+  }
+  BEELINE_ASSIGN(const auto ordinal, pointer_attribute<std::int32_t>(driver, cuda::kPointerDeviceOrdinal, data));
+  if (ordinal == gpu.ordinal()) return Status::ok();
+  return {Code::kInvalidArgument,
+          "the memory lies on GPU " + std::to_string(ordinal) + ", not on GPU " + std::to_string(gpu.ordinal())};
+}
+
+Result<Bytes> uuid_of(const cuda::Driver& driver, cuda::Ordinal ordinal) {
   cuda::Ordinal device = 0;
   cuda::Uuid uuid{};
   BEELINE_RETURN_IF_ERROR(driver.call(driver.functions().device, &device, ordinal));
   BEELINE_RETURN_IF_ERROR(driver.call(driver.functions().device_uuid, &uuid, device));
-  return uuid;
+  const BytesView bytes = view_of(uuid);
+  return Bytes(bytes.begin(), bytes.end());
 }
 
-}  // namespace beeline::transport::cuda_ipc
+Result<std::vector<Bytes>> visible_uuids(const cuda::Driver& driver) {
+  std::vector<Bytes> uuids;
+  for (cuda::Ordinal ordinal = 0; ordinal < driver.devices(); ++ordinal) {
+    BEELINE_ASSIGN(Bytes uuid, uuid_of(driver, ordinal));
+    uuids.push_back(std::move(uuid));
+  }
+  return uuids;
+}
+
+}  // namespace beeline::transport

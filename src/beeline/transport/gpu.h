@@ -1,18 +1,23 @@
-// GPUs as this process uses them: a primary context, which is the one that torch and the runtime API use, and streams
-// that are lent for one transfer each.
+// GPUs as this process uses them, for back ends that reach their memory: a primary context, which is the one that torch
+// and the runtime API use, and streams that are lent for one transfer each.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "beeline/base/bytes.h"
+#include "beeline/base/clock.h"
 #include "beeline/base/status.h"
 #include "beeline/os/cuda_driver.h"
 #include "beeline/os/fork_count.h"
+#include "beeline/os/wait.h"
 
-namespace beeline::transport::cuda_ipc {
+namespace beeline::transport {
 
 namespace cuda = os::cuda;
 
@@ -21,6 +26,20 @@ namespace cuda = os::cuda;
 inline cuda::Stream stream_of(std::uintptr_t handle) {
   return reinterpret_cast<cuda::Stream>(handle != 0 ? handle : 1);  // NOLINT: CU_STREAM_LEGACY is 1
 }
+
+// How waits for a GPU go on: within the caller's bounds, and as long as the peer lives.
+class Patience {
+ public:
+  // `pidfd` of the peer, or -1.
+  Patience(const os::Wait& wait, int pidfd, const std::string& peer) : wait_(wait), pidfd_(pidfd), peer_(peer) {}
+  Status operator()();
+
+ private:
+  const os::Wait& wait_;
+  const int pidfd_;
+  const std::string& peer_;
+  Clock::time_point asked_at_ = Clock::now();
+};
 
 // What a lane is made of.
 struct StreamAndEvent {
@@ -70,12 +89,11 @@ class Lane {
   Status wait_for(cuda::Event event, FunctionRef<Status()> go_on);
   // Until what another stream of the context holds by now is done.
   Status wait_for_stream(cuda::Stream stream, FunctionRef<Status()> go_on);
-  // Until all that was put into the stream is done: not given up.
+  // Until all that was put into the stream is done: not given up, or as long as `go_on` has it.
   Status finish();
-
- private:
   Status finish(FunctionRef<Status()> go_on);
 
+ private:
   std::shared_ptr<Gpu> gpu_;
   cuda::Current current_;
   Status status_;
@@ -97,7 +115,20 @@ class Gpus {
   std::map<std::pair<cuda::Ordinal, cuda::Ordinal>, bool> direct_;  // needs mutex_
 };
 
-// By which processes tell each other of a GPU, whatever CUDA_VISIBLE_DEVICES makes of its number.
-Result<cuda::Uuid> uuid_of(const cuda::Driver& driver, cuda::Ordinal ordinal);
+// An attribute of memory that may be none of CUDA's; with a context current.
+template <typename Value>
+Result<Value> pointer_attribute(const cuda::Driver& driver, std::int32_t which, const std::byte* data) {
+  Value value{};
+  const auto address = static_cast<cuda::Address>(reinterpret_cast<std::uintptr_t>(data));
+  BEELINE_RETURN_IF_ERROR(driver.call(driver.functions().pointer_attribute, &value, which, address));
+  return value;
+}
+// Whether it is memory of that GPU, and not managed; with a context current.
+Status check_memory(const Gpu& gpu, const std::byte* data);
 
-}  // namespace beeline::transport::cuda_ipc
+// By which processes tell each other of a GPU, whatever CUDA_VISIBLE_DEVICES makes of its number: 16 bytes.
+Result<Bytes> uuid_of(const cuda::Driver& driver, cuda::Ordinal ordinal);
+// Of all GPUs that this process sees, by their ordinals.
+Result<std::vector<Bytes>> visible_uuids(const cuda::Driver& driver);
+
+}  // namespace beeline::transport

@@ -1,0 +1,121 @@
+#include "beeline/transport/connection_server.h"
+
+#include <poll.h>
+#include <pthread.h>
+
+#include <array>
+#include <utility>
+
+#include "beeline/base/bytes.h"
+#include "beeline/os/random.h"
+#include "beeline/os/thread.h"
+#include "beeline/os/unix_socket.h"
+
+namespace beeline::transport {
+namespace {
+
+std::string hexadecimal(std::span<const std::byte> bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text;
+  for (const std::byte byte : bytes) {
+    text += kDigits[std::to_integer<unsigned>(byte >> 4)];
+    text += kDigits[std::to_integer<unsigned>(byte & std::byte{15})];
+  }
+  return text;
+}
+
+}  // namespace
+
+ConnectionServer::~ConnectionServer() {
+  if (is_forked()) {
+    // In a child of fork() its threads are the parent's.
+    for (std::thread& acceptor : acceptors_) acceptor.detach();
+    for (Connection& connection : connections_) connection.thread.detach();
+    return;
+  }
+  if (stopping_) stopping_->cancel();
+  for (std::thread& acceptor : acceptors_) acceptor.join();
+  for (Connection& connection : connections_) connection.thread.join();
+}
+
+Result<std::string> ConnectionServer::unix_name() {
+  const std::lock_guard guard(mutex_);
+  if (!unix_name_.empty()) return unix_name_;
+  std::array<std::byte, 16> random{};
+  os::fill_with_random(random);
+  std::string name = "@beeline-" + hexadecimal(random);
+  BEELINE_ASSIGN(auto listener, os::listen_unix(name));
+  BEELINE_RETURN_IF_ERROR(start(std::move(listener), os::accept_unix));
+  unix_name_ = std::move(name);
+  return unix_name_;
+}
+
+Result<os::TcpAddress> ConnectionServer::tcp_address(const std::string& host) {
+  const std::lock_guard guard(mutex_);
+  if (tcp_address_.port != 0) return tcp_address_;
+  BEELINE_ASSIGN(auto listener, os::listen_tcp({host, 0}));
+  BEELINE_ASSIGN(os::TcpAddress address, os::local_address(listener.get()));
+  BEELINE_RETURN_IF_ERROR(start(std::move(listener), os::accept_tcp));
+  tcp_address_ = std::move(address);
+  return tcp_address_;
+}
+
+// With the lock held.
+Status ConnectionServer::start(os::Fd listener, Accept accept) {
+  if (stopping_ == nullptr) {
+    BEELINE_ASSIGN(stopping_, os::Cancellation::make());
+  }
+  listeners_.push_back(std::move(listener));
+  acceptors_.push_back(os::start_thread([this, fd = listeners_.back().get(), accept] { accept_loop(fd, accept); }));
+  return Status::ok();
+}
+
+void ConnectionServer::accept_loop(int listener, Accept accept) {
+  ::pthread_setname_np(::pthread_self(), options_.thread_name.c_str());
+  os::Wait wait;
+  wait.cancellation = stopping_.get();
+  while (os::wait_ready(listener, POLLIN, wait, "a reader")) {
+    auto accepted = accept(listener);
+    if (accepted && accepted->is_open()) {
+      add(std::move(*accepted));
+    } else if (!accepted && accepted.status().system_error() != 0) {
+      // Out of descriptors: the reader waits in the backlog until one is free.
+      wait.deadline = Deadline::after(std::chrono::milliseconds(50));
+      (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
+      wait.deadline = Deadline::never();
+    }
+  }
+}
+
+void ConnectionServer::add(os::Fd fd) {
+  join_ended();
+  const std::lock_guard guard(mutex_);
+  if (connections_.size() >= kMaxConnections) {
+    if (options_.turn_away) options_.turn_away(std::move(fd));
+    return;
+  }
+  Connection& connection = connections_.emplace_back();
+  connection.thread = os::start_thread([this, &connection, own = std::make_shared<os::Fd>(std::move(fd))] {
+    ::pthread_setname_np(::pthread_self(), options_.thread_name.c_str());
+    os::Wait wait;
+    wait.cancellation = stopping_.get();
+    options_.serve(std::move(*own), wait);
+    const std::lock_guard ended(mutex_);
+    connection.ended = true;
+  });
+}
+
+void ConnectionServer::join_ended() {
+  std::list<Connection> ended;
+  {
+    const std::lock_guard guard(mutex_);
+    for (auto it = connections_.begin(); it != connections_.end();) {
+      const auto next = std::next(it);
+      if (it->ended) ended.splice(ended.end(), connections_, it);
+      it = next;
+    }
+  }
+  for (Connection& connection : ended) connection.thread.join();
+}
+
+}  // namespace beeline::transport

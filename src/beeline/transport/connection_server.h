@@ -1,0 +1,67 @@
+// The owner's side of back ends that serve memory to readers one by one: listeners, and a thread for each connection.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "beeline/os/fd.h"
+#include "beeline/os/fork_count.h"
+#include "beeline/os/tcp_socket.h"
+#include "beeline/os/wait.h"
+
+namespace beeline::transport {
+
+// Thread-safe. Nothing runs before somebody asks where it listens; its end ends every connection and thread.
+class ConnectionServer {
+ public:
+  static constexpr std::size_t kMaxConnections = 256;
+
+  struct Options {
+    std::string thread_name;  // at most 15 characters
+    // What one connection is about, until it ends; on a thread of its own. `wait` is cancelled when the server ends.
+    std::function<void(os::Fd connection, const os::Wait& wait)> serve;
+    // For whom there is no room any more; on the thread that accepts.
+    std::function<void(os::Fd connection)> turn_away = {};
+  };
+
+  explicit ConnectionServer(Options options) : options_(std::move(options)) {}
+  ~ConnectionServer();
+  ConnectionServer(const ConnectionServer&) = delete;
+  ConnectionServer& operator=(const ConnectionServer&) = delete;
+
+  // The name in the abstract namespace at which it listens from the first call on: nobody can guess it, and who
+  // connects is of this user.
+  Result<std::string> unix_name();
+  // Likewise by TCP, at a port of that host that was free: whoever reaches it may connect.
+  Result<os::TcpAddress> tcp_address(const std::string& host);
+
+  [[nodiscard]] bool is_forked() const { return fork_count_ != os::fork_count(); }
+
+ private:
+  struct Connection {
+    std::thread thread;
+    bool ended = false;  // needs mutex_
+  };
+  using Accept = Result<os::Fd> (*)(int listener);
+
+  Status start(os::Fd listener, Accept accept);
+  void accept_loop(int listener, Accept accept);
+  void add(os::Fd fd);
+  void join_ended();
+
+  const Options options_;
+  const std::uint64_t fork_count_ = os::fork_count();
+  std::mutex mutex_;
+  std::string unix_name_;                       // needs mutex_; empty until it listens
+  os::TcpAddress tcp_address_;                  // likewise, port 0
+  std::shared_ptr<os::Cancellation> stopping_;  // needs mutex_ until something runs
+  std::list<os::Fd> listeners_;                 // needs mutex_
+  std::list<std::thread> acceptors_;            // likewise
+  std::list<Connection> connections_;           // likewise
+};
+
+}  // namespace beeline::transport
