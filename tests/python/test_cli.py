@@ -31,7 +31,15 @@ def test_doctor_as_json():
     assert result.exit_code == (0 if report["ok"] else 1)
     names = {check["name"] for check in report["checks"]}
     assert {"kernel", "memory", "overcommit", "preload library"} <= names
-    assert {"transport shm", "transport nixl", "path nixl", "path gloo", "path ucx", "path cuda_ipc", "path nccl"} <= names
+    assert {
+        "transport shm",
+        "transport nixl",
+        "path nixl",
+        "path gloo",
+        "path ucx",
+        "path cuda_ipc",
+        "path nccl",
+    } <= names
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert set(levels.values()) <= {"ok", "warning", "error", "absent"}
     assert (levels["transport shm"], levels["transport nixl"]) == ("ok", "absent")
