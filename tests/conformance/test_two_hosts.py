@@ -78,6 +78,25 @@ except Exception as error:
     assert "shares no memory" in heard[1]
 
 
+def test_gpus_of_two_hosts_meet_by_nccl(hosts, start_owner, emulated_nccl):
+    """Over AN EMULATOR of NCCL, whose ranks meet in files: of the network it shows our own connections alone."""
+    owner = start_owner(namespace=hosts["b"], tcp=f"{HOSTS['b']}:0", share_memory=False, preload=False)
+    reader = start_owner(namespace=hosts["a"], tcp=None, share_memory=False, preload=False)
+    for process in (owner, reader):
+        process.run("from emulated_gpu import DeviceTensor, poisoned; answer = 1")
+    refs = owner.run(
+        "kept['t'] = DeviceTensor(torch.arange(1 << 16)); kept['refs'] = agent.register([kept['t']]);"
+        "answer = kept['refs'].to_json()"
+    )
+    reader.run(f"kept['refs'] = TensorRefs.from_json({refs!r}); kept['out'] = poisoned(torch.arange(1 << 16), 1)")
+    assert reader.run(
+        "agent.fetch(kept['refs'], [kept['out']]); answer = torch.equal(kept['out'].cpu(), torch.arange(1 << 16))"
+    )
+    owner.run("kept.clear()")
+    reader.tell("agent.fetch(kept['refs'], [kept['out']])")
+    assert "StaleReferenceError" in reader._hear()["error"]
+
+
 def test_a_plug_in_reaches_another_host(hosts, start_owner):
     owner, reader = (
         start_owner(

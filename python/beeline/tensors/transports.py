@@ -21,7 +21,7 @@ USABLE = {
 UNUSABLE = {
     "cuda_ipc": "not in this version; agents of beeline.transfer have it",
     "gloo": "not in this version; agents of beeline.transfer have it, and shm serves CPU tensors on one machine",
-    "nccl": "not in this version",
+    "nccl": "not in this version; agents of beeline.transfer have it",
     "nixl": "not in this version; shm serves CPU tensors on one machine",
 }
 

@@ -201,7 +201,7 @@ TEST_F(PathsTest, ARequiredPathThatCannotIsRefusedWithReasons) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
   const auto explanation = peer->explain(region, 4096, {});
   EXPECT_EQ(explanation.chosen, "cma");
-  ASSERT_EQ(explanation.candidates.size(), 7u);
+  ASSERT_EQ(explanation.candidates.size(), 8u);
   EXPECT_TRUE(explanation.candidates[1].measured);
 }
 

@@ -40,18 +40,22 @@ struct PackedKey {
 
 class NcclTest : public ::testing::Test {
  protected:
+  // Of all suites: the driver keeps its name.
+  struct Folder {
+    char path[sizeof "/tmp/bncclXXXXXX"] = "/tmp/bncclXXXXXX";
+    Folder() { EXPECT_NE(::mkdtemp(path), nullptr); }
+    ~Folder() {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+    }
+  };
   static void SetUpTestSuite() {
-    static char place[] = "/tmp/bncclXXXXXX";
-    if (folder_.empty()) folder_ = ::mkdtemp(place);
-    ::setenv("CUDA_EMULATOR_FOLDER", folder_.c_str(), 1);
+    static const Folder folder;
+    ::setenv("CUDA_EMULATOR_FOLDER", folder.path, 1);
     ::setenv("BEELINE_CUDA_LIBRARY", CUDA_EMULATOR_PATH, 1);
     ::setenv("BEELINE_NCCL_LIBRARY", NCCL_EMULATOR_PATH, 1);
     ASSERT_TRUE(cuda::Driver::open().is_ok()) << cuda::Driver::open().status().message();
     ASSERT_TRUE(os::nccl::Library::open({}).is_ok()) << os::nccl::Library::open({}).status().message();
-  }
-  static void TearDownTestSuite() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
   }
   static void* cuda() {
     static void* const opened = ::dlopen(CUDA_EMULATOR_PATH, RTLD_NOW | RTLD_LOCAL);
@@ -181,7 +185,6 @@ class NcclTest : public ::testing::Test {
     return hand.communicator->move({&piece, 1}, Way::kReceive, lane, always);
   }
 
-  static inline std::string folder_;
   std::byte* memory_ = nullptr;  // of GPU 0
   std::byte* target_ = nullptr;  // of GPU 1
   std::vector<memory::Range> extents_{{16, kBytes - 32}};
