@@ -61,7 +61,8 @@ struct ncclComm {
   std::unique_ptr<MeetingPlace> place;
   std::atomic<ncclResult_t> state{kInProgress};
   std::atomic<bool> is_aborted{false};
-  std::atomic<int> running{0};  // threads and pieces of work that still use it
+  std::thread thread;           // of what is in progress, or was last
+  std::atomic<int> running{0};  // pieces of work that are in streams
   std::string last_error;       // before `state` says that there is one
 };
 
@@ -88,14 +89,13 @@ void fail(ncclComm_t comm, ncclResult_t code, const char* why) {
   comm->state.store(code);
 }
 
-// A thread of a communicator, which has its GPU's context.
+// A thread of a communicator, which has its GPU's context. The one before has nothing left to do.
 template <typename Body>
 void start(ncclComm_t comm, Body&& body) {
-  ++comm->running;
-  std::thread([comm, body = std::forward<Body>(body)]() mutable {
+  if (comm->thread.joinable()) comm->thread.join();
+  comm->thread = std::thread([comm, body = std::forward<Body>(body)]() mutable {
     if (DRIVER(cuCtxSetCurrent)(comm->context) == 0) body();
-    --comm->running;
-  }).detach();
+  });
 }
 
 void meet(ncclComm_t comm, int device) {
@@ -254,6 +254,7 @@ NCCL_EMULATED ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
 NCCL_EMULATED ncclCommAbort(ncclComm_t comm) {
   if (comm == nullptr) return kSuccess;
   comm->is_aborted.store(true);
+  comm->thread.join();
   while (comm->running.load() > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
   delete comm;
   --comms;

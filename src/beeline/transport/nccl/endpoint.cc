@@ -6,7 +6,7 @@
 namespace beeline::transport::nccl {
 namespace {
 
-// Of a pair of GPUs: a communicator takes some MiB of both.
+// Of a pair of GPUs: a communicator takes memory of both.
 constexpr std::size_t kIdleChannels = 2;
 
 // Runs without gaps on either side are one piece, and one send.
