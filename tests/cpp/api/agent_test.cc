@@ -256,7 +256,7 @@ TEST_F(ApiTest, AClosedAgentIsLostToItsPeers) {
   ASSERT_TRUE(reader_.fetch(ref, Tensor::borrow(target.data(), {4})).is_ok());
   const auto explained = need(reader_.explain(ref));
   EXPECT_EQ(explained.chosen, "shm");
-  EXPECT_EQ(explained.candidates.size(), 7u);
+  EXPECT_EQ(explained.candidates.size(), 8u);
   owner.reset();
   // The end of a connection is seen a moment later; until then its memory is read as it was.
   const auto until = std::chrono::steady_clock::now() + 30s;

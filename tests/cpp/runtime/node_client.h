@@ -127,8 +127,7 @@ inline LaunchOptions fake_options() {
   LaunchOptions options;
   options.daemon_path = BEELINE_NODE_PATH;
   options.resources = {{"CPU", 4}, {"GPU", 2}, {"custom", 1}};
-  options.zygote_command = {"python3",
-                            std::string(std::filesystem::path(__FILE__).parent_path() / "node_fake_zygote.py")};
+  options.zygote_command = {"python3", BEELINE_SOURCE_FOLDER "/tests/cpp/runtime/node_fake_zygote.py"};
   options.config = Client::bytes_of("opaque");
   return options;
 }

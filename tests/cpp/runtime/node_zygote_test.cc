@@ -50,7 +50,7 @@ class RealZygoteTest : public ::testing::Test {
     }
     const std::filesystem::path package = place_.path() + "/modules/beeline";
     std::filesystem::create_directories(package);
-    const auto root = std::filesystem::path(__FILE__).parent_path() / "../../../python/beeline";
+    const auto root = std::filesystem::path(BEELINE_SOURCE_FOLDER) / "python/beeline";
     std::filesystem::copy_file(root / "_zygote.py", package / "_zygote.py");
     std::ofstream(package / "__init__.py") << "";
     std::ofstream(package / "_worker.py") << kWorker;
