@@ -67,7 +67,8 @@ class NcclTest : public ::testing::Test {
   }
   static void stall(const char* where) { ::setenv("NCCL_EMULATOR_STALL", where, 1); }
 
-  NcclTest() {
+  explicit NcclTest(Nanos stall_patience = std::chrono::milliseconds(500))
+      : exporter_(gpus_, {"", "127.0.0.1"}, stall_patience) {
     stall("");
     memory_ = allocate(0);
     target_ = allocate(1);
@@ -190,7 +191,7 @@ class NcclTest : public ::testing::Test {
   std::vector<memory::Range> extents_{{16, kBytes - 32}};
   Bytes heard_;
   std::shared_ptr<Gpus> gpus_ = std::make_shared<Gpus>();
-  NcclExporter exporter_{gpus_, {"", "127.0.0.1"}, std::chrono::milliseconds(500)};
+  NcclExporter exporter_;
 };
 
 TEST_F(NcclTest, WhoHasNotTheSecretIsRefusedAndLearnsNothing) {
@@ -341,7 +342,7 @@ class Line final : public OwnerLine {
 
 class NcclEndpointTest : public NcclTest {
  protected:
-  NcclEndpointTest() {
+  NcclEndpointTest() : NcclTest(std::chrono::minutes(1)) {  // none of its readers stalls
     peer_.name = "owner";
     peer_.tcp = {{"127.0.0.1", 1}};  // the port is the agent's, not this path's
     peer_.owner = &line_;
