@@ -108,6 +108,11 @@ class Owner:
             if is_let_in:
                 thread.start()
             else:
+                log.warning(
+                    "a reader by gloo was turned away: %d connections, %d of them new",
+                    len(self._readers),
+                    self._strangers,
+                )
                 control.close()
 
     def _serve(self, control: socket.socket) -> None:
