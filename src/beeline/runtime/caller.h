@@ -132,6 +132,8 @@ class Caller {
   void on_lease_granted(const control::LeaseGranted& granted);
   void on_lease_failed(const control::LeaseFailed& failed);
   void on_recall_leases();
+  // The worker takes no more calls: by its own word, or because it has ended.
+  void on_leaving(ProcessIndex worker);
   void on_process_lost(ProcessIndex process, const std::string& reason);
   void fail_everything(const store::PayloadPtr& failure);
 
@@ -147,7 +149,7 @@ class Caller {
   void schedule_idle_check(Shape& shape);
   void return_idle(Shape& shape, bool all);
   void return_lease(Shape& shape, LeaseId lease, control::WorkerAfter worker);
-  void on_leaving(ProcessIndex worker);
+  void lose_lease(Shape& shape, LeaseId id, const std::string& reason);
   void dismiss_leaving(Shape& shape);
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);

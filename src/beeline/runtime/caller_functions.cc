@@ -150,6 +150,11 @@ void Caller::on_lease_granted(const control::LeaseGranted& granted) {
   }
   Shape& shape = *it->second;
   shape.requested.erase(granted.lease);
+  if (process_.peers().is_gone(granted.process)) {
+    // Its end, told by its own link, overtook the grant: nothing can be sent there, and nobody would tell of it again.
+    return_lease(shape, granted.lease, control::WorkerAfter::kBroken);
+    return pump(shape);
+  }
   Lease lease;
   lease.id = granted.lease;
   lease.process = granted.process;
@@ -162,6 +167,14 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   const auto it = shape_of_lease_.find(failed.lease);
   if (it == shape_of_lease_.end()) return;
   Shape& shape = *it->second;
+  if (const auto granted = shape.leases.find(failed.lease); granted != shape.leases.end()) {
+    // Its worker has ended since. Its last results count, nothing more is sent there, and the calls that wait for
+    // another worker have nothing to do with it.
+    granted->second.leaving = true;
+    process_.peers().drain_from(granted->second.process);
+    if (shape.leases.contains(failed.lease)) lose_lease(shape, failed.lease, failed.message);
+    return pump(shape);
+  }
   shape_of_lease_.erase(it);
   shape.requested.erase(failed.lease);
   const auto kind =
@@ -191,37 +204,42 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
       if (lease.process == process) lost.push_back(id);
     }
     for (const auto id : lost) {
-      auto node = shape->leases.extract(id);
-      shape_of_lease_.erase(id);
       process_.tell_daemon(control::Type::kReturnLease,
                            control::ReturnLease{id, static_cast<std::uint8_t>(control::WorkerAfter::kBroken)});
-      bool first = true;
-      std::deque<OutgoingCall*> again;
-      for (OutgoingCall* call : node.mapped().in_flight) {
-        call->sent_to = 0;
-        // Only the first had started; the others lost nothing.
-        const bool started = std::exchange(first, false);
-        if (call->cancelled) {
-          fail(*call, started ? make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled")
-                              : cancelled_before_start(*call));
-          continue;
-        }
-        if (started && call->retries_left == 0) {
-          fail(*call, make_failure(ErrorKind::kWorkerCrashed,
-                                   *call->options.name + ": the worker that ran it (pid " +
-                                       std::to_string(node.mapped().pid) + ") died: " + reason +
-                                       ". Look at its log in the session's directory, and whether memory ran out "
-                                       "(dmesg); set max_retries to have it run again"));
-          continue;
-        }
-        if (started && call->retries_left > 0) --call->retries_left;
-        start_over(*call);
-        again.push_back(call);
-      }
-      shape->queued.insert(shape->queued.begin(), again.begin(), again.end());
+      lose_lease(*shape, id, reason);
     }
     if (!lost.empty()) pump(*shape);
   }
+}
+
+// The lease's worker has ended: the call that it had begun is over or runs again, those behind it go elsewhere.
+void Caller::lose_lease(Shape& shape, LeaseId id, const std::string& reason) {
+  auto node = shape.leases.extract(id);
+  shape_of_lease_.erase(id);
+  bool first = true;
+  std::deque<OutgoingCall*> again;
+  for (OutgoingCall* call : node.mapped().in_flight) {
+    call->sent_to = 0;
+    // Only the first had started; the others lost nothing.
+    const bool started = std::exchange(first, false);
+    if (call->cancelled) {
+      fail(*call, started ? make_failure(ErrorKind::kCancelled, *call->options.name + " was cancelled")
+                          : cancelled_before_start(*call));
+      continue;
+    }
+    if (started && call->retries_left == 0) {
+      fail(*call, make_failure(ErrorKind::kWorkerCrashed,
+                               *call->options.name + ": the worker that ran it (pid " +
+                                   std::to_string(node.mapped().pid) + ") died: " + reason +
+                                   ". Look at its log in the session's directory, and whether memory ran out "
+                                   "(dmesg); set max_retries to have it run again"));
+      continue;
+    }
+    if (started && call->retries_left > 0) --call->retries_left;
+    start_over(*call);
+    again.push_back(call);
+  }
+  shape.queued.insert(shape.queued.begin(), again.begin(), again.end());
 }
 
 }  // namespace beeline::runtime

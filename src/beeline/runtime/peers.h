@@ -25,6 +25,8 @@ class PeerEvents {
  public:
   // One whole message. A bad one is the sender's fault: return a failure, and the link is cut.
   virtual Status on_message(ProcessIndex from, Message type, BytesView body) = 0;
+  // The process has ended. What it had sent is handled next; what is sent to it from here on reaches nobody.
+  virtual void on_peer_ending(ProcessIndex process) = 0;
   // The process is gone, or was never there, or (kCorrupt) sent what cannot be; nothing more comes from it.
   virtual void on_peer_lost(ProcessIndex process, const Status& reason) = 0;
   // Sockets are watched by the control thread, which takes the state lock before it calls the handler.

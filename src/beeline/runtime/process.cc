@@ -228,10 +228,10 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
   if (ready_now >= count) return WaitOutcome::kDone;
   countdown.left = count - ready_now;
   for (Entry* entry : entries) {
-    if (entry->ready()) continue;
-    objects_.watch(*entry, countdown);
-    subscribe(*entry);
+    if (!entry->ready()) objects_.watch(*entry, countdown);
   }
+  // Once all are watched: whose owner is gone is ready at once, and may be among the entries more than once.
+  for (Entry* entry : entries) subscribe(*entry);
   bool blocked = false;
   const bool gives_way = executing_task;
   const auto outcome = progress_.wait(

@@ -226,6 +226,7 @@ class Process final : public PeerEvents, public store::TableEvents {
 
   // PeerEvents
   Status on_message(ProcessIndex from, Message type, BytesView body) override;
+  void on_peer_ending(ProcessIndex process) override { caller_.on_leaving(process); }
   void on_peer_lost(ProcessIndex process, const Status& why) override;
   void watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) override;
   void forget_socket(int fd) override;

@@ -32,6 +32,7 @@ class End : public PeerEvents {
     heard.push_back(type);
     return Status::ok();
   }
+  void on_peer_ending(ProcessIndex /*process*/) override { heard_before_ending = heard.size(); }
   void on_peer_lost(ProcessIndex process, const Status& /*reason*/) override { lost.push_back(process); }
   void watch_socket(int fd, bool /*also_writable*/, std::function<void(std::uint32_t)> handler) override {
     sockets_[fd] = std::move(handler);
@@ -54,6 +55,7 @@ class End : public PeerEvents {
   [[nodiscard]] Peers& peers() { return peers_; }
 
   std::vector<Message> heard;
+  std::size_t heard_before_ending = 0;
   std::vector<ProcessIndex> lost;
 
  private:
@@ -112,6 +114,20 @@ TEST_F(PeersTest, AfterTheAnswerEachMessageRings) {
   EXPECT_EQ(owner_.heard, std::vector{Message::kBorrow});
   owner_.peers().accept_pending();
   EXPECT_FALSE(owner_.has_mail());
+}
+
+TEST_F(PeersTest, ThatAPeerHasEndedIsKnownBeforeItsLastMessagesAreHandled) {
+  {
+    End third(dir_, 3);
+    third.peers().send(kOwner, Message::kBorrow, {});
+    owner_.read_sockets();
+    owner_.drain();
+    third.peers().send(kOwner, Message::kResult, {});
+  }
+  owner_.read_sockets();
+  EXPECT_EQ(owner_.heard_before_ending, 1u);
+  EXPECT_EQ(owner_.heard, (std::vector{Message::kBorrow, Message::kResult}));
+  EXPECT_EQ(owner_.lost, std::vector<ProcessIndex>{3});
 }
 
 TEST_F(PeersTest, APeerThatEndsBeforeItReadTheAnswerLeavesNothingToLookInto) {

@@ -89,6 +89,93 @@ TEST_F(CancelTest, ACallWhoseWorkerEndsBeforeItStartedIsOver) {
   EXPECT_EQ(error(*lessee_, first_), ErrorKind::kCancelled);
 }
 
+TEST_F(ScriptedTest, ALeaseOnAWorkerThatIsKnownToBeGoneIsTradedForAnother) {
+  Process& lessee = join();
+  Process& worker = join();
+  Process& successor = join();
+  Entry* first = call(lessee, numbers({1}));
+  const LeaseId idle = grant(lessee, worker);
+  IncomingCall* met = take(worker);
+  ASSERT_NE(met, nullptr);
+  worker.finish(*met, {numbers({1})}, false);
+  EXPECT_EQ(numbers_of(*get(lessee, first)).at(0), 1);
+  EXPECT_EQ(hear<control::ReturnLease>(lessee, control::Type::kReturnLease).lease, idle);
+  // The worker ends as it is granted anew, and its own link tells of that first.
+  Entry* second = call(lessee, numbers({2}));
+  const auto request = hear<control::RequestLease>(lessee, control::Type::kRequestLease);
+  const auto gone = worker.self();
+  end(worker);
+  ASSERT_TRUE(eventually(lessee, [&] { return lessee.peers().is_gone(gone); }));
+  tell(lessee, control::Type::kLeaseGranted, control::LeaseGranted{request.lease, gone, ::getpid()});
+  const auto returned = hear<control::ReturnLease>(lessee, control::Type::kReturnLease);
+  EXPECT_EQ(returned.lease, request.lease);
+  EXPECT_EQ(static_cast<control::WorkerAfter>(returned.worker), control::WorkerAfter::kBroken);
+  grant(lessee, successor);
+  IncomingCall* running = take(successor);
+  ASSERT_NE(running, nullptr);
+  EXPECT_EQ(running->header.attempt, 0u) << "it had been sent to nobody";
+  successor.finish(*running, {numbers({3})}, false);
+  EXPECT_EQ(numbers_of(*get(lessee, second)).at(0), 3);
+}
+
+TEST_F(ScriptedTest, TheDaemonsWordOfAWorkersEndFailsOnlyWhatItHadBegun) {
+  Process& lessee = join();
+  Process& worker = join();
+  Process& successor = join();
+  Entry* begun = call(lessee, numbers({1}));
+  Entry* waiting = call(lessee, numbers({2}));
+  const LeaseId lease = grant(lessee, worker);
+  ASSERT_NE(take(worker), nullptr);
+  tell(lessee, control::Type::kLeaseFailed,
+       control::LeaseFailed{lease, static_cast<std::uint8_t>(Code::kPeerLost), "killed by SIGKILL"});
+  EXPECT_EQ(error(lessee, begun), ErrorKind::kWorkerCrashed);
+  EXPECT_FALSE(lessee.ready(*waiting)) << "it was sent to nobody";
+  grant(lessee, successor);
+  IncomingCall* late = take(successor);
+  ASSERT_NE(late, nullptr);
+  successor.finish(*late, {numbers({3})}, false);
+  EXPECT_EQ(numbers_of(*get(lessee, waiting)).at(0), 3);
+}
+
+TEST_F(ScriptedTest, TheLastAnswerOfAWorkerThatHasEndedBringsItNoCall) {
+  Process& lessee = join();
+  Process& worker = join();
+  Process& successor = join();
+  Entry* answered = call(lessee, numbers({1}));
+  Entry* waiting = call(lessee, numbers({2}));
+  grant(lessee, worker);
+  IncomingCall* running = take(worker);
+  ASSERT_NE(running, nullptr);
+  {
+    const Locked locked(lessee.lock());
+    static_cast<PeerEvents&>(lessee).on_peer_ending(worker.self());
+  }
+  worker.finish(*running, {numbers({1})}, false);
+  EXPECT_EQ(numbers_of(*get(lessee, answered)).at(0), 1);
+  grant(lessee, successor);
+  IncomingCall* late = take(successor);
+  ASSERT_NE(late, nullptr);
+  successor.finish(*late, {numbers({3})}, false);
+  EXPECT_EQ(numbers_of(*get(lessee, waiting)).at(0), 3);
+}
+
+TEST_F(ScriptedTest, AWaitThatNamesAnObjectOfADeadOwnerTwiceEnds) {
+  Process& owner = join();
+  Process& reader = join();
+  const auto gone = owner.self();
+  {
+    const Locked locked(reader.lock());
+    reader.peers().connect(gone);
+  }
+  ASSERT_TRUE(eventually(reader, [&] { return reader.peers().has_link(gone); }));
+  end(owner);
+  ASSERT_TRUE(eventually(reader, [&] { return reader.peers().is_gone(gone); }));
+  Entry* lost = reader.restore({gone, store::ObjectKind::kValue, 7});
+  Entry* const twice[] = {lost, lost};
+  EXPECT_EQ(reader.wait(twice, 2, Deadline::after(kPatience)), WaitOutcome::kDone);
+  EXPECT_EQ(error(reader, lost), ErrorKind::kOwnerDied);
+}
+
 TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   Process& owner = join();
   Process& producer = join();
