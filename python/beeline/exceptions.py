@@ -212,7 +212,7 @@ class ObjectStoreFullError(BeelineError):
 
 
 class OutOfDiskError(BeelineError):
-    """No disk space is left for spilled objects."""
+    """No disk space is left: the file system of the session's folder is full."""
 
 
 class OutOfMemoryError(BeelineError):

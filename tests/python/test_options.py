@@ -5,7 +5,7 @@ import pytest
 import beeline as ray
 from beeline.api import actor_meta, notices, options, signature
 from beeline.exceptions import TransportUnavailableError
-from beeline.tensors import transports
+from beeline.tensors import engine_paths, transports
 
 
 def function():
@@ -181,11 +181,20 @@ def test_transport_names(transport, isolation, mode):
     assert transports.mode_for(transport, isolation) == mode
 
 
-@pytest.mark.parametrize("name", ["nixl", "NCCL", "gloo", "cuda_ipc", "pigeon", ""])
-def test_an_unusable_transport_says_what_can_be_used(name):
+@pytest.mark.parametrize("name", ["tcp", "cma", "ucx", "NIXL", "gloo", "NCCL", "cuda_ipc"])
+def test_each_path_of_the_engine_has_a_number_of_its_own(name):
+    modes = {path: transports.mode_for(path) for path in engine_paths.MANAGERS}
+    assert len(set(modes.values())) == len(modes)
+    assert transports.mode_for(name, "live") == modes[name.lower()]
+    with pytest.raises(ValueError, match="snapshot"):
+        transports.mode_for(name, "snapshot")
+
+
+@pytest.mark.parametrize("name", ["pigeon", "infiniband", ""])
+def test_an_unknown_transport_says_what_can_be_used(name):
     with pytest.raises(TransportUnavailableError) as caught:
         transports.mode_for(name)
-    for mentioned in ("auto", "shm", "object_store", "not in this version"):
+    for mentioned in ("auto", "shm", "nixl", "object_store"):
         assert mentioned in str(caught.value)
     with pytest.raises(ValueError):
         ray.method(tensor_transport=name)

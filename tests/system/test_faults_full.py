@@ -1,4 +1,4 @@
-"""A full disk under the session's folder costs the workers' log files, and nothing else."""
+"""A full disk under the session's folder costs log files, counters and what needs a file, and nothing else."""
 
 import shutil
 import subprocess
@@ -21,6 +21,47 @@ SCRIPT = """
     for _ in range(2):
         say("spoken", ray.get(Speaker.remote().speak.remote(5000)))
     say("lost", _core.node_state()["counters"]["log_bytes_lost"])
+    hear()
+    ray.shutdown()
+    say("down")
+"""
+
+TENSORS_SCRIPT = """
+    import os
+    import torch
+    from beeline.api import session
+
+    ray.init(num_cpus=2)
+    folder = session.current.info["session_dir"]
+
+    @ray.remote(num_cpus=0)
+    class Node:
+        def make(self):
+            return torch.ones(1 << 18)
+
+        def total(self, tensor):
+            return float(tensor.sum())
+
+    producer, consumer = Node.remote(), Node.remote()
+    ray.get([producer.make.remote(), consumer.total.remote(torch.ones(1))])
+
+    def total_by(path):
+        try:
+            ref = producer.make.options(tensor_transport=path).remote()
+            return ray.get(consumer.total.remote(ref), timeout=30)
+        except ray.exceptions.OutOfDiskError as error:
+            return str(error)
+
+    filler = os.path.join(folder, "filler")
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            pass
+    say("full", {path: total_by(path) for path in ("auto", "cma", "tcp")})
+    os.unlink(filler)
+    say("free", {path: total_by(path) for path in ("auto", "cma", "tcp")})
     hear()
     ray.shutdown()
     say("down")
@@ -50,3 +91,19 @@ def test_a_full_disk_for_log_files(start_driver):
     output = driver.output()
     assert output.count("No space left on device") == 1
     assert output.count(" line ") == 10000
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_for_what_tensors_need(start_driver):
+    pytest.importorskip("torch")
+    driver = start_driver(TENSORS_SCRIPT)
+    full = driver.expect("full")
+    assert [full["auto"], full["cma"]] == [1 << 18] * 2
+    assert 'No room for the token of tensor_transport="tcp"' in full["tcp"]
+    assert driver.expect("free") == dict.fromkeys(full, 1 << 18)
+    driver.tell()
+    driver.expect("down")
+    assert driver.wait() == 0
+    output = driver.output()
+    assert "keeps no counters: reserve space for counters: No space left on device" in output
+    assert "keeps no counters that others can read" in output

@@ -29,7 +29,7 @@ def register_tensor_transport(
 
     Raises ValueError for a name that is taken, a class that is no manager, and a two-sided transport.
     """
-    taken = {*transports.USABLE, *transports.UNUSABLE}
+    taken = set(transports.USABLE)
     registered.register(transport_name, devices, transport_manager_class, data_type, taken=taken)
 
 
@@ -37,7 +37,7 @@ def wait_tensor_freed(tensor: Any, timeout: float | None = None) -> None:
     """Waits until no published object refers to the tensor's memory; then it may be written.
 
     Args:
-        tensor: A CPU torch.Tensor or numpy array of this process; one that was never published is free.
+        tensor: A torch.Tensor or numpy array of this process; one that was never published is free.
         timeout: Seconds to wait at most; None: without bound.
 
     Raises GetTimeoutError (also a TimeoutError) where it is still published after that time; nothing has changed.
@@ -57,8 +57,8 @@ def wait_tensor_freed(tensor: Any, timeout: float | None = None) -> None:
 def _span(tensor: Any) -> tuple[int, int]:
     """(address, bytes) of the range that the elements span."""
     if hasattr(tensor, "data_ptr"):
-        if tensor.device.type != "cpu":
-            raise ValueError(f"wait_tensor_freed serves CPU tensors in this version, got one on {tensor.device}.")
+        if tensor.device.type == "meta":
+            raise ValueError("wait_tensor_freed takes a tensor with memory, got one on meta.")
         extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         return tensor.data_ptr(), extent * tensor.element_size() if tensor.numel() else 0
     if hasattr(tensor, "__array_interface__"):
@@ -74,7 +74,7 @@ def set_target_for_ref(ref: Any, targets: Sequence[Any]) -> None:
 
     Args:
         ref: An ObjectRef whose value has as many tensors as there are targets.
-        targets: CPU torch tensors, in the order in which the value holds its tensors, of their shapes and dtypes.
+        targets: torch tensors, in the order in which the value holds its tensors, of their shapes and dtypes.
 
     Raises TypeError for anything else. `get` raises TargetMismatchError where number, shape or dtype differ, and
     writes nothing then.

@@ -7,11 +7,13 @@ without a copy is the core's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import threading
 from typing import Any, ClassVar
 
+from beeline.exceptions import OutOfDiskError
 from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
 from beeline.transfer import Agent, TensorRefs
 
@@ -26,6 +28,8 @@ class EngineTransport(TensorTransportManager):
     """One path of the transfer engine. Subclasses say which."""
 
     path: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)  # of the tensors that it serves
+    listens: ClassVar[bool] = False  # served by agents with a TCP address alone
 
     def __init__(self) -> None:
         self._registered: dict[str, TensorRefs] = {}  # by object: what keeps its tensors registered
@@ -53,7 +57,7 @@ class EngineTransport(TensorTransportManager):
         metadata = EngineMetadata([(tensor.shape, tensor.dtype) for tensor in rdt_object])
         metadata.tensor_device = rdt_object[0].device.type if rdt_object else None
         real = [tensor.detach().resolve_conj().resolve_neg() for tensor in rdt_object]
-        refs = _agents.get(self.path).register(real)
+        refs = _agents.get(listening=self.listens).register(real)
         metadata.refs = refs.to_bytes()
         self._registered[obj_id] = refs
         return metadata
@@ -74,7 +78,7 @@ class EngineTransport(TensorTransportManager):
         """Copies them by this path and no other. Raises what `Agent.fetch` raises."""
         assert isinstance(tensor_transport_metadata, EngineMetadata)
         refs = TensorRefs.from_bytes(tensor_transport_metadata.refs)
-        return _agents.get(self.path).fetch(refs, target_buffers, path=self.path)
+        return _agents.get(listening=self.listens).fetch(refs, target_buffers, path=self.path)
 
     def send_multiple_tensors(
         self,
@@ -103,10 +107,44 @@ class Tcp(EngineTransport):
     """Through sockets of this host."""
 
     path = "tcp"
+    listens = True
 
 
-MANAGERS: dict[str, type[EngineTransport]] = {manager.path: manager for manager in (Cma, Tcp)}
-LISTENING = {Tcp.path}  # what only agents with a TCP address serve
+class Ucx(EngineTransport):
+    """UCX's one-sided operations."""
+
+    path = "ucx"
+
+
+class Nixl(EngineTransport):
+    """NIXL, within this host."""
+
+    path = "nixl"
+
+
+class Gloo(EngineTransport):
+    """torch's ProcessGroupGloo, a group for each pair of processes."""
+
+    path = "gloo"
+
+
+class CudaIpc(EngineTransport):
+    """Memory of GPUs, opened by the consumer."""
+
+    path = "cuda_ipc"
+    devices = ("cuda",)
+
+
+class Nccl(EngineTransport):
+    """Memory of GPUs, from one GPU to another one; a communicator for each pair of processes."""
+
+    path = "nccl"
+    devices = ("cuda",)
+
+
+MANAGERS: dict[str, type[EngineTransport]] = {
+    manager.path: manager for manager in (Cma, Tcp, Ucx, Nixl, Gloo, CudaIpc, Nccl)
+}
 
 
 class _Agents:
@@ -117,20 +155,19 @@ class _Agents:
         self._opened: dict[bool, Agent] = {}
         self._pid = 0
 
-    def get(self, path: str) -> Agent:
+    def get(self, *, listening: bool) -> Agent:
         from beeline.api import session
 
-        listens = path in LISTENING
         with self._lock:
             if self._pid != os.getpid():  # a fork has its parent's, which are of no use there
                 self._opened, self._pid = {}, os.getpid()
-            if listens not in self._opened:
+            if listening not in self._opened:
                 folder = os.path.join(session.current.info["session_dir"], "agents")
                 os.makedirs(folder, mode=0o700, exist_ok=True)
-                tcp, token = ("127.0.0.1:0", _session_token(folder)) if listens else (None, "")
-                self._opened[listens] = Agent(f"process {os.getpid()}", folder=folder, tcp=tcp, token=token)
+                tcp, token = ("127.0.0.1:0", _session_token(folder)) if listening else (None, "")
+                self._opened[listening] = Agent(f"process {os.getpid()}", folder=folder, tcp=tcp, token=token)
                 session.current.dependents.add(self)
-            return self._opened[listens]
+            return self._opened[listening]
 
     def session_ended(self) -> None:
         with self._lock:
@@ -143,13 +180,23 @@ _agents = _Agents()
 
 
 def _session_token(folder: str) -> str:
-    """What agents of the session ask of whoever connects; made by the first one. The folder is the user's alone."""
+    """What agents of the session ask of whoever connects; made by the first one. The folder is the user's alone.
+
+    Raises OutOfDiskError where there is no room for it.
+    """
     path = os.path.join(folder, "token")
     own = f"{path}.{os.getpid()}"
-    with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    with contextlib.suppress(FileExistsError):
-        os.link(own, path)  # all of it, or nothing
-    os.unlink(own)
+    try:
+        with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)  # all of it, or nothing
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutOfDiskError(f'No room for the token of tensor_transport="tcp" in {folder}: {error.strerror}') from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(own)
     with open(path) as file:
         return file.read()

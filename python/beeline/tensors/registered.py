@@ -28,7 +28,8 @@ from beeline.tensors.transport_manager import TensorTransportManager
 FIRST_MODE, LAST_MODE = 3, 111
 FIRST_BUILTIN_MODE = 112
 WRITABLE = 1  # of a buffer, as in `values`
-BUILTIN = ("cma", "tcp")  # names of the transfer engine's paths that are transports
+# Names of the transfer engine's paths that are transports; a name's place is its number's.
+BUILTIN = ("cma", "tcp", "ucx", "nixl", "gloo", "cuda_ipc", "nccl")
 
 _log = logging.getLogger("beeline")
 _lock = threading.Lock()
@@ -98,7 +99,7 @@ def _builtin() -> dict[str, Registration]:
     from beeline.tensors import engine_paths
 
     return {
-        name: Registration(name, ("cpu",), cloudpickle.dumps(manager), None)
+        name: Registration(name, manager.devices, cloudpickle.dumps(manager), None)
         for name, manager in engine_paths.MANAGERS.items()
     }
 

@@ -97,6 +97,8 @@ def _not_served(tensor: torch.Tensor) -> str:
     kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
     what = f"{kind} {str(tensor.dtype).removeprefix('torch.')} tensor of shape {list(tensor.shape)} on {tensor.device}"
     hint = "call .cpu() first" if tensor.device.type not in ("cpu", "meta") else "make it dense (.to_dense())"
+    if tensor.device.type == "cuda":
+        hint = 'use tensor_transport="cuda_ipc", call .cpu() first'
     if tensor.is_quantized:
         hint = "call .dequantize() first"
     if tensor.device.type == "meta":

@@ -4,18 +4,23 @@ import functools
 
 from outcome import full, raised
 
+# By engine; Beeline's by other names as well, see nixl_transport.
+TRANSPORTS = {"ray": "nixl", "beeline": "auto"}
+
 
 def _transport(ray):
-    return "nixl" if ray.__name__ == "ray" else "auto"
+    return TRANSPORTS[ray.__name__]
+
+
+def _pair(ray):
+    return _pair_by(ray, _transport(ray))
 
 
 @functools.cache
-def _pair(ray):
+def _pair_by(ray, transport):
     """A producer whose methods send directly, and a consumer declared as Ray needs it; one pair serves all cases,
     because NIXL takes seconds to start in each process."""
     import torch
-
-    transport = _transport(ray)
 
     @ray.remote(num_cpus=0)
     class Producer:

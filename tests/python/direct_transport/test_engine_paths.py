@@ -15,9 +15,13 @@ import beeline as ray
 from beeline import exceptions
 from beeline.experimental import set_target_for_ref, wait_tensor_freed
 from beeline.transfer import counters
+from tests.conformance.paths import MISSING
 from tests.python.direct_transport.nodes import bits_of, call, ones, tensors_of_every_kind, total
 
-PATHS = ["cma", "tcp"]
+PATHS = [
+    pytest.param(path, marks=pytest.mark.skipif(path in MISSING, reason=MISSING.get(path, "")))
+    for path in ("cma", "tcp", "ucx", "nixl", "gloo")
+]
 N = 1 << 18
 
 pytestmark = pytest.mark.timeout(120)
@@ -74,6 +78,16 @@ def test_put_targets_and_the_same_object_at_home(a, path):
         wait_tensor_freed(own, timeout=0.1)
     del ref
     wait_tensor_freed(own, timeout=30)
+
+
+@pytest.mark.parametrize("path", ["cuda_ipc", "nccl"])
+def test_paths_of_gpus_refuse_memory_of_the_host(a, path):
+    ref = call(a, lambda node: ["no tensor", 1], transport=path)
+    assert ray.get(ref) == ["no tensor", 1]
+    with pytest.raises(exceptions.TransportUnavailableError, match=rf"'{path}' serves tensors on cuda; .* is on cpu"):
+        ray.get(call(a, ones, N, transport=path))
+    with pytest.raises(exceptions.TransportUnavailableError, match="is on cpu"):
+        ray.put(torch.ones(3), _tensor_transport=path)
 
 
 def test_a_fetch_sees_what_was_written_meanwhile(a, b):
