@@ -118,6 +118,9 @@ def put(value: Any, mode: int) -> ObjectRef:
 def get(refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
     """Values in order. Raises what make_error makes for the first failed one; GetTimeoutError (ERROR_TIMEOUT)."""
 
+def seconds_left_to_load() -> float | None:
+    """Within unpickling on behalf of get(): what is left of its timeout; None without one."""
+
 def wait(refs: Sequence[ObjectRef], num_returns: int, timeout_s: float | None) -> list[bool]:
     """One flag per ref: ready (a value or an error) or not."""
 

@@ -1,12 +1,15 @@
 // Python values to payloads and back: exact builtin scalars here, everything else through beeline.tensors.
 #include "values.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <atomic>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "trees.h"
 
@@ -239,7 +242,27 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
   throw nb::python_error();
 }
 
+// By when the value that this thread is unpickling has to be there: parts of it may be fetched on the way.
+thread_local Deadline loading_until = Deadline::never();
+
+class LoadingUntil {
+ public:
+  explicit LoadingUntil(Deadline deadline) : before_(std::exchange(loading_until, deadline)) {}
+  ~LoadingUntil() { loading_until = before_; }
+  LoadingUntil(const LoadingUntil&) = delete;
+  LoadingUntil& operator=(const LoadingUntil&) = delete;
+
+ private:
+  Deadline before_;
+};
+
+std::optional<double> seconds_left_to_load() {
+  if (loading_until.is_never()) return std::nullopt;
+  return std::chrono::duration<double>(loading_until.left()).count();
+}
+
 nb::object load(const PayloadPtr& payload, nb::handle targets, Deadline deadline) {
+  const LoadingUntil loading(deadline);
   std::string_view skeleton = payload->skeleton;
   if (payload->placement && payload->placement->direct && !targets.is_valid() &&
       payload->placement->holder == process().self()) {
@@ -471,6 +494,7 @@ void watch_publications(runtime::Process& running) {
 }
 
 void bind_values(nb::module_& m) {
+  m.def("seconds_left_to_load", &seconds_left_to_load);
   m.def("copied_view", [](nb::bytes bytes, bool writable) { return copy_of({bytes.c_str(), bytes.size()}, writable); });
   nb::class_<View>(m, "View", nb::type_slots(view_slots)).def_prop_ro("nbytes", [](const View& view) {
     return view.size;

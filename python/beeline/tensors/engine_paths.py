@@ -13,9 +13,11 @@ import secrets
 import threading
 from typing import Any, ClassVar
 
+from beeline import _core
 from beeline.exceptions import OutOfDiskError
 from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
 from beeline.transfer import Agent, TensorRefs
+from beeline.transfer.subscription import DEFAULT_TIMEOUT_S
 
 
 class EngineMetadata(TensorTransportMetadata):
@@ -75,10 +77,15 @@ class EngineTransport(TensorTransportManager):
         communicator_metadata: CommunicatorMetadata,
         target_buffers: list[Any] | None = None,
     ) -> list[Any]:
-        """Copies them by this path and no other. Raises what `Agent.fetch` raises."""
+        """Copies them by this path and no other, within what is left of the `get`'s timeout.
+
+        Raises what `Agent.fetch` raises.
+        """
         assert isinstance(tensor_transport_metadata, EngineMetadata)
         refs = TensorRefs.from_bytes(tensor_transport_metadata.refs)
-        return _agents.get(listening=self.listens).fetch(refs, target_buffers, path=self.path)
+        left_s = _core.seconds_left_to_load()
+        timeout_s = DEFAULT_TIMEOUT_S if left_s is None else left_s
+        return _agents.get(listening=self.listens).fetch(refs, target_buffers, path=self.path, timeout_s=timeout_s)
 
     def send_multiple_tensors(
         self,

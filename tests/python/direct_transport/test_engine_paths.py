@@ -15,7 +15,7 @@ import beeline as ray
 from beeline import exceptions
 from beeline.experimental import set_target_for_ref, wait_tensor_freed
 from beeline.transfer import counters
-from tests.conformance.paths import MISSING
+from tests.conformance.paths import MISSING, SERVED
 from tests.python.direct_transport.nodes import bits_of, call, ones, tensors_of_every_kind, total
 
 PATHS = [
@@ -109,6 +109,37 @@ def test_death_of_the_producer(make_actor, b, path):
     with pytest.raises(exceptions.BeelineError):
         ray.get(call(b, total, ref), timeout=30)
     assert ray.get(call(b, lambda node: 1)) == 1
+
+
+def signalled(actor, number):
+    """The actor's process, stopped or continued."""
+    pid = ray.get(call(actor, lambda node: os.getpid()))
+    os.kill(pid, number)
+    return pid
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_producer_that_is_stopped(make_actor, b, path):
+    producer = make_actor()
+    ref = call(producer, ones, N, transport=path)
+    assert ray.get(call(b, total, ref)) == ray.get(ref).sum() == N
+    pid = signalled(producer, signal.SIGSTOP)
+    try:
+        if path in SERVED:
+            begun = time.monotonic()
+            with pytest.raises(exceptions.GetTimeoutError) as raised:
+                ray.get(ref, timeout=1)
+            assert time.monotonic() - begun < 1.1 + 0.5
+            assert isinstance(raised.value, exceptions.TransferTimeoutError) and path in str(raised.value)
+            waiting = call(b, total, ref)
+            with pytest.raises(exceptions.GetTimeoutError):
+                ray.get(waiting, timeout=1)
+        else:
+            waiting = call(b, total, ref)
+            assert ray.get(ref, timeout=10).sum() == ray.get(waiting, timeout=10) == N, "nobody there is asked"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert ray.get(waiting, timeout=30) == ray.get(ref, timeout=30).sum() == N
 
 
 def test_what_is_mapped_is_counted_where_top_finds_it(a, b):
