@@ -31,7 +31,7 @@ std::vector<std::string> environment_with(const std::vector<std::pair<std::strin
 
 // Readable once the process has ended.
 Result<Fd> open_pidfd(pid_t pid);
-bool has_ended(const Fd& pidfd);
+bool has_ended(const Fd& pidfd);  // false of one that is not open
 // Whether the process has ended or its first thread is about to: then its memory is gone, long before its other threads
 // are and has_ended() says so. For those who already failed to reach it: reads /proc.
 bool is_ending(pid_t pid);

@@ -2,7 +2,9 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -53,11 +55,26 @@ Result<std::string> ConnectionServer::unix_name() {
 Result<os::TcpAddress> ConnectionServer::tcp_address(const std::string& host) {
   const std::lock_guard guard(mutex_);
   if (tcp_address_.port != 0) return tcp_address_;
-  BEELINE_ASSIGN(auto listener, os::listen_tcp({host, 0}));
-  BEELINE_ASSIGN(os::TcpAddress address, os::local_address(listener.get()));
-  BEELINE_RETURN_IF_ERROR(start(std::move(listener), os::accept_tcp));
-  tcp_address_ = std::move(address);
+  BEELINE_ASSIGN(tcp_address_, listen_with_lock({host, 0}));
   return tcp_address_;
+}
+
+Result<os::TcpAddress> ConnectionServer::listen(const os::TcpAddress& address) {
+  const std::lock_guard guard(mutex_);
+  return listen_with_lock(address);
+}
+
+std::size_t ConnectionServer::connections() const {
+  const std::lock_guard guard(mutex_);
+  const auto is_served = [](const Connection& connection) { return !connection.ended; };
+  return static_cast<std::size_t>(std::ranges::count_if(connections_, is_served));
+}
+
+Result<os::TcpAddress> ConnectionServer::listen_with_lock(const os::TcpAddress& address) {
+  BEELINE_ASSIGN(auto listener, os::listen_tcp(address));
+  BEELINE_ASSIGN(os::TcpAddress own, os::local_address(listener.get()));
+  BEELINE_RETURN_IF_ERROR(start(std::move(listener), os::accept_tcp));
+  return own;
 }
 
 // With the lock held.
@@ -77,9 +94,10 @@ void ConnectionServer::accept_loop(int listener, Accept accept) {
   while (os::wait_ready(listener, POLLIN, wait, "a reader")) {
     auto accepted = accept(listener);
     if (accepted && accepted->is_open()) {
-      add(std::move(*accepted));
+      add(std::move(*accepted), accept == os::accept_tcp);
     } else if (!accepted && accepted.status().system_error() != 0) {
       // Out of descriptors: the reader waits in the backlog until one is free.
+      turn_away(os::Fd());
       wait.deadline = Deadline::after(std::chrono::milliseconds(50));
       (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
       wait.deadline = Deadline::never();
@@ -87,22 +105,48 @@ void ConnectionServer::accept_loop(int listener, Accept accept) {
   }
 }
 
-void ConnectionServer::add(os::Fd fd) {
+void ConnectionServer::turn_away(os::Fd fd) {
+  if (options_.turn_away) options_.turn_away(std::move(fd));
+}
+
+void ConnectionServer::add(os::Fd fd, bool must_prove) {
   join_ended();
   const std::lock_guard guard(mutex_);
-  if (connections_.size() >= kMaxConnections) {
-    if (options_.turn_away) options_.turn_away(std::move(fd));
-    return;
+  if (connections_.size() >= kMaxConnections) return turn_away(std::move(fd));
+  os::Fd opening;
+  if (must_prove) {
+    auto copy = os::duplicate(fd.get());
+    if (!copy) return turn_away(os::Fd());
+    opening = std::move(*copy);
+    make_room_for_opening();
   }
   Connection& connection = connections_.emplace_back();
-  connection.thread = os::start_thread([this, &connection, own = std::make_shared<os::Fd>(std::move(fd))] {
-    ::pthread_setname_np(::pthread_self(), options_.thread_name.c_str());
-    os::Wait wait;
-    wait.cancellation = stopping_.get();
-    options_.serve(std::move(*own), wait);
-    const std::lock_guard ended(mutex_);
-    connection.ended = true;
-  });
+  connection.opening = std::move(opening);
+  connection.thread = os::start_thread(
+      [this, &connection, own = std::make_shared<os::Fd>(std::move(fd))] { run(connection, std::move(*own)); });
+}
+
+// Who connects and says nothing must not keep out those who can prove who they are: the one that has taken longest
+// gives way. With the lock held.
+void ConnectionServer::make_room_for_opening() {
+  const auto opens = [](const Connection& connection) { return connection.opening.is_open(); };
+  if (static_cast<std::size_t>(std::ranges::count_if(connections_, opens)) < kMaxOpenings) return;
+  const auto oldest = std::ranges::find_if(connections_, opens);
+  ::shutdown(oldest->opening.get(), SHUT_RDWR);
+  oldest->opening.reset();
+}
+
+void ConnectionServer::run(Connection& connection, os::Fd fd) {
+  ::pthread_setname_np(::pthread_self(), options_.thread_name.c_str());
+  os::Wait wait;
+  wait.cancellation = stopping_.get();
+  options_.serve({std::move(fd), wait, [this, &connection] {
+                    const std::lock_guard guard(mutex_);
+                    connection.opening.reset();
+                  }});
+  const std::lock_guard guard(mutex_);
+  connection.opening.reset();
+  connection.ended = true;
 }
 
 void ConnectionServer::join_ended() {

@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "beeline/base/function_ref.h"
 #include "beeline/os/fd.h"
 #include "beeline/os/fork_count.h"
 #include "beeline/os/tcp_socket.h"
@@ -19,12 +20,20 @@ namespace beeline::transport {
 class ConnectionServer {
  public:
   static constexpr std::size_t kMaxConnections = 256;
+  // Of those, connections by TCP whose callers have proven nothing yet.
+  static constexpr std::size_t kMaxOpenings = 64;
 
+  struct Caller {
+    os::Fd connection;
+    os::Wait wait;  // is cancelled when the server ends
+    // To be called once a caller by TCP has proven who it is: until then its connection may end for the sake of others.
+    FunctionRef<void()> admit;
+  };
   struct Options {
     std::string thread_name;  // at most 15 characters
-    // What one connection is about, until it ends; on a thread of its own. `wait` is cancelled when the server ends.
-    std::function<void(os::Fd connection, const os::Wait& wait)> serve;
-    // For whom there is no room any more; on the thread that accepts.
+    // What one connection is about, until it ends; on a thread of its own.
+    std::function<void(Caller caller)> serve;
+    // For whom there is no room any more, or (not open) no descriptor, until when it waits; on the thread that accepts.
     std::function<void(os::Fd connection)> turn_away = {};
   };
 
@@ -38,24 +47,33 @@ class ConnectionServer {
   Result<std::string> unix_name();
   // Likewise by TCP, at a port of that host that was free: whoever reaches it may connect.
   Result<os::TcpAddress> tcp_address(const std::string& host);
+  // Listens at that address, and says which port it got.
+  Result<os::TcpAddress> listen(const os::TcpAddress& address);
+  // How many are being served.
+  [[nodiscard]] std::size_t connections() const;
 
   [[nodiscard]] bool is_forked() const { return fork_count_ != os::fork_count(); }
 
  private:
   struct Connection {
     std::thread thread;
+    os::Fd opening;      // its socket, until a caller by TCP is admitted; needs mutex_
     bool ended = false;  // needs mutex_
   };
   using Accept = Result<os::Fd> (*)(int listener);
 
   Status start(os::Fd listener, Accept accept);
   void accept_loop(int listener, Accept accept);
-  void add(os::Fd fd);
+  Result<os::TcpAddress> listen_with_lock(const os::TcpAddress& address);
+  void turn_away(os::Fd fd);
+  void add(os::Fd fd, bool must_prove);
+  void make_room_for_opening();
+  void run(Connection& connection, os::Fd fd);
   void join_ended();
 
   const Options options_;
   const std::uint64_t fork_count_ = os::fork_count();
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::string unix_name_;                       // needs mutex_; empty until it listens
   os::TcpAddress tcp_address_;                  // likewise, port 0
   std::shared_ptr<os::Cancellation> stopping_;  // needs mutex_ until something runs

@@ -1,9 +1,9 @@
 #include "beeline/transport/gpu.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <utility>
+
+#include "beeline/os/process.h"
 
 namespace beeline::transport {
 namespace {
@@ -19,9 +19,8 @@ Status Patience::operator()() {
     asked_at_ = now;
     if (wait_.is_interrupted()) return {Code::kInterrupted, "a signal ended the wait for a GPU"};
   }
-  pollfd ended{pidfd_, POLLIN, 0};
-  if (pidfd_ < 0 || ::poll(&ended, 1, 0) == 0) return Status::ok();
-  return {Code::kPeerLost, peer_ + " has ended"};
+  if (os::has_ended(peer_)) return {Code::kPeerLost, peer_name_ + " has ended"};
+  return Status::ok();
 }
 
 Result<std::shared_ptr<Gpu>> Gpu::open(const cuda::Driver& driver, cuda::Ordinal ordinal) {

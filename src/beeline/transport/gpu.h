@@ -14,6 +14,7 @@
 #include "beeline/base/clock.h"
 #include "beeline/base/status.h"
 #include "beeline/os/cuda_driver.h"
+#include "beeline/os/fd.h"
 #include "beeline/os/fork_count.h"
 #include "beeline/os/wait.h"
 
@@ -30,14 +31,15 @@ inline cuda::Stream stream_of(std::uintptr_t handle) {
 // How waits for a GPU go on: within the caller's bounds, and as long as the peer lives.
 class Patience {
  public:
-  // `pidfd` of the peer, or -1.
-  Patience(const os::Wait& wait, int pidfd, const std::string& peer) : wait_(wait), pidfd_(pidfd), peer_(peer) {}
+  // `peer`: its pidfd; of one that is not open nothing is known.
+  Patience(const os::Wait& wait, const os::Fd& peer, const std::string& peer_name)
+      : wait_(wait), peer_(peer), peer_name_(peer_name) {}
   Status operator()();
 
  private:
   const os::Wait& wait_;
-  const int pidfd_;
-  const std::string& peer_;
+  const os::Fd& peer_;
+  const std::string& peer_name_;
   Clock::time_point asked_at_ = Clock::now();
 };
 

@@ -177,7 +177,7 @@ Status CudaIpcEndpoint::open_pieces(std::span<const Run> runs, Access access, co
 
 Status CudaIpcEndpoint::wait_for_owner(Lane& lane, const Region& region, cuda::Event event, const os::Wait& wait) {
   BEELINE_RETURN_IF_ERROR(owner_.announce(kName, region, wait));
-  Patience patience(wait, is_own_process_ ? -1 : pidfd_.get(), peer_name_);
+  Patience patience(wait, pidfd_, peer_name_);
   return lane.wait_for(event, patience).with_context("while waiting for what " + peer_name_ + "'s GPU does before");
 }
 

@@ -46,8 +46,9 @@ class CudaIpcTransport final : public Transport {
     BEELINE_ASSIGN(auto gpu, gpus_->at(device.id));
     Lane lane(std::move(gpu));
     BEELINE_RETURN_IF_ERROR(lane.status());
-    const std::string nobody;
-    Patience patience(wait, -1, nobody);
+    const os::Fd nobody;
+    const std::string no_name;
+    Patience patience(wait, nobody, no_name);
     return lane.wait_for_stream(stream_of(stream), patience)
         .with_context("while waiting for what this process has put into a stream of GPU " + std::to_string(device.id));
   }

@@ -64,7 +64,7 @@ Status Channel::join(const os::nccl::Library& library, const Bytes& uuid, std::i
   Reader reader(told);
   const auto id = reader.read<os::nccl::UniqueId>();
   if (!reader.ok()) return {Code::kCorrupt, "an id of " + std::to_string(told.size()) + " bytes"};
-  Patience patience(wait, owner_.pidfd.get(), owner_.name);
+  Patience patience(wait, owner_.pidfd, owner_.name);
   bool is_done = false;
   const auto still = [&] { return go_on(patience, is_done); };
   auto made = Communicator::make(library, gpu_, id, kReaderRank, still);
@@ -105,7 +105,7 @@ Status Channel::go_on(Patience& patience, bool& is_done) {
 Status Channel::move(Access access, std::span<const Piece> pieces, const os::Wait& wait) {
   // Until here nothing was begun, and what the owner refuses leaves the connection as it is.
   is_in_order_ = false;
-  Patience patience(wait, owner_.pidfd.get(), owner_.name);
+  Patience patience(wait, owner_.pidfd, owner_.name);
   bool is_done = false;
   const auto still = [&] { return go_on(patience, is_done); };
   Lane lane(gpu_);

@@ -84,8 +84,8 @@ NcclExporter::NcclExporter(std::shared_ptr<Gpus> gpus, NcclOptions options, Nano
       announcers_(gpus_, Announcer::Seen::kByUs),
       connections_({.thread_name = "bee-nccl-serve",
                     // Whatever ends it, the reader sees the connection end, and says so.
-                    .serve = [this](os::Fd connection, const os::Wait& wait) {
-                      (void)serve(os::plain_stream(std::move(connection)), wait);
+                    .serve = [this](ConnectionServer::Caller caller) {
+                      (void)serve(os::plain_stream(std::move(caller.connection)), caller.wait, caller.admit);
                     }}) {
   os::fill_with_random(secret_);
 }
@@ -121,9 +121,10 @@ Status NcclExporter::check(const std::byte* data, std::uint64_t length, const De
   return check_memory(*gpu, data);
 }
 
-Status NcclExporter::serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait) {
+Status NcclExporter::serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait, FunctionRef<void()> admit) {
   wait.deadline = Deadline::after(kOpeningPatience);
   BEELINE_RETURN_IF_ERROR(admit_connection(*stream, secret_, wait));
+  admit();
   Session session;
   session.socket = os::FrameSocket(std::move(stream));
   os::Frame frame;

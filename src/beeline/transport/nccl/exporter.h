@@ -48,7 +48,7 @@ class NcclExporter final : public Exporter {
   };
   class Watch;
 
-  Status serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait);
+  Status serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait, FunctionRef<void()> admit);
   Status join(Session& session, const Join& join, const os::Wait& wait);
   Status answer(Session& session, Op op, const os::Wait& wait);
   // What the runs are on the session's GPU.

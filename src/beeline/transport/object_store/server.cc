@@ -34,12 +34,13 @@ Server::Server()
     : connections_({.thread_name = "bee-store-serve",
                     // Whatever ends it, the reader sees the connection end, and says so.
                     .serve =
-                        [this](os::Fd connection, const os::Wait& wait) {
-                          os::FrameSocket socket(std::move(connection));
-                          (void)serve(socket, wait);
+                        [this](ConnectionServer::Caller caller) {
+                          os::FrameSocket socket(std::move(caller.connection));
+                          (void)serve(socket, caller.wait);
                         },
                     .turn_away =
                         [](os::Fd connection) {
+                          if (!connection.is_open()) return;
                           os::FrameSocket socket(std::move(connection));
                           const Status full(Code::kResourceExhausted,
                                             "the owner serves " + std::to_string(kMaxConnections) +

@@ -1,7 +1,6 @@
 #include "beeline/transport/tcp/server.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -10,7 +9,6 @@
 #include <cstring>
 
 #include "beeline/base/bytes.h"
-#include "beeline/os/thread.h"
 #include "beeline/transport/tcp/stream.h"
 
 namespace beeline::transport::tcp {
@@ -53,44 +51,31 @@ struct TcpServer::Serving {
   }
 };
 
+TcpServer::TcpServer(const Options& options, RegionSource& regions, OnControl on_control)
+    : regions_(regions),
+      on_control_(std::move(on_control)),
+      on_refused_(options.on_refused),
+      agent_id_(options.agent_id),
+      token_(options.token),
+      tls_(options.tls),
+      connections_({.thread_name = "bee-tcp-serve",
+                    .serve = [this](ConnectionServer::Caller connected) { run(std::move(connected)); },
+                    .turn_away = [this](const os::Fd& /*connection*/) { refuse(); }}) {}
+
 Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionSource& regions, OnControl on_control) {
   if (options.token.empty()) {
     return Status(Code::kInvalidArgument,
                   "an agent that listens on TCP needs a token: whoever has it may read what "
                   "is published");
   }
-  std::unique_ptr<TcpServer> server(new TcpServer(regions, std::move(on_control)));
-  server->agent_id_ = options.agent_id;
-  server->token_ = options.token;
-  server->tls_ = options.tls;
-  server->on_refused_ = options.on_refused;
-  BEELINE_ASSIGN(server->listener_, os::listen_tcp(options.listen));
-  BEELINE_ASSIGN(server->address_, os::local_address(server->listener_.get()));
-  BEELINE_ASSIGN(server->stopping_, os::Cancellation::make());
-  server->acceptor_ = os::start_thread([self = server.get()] { self->accept_loop(); });
+  std::unique_ptr<TcpServer> server(new TcpServer(options, regions, std::move(on_control)));
+  BEELINE_ASSIGN(server->address_, server->connections_.listen(options.listen));
   return std::unique_ptr<Server>(std::move(server));
-}
-
-TcpServer::~TcpServer() {
-  if (stopping_) stopping_->cancel();
-  if (acceptor_.joinable()) acceptor_.join();
-  {
-    const std::lock_guard guard(mutex_);
-    for (const Connection& connection : connections_) {
-      if (connection.stream != nullptr) ::shutdown(connection.stream->fd(), SHUT_RDWR);
-    }
-  }
-  // Nobody adds any more: the acceptor has ended.
-  for (Connection& connection : connections_) connection.thread.join();
 }
 
 TcpServer::Stats TcpServer::stats() const {
   Stats stats;
-  {
-    const std::lock_guard guard(mutex_);
-    stats.connections = static_cast<std::uint64_t>(
-        std::count_if(connections_.begin(), connections_.end(), [](const Connection& c) { return !c.ended; }));
-  }
+  stats.connections = connections_.connections();
   stats.refused = refused_;
   stats.requests = requests_;
   stats.bytes_read = bytes_read_;
@@ -99,63 +84,9 @@ TcpServer::Stats TcpServer::stats() const {
   return stats;
 }
 
-void TcpServer::accept_loop() {
-  ::pthread_setname_np(::pthread_self(), "bee-tcp-accept");
-  os::Wait wait;
-  wait.cancellation = stopping_.get();
-  while (os::wait_ready(listener_.get(), POLLIN, wait, "a TCP connection")) {
-    auto accepted = os::accept_tcp(listener_.get());
-    if (accepted && accepted->is_open()) {
-      add(std::move(*accepted));
-    } else if (!accepted) {
-      // Out of descriptors: the caller waits in the backlog until one is free.
-      refuse();
-      wait.deadline = Deadline::after(std::chrono::milliseconds(50));
-      (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
-      wait.deadline = Deadline::never();
-    }
-  }
-}
-
 void TcpServer::refuse() {
   ++refused_;
   if (on_refused_) on_refused_();
-}
-
-void TcpServer::add(os::Fd fd) {
-  join_ended();
-  const std::lock_guard guard(mutex_);
-  if (connections_.size() >= kMaxConnections) {
-    refuse();
-    return;
-  }
-  make_room_for_opening();
-  Connection& connection = connections_.emplace_back();
-  connection.stream = tls_ != nullptr ? tls_->listening_stream(std::move(fd)) : os::plain_stream(std::move(fd));
-  connection.thread = os::start_thread([this, &connection] { run(connection); });
-}
-
-// Who connects and says nothing must not keep out those who have the token: the one that has taken longest gives way,
-// and counts as refused. With the lock held.
-void TcpServer::make_room_for_opening() {
-  const auto opens = [](const Connection& connection) { return connection.opens && !connection.ended; };
-  if (static_cast<std::size_t>(std::ranges::count_if(connections_, opens)) < kMaxOpenings) return;
-  const auto oldest = std::ranges::find_if(connections_, opens);
-  oldest->opens = false;
-  ::shutdown(oldest->stream->fd(), SHUT_RDWR);
-}
-
-void TcpServer::join_ended() {
-  std::list<Connection> ended;
-  {
-    const std::lock_guard guard(mutex_);
-    for (auto it = connections_.begin(); it != connections_.end();) {
-      const auto next = std::next(it);
-      if (it->ended) ended.splice(ended.end(), connections_, it);
-      it = next;
-    }
-  }
-  for (Connection& connection : ended) connection.thread.join();
 }
 
 Result<Caller> TcpServer::admit(os::ByteStream& stream, const os::Wait& wait) {
@@ -171,39 +102,29 @@ Result<Caller> TcpServer::admit(os::ByteStream& stream, const os::Wait& wait) {
   return admit_connection(stream, agent_id_, token_, wait);
 }
 
-void TcpServer::run(Connection& connection) {
-  ::pthread_setname_np(::pthread_self(), "bee-tcp-serve");
-  os::Wait wait;
+void TcpServer::run(ConnectionServer::Caller connected) {
+  auto fd = std::move(connected.connection);
+  auto stream = tls_ != nullptr ? tls_->listening_stream(std::move(fd)) : os::plain_stream(std::move(fd));
+  os::Wait wait = connected.wait;
   wait.deadline = Deadline::after(kOpeningPatience);
-  wait.cancellation = stopping_.get();
-  const auto caller = admit(*connection.stream, wait);
+  const auto caller = admit(*stream, wait);
   if (!caller) {
     refuse();
-    hear_out(connection.stream->fd(), wait);
-  } else {
-    const std::lock_guard guard(mutex_);
-    connection.opens = false;
+    return hear_out(stream->fd(), wait);
   }
-  if (caller && caller->purpose == Purpose::kStream) {
-    const auto status = serve(*connection.stream, *caller);
-    if (!status && status.code() != Code::kPeerLost) ++failed_;
+  connected.admit();
+  if (caller->purpose == Purpose::kControl) {
+    if (!wait.cancellation->is_cancelled()) on_control_(std::move(stream), caller->agent_id);
+    return;
   }
-  std::unique_ptr<os::ByteStream> stream;
-  {
-    // From here on nobody else touches it.
-    const std::lock_guard guard(mutex_);
-    stream = std::move(connection.stream);
-    connection.ended = true;
-  }
-  if (caller && caller->purpose == Purpose::kControl && !stopping_->is_cancelled()) {
-    on_control_(std::move(stream), caller->agent_id);
-  }
+  const auto status = serve(*stream, *caller, connected.wait);
+  if (!status && status.code() != Code::kPeerLost) ++failed_;
 }
 
-Status TcpServer::serve(os::ByteStream& stream, const Caller& caller) {
+Status TcpServer::serve(os::ByteStream& stream, const Caller& caller, const os::Wait& wait) {
   Serving serving;
   serving.caller = caller;
-  serving.wait.cancellation = stopping_.get();
+  serving.wait = wait;
   for (;;) {
     serving.wait.deadline = Deadline::never();  // between requests a connection may idle
     BEELINE_RETURN_IF_ERROR(receive_exactly(stream, &serving.header, sizeof serving.header, serving.wait));
