@@ -1,4 +1,4 @@
-// One function per file of bindings; module.cc calls them.
+// One function per file; module.cc calls them.
 #pragma once
 
 #include "session.h"
@@ -7,6 +7,8 @@
 
 namespace beeline::python {
 
+// Daemon threads that wait in the core while the interpreter ends do not take the process with them.
+void outlive_interpreter();
 void bind_objects(nb::module_& m);
 void bind_calls(nb::module_& m);
 void bind_worker(nb::module_& m);

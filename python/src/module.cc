@@ -29,6 +29,7 @@ NB_MODULE(_core, m) {
   error("ERROR_TRANSFER_CANCELLED", ErrorKind::kTransferCancelled);
   error("ERROR_TORN", ErrorKind::kTorn);
   error("ERROR_REFUSED", ErrorKind::kRefused);
+  beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
   beeline::python::bind_trees(m);
