@@ -92,6 +92,7 @@ def build_wheel() -> None:
     pip: list[str | Path] = [PYTHON, "-m", "pip"]
     env = environment(CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count() or 2))
     build = [*pip, "wheel", ".", "--no-build-isolation", "--no-deps", "--wheel-dir", dist, "-v"]
+    build += ["-C", "cmake.define.BEELINE_WERROR=ON"]
     step("build wheel", build, timeout_s=1800, env=env)
     wheels = sorted(dist.glob("beeline-*.whl"))
     step("install wheel", [*pip, "install", "--no-deps", "--force-reinstall", *wheels], timeout_s=300)

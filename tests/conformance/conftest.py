@@ -12,7 +12,7 @@ import time
 import pytest
 
 from beeline.transfer import Agent, TensorRefs, get_include
-from tests.conformance.paths import HARMLESS, MISSING
+from tests.conformance.paths import HARMLESS, LIES, MISSING, SLOW
 
 TOKEN = "conformance"
 # Set by test_tls.py, which runs the suite once more in a process of its own.
@@ -70,6 +70,15 @@ def plugins(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEELINE_TRANSPORT_PLUGINS", str(library))
         yield library
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Runs under reorderings, and lies, of paths that take long for them are for `./dev test --full`."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("path") in SLOW and (params.get("agent") == "reordered" or params.get("kind") in LIES):
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,9 @@ SERVED = ["object_store", "tcp", "hixl", "gloo"]
 # Paths to agents that share no memory, or are elsewhere.
 BEYOND = ["tcp", "hixl"]
 
+# Paths of engines, and of Python: requests that are cut small take long there.
+SLOW = ["ucx", "nixl", "hixl", "gloo"]
+
 # Those of them that this machine cannot take, and why: their tests are skipped.
 _has_ucx, _ucx = _core.describe_ucx(ucx.library())
 MISSING = {} if _has_ucx else {"ucx": _ucx}
@@ -23,3 +26,5 @@ HARMLESS = {
     "delayed": [Fault("delay", delay_s=0.001, after_bytes=1, times=0)],
     "reordered": [Fault("reorder", after_bytes=1, times=0)],
 }
+# What a path may do wrong without a word, but for checksums.
+LIES = ["truncate", "drop", "corrupt"]

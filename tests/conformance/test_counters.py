@@ -314,6 +314,7 @@ def test_bench_against_a_live_agent(reader, place):
     assert "tcp" in json.loads(done.stdout)["refused"]
 
 
+@pytest.mark.full
 def test_bench_between_two_agents_also_shows_what_the_first_has_measured(start_owner, reader, place):
     owner = start_owner(folder=place)
     owner.run("agent.publish('beeline.bench', np.zeros(1 << 20, np.uint8))")

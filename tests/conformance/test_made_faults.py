@@ -8,7 +8,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent, Fault
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import PATHS, WRITING
+from tests.conformance.paths import LIES, PATHS, WRITING
 
 COUNT = 3 << 18  # of float32: 3 MiB, in the owner's arena
 HALF = COUNT * 2  # bytes
@@ -85,7 +85,7 @@ def test_every_path_fails(reader, refs):
         agent.fetch(refs)
 
 
-@pytest.mark.parametrize("kind", ["truncate", "drop", "corrupt"])
+@pytest.mark.parametrize("kind", LIES)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_lie_is_found_out_by_checksums(owner, reader, path, kind):
     expression = f"torch.arange({COUNT}, dtype=torch.float32)"

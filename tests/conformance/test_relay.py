@@ -93,7 +93,7 @@ def slow_child(publisher, folder):
         agent.close()
 
 
-@pytest.mark.parametrize("fan_out", [1, 3])
+@pytest.mark.parametrize("fan_out", [pytest.param(1, marks=pytest.mark.full), 3])
 def test_eight_subscribers_cost_the_publisher_no_more_copies_than_its_fan_out(start_owner, publisher, fan_out):
     subscribers = [Subscriber(start_owner, publisher) for _ in range(8)]
     assert publish(publisher, 1, fan_out=fan_out, checksum=True) == 1

@@ -62,8 +62,8 @@ PRELUDE = """
 """
 
 
-@pytest.mark.parametrize("size", [100, 1 << 20])
-@pytest.mark.parametrize("transport", ["object_store", "auto"])
+@pytest.mark.parametrize("size", [100, pytest.param(1 << 20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("transport", [pytest.param("object_store", marks=pytest.mark.full), "auto"])
 def test_finished_results_reach_consumers(start_driver, size, transport):
     driver = start_driver(
         PRELUDE

@@ -3,6 +3,7 @@
 import signal
 
 import processes
+import pytest
 
 STOPPED_WORKER = """
     ray.init(num_cpus=4)
@@ -81,6 +82,7 @@ STOPPED_DAEMON = """
 """
 
 
+@pytest.mark.full  # half a minute
 def test_a_stopped_daemon(start_driver):
     driver = start_driver(STOPPED_DAEMON)
     driver.expect("ready")

@@ -199,7 +199,7 @@ def plain_compass(tmp_path_factory) -> dict:
     return run(tmp_path_factory.mktemp("plain"), *COMPASS, "--plain")
 
 
-@pytest.mark.parametrize("sync", ["blocking", "nonblocking"])
+@pytest.mark.parametrize("sync", [pytest.param("blocking", marks=pytest.mark.full), "nonblocking"])
 @pytest.mark.parametrize(
     ("transport", "direct", "guard"),
     [
@@ -270,6 +270,7 @@ def test_a_terminal_shows_progress_as_it_is(tmp_path):
         assert part in text, part
 
 
+@pytest.mark.full
 def test_ray_learns_as_one_plain_process(tmp_path, plain_compass):
     pytest.importorskip("ray")
     actors = run(tmp_path, *COMPASS, "--engine", "ray", "--transport", "object_store")
