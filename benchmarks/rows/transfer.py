@@ -116,20 +116,27 @@ def convert_nothing(ctx: Context) -> Samples:
 
 @probe
 def read_from_cpp(ctx: Context) -> Samples:
-    """A prepared read and a map of 1 KiB, as a program in C++ makes them; and what memcpy takes there."""
+    """A prepared read of 1 KiB and maps, as a program in C++ makes them; and what memcpy takes there."""
     with tempfile.TemporaryDirectory(prefix="beeline-bench-") as folder, Owner("beeline") as owner:
         cpp_package.install(Path(folder, "prefix"))
         cpp_package.build(Path(__file__).parent.parent / "cpp", Path(folder, "prefix"), Path(folder, "build"))
-        measured = subprocess.run(
-            [Path(folder, "build", "transfer_read"), "100000", str(ctx.reps(15, 5))],
-            input=owner.ask([KIB]) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if measured.returncode != 0:
-            raise RuntimeError(f"transfer_read: exit status {measured.returncode}: {measured.stderr}")
-        return json.loads(measured.stdout)
+
+        def run(size: int, *more: str) -> Samples:
+            measured = subprocess.run(
+                [Path(folder, "build", "transfer_read"), "100000", str(ctx.reps(15, 5)), *more],
+                input=owner.ask([size]) + "\n",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if measured.returncode != 0:
+                raise RuntimeError(f"transfer_read: exit status {measured.returncode}: {measured.stderr}")
+            return json.loads(measured.stdout)  # type: ignore[no-any-return]
+
+        samples = run(KIB)
+        for name, size in MAPPED.items():
+            samples |= {f"{what} {name}": seconds for what, seconds in run(size, "maps").items()}
+        return samples
 
 
 @probe
@@ -380,15 +387,25 @@ ROWS = [
     ),
     *(
         _own_row(
-            f"{name}_cpp_1KiB",
-            f"{measure} by shm, 1 KiB, from C++",
-            "ns",
+            f"{name}_cpp_{size.replace(' ', '')}",
+            f"{measure} on one host, {size}, from C++",
+            "us",
             "read_from_cpp",
-            name,
+            f"{name} {size}",
+            Bound("<=", 2, "value") if name == "view" else None,
             None,
-            Limit("read_from_cpp", "copy"),
         )
-        for name, measure in (("fetch", "copying fetch, prepared, into existing memory,"), ("map", "map"))
+        for name, measure in (("view", "map to read only"), ("map", "map"))
+        for size in MAPPED
+    ),
+    _own_row(
+        "fetch_cpp_1KiB",
+        "copying fetch, prepared, into existing memory, by shm, 1 KiB, from C++",
+        "ns",
+        "read_from_cpp",
+        "fetch",
+        None,
+        Limit("read_from_cpp", "copy"),
     ),
     _own_row(
         "register",

@@ -242,17 +242,21 @@ Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Te
   return Access::make_batch(std::move(batch), std::move(kept));
 }
 
-Result<Tensor> Agent::map(const TensorRef& ref, const Wait& wait) const {
+namespace {
+
+// The tensor over the owner's memory, its bytes [offset, offset + length) of a region brought near by `bring`.
+template <typename Bring>
+Result<Tensor> near(transfer::Agent& agent, const TensorRef& ref, const Wait& wait, Bring&& bring) {
   const transfer::RemoteTensor& remote = Access::remote_of(ref);
   Tensor out{nullptr, ref.dtype(), remote.spec.shape, remote.spec.strides, nullptr};
   if (remote.spec.elements() == 0) return out;
   if (!remote.home().device.is_host()) {
     return Status(Code::kUnsupported, "a tensor of the C++ API is the host's memory: fetch() copies it there");
   }
-  BEELINE_ASSIGN(const auto peer, impl_->agent->peer(ref.owner(), to_core(wait)));
+  BEELINE_ASSIGN(const auto peer, agent.peer(ref.owner(), to_core(wait)));
   const auto extent = transfer::extent_of(remote.spec);
-  auto mapped = peer->map(remote.home(), remote.offset + static_cast<std::uint64_t>(extent.first),
-                          static_cast<std::uint64_t>(extent.end - extent.first));
+  auto mapped = bring(*peer, remote.home(), remote.offset + static_cast<std::uint64_t>(extent.first),
+                      static_cast<std::uint64_t>(extent.end - extent.first));
   if (!mapped) {
     return mapped.status().with_context("while mapping " + transfer::text_of(remote.spec) + " of agent \"" +
                                         peer->address().name + "\"");
@@ -260,6 +264,18 @@ Result<Tensor> Agent::map(const TensorRef& ref, const Wait& wait) const {
   out.data = mapped->data - extent.first;
   out.memory = std::move(mapped->lease);
   return out;
+}
+
+}  // namespace
+
+Result<Tensor> Agent::map(const TensorRef& ref, const Wait& wait) const {
+  const auto bring = [](transfer::Peer& peer, const auto&... range) { return peer.map(range...); };
+  return near(*impl_->agent, ref, wait, bring);
+}
+
+Result<Tensor> Agent::view(const TensorRef& ref, const Wait& wait) const {
+  const auto bring = [](transfer::Peer& peer, const auto&... range) { return peer.view(range...); };
+  return near(*impl_->agent, ref, wait, bring);
 }
 
 Result<Explanation> Agent::explain(const TensorRef& ref, const Requirement& requirement, const Wait& wait) const {

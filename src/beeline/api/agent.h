@@ -239,6 +239,10 @@ class BEELINE_API Agent {
   // kUnsupported unless it lies in the arena of an agent on this host; otherwise as fetch().
   [[nodiscard]] Result<Tensor> map(const TensorRef& ref, const Wait& wait = {}) const;
 
+  // The same, but its pages cannot be written to: who does gets SIGSEGV. For who only reads: nothing has to be looked
+  // at before the memory can be mapped again, so that the time is the same for any size.
+  [[nodiscard]] Result<Tensor> view(const TensorRef& ref, const Wait& wait = {}) const;
+
   // Which path a fetch of the tensor would take. Fails as connect().
   [[nodiscard]] Result<Explanation> explain(const TensorRef& ref, const Requirement& requirement = {},
                                             const Wait& wait = {}) const;

@@ -173,6 +173,13 @@ Result<const std::byte*> PeerArena::view() {
   return static_cast<const std::byte*>(view_.data());
 }
 
+Result<PeerArena::View> PeerArena::acquire_view(PublicationId id, Range range) {
+  BEELINE_RETURN_IF_ERROR(check_ranges({&range, 1}));
+  BEELINE_ASSIGN(auto hold, acquire(id, {}));
+  BEELINE_ASSIGN(const std::byte* const all, view());
+  return View{std::move(hold), all + range.offset};
+}
+
 bool PeerArena::is_published(PublicationId id) const {
   return id.slot < kMaxPublications &&
          table_->slots[id.slot].state.load() == PublicationSlot::pack(id.generation, SlotState::kPublished);

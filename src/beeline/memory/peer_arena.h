@@ -78,6 +78,12 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   // The producer's bytes as they are now, for copying out of; valid as long as this object. A mapping of its own,
   // shared and read-only: what leases wrote into theirs does not show here. Only bytes under a lease are worth reading.
   Result<const std::byte*> view();
+  // As acquire(), of one range and read-only: its bytes in view(). It needs no cleaning.
+  struct View {
+    Lease hold;
+    const std::byte* data = nullptr;
+  };
+  Result<View> acquire_view(PublicationId id, Range range);
   // A connection to the producer that stays open as long as this object: by its end it knows that no lease is left.
   void keep_open(os::Fd connection) { connection_ = std::move(connection); }
   // Whether the publication may still be leased: after a copy under a lease this tells that nothing was reused

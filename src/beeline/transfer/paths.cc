@@ -79,17 +79,25 @@ Result<memory::Lease> Paths::map(memory::PublicationId id, std::span<const memor
   std::uint64_t bytes = 0;
   for (const memory::Range& range : ranges) bytes += range.length;
   auto lease = facts_.arena->acquire(id, ranges);
-  if (!lease) {
-    note_failure(Operation::kMap, bytes, lease.status().code(), begin);
-    return lease;
-  }
+  count_map(bytes, begin, lease.status());
+  return lease;
+}
+
+Result<memory::PeerArena::View> Paths::view(memory::PublicationId id, memory::Range range) {
+  const auto begin = Clock::now();
+  auto viewed = facts_.arena->acquire_view(id, range);
+  count_map(range.length, begin, viewed.status());
+  return viewed;
+}
+
+void Paths::count_map(std::uint64_t bytes, Clock::time_point begin, const Status& outcome) {
+  if (!outcome) return note_failure(Operation::kMap, bytes, outcome.code(), begin);
   const auto maps = [](const auto& path) { return path->transport->capabilities().maps; };
   const auto path = std::ranges::find_if(paths_, maps);
   if (counters_ && path != paths_.end()) {
     const auto at = static_cast<std::size_t>(path - paths_.begin());
     counters_->moved(at, Operation::kMap, bytes, begin, Clock::now() - begin);
   }
-  return lease;
 }
 
 void Paths::note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin) {

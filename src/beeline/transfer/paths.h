@@ -51,6 +51,8 @@ class Paths {
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
   // Access without a copy to ranges of the arena of a peer on this host; see memory::PeerArena::acquire().
   Result<memory::Lease> map(memory::PublicationId id, std::span<const memory::Range> ranges);
+  // The same of one range, read-only; see memory::PeerArena::acquire_view().
+  Result<memory::PeerArena::View> view(memory::PublicationId id, memory::Range range);
   // Bytes of device memory where their owner has them, by the first path that gives that, and counted. kUnsupported,
   // with all reasons, when none does.
   Result<transport::MappedBytes> map_device(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
@@ -100,6 +102,7 @@ class Paths {
   };
 
   enum class Direction : std::uint8_t { kRead, kWrite };
+  void count_map(std::uint64_t bytes, Clock::time_point begin, const Status& outcome);
   static Operation operation_of(Direction direction) {
     return direction == Direction::kRead ? Operation::kFetch : Operation::kPush;
   }

@@ -324,18 +324,38 @@ Result<Mapped> Peer::map_device(const Region& region, std::uint64_t offset, std:
   return Mapped{std::move(held), bytes->data, bytes->device};
 }
 
-Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length, const os::Wait& wait) {
-  const Cleaner cleaner{*this};
+Status Peer::check_mappable(const Region& region, std::uint64_t offset, std::uint64_t length) {
   BEELINE_RETURN_IF_ERROR(check_alive());
   const Run run{&region, offset, nullptr, length};
   BEELINE_RETURN_IF_ERROR(transport::check_bounds({&run, 1}));
+  if (!region.device.is_host()) return Status::ok();
+  if (facts().same_host() && region.in_arena() && !facts().arena->is_detached(region.id)) return Status::ok();
+  paths_.note_failure(Operation::kMap, length, Code::kUnsupported);
+  const auto explanation = explain(region, length, {.path = "shm"});
+  return {Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it"};
+}
+
+Result<Mapped> Peer::view(const Region& region, std::uint64_t offset, std::uint64_t length) {
+  const Cleaner cleaner{*this};
+  BEELINE_RETURN_IF_ERROR(check_mappable(region, offset, length));
+  if (!region.device.is_host()) return Status(Code::kUnsupported, "a view is of the host's memory: map() is of others");
+  BEELINE_ASSIGN(auto viewed, paths_.view(region.id, {region.arena_offset + offset, length}));
+  struct Held {
+    std::shared_ptr<Peer> peer;
+    memory::Lease hold;
+    ~Held() {
+      hold.done_reading();
+      peer->request_cleaning();  // its owner may have to be told
+    }
+  };
+  auto* const data = const_cast<std::byte*>(viewed.data);
+  return Mapped{std::shared_ptr<Held>(new Held{shared_from_this(), std::move(viewed.hold)}), data, region.device};
+}
+
+Result<Mapped> Peer::map(const Region& region, std::uint64_t offset, std::uint64_t length, const os::Wait& wait) {
+  const Cleaner cleaner{*this};
+  BEELINE_RETURN_IF_ERROR(check_mappable(region, offset, length));
   if (!region.device.is_host()) return map_device(region, offset, length, wait);
-  const bool is_mappable = facts().same_host() && region.in_arena() && !facts().arena->is_detached(region.id);
-  if (!is_mappable) {
-    paths_.note_failure(Operation::kMap, length, Code::kUnsupported);
-    const auto explanation = explain(region, length, {.path = "shm"});
-    return Status(Code::kUnsupported, "map: " + explanation.candidates.front().reason + "; fetch() copies it");
-  }
   const memory::Range range{region.arena_offset + offset, length};
   BEELINE_ASSIGN(auto lease, paths_.map(region.id, {&range, 1}));
   struct Held {

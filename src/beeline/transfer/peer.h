@@ -64,6 +64,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   // this host, or on a device whose memory a path maps; only there it waits.
   Result<Mapped> map(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
                      const os::Wait& wait = {});
+  // The same of the host's memory, read-only: writing to it is a fault of the processor.
+  Result<Mapped> view(const transport::Region& region, std::uint64_t offset, std::uint64_t length);
   // The region's device as this process numbers it.
   Result<transport::Device> here(const transport::Region& region, const os::Wait& wait);
 
@@ -107,6 +109,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Status gone() const;
   Status lost_or(Status status) const;
   [[nodiscard]] Status check_alive() const;
+  // Of memory of a device only that it is inside the region.
+  Status check_mappable(const transport::Region& region, std::uint64_t offset, std::uint64_t length);
   Status require_grants(std::span<const transport::Run> runs, const os::Wait& wait);
   Result<Bytes> ask(const messages::Ask& asked, const os::Wait& wait);
   Result<Bytes> ask(const messages::Ask& asked, BytesView frame, const os::Wait& wait);

@@ -2,10 +2,13 @@
 // process; tests/system/test_cpp_package.py has them in processes of their own, against the installed package.
 #include "beeline/api/agent.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <numeric>
@@ -147,6 +150,28 @@ TEST_F(ApiTest, AMappedTensorIsTheOwnersMemory) {
   EXPECT_EQ(mapped.values<std::int32_t>()[99], -5);
   refs.reset();
   EXPECT_EQ(mapped.values<std::int32_t>()[99], -5);  // what is mapped stays
+}
+
+TEST_F(ApiTest, AViewIsTheOwnersMemoryAndReadOnly) {
+  const auto source = counted({1 << 16});
+  auto refs = std::make_unique<TensorRefs>(need(owner_.register_tensor(source)));
+  const auto seen = need(reader_.view(need(refs->at(0))));
+  const auto mapped = need(reader_.map(need(refs->at(0))));
+  mapped.values<std::int32_t>()[7] = 70;  // stays with who wrote it
+  source.values<std::int32_t>()[99] = -5;
+  EXPECT_EQ(seen.values<std::int32_t>()[99], -5);
+  EXPECT_EQ(seen.values<std::int32_t>()[7], 7);
+  // The kernel does not write there either.
+  const int zeros = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  EXPECT_EQ(::read(zeros, seen.data, 1), -1);
+  EXPECT_EQ(errno, EFAULT);
+  EXPECT_EQ(::read(zeros, mapped.data, 1), 1);
+  ::close(zeros);
+  const Slice slice{.start = 100, .step = 2, .count = 100};
+  const auto part = need(reader_.view(need(need(refs->at(0)).part({&slice, 1}))));
+  EXPECT_EQ(*reinterpret_cast<const std::int32_t*>(part.data + part.strides[0] * 4 * 2), 104);
+  refs.reset();
+  EXPECT_EQ(seen.values<std::int32_t>()[99], -5);  // what is seen stays
 }
 
 TEST_F(ApiTest, OnlyGrantedTensorsArePushedTo) {

@@ -159,6 +159,26 @@ TEST_F(PeerArenaTest, MemoryIsReusedOnlyAfterTheLeaseCameBackClean) {
   EXPECT_EQ(arena_->allocate(4 * kMiB).value(), published.data);
 }
 
+TEST_F(PeerArenaTest, AViewHoldsItsMemoryAndNeedsNoCleaning) {
+  const auto published = publish(4 * kMiB, 1);
+  auto view = peer_->acquire_view(published.id, published.range).value();
+  EXPECT_EQ(std::memcmp(view.data, published.data, published.range.length), 0);
+  auto again = peer_->acquire_view(published.id, {published.range.offset + 100, 50}).value();
+  EXPECT_EQ(again.data, view.data + 100);
+  again.hold.done_reading();
+  EXPECT_FALSE(peer_->needs_cleaning());
+  EXPECT_EQ(arena_->holds(published.id).reading, 1u);
+  EXPECT_EQ(peer_->acquire_view(published.id, {256 * kMiB - 1, 2}).status().code(), Code::kInvalidArgument);
+  arena_->retire(published.id);
+  EXPECT_EQ(peer_->acquire_view(published.id, published.range).status().code(), Code::kStale);
+  arena_->release(published.data);
+  EXPECT_EQ(arena_->sweep(), 1u);
+  view.hold.done_reading();
+  EXPECT_TRUE(peer_->needs_cleaning()) << "its producer waits for word of it";
+  EXPECT_EQ(peer_->clean(), std::vector{published.id});
+  EXPECT_EQ(arena_->sweep(), 0u);
+}
+
 TEST_F(PeerArenaTest, SeveralLeasesOfOneProcessCountOnce) {
   const auto published = publish(kMiB, 1);
   Lease first = acquire(published);
