@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -73,6 +74,8 @@ def python(*, full: bool, arguments: list[str] | None = None) -> Outcome:
     folders = [folder for folder in PYTHON_TEST_FOLDERS if any((ROOT / folder).rglob("test_*.py"))]
     # -P: the checkout's own folders get onto the path by pyproject.toml alone, and python/ is not among them.
     command: list[str | Path] = [PYTHON, "-P", "-m", "pytest", "-q", f"--junitxml={report}"]
+    # Tests come in an order of their own each time; the log's first line has the seed that repeats one.
+    command.append(f"--randomly-seed={random.randrange(1 << 32)}")
     command += [] if full else ["-m", "not full"]
     try:
         limit_s = FULL_SUITE_TIMEOUT_S if full else SUITE_TIMEOUT_S

@@ -335,11 +335,8 @@ class TornReadError(DirectTransportError):
     """The tensors were written, or damaged on the way, while they were read; what was being filled is undefined."""
 
 
-class TransferTimeoutError(DirectTransportError, GetTimeoutError):
-    """A transfer did not end within its time; nothing of it is written later.
-
-    A `get` whose timeout passes while its value is being fetched raises it, and is caught by GetTimeoutError.
-    """
+class TransferTimeoutError(DirectTransportError, TimeoutError):
+    """A transfer did not end within its time; nothing of it is written later."""
 
 
 class TransferCancelledError(DirectTransportError):

@@ -3,6 +3,7 @@
 
 #include <exception>
 
+#include "beeline/os/thread.h"
 #include "bindings.h"
 
 namespace beeline::python {
@@ -22,7 +23,8 @@ bool is_finalizing() {
 // on its way (waits of ours that let go of the GIL, and torch's) do not let that pass: the whole program would be
 // aborted for a daemon thread that the process does not wait for anyway. It stays where it is instead.
 void terminate() {
-  if (std::current_exception() == nullptr && is_finalizing() && !on_main_thread()) {
+  const bool is_waited_for = on_main_thread() || os::is_own_thread();
+  if (std::current_exception() == nullptr && is_finalizing() && !is_waited_for) {
     for (;;) ::pause();
   }
   if (otherwise != nullptr) otherwise();

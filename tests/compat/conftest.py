@@ -1,6 +1,5 @@
-"""Runs the selected cases once per engine, both at a time, when the first of them is asked for."""
+"""Runs the selected cases once per engine, when the first of them is asked for."""
 
-import concurrent.futures
 import pathlib
 import sys
 
@@ -16,6 +15,4 @@ def outcomes(request):
     """{engine: {"group.case": Outcome}} for the cases that this session selected."""
     parameters = [getattr(getattr(item, "callspec", None), "params", {}) for item in request.session.items]
     names = [p["case"] for p in parameters if p.get("case") in runner.cases()]
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        running = {engine: threads.submit(runner.run, engine, names) for engine in runner.ENGINES}
-        return {engine: future.result() for engine, future in running.items()}
+    return {engine: runner.run(engine, names) for engine in runner.ENGINES}

@@ -31,19 +31,23 @@ print(*gloo.describe())
 """
 
 
+Level = Literal["ok", "warning", "error", "absent"]
+
+
 class Check(NamedTuple):
     """One finding; "error": Beeline does not work so; "warning": it is slower or has less than it could; "absent":
     this version, or this machine, does not have it, and nothing needs it.
     """
 
     name: str
-    level: Literal["ok", "warning", "error", "absent"]
+    level: Level
     found: str
     advice: str = ""
 
 
 def run_all() -> list[Check]:
     """Every check, in the order in which they are shown."""
+    paths = [_cuda(), _nccl(), _ucx(), _probe("nixl", NIXL_PROBE), _probe("gloo", GLOO_PROBE)]
     return [
         _kernel(),
         _huge_pages(),
@@ -54,12 +58,8 @@ def run_all() -> list[Check]:
         _map_count(),
         _ptrace(),
         _preload(),
-        _cuda(),
-        *_transports(),
-        _nccl(),
-        _ucx(),
-        _probe("nixl", NIXL_PROBE),
-        _probe("gloo", GLOO_PROBE),
+        *paths,
+        *_transports({path.name.removeprefix("path "): path.level for path in paths}),
     ]
 
 
@@ -165,8 +165,16 @@ def _cuda() -> Check:
     return Check(name, "ok", found)
 
 
-def _transports() -> list[Check]:
-    return [Check(f"transport {name}", "ok", text) for name, text in transports.USABLE.items()]
+def _transports(of_paths: dict[str, Level]) -> list[Check]:
+    return [
+        Check(
+            f"transport {name}",
+            of_paths.get(name, "ok"),
+            text,
+            "" if of_paths.get(name, "ok") == "ok" else "see its path",
+        )
+        for name, text in transports.USABLE.items()
+    ]
 
 
 def _nccl() -> Check:

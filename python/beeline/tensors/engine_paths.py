@@ -14,7 +14,7 @@ import threading
 from typing import Any, ClassVar
 
 from beeline import _core
-from beeline.exceptions import OutOfDiskError
+from beeline.exceptions import GetTimeoutError, OutOfDiskError, TransferTimeoutError
 from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
 from beeline.transfer import Agent, TensorRefs
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S
@@ -79,13 +79,19 @@ class EngineTransport(TensorTransportManager):
     ) -> list[Any]:
         """Copies them by this path and no other, within what is left of the `get`'s timeout.
 
-        Raises what `Agent.fetch` raises.
+        Raises GetTimeoutError where that was too little, and what `Agent.fetch` raises.
         """
         assert isinstance(tensor_transport_metadata, EngineMetadata)
         refs = TensorRefs.from_bytes(tensor_transport_metadata.refs)
         left_s = _core.seconds_left_to_load()
         timeout_s = DEFAULT_TIMEOUT_S if left_s is None else left_s
-        return _agents.get(listening=self.listens).fetch(refs, target_buffers, path=self.path, timeout_s=timeout_s)
+        agent = _agents.get(listening=self.listens)
+        try:
+            return agent.fetch(refs, target_buffers, path=self.path, timeout_s=timeout_s)
+        except TransferTimeoutError as error:
+            if left_s is None:
+                raise
+            raise GetTimeoutError(f"get timed out while it fetched a value: {error}") from error
 
     def send_multiple_tensors(
         self,
@@ -193,6 +199,8 @@ def _session_token(folder: str) -> str:
     """
     path = os.path.join(folder, "token")
     own = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError), open(path) as file:
+        return file.read()
     try:
         with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32))

@@ -127,7 +127,7 @@ Result<Fd> open_pidfd(pid_t pid) {
 
 bool has_ended(const Fd& pidfd) {
   pollfd ended{pidfd.get(), POLLIN, 0};
-  return ::poll(&ended, 1, 0) != 0;
+  return ::poll(&ended, 1, 0) > 0;
 }
 
 bool is_ending(pid_t pid) {

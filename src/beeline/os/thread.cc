@@ -8,12 +8,25 @@
 
 namespace beeline::os {
 
+namespace {
+
+thread_local bool own_thread = false;
+
+}  // namespace
+
+bool is_own_thread() {
+  return own_thread;
+}
+
 std::thread start_thread(std::function<void()> body) {
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
+  std::thread thread([own = std::move(body)] {
+    own_thread = true;
+    own();
+  });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return thread;
 }

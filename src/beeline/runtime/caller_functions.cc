@@ -215,6 +215,7 @@ void Caller::on_process_lost(ProcessIndex process, const std::string& reason) {
 // The lease's worker has ended: the call that it had begun is over or runs again, those behind it go elsewhere.
 void Caller::lose_lease(Shape& shape, LeaseId id, const std::string& reason) {
   auto node = shape.leases.extract(id);
+  if (node.empty()) return;  // returned meanwhile: its calls had all come back
   shape_of_lease_.erase(id);
   bool first = true;
   std::deque<OutgoingCall*> again;

@@ -380,7 +380,7 @@ void Peers::cut(Link& link, const Status& reason) {
   const bool corrupt = reason.code() == Code::kCorrupt;
   if (link.open && !corrupt) {
     // What the peer sent before its end still counts.
-    if (peers_[link.peer].links.size() == 1) events_.on_peer_ending(link.peer);
+    events_.on_peer_ending(link.peer);
     std::size_t budget = SIZE_MAX;
     ring::Record record{};
     while (budget-- > 0 && link.in.peek(record) == ring::Consumer::Peek::kRecord) {

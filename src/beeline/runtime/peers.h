@@ -25,7 +25,8 @@ class PeerEvents {
  public:
   // One whole message. A bad one is the sender's fault: return a failure, and the link is cut.
   virtual Status on_message(ProcessIndex from, Message type, BytesView body) = 0;
-  // The process has ended. What it had sent is handled next; what is sent to it from here on reaches nobody.
+  // The process has ended. What it had sent is handled next; what is sent to it from here on reaches nobody. Told once
+  // for each of its links.
   virtual void on_peer_ending(ProcessIndex process) = 0;
   // The process is gone, or was never there, or (kCorrupt) sent what cannot be; nothing more comes from it.
   virtual void on_peer_lost(ProcessIndex process, const Status& reason) = 0;

@@ -115,10 +115,9 @@ void ConnectionServer::add(os::Fd fd, bool must_prove) {
   if (connections_.size() >= kMaxConnections) return turn_away(std::move(fd));
   os::Fd opening;
   if (must_prove) {
-    auto copy = os::duplicate(fd.get());
-    if (!copy) return turn_away(os::Fd());
-    opening = std::move(*copy);
     make_room_for_opening();
+    // With the last descriptor gone it is served all the same, and does not make way.
+    if (auto copy = os::duplicate(fd.get())) opening = std::move(*copy);
   }
   Connection& connection = connections_.emplace_back();
   connection.opening = std::move(opening);

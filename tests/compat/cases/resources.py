@@ -95,6 +95,9 @@ def case_fractions_fit_first(ray):
         def ids(self):
             return [str(i) for i in ray.get_gpu_ids()]
 
+    # Whoever had one before is gone: else the two may come to lie on different ones.
+    while ray.available_resources().get("GPU") != 2:
+        time.sleep(0.05)
     a = A.options(num_gpus=0.3).remote()
     first = ray.get(a.ids.remote())
     b = A.options(num_gpus=0.3).remote()

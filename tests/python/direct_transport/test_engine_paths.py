@@ -1,5 +1,6 @@
 """The transfer engine's paths as tensor transports, and what the engine counts of every transfer in a session."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -67,6 +68,21 @@ def test_a_parameter_travels_as_a_tensor(a, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_what_is_ready_is_brought_whoever_waits_for_it(a, b, path):
+    async def gather(refs):
+        return [float(value.sum()) for value in await asyncio.gather(*refs)]
+
+    def refs():
+        made = [call(a, ones, N, transport=path) for _ in range(2)]
+        assert len(ray.wait(made, num_returns=2)[0]) == 2
+        return made
+
+    assert asyncio.run(gather(refs())) == [N, N]
+    assert [float(ref.future().result(timeout=30).sum()) for ref in refs()] == [N, N]
+    assert [float(ray.get(ref, timeout=0).sum()) for ref in refs()] == [N, N]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_put_targets_and_the_same_object_at_home(a, path):
     own = torch.arange(float(N))
     ref = ray.put({"x": own}, _tensor_transport=path)
@@ -130,7 +146,12 @@ def test_a_producer_that_is_stopped(make_actor, b, path):
             with pytest.raises(exceptions.GetTimeoutError) as raised:
                 ray.get(ref, timeout=1)
             assert time.monotonic() - begun < 1.1 + 0.5
-            assert isinstance(raised.value, exceptions.TransferTimeoutError) and path in str(raised.value)
+            assert f"by {path}" in str(raised.value)
+            # Who tries again means the same target.
+            target = torch.zeros(N)
+            set_target_for_ref(ref, [target])
+            with pytest.raises(exceptions.GetTimeoutError):
+                ray.get(ref, timeout=0.2)
             waiting = call(b, total, ref)
             with pytest.raises(exceptions.GetTimeoutError):
                 ray.get(waiting, timeout=1)
@@ -140,6 +161,7 @@ def test_a_producer_that_is_stopped(make_actor, b, path):
     finally:
         os.kill(pid, signal.SIGCONT)
     assert ray.get(waiting, timeout=30) == ray.get(ref, timeout=30).sum() == N
+    assert path not in SERVED or target.sum() == N
 
 
 def test_what_is_mapped_is_counted_where_top_finds_it(a, b):
