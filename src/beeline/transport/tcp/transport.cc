@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -202,13 +203,21 @@ class TcpEndpoint final : public Endpoint {
     Status last(Code::kUnsupported, peer_.name + " listens on no TCP address");
     for (const os::TcpAddress& address : peer_.tcp) {
       auto stream = tcp::connect(address, Purpose::kStream, peer_, wait);
-      if (stream) return stream;
+      if (stream) {
+        was_reached_.store(true, std::memory_order_relaxed);
+        return stream;
+      }
       last = stream.status();
+    }
+    // It listens as long as it lives.
+    if (last.system_error() == ECONNREFUSED && was_reached_.load(std::memory_order_relaxed)) {
+      last = Status(Code::kPeerLost, last.message());
     }
     return std::move(last).with_context("while opening a stream to " + peer_.name);
   }
 
   PeerFacts peer_;  // but its arena, which it must not keep
+  std::atomic<bool> was_reached_{false};
   std::mutex mutex_;
   std::vector<std::unique_ptr<os::ByteStream>> idle_;  // needs mutex_
 };
