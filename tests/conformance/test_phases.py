@@ -37,6 +37,7 @@ def until_paused(agent):
     deadline = time.monotonic() + 20
     while agent.stats()["faults"] == 0:
         assert time.monotonic() < deadline, "the transfer did not come to its pause"
+    time.sleep(PAUSE_S / 4)  # it is counted before what comes before the pause has moved
 
 
 def outcome(transfer):
