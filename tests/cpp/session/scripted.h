@@ -124,6 +124,15 @@ class ScriptedTest : public ::testing::Test {
       }
     }
   }
+  // The lessee's next request goes to that worker, which answers the call that comes with it.
+  void serve(Process& lessee, Process& worker, Entry* result, std::int64_t value) {
+    grant(lessee, worker);
+    IncomingCall* running = take(worker);
+    ASSERT_NE(running, nullptr);
+    EXPECT_EQ(running->header.attempt, 0u) << "it had been sent to nobody";
+    worker.finish(*running, {numbers({value})}, false);
+    EXPECT_EQ(numbers_of(*get(lessee, result)).at(0), value);
+  }
   store::PayloadPtr get(Process& process, Entry* entry) {
     Entry* const one[] = {entry};
     EXPECT_EQ(process.wait(one, 1, Deadline::after(kPatience)), WaitOutcome::kDone);

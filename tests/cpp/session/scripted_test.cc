@@ -110,12 +110,7 @@ TEST_F(ScriptedTest, ALeaseOnAWorkerThatIsKnownToBeGoneIsTradedForAnother) {
   const auto returned = hear<control::ReturnLease>(lessee, control::Type::kReturnLease);
   EXPECT_EQ(returned.lease, request.lease);
   EXPECT_EQ(static_cast<control::WorkerAfter>(returned.worker), control::WorkerAfter::kBroken);
-  grant(lessee, successor);
-  IncomingCall* running = take(successor);
-  ASSERT_NE(running, nullptr);
-  EXPECT_EQ(running->header.attempt, 0u) << "it had been sent to nobody";
-  successor.finish(*running, {numbers({3})}, false);
-  EXPECT_EQ(numbers_of(*get(lessee, second)).at(0), 3);
+  serve(lessee, successor, second, 3);
 }
 
 TEST_F(ScriptedTest, TheDaemonsWordOfAWorkersEndFailsOnlyWhatItHadBegun) {
@@ -130,11 +125,7 @@ TEST_F(ScriptedTest, TheDaemonsWordOfAWorkersEndFailsOnlyWhatItHadBegun) {
        control::LeaseFailed{lease, static_cast<std::uint8_t>(Code::kPeerLost), "killed by SIGKILL"});
   EXPECT_EQ(error(lessee, begun), ErrorKind::kWorkerCrashed);
   EXPECT_FALSE(lessee.ready(*waiting)) << "it was sent to nobody";
-  grant(lessee, successor);
-  IncomingCall* late = take(successor);
-  ASSERT_NE(late, nullptr);
-  successor.finish(*late, {numbers({3})}, false);
-  EXPECT_EQ(numbers_of(*get(lessee, waiting)).at(0), 3);
+  serve(lessee, successor, waiting, 3);
 }
 
 TEST_F(ScriptedTest, TheLastAnswerOfAWorkerThatHasEndedBringsItNoCall) {
@@ -152,11 +143,7 @@ TEST_F(ScriptedTest, TheLastAnswerOfAWorkerThatHasEndedBringsItNoCall) {
   }
   worker.finish(*running, {numbers({1})}, false);
   EXPECT_EQ(numbers_of(*get(lessee, answered)).at(0), 1);
-  grant(lessee, successor);
-  IncomingCall* late = take(successor);
-  ASSERT_NE(late, nullptr);
-  successor.finish(*late, {numbers({3})}, false);
-  EXPECT_EQ(numbers_of(*get(lessee, waiting)).at(0), 3);
+  serve(lessee, successor, waiting, 3);
 }
 
 TEST_F(ScriptedTest, AWaitThatNamesAnObjectOfADeadOwnerTwiceEnds) {
