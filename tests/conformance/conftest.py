@@ -13,7 +13,8 @@ import time
 import pytest
 import torch
 
-from beeline.transfer import Agent, TensorRefs, get_include
+from beeline.transfer import Agent, TensorRefs, devices, get_include
+from tests.conformance import emulated_gpu
 from tests.conformance.paths import HARMLESS, LIES, MISSING, SLOW
 
 TOKEN = "conformance"
@@ -209,6 +210,64 @@ def owner(folder):
     shared = Owner(folder=folder, tcp="127.0.0.1:0")
     yield shared
     shared.end()
+
+
+@pytest.fixture(scope="module")
+def emulation(emulated_gpus):
+    """What the GPUs of a module's tests are; a module may say otherwise."""
+    return emulated_gpus
+
+
+# What an owner on emulated GPUs has at hand besides.
+IMPORT_GPU = "import ctypes, os; from emulated_gpu import DeviceTensor, driver, poisoned; answer = 1"
+
+
+@pytest.fixture(scope="module")
+def gpu_owner(folder, emulation):
+    """As `owner`, on emulated GPUs."""
+    shared = Owner(folder=folder, tcp="127.0.0.1:0", preload=False)
+    shared.run(IMPORT_GPU)
+    yield shared
+    shared.end()
+
+
+@pytest.fixture
+def start_gpu_owner(start_owner, emulation):
+    def start(**options):
+        owner = start_owner(preload=False, **options)
+        owner.run(IMPORT_GPU)
+        return owner
+
+    return start
+
+
+@pytest.fixture
+def arrays(monkeypatch):
+    """Where torch would make tensors on a GPU, arrays of the emulator's; which devices were asked for."""
+    asked = []
+
+    def make(shape, dtype, device):
+        asked.append(device)
+        like = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+        return emulated_gpu.poisoned(like, int(device.partition(":")[2] or 0))
+
+    monkeypatch.setattr(devices, "empty", make)
+    return asked
+
+
+class Pair:
+    """An owner and a reader, each in a process of its own; the reader has `refs` once `register` was called."""
+
+    def __init__(self, owner, reader):
+        self.owner, self.reader = owner, reader
+
+    def register(self, expression):
+        """As Owner.register; the owner has the tensors as kept['t'], and its references as kept['r']."""
+        text = self.owner.run(
+            f"kept['t'] = {expression}; kept['r'] = agent.register(kept['t']); answer = kept['r'].to_json()"
+        )
+        self.reader.run(f"kept['refs'] = TensorRefs.from_json({text!r})")
+        return TensorRefs.from_json(text)
 
 
 @pytest.fixture(scope="module")

@@ -193,3 +193,11 @@ def content(tensor):
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     raw = driver().read(tensor.data_ptr(), reach * tensor.element_size(), tensor.device.index)
     return torch.as_strided(raw.view(tensor.dtype), tensor.shape, tensor.stride())
+
+
+def on_gpu(expression, device=0):
+    """As the owner writes them: a list or dict of tensors, on its GPU."""
+    return (
+        f"(lambda made: {{k: DeviceTensor(t, {device}) for k, t in made.items()}} if isinstance(made, dict) else "
+        f"[DeviceTensor(t, {device}) for t in made])({expression})"
+    )

@@ -1,5 +1,7 @@
 """The paths that the conformance suite runs on, and what may go wrong on them without a difference to who uses them."""
 
+import pytest
+
 from beeline import _core
 from beeline.transfer import Fault, nixl, ucx
 
@@ -26,5 +28,11 @@ HARMLESS = {
     "delayed": [Fault("delay", delay_s=0.001, after_bytes=1, times=0)],
     "reordered": [Fault("reorder", after_bytes=1, times=0)],
 }
+# For tests of the fixture `agent`: a reader for whom all goes well, and such for whom that goes wrong.
+UNDER_FAULTS = pytest.mark.parametrize(
+    "agent",
+    [pytest.param(name, marks=[pytest.mark.full] if name == "delayed" else []) for name in HARMLESS],
+    indirect=True,
+)
 # What a path may do wrong without a word, but for checksums.
 LIES = ["truncate", "drop", "corrupt"]

@@ -14,61 +14,16 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent, TensorRefs, devices
 from tests.conformance import emulated_gpu
-from tests.conformance.conftest import TOKEN, Owner
-from tests.conformance.emulated_gpu import DeviceTensor, content, driver, poisoned
-from tests.conformance.paths import HARMLESS
+from tests.conformance.conftest import TOKEN
+from tests.conformance.emulated_gpu import DeviceTensor, content, driver, on_gpu, poisoned
+from tests.conformance.paths import UNDER_FAULTS
 from tests.conformance.test_fetch import DTYPES, LAYOUTS, same
 from tests.conformance.test_fetch import poisoned as host_poisoned
 
 pytestmark = pytest.mark.usefixtures("emulated_gpus")
 
-FAULTS = pytest.mark.parametrize(
-    "agent",
-    [pytest.param(name, marks=[pytest.mark.full] if name == "delayed" else []) for name in HARMLESS],
-    indirect=True,
-)
 # Where a reader wants them: in the host's memory, on the owner's GPU, on another one.
 TARGETS = pytest.mark.parametrize("target", ["cpu", 0, 1])
-SETUP = "from emulated_gpu import DeviceTensor, driver; answer = 1"
-
-
-@pytest.fixture(scope="module")
-def gpu_owner(folder, emulated_gpus):
-    shared = Owner(folder=folder, tcp="127.0.0.1:0", preload=False)
-    shared.run(SETUP)
-    yield shared
-    shared.end()
-
-
-@pytest.fixture
-def start_gpu_owner(start_owner, emulated_gpus):
-    def start(**options):
-        owner = start_owner(preload=False, **options)
-        owner.run(SETUP)
-        return owner
-
-    return start
-
-
-@pytest.fixture
-def arrays(monkeypatch):
-    """Where torch would make tensors on a GPU, arrays of the emulator's; which devices were asked for."""
-    asked = []
-
-    def make(shape, dtype, device):
-        asked.append(device)
-        return poisoned(torch.empty(tuple(shape), dtype=getattr(torch, dtype)), int(device.partition(":")[2] or 0))
-
-    monkeypatch.setattr(devices, "empty", make)
-    return asked
-
-
-def on_gpu(expression, device=0):
-    """As the owner writes them: a list or dict of tensors, on its GPU."""
-    return (
-        f"(lambda made: {{k: DeviceTensor(t, {device}) for k, t in made.items()}} if isinstance(made, dict) else "
-        f"[DeviceTensor(t, {device}) for t in made])({expression})"
-    )
 
 
 def target_for(like, target):
@@ -90,7 +45,7 @@ def test_every_layout_arrives(gpu_owner, agent, layout, target):
     assert same(arrived(out[0]), expected)
 
 
-@FAULTS
+@UNDER_FAULTS
 @TARGETS
 def test_every_dtype_arrives(gpu_owner, agent, target):
     names = [f"torch.{name}" for name in DTYPES]
@@ -103,7 +58,7 @@ def test_every_dtype_arrives(gpu_owner, agent, target):
         assert same(arrived(out[name]), expected[name]), name
 
 
-@FAULTS
+@UNDER_FAULTS
 @TARGETS
 def test_parts_arrive_and_nothing_else_is_touched(gpu_owner, agent, target):
     refs = gpu_owner.register(on_gpu("[torch.arange(1 << 18, dtype=torch.int32).reshape(64, 64, 64)]"))
@@ -119,7 +74,7 @@ def test_parts_arrive_and_nothing_else_is_touched(gpu_owner, agent, target):
         assert bool((got[..., 0] == -7).all()) and bool((got[..., 2] == -7).all())
 
 
-@FAULTS
+@UNDER_FAULTS
 @TARGETS
 def test_push_fills_what_was_granted(gpu_owner, agent, target):
     refs = gpu_owner.register(on_gpu("[torch.zeros(1 << 18), torch.zeros(64, 64).t()]"))
@@ -440,9 +395,8 @@ def test_a_reader_without_a_driver(start_owner, gpu_owner):
     assert "TransportUnavailableError" in said and "/nowhere/libcuda.so" in said
 
 
-def test_agents_that_share_no_memory_are_told_why(gpu_owner, start_owner, folder):
-    owner = start_owner(preload=False, share_memory=False)
-    owner.run(SETUP)
+def test_agents_that_share_no_memory_are_told_why(start_gpu_owner, folder):
+    owner = start_gpu_owner(share_memory=False)
     refs = owner.register(on_gpu("[torch.ones(10)]"))
     with Agent("reader", folder=folder, token=TOKEN) as agent:
         with pytest.raises(exceptions.TransportUnavailableError, match="cuda_ipc: "):

@@ -7,13 +7,9 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import HARMLESS, OF_DEVICES, PATHS, WRITING
+from tests.conformance.paths import OF_DEVICES, PATHS, UNDER_FAULTS, WRITING
 
-pytestmark = pytest.mark.parametrize(
-    "agent",
-    [pytest.param(name, marks=[pytest.mark.full] if name == "delayed" else []) for name in HARMLESS],
-    indirect=True,
-)
+pytestmark = UNDER_FAULTS
 
 DTYPES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from beeline.transfer import TensorRefs
+from tests.conformance.conftest import Pair
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="not run: torch sees no GPU here"),
@@ -26,20 +26,8 @@ def busy(tensor, value):
 
 @pytest.fixture
 def pair(start_owner, monkeypatch):
-    """An owner and a reader, each in a process of its own; the reader has `refs` once `register` was called."""
     monkeypatch.delenv("BEELINE_CUDA_LIBRARY", raising=False)  # of the emulator's tests
-
-    class Pair:
-        owner, reader = start_owner(preload=False), start_owner(preload=False)
-
-        def register(self, expression):
-            text = self.owner.run(
-                f"kept['t'] = {expression}; kept['r'] = agent.register(kept['t']); answer = kept['r'].to_json()"
-            )
-            self.reader.run(f"kept['refs'] = TensorRefs.from_json({text!r})")
-            return TensorRefs.from_json(text)
-
-    both = Pair()
+    both = Pair(start_owner(preload=False), start_owner(preload=False))
     both.owner.run(BUSY)
     return both
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from beeline.transfer import TensorRefs
+from tests.conformance.conftest import Pair
 from tests.conformance.test_gpu import BUSY
 
 pytestmark = [
@@ -17,21 +17,9 @@ pytestmark = [
 
 @pytest.fixture(params=[True, False], ids=["one host", "as if on two"])
 def pair(request, start_owner, monkeypatch):
-    """An owner whose tensors are on cuda:0 and a reader, each in a process of its own; the reader has `refs`."""
     for name in ("BEELINE_CUDA_LIBRARY", "BEELINE_NCCL_LIBRARY"):  # of the emulators' tests
         monkeypatch.delenv(name, raising=False)
-
-    class Pair:
-        owner, reader = start_owner(preload=False, share_memory=request.param), start_owner(preload=False)
-
-        def register(self, expression):
-            text = self.owner.run(
-                f"kept['t'] = {expression}; kept['r'] = agent.register(kept['t']); answer = kept['r'].to_json()"
-            )
-            self.reader.run(f"kept['refs'] = TensorRefs.from_json({text!r})")
-            return TensorRefs.from_json(text)
-
-    both = Pair()
+    both = Pair(start_owner(preload=False, share_memory=request.param), start_owner(preload=False))
     both.owner.run(BUSY)
     return both
 

@@ -12,41 +12,22 @@ import pytest
 import torch
 
 from beeline import exceptions
-from beeline.transfer import Agent, TensorRefs, devices
-from tests.conformance.conftest import TOKEN, Owner, beeline
-from tests.conformance.emulated_gpu import DeviceTensor, driver, poisoned
-from tests.conformance.paths import HARMLESS
+from beeline.transfer import Agent, TensorRefs
+from tests.conformance.conftest import TOKEN, beeline
+from tests.conformance.emulated_gpu import DeviceTensor, driver, on_gpu, poisoned
+from tests.conformance.paths import UNDER_FAULTS
 from tests.conformance.test_fetch import DTYPES, LAYOUTS, same
 
 pytestmark = pytest.mark.usefixtures("emulated_nccl")
 
-FAULTS = pytest.mark.parametrize(
-    "agent",
-    [pytest.param(name, marks=[pytest.mark.full] if name == "delayed" else []) for name in HARMLESS],
-    indirect=True,
-)
-SETUP = "import ctypes, os; from emulated_gpu import DeviceTensor, driver, poisoned; answer = 1"
 # How many communicators the owner's process has.
 COMMS = "answer = ctypes.CDLL(os.environ['BEELINE_NCCL_LIBRARY']).ncclEmulatorComms()"
 BYTES = "[torch.zeros(4096, dtype=torch.uint8)]"
 
 
 @pytest.fixture(scope="module")
-def gpu_owner(folder, emulated_nccl):
-    shared = Owner(folder=folder, tcp="127.0.0.1:0", preload=False)
-    shared.run(SETUP)
-    yield shared
-    shared.end()
-
-
-@pytest.fixture
-def start_gpu_owner(start_owner, emulated_nccl):
-    def start(**options):
-        owner = start_owner(preload=False, **options)
-        owner.run(SETUP)
-        return owner
-
-    return start
+def emulation(emulated_nccl):
+    return emulated_nccl
 
 
 @pytest.fixture
@@ -54,14 +35,6 @@ def fresh(folder):
     """A reader that has met nobody, for a path that fails is left alone for a while."""
     with Agent("reader", folder=folder, token=TOKEN) as own:
         yield own
-
-
-def on_gpu(expression, device=0):
-    """As the owner writes them: a list or dict of tensors, on its GPU."""
-    return (
-        f"(lambda made: {{k: DeviceTensor(t, {device}) for k, t in made.items()}} if isinstance(made, dict) else "
-        f"[DeviceTensor(t, {device}) for t in made])({expression})"
-    )
 
 
 def stall(owner, where):
@@ -81,7 +54,7 @@ def test_every_layout_arrives(gpu_owner, agent, layout):
     assert same(out[0].cpu(), expected)
 
 
-@FAULTS
+@UNDER_FAULTS
 def test_every_dtype_arrives(gpu_owner, agent):
     names = [f"torch.{name}" for name in DTYPES]
     expression = f"{{str(d): torch.arange(1 << 16).remainder(2).to(d) for d in [{', '.join(names)}]}}"
@@ -93,7 +66,7 @@ def test_every_dtype_arrives(gpu_owner, agent):
         assert same(out[name].cpu(), expected[name]), name
 
 
-@FAULTS
+@UNDER_FAULTS
 def test_parts_arrive_and_nothing_else_is_touched(gpu_owner, agent):
     refs = gpu_owner.register(on_gpu("[torch.arange(1 << 18, dtype=torch.int32).reshape(64, 64, 64)]", device=1))
     whole = torch.arange(1 << 18, dtype=torch.int32).reshape(64, 64, 64)
@@ -106,7 +79,7 @@ def test_parts_arrive_and_nothing_else_is_touched(gpu_owner, agent):
         assert bool((got[..., 0] == -7).all()) and bool((got[..., 2] == -7).all())
 
 
-@FAULTS
+@UNDER_FAULTS
 def test_push_fills_what_was_granted(gpu_owner, agent):
     refs = gpu_owner.register(on_gpu("[torch.zeros(1 << 18), torch.zeros(64, 64).t()]"))
     sources = [torch.arange(1 << 18).float(), torch.arange(4096).float().reshape(64, 64)]
@@ -206,18 +179,11 @@ def test_cuda_ipc_is_preferred_and_what_it_cannot_hand_over_goes_by_nccl(gpu_own
         fresh.fetch(pooled, [out], path="cuda_ipc")
 
 
-def test_new_tensors_are_made_on_another_gpu_where_cuda_ipc_is_not_there(start_gpu_owner, fresh, monkeypatch):
-    asked = []
-
-    def make(shape, dtype, device):
-        asked.append(device)
-        return poisoned(torch.empty(tuple(shape), dtype=getattr(torch, dtype)), int(device.partition(":")[2] or 0))
-
-    monkeypatch.setattr(devices, "empty", make)
+def test_new_tensors_are_made_on_another_gpu_where_cuda_ipc_is_not_there(start_gpu_owner, fresh, arrays):
     owner = start_gpu_owner(share_memory=False)
     refs = owner.register(on_gpu("[torch.arange(50)]"))
     fetched = fresh.fetch(refs[0])
-    assert asked == ["cuda:1"] and torch.equal(fetched.cpu(), torch.arange(50))
+    assert arrays == ["cuda:1"] and torch.equal(fetched.cpu(), torch.arange(50))
 
 
 def test_agents_that_share_no_memory_meet_by_tcp(start_gpu_owner, fresh):

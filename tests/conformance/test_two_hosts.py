@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -41,6 +42,7 @@ def hosts():
         for host, address in HOSTS.items():
             ip("-n", names[host], "addr", "add", f"{address}/24", "dev", "wire")
             ip("-n", names[host], "link", "set", "wire", "up")
+            ip("-n", names[host], "link", "set", "lo", "up")  # by which a host reaches its own addresses
         yield names
     finally:
         for name in names.values():
@@ -122,7 +124,10 @@ except Exception as error:
     assert heard == "StaleReferenceError"
 
 
-@pytest.mark.skipif(not nixl.library(), reason="NIXL is not installed")
+needs_nixl = pytest.mark.skipif(not nixl.library(), reason="NIXL is not installed")
+
+
+@needs_nixl
 def test_nixl_keeps_to_its_host_unless_its_owner_says_so(hosts, start_owner):
     owner = start_owner(namespace=hosts["b"], tcp=f"{HOSTS['b']}:0", share_memory=False, nixl="host")
     reader = start_owner(namespace=hosts["a"], tcp=None, share_memory=False, nixl="any")
@@ -136,6 +141,47 @@ except Exception as error:
 """
     name, why = reader.run(fetch)
     assert name == "TransportUnavailableError" and "its own host only" in why
+
+
+@pytest.fixture
+def nixl_pair(hosts, start_owner):
+    """As `pair`, of agents that let NIXL go by TCP."""
+    return [
+        start_owner(namespace=hosts[host], tcp=f"{HOSTS[host]}:0", share_memory=False, nixl="any")
+        for host in ("b", "a")
+    ]
+
+
+FETCH_BY_NIXL = (
+    "answer = bool((agent.fetch(kept['refs'], path='nixl', timeout_s=10)[0] == torch.arange(1 << 22)).all())"
+)
+
+
+@needs_nixl
+def test_nixl_reaches_another_host_where_both_sides_say_so(nixl_pair):
+    owner, reader = nixl_pair
+    refs = owner.run(REGISTER)
+    reader.run(f"kept['refs'] = TensorRefs.from_json({refs!r})")
+    assert reader.run(FETCH_BY_NIXL)
+    owner.run("kept.clear()")
+    reader.tell(FETCH_BY_NIXL)
+    assert "StaleReferenceError" in reader._hear()["error"]
+
+
+@needs_nixl
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_end_of_an_owner_that_nixl_reads_of_on_another_host(nixl_pair, number):
+    owner, reader = nixl_pair
+    refs = owner.run(REGISTER)
+    reader.run(f"kept['refs'] = TensorRefs.from_json({refs!r})")
+    assert reader.run(FETCH_BY_NIXL)
+    owner.signal(number)
+    begin = time.monotonic()
+    reader.tell(f"while True: {FETCH_BY_NIXL}")
+    error = reader._hear()["error"]
+    assert time.monotonic() - begin < 10 * 1.1 + 0.5
+    assert ("TransferTimeoutError" if number == signal.SIGSTOP else "PeerLostError") in error
 
 
 def test_versions_reach_another_host(pair):

@@ -4,12 +4,14 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <filesystem>
 #include <future>
 #include <thread>
 
+#include "beeline/os/tcp_socket.h"
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/fetch.h"
 
@@ -304,6 +306,58 @@ TEST_F(RudeTest, OffersThatFitNothingAreRefusedAndHarmNobody) {
   EXPECT_EQ(static_cast<Code>(none->code), Code::kStale);
   visitor.say(messages::Type::kOffer, messages::Offer{"w", 1, {1, 1, length, ~std::uint64_t{0}, 0}});
   EXPECT_FALSE(visitor.hear<messages::Recall>(messages::Type::kRecall)) << "its connection ends";
+}
+
+// A relay that has offered a version, and is gone, or stands still, before it gives it to anybody; its publisher does
+// not know yet.
+class UnseenEndTest : public RelayTest {
+ protected:
+  // It stays connected to the publisher as long as the visitor lives.
+  std::unique_ptr<Visitor> offer_of(const std::string& tcp_address) const {
+    const std::string id(32, 'c');
+    auto visitor = std::make_unique<Visitor>(*publisher_, id, "beeline://visitor?id=" + id + "&tcp=" + tcp_address);
+    visitor->say(messages::Type::kSubscribe, messages::Topic{"w"});
+    const auto published = visitor->hear<messages::Published>(messages::Type::kPublished);
+    EXPECT_TRUE(published);
+    visitor->say(messages::Type::kSeek, messages::Seek{"w", 1, 0, 1});
+    EXPECT_TRUE(visitor->hear<messages::Parent>(messages::Type::kParent));
+    const auto length = Descriptor::decode(published->tensors)->regions.front().length;
+    visitor->say(messages::Type::kOffer, messages::Offer{"w", 1, {1, 1, length, 4096, 0}});
+    wait_until([&] { return publisher_->stats().relays == 1; });
+    return visitor;
+  }
+  // A reader that is sent to the relay gets the version of the publisher in the end.
+  void expect_a_reader_to_go_on(std::chrono::milliseconds within) const {
+    const auto reader = open("reader");
+    const auto subscription = subscribe(*reader);
+    const auto version = subscription->nearest_newer_than(0, os::Wait(Deadline::after(within)));
+    ASSERT_TRUE(version.is_ok()) << version.status().message();
+    EXPECT_EQ(read(*reader, *version), bytes_of(1));
+    EXPECT_EQ(moved({reader}, *publisher_), kBytes);
+    EXPECT_EQ(reader->stats().parents_lost, 1u);
+    EXPECT_EQ(publisher_->stats().reparented, 1u);
+    const auto failures = subscription->relay()->take_failures();
+    ASSERT_EQ(failures.size(), 1u);
+    EXPECT_NE(failures.front().find("relay \"visitor\" failed"), std::string::npos) << failures.front();
+  }
+};
+
+TEST_F(UnseenEndTest, ARelayThatNobodyReachesIsGivenUp) {
+  publish(1, 2, 1);
+  const auto listener = *os::listen_tcp({"127.0.0.1", 0});
+  const auto address = os::local_address(listener.get())->text();
+  const auto relay = offer_of(address);
+  ::shutdown(listener.get(), SHUT_RDWR);  // from now on it refuses
+  expect_a_reader_to_go_on(std::chrono::seconds(60));
+}
+
+TEST_F(UnseenEndTest, ARelayThatAnswersNothingIsGivenUpAfterAPartOfTheTime) {
+  publish(1, 2, 1);
+  const auto listener = *os::listen_tcp({"127.0.0.1", 0});  // connections wait in its backlog
+  const auto relay = offer_of(os::local_address(listener.get())->text());
+  const auto begin = Clock::now();
+  expect_a_reader_to_go_on(std::chrono::seconds(8));
+  EXPECT_GE(Clock::now() - begin, std::chrono::milliseconds(1500)) << "its part is a quarter";
 }
 
 }  // namespace

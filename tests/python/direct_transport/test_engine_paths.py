@@ -1,6 +1,7 @@
 """The transfer engine's paths as tensor transports, and what the engine counts of every transfer in a session."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -125,6 +126,23 @@ def test_death_of_the_producer(make_actor, b, path):
     with pytest.raises(exceptions.BeelineError):
         ray.get(call(b, total, ref), timeout=30)
     assert ray.get(call(b, lambda node: 1)) == 1
+
+
+def fork_and_write(node):
+    """A child of fork() changes its own copy and ends as children of multiprocessing do; the status it ended with."""
+    child = multiprocessing.get_context("fork").Process(target=node.kept.fill_, args=[5.0])
+    child.start()
+    child.join(30)
+    return child.exitcode
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_fork_of_either_side(a, b, path):
+    refs = [call(node, ones, N, transport=path) for node in (a, b)]
+    for _ in range(2):
+        assert ray.get([call(b, total, refs[0]), call(a, total, refs[1])]) == [N, N]
+        assert ray.get([call(node, fork_and_write) for node in (a, b)]) == [0, 0]
+    assert ray.get([call(b, total, refs[0]), call(a, total, refs[1])]) == [N, N]
 
 
 def signalled(actor, number):
