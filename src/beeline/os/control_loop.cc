@@ -33,11 +33,15 @@ void ControlLoop::stop() {
   }
   if (wake_.is_open()) signal_eventfd(wake_.get());
   if (thread_.joinable()) thread_.join();
+  // What handlers and actions hold ends without the lock, as it does while the thread runs.
+  decltype(handlers_) handlers;
+  decltype(timers_) timers;
+  decltype(deferred_) deferred;
   const Locked locked(lock_);
-  handlers_.clear();
+  handlers_.swap(handlers);
+  timers_.swap(timers);
+  deferred_.swap(deferred);
   id_of_fd_.clear();
-  timers_.clear();
-  deferred_.clear();
   epoll_.reset();
   wake_.reset();
 }

@@ -1,17 +1,69 @@
 #include "beeline/os/fd.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <bit>
 #include <cerrno>
 
 namespace beeline::os {
+namespace {
+
+// Descriptors, a bit each; there are few above.
+constexpr int kKept = 1 << 20;
+constexpr int kBits = 64;
+std::array<std::atomic<std::uint64_t>, kKept / kBits> kept_from_children{};
+std::atomic<int> words_in_use{0};
+
+// Relaxed: a descriptor's bit is set and cleared by who owns the descriptor, and fork() reads what its caller sees.
+void clear_kept(int fd) {
+  if (fd >= kKept) return;
+  auto& word = kept_from_children[static_cast<std::size_t>(fd / kBits)];
+  const std::uint64_t bit = std::uint64_t{1} << (fd % kBits);
+  if ((word.load(std::memory_order_relaxed) & bit) != 0) word.fetch_and(~bit, std::memory_order_relaxed);
+}
+
+void replace_kept_in_child() {
+  int stand_in = -1;
+  const int words = words_in_use.load();
+  for (int i = 0; i < words; ++i) {
+    std::uint64_t bits = kept_from_children[static_cast<std::size_t>(i)].exchange(0);
+    for (; bits != 0; bits &= bits - 1) {
+      const int fd = i * kBits + std::countr_zero(bits);
+      if (stand_in < 0) stand_in = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+      if (stand_in < 0 || ::dup3(stand_in, fd, O_CLOEXEC) < 0) ::close(fd);
+    }
+  }
+  if (stand_in >= 0) ::close(stand_in);
+}
+
+}  // namespace
 
 void Fd::reset() {
-  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  if (fd_ < 0) return;
+  clear_kept(fd_);
+  ::close(std::exchange(fd_, -1));
+}
+
+int Fd::release() {
+  if (fd_ >= 0) clear_kept(fd_);
+  return std::exchange(fd_, -1);
+}
+
+void keep_from_children(int fd) {
+  static const int registered = ::pthread_atfork(nullptr, nullptr, replace_kept_in_child);
+  static_cast<void>(registered);
+  if (fd < 0 || fd >= kKept) return;
+  const int word = fd / kBits;
+  kept_from_children[static_cast<std::size_t>(word)].fetch_or(std::uint64_t{1} << (fd % kBits));
+  for (int used = words_in_use.load(); used <= word && !words_in_use.compare_exchange_weak(used, word + 1);) {
+  }
 }
 
 Result<Fd> duplicate(int fd) {

@@ -28,12 +28,17 @@ class Fd {
 
   [[nodiscard]] int get() const { return fd_; }
   [[nodiscard]] bool is_open() const { return fd_ >= 0; }
-  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
+  [[nodiscard]] int release();
   void reset();
 
  private:
   int fd_ = -1;
 };
+
+// A connection that children of fork() are not to keep open: its other end sees this process's end, whoever lives on.
+// In a child the number stands for an empty eventfd, so that what closes it there closes nothing else. Until the Fd
+// that owns it ends.
+void keep_from_children(int fd);
 
 // Another descriptor of the same open file, close-on-exec.
 Result<Fd> duplicate(int fd);

@@ -12,6 +12,21 @@ namespace {
 
 thread_local bool own_thread = false;
 
+class AllSignalsBlocked {
+ public:
+  AllSignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~AllSignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  AllSignalsBlocked(const AllSignalsBlocked&) = delete;
+  AllSignalsBlocked& operator=(const AllSignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
 }  // namespace
 
 bool is_own_thread() {
@@ -19,16 +34,11 @@ bool is_own_thread() {
 }
 
 std::thread start_thread(std::function<void()> body) {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread([own = std::move(body)] {
+  const AllSignalsBlocked blocked;  // the thread inherits that
+  return std::thread([own = std::move(body)] {
     own_thread = true;
     own();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
 }
 
 std::uint32_t thread_id() {

@@ -5,10 +5,14 @@
 #include <functional>
 #include <thread>
 
+#include "beeline/base/status.h"
+
 namespace beeline::os {
 
 // A thread that blocks all signals from its first instruction on.
 std::thread start_thread(std::function<void()> body);
+// The same; kSystem where the process may have no more of them. For threads that others can make it start.
+Result<std::thread> try_start_thread(std::function<void()> body);
 // Whether the calling thread is one of those: the core waits for their end.
 bool is_own_thread();
 

@@ -24,6 +24,8 @@ static_assert(sizeof(FrameHeader) == 8);
 
 // By take_frames().
 constexpr int kFramesAtOnce = 64;
+// Of what a peer sends without pause so much is read at a time: its reader may hold a lock.
+constexpr std::size_t kBytesAtOnce = std::size_t{1} << 20;
 
 bool holds_whole_frame(BytesView bytes) {
   FrameHeader header{};
@@ -48,6 +50,19 @@ Result<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
+// Waits of connect() and send() on the socket.
+Status limit_sends(const Fd& socket, Deadline until) {
+  timeval limit{};  // none
+  if (!until.is_never()) {
+    constexpr std::int64_t kLongest = 1'000'000'000;
+    const auto left = std::chrono::ceil<std::chrono::microseconds>(until.left()).count();
+    const auto us = std::clamp<std::int64_t>(left, 1, kLongest);
+    limit = {us / 1'000'000, us % 1'000'000};
+  }
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0) return Status::ok();
+  return Status::from_errno("limit the waits of a unix socket", errno);
+}
+
 }  // namespace
 
 Result<Fd> listen_unix(const std::string& path) {
@@ -62,13 +77,20 @@ Result<Fd> listen_unix(const std::string& path) {
   return fd;
 }
 
-Result<Fd> connect_unix(const std::string& path) {
+Result<Fd> connect_unix(const std::string& path, const Wait& wait) {
   BEELINE_ASSIGN(const auto address, address_of(path));
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd.is_open()) return Status::from_errno("create a unix socket", errno);
-  while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    if (errno != EINTR) return Status::from_errno("connect to " + path, errno);
+  for (;;) {
+    // What a full backlog waits for: there is nothing to poll for.
+    BEELINE_RETURN_IF_ERROR(limit_sends(fd, wait.tick()));
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) break;
+    if (errno != EINTR && errno != EAGAIN) return Status::from_errno("connect to " + path, errno);
+    BEELINE_RETURN_IF_ERROR(
+        wait.check().with_context("while waiting for the process that listens at " + path + " to accept connections"));
+    if (wait.is_interrupted()) return Status(Code::kInterrupted, "a signal ended the wait to connect to " + path);
   }
+  BEELINE_RETURN_IF_ERROR(limit_sends(fd, Deadline::never()));
   return fd;
 }
 
@@ -192,18 +214,20 @@ Result<bool> FrameSocket::fill() {
   if (stream_ == nullptr) return fill_with_fds();
   std::array<std::byte, 65536> buffer;
   const iovec part{buffer.data(), buffer.size()};
-  for (;;) {
+  // Not less than a frame: what TLS holds decrypted shows at no descriptor.
+  while (in_.size() < sizeof(FrameHeader) + max_frame_) {
     const auto moved = stream_->receive({&part, 1});
     if (moved.status().code() == Code::kPeerLost) return false;
     if (!moved) return moved.status();
     if (moved->bytes == 0) return true;
     in_.insert(in_.end(), buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(moved->bytes));
   }
+  return true;
 }
 
 Result<bool> FrameSocket::fill_with_fds() {
   std::array<std::byte, 65536> buffer;
-  for (;;) {
+  for (std::size_t filled = 0; filled < kBytesAtOnce && in_.size() < sizeof(FrameHeader) + max_frame_;) {
     iovec part{buffer.data(), buffer.size()};
     msghdr message{};
     message.msg_iov = &part;
@@ -231,7 +255,9 @@ Result<bool> FrameSocket::fill_with_fds() {
     if (got == 0) return false;
     in_.insert(in_.end(), buffer.begin(), buffer.begin() + got);
     if (static_cast<std::size_t>(got) < buffer.size()) return true;
+    filled += static_cast<std::size_t>(got);
   }
+  return true;
 }
 
 Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
@@ -241,7 +267,7 @@ Result<FrameSocket::Receive> FrameSocket::receive(Frame& frame) {
     if (bytes.size() >= sizeof(FrameHeader)) {
       FrameHeader header{};
       std::memcpy(&header, bytes.data(), sizeof header);
-      if (header.size > kMaxFrame || header.fd_count > kMaxFds) {
+      if (header.size > max_frame_ || header.fd_count > kMaxFds) {
         return Status(Code::kCorrupt, "a frame header announces " + std::to_string(header.size) + " bytes and " +
                                           std::to_string(header.fd_count) + " descriptors");
       }

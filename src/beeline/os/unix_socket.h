@@ -28,8 +28,9 @@ struct PeerCredentials {
 
 // Binds and listens at `path`, non-blocking; a file gets mode 0600.
 Result<Fd> listen_unix(const std::string& path);
-// Connects to `path`; the socket is blocking.
-Result<Fd> connect_unix(const std::string& path);
+// Connects to `path`, within the bounds of `wait` where its listener has more callers than it accepts; the socket is
+// blocking.
+Result<Fd> connect_unix(const std::string& path, const Wait& wait);
 // Whether `path` is the socket of a listener that has ended: a file that it left behind. Does not wait.
 bool is_left_behind(const std::string& path);
 // Accepts one connection; no value inside the Fd when none is pending. Refuses peers of other users.
@@ -54,6 +55,9 @@ class FrameSocket {
   explicit FrameSocket(Fd socket) : socket_(std::move(socket)) {}
   explicit FrameSocket(std::unique_ptr<ByteStream> stream) : stream_(std::move(stream)) {}
 
+  // Longer ones than these bytes, which are fewer than kMaxFrame, are refused as well: no more than that and a header
+  // is kept of what a peer sends.
+  void limit_frames(std::uint32_t bytes) { max_frame_ = bytes; }
   [[nodiscard]] int fd() const { return stream_ != nullptr ? stream_->fd() : socket_.get(); }
   [[nodiscard]] bool is_open() const { return fd() >= 0; }
   void close() {
@@ -88,13 +92,14 @@ class FrameSocket {
   // Bytes that the connection took.
   Result<std::size_t> write(Outgoing& head);
   Result<std::size_t> write_with_fds(Outgoing& head);
-  // Reads what is there; false at the end of the connection.
+  // Reads what is there, or some of it; false at the end of the connection.
   Result<bool> fill();
   Result<bool> fill_with_fds();
   [[nodiscard]] BytesView unread() const { return BytesView(in_).subspan(in_at_); }
 
   Fd socket_;
-  std::unique_ptr<ByteStream> stream_;  // instead of the socket
+  std::unique_ptr<ByteStream> stream_;   // instead of the socket
+  std::uint32_t max_frame_ = kMaxFrame;  // of those that arrive
   std::deque<Outgoing> out_;
   Bytes in_;
   std::size_t in_at_ = 0;  // what lies before was taken as frames

@@ -177,7 +177,7 @@ Result<Session> launch_session(LaunchOptions options) {
 
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind) {
   Session session;
-  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock"));
+  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kRegisterTimeout)));
   session.socket = os::FrameSocket(std::move(socket));
   BEELINE_RETURN_IF_ERROR(register_with(session, kind));
   return session;

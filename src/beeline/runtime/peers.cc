@@ -23,6 +23,8 @@ struct FragmentHeader {
 };
 static_assert(sizeof(FragmentHeader) == 16);
 constexpr std::uint64_t kMaxMessage = std::uint64_t{1} << 32;
+// Processes accept as soon as they make progress: who does not for so long has stopped, with a thousand callers.
+constexpr auto kConnectWithin = std::chrono::seconds(10);
 
 std::string process_name(ProcessIndex process) {
   return "process " + std::to_string(process);
@@ -77,7 +79,8 @@ Status Peers::greet(Link& link, int ring_memory) {
 }
 
 Status Peers::start_connect(ProcessIndex to) {
-  BEELINE_ASSIGN(auto socket, os::connect_unix(control::link_socket(session_dir_, to)));
+  BEELINE_ASSIGN(auto socket,
+                 os::connect_unix(control::link_socket(session_dir_, to), Deadline::after(kConnectWithin)));
   BEELINE_ASSIGN(auto memory, os::make_memfd("beeline-rings", 2 * kRingFootprint));
   BEELINE_ASSIGN(auto mapping,
                  os::Mapping::map(memory.get(), 0, 2 * kRingFootprint, os::Access::kReadWrite, os::Sharing::kShared));

@@ -59,7 +59,7 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
 Result<std::unique_ptr<Process>> Process::join_as_worker(
     const std::string& session_dir, std::uint64_t fork_token,
     const std::function<memory::Arena::Options(BytesView config)>& arena) {
-  BEELINE_ASSIGN(auto fd, os::connect_unix(session_dir + "/daemon.sock"));
+  BEELINE_ASSIGN(auto fd, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kHandshakeWithin)));
   os::FrameSocket socket(std::move(fd));
   control::Register request;
   request.kind = static_cast<std::uint8_t>(control::ProcessKind::kWorker);

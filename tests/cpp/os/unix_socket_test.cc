@@ -11,6 +11,7 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <random>
 #include <thread>
 
@@ -247,6 +248,38 @@ TEST_F(FrameSocketTest, FramesBeyondTheLimitsAreRefusedAtTheSender) {
   EXPECT_EQ(as_text(frame.bytes), "fine");
 }
 
+// Who sends without pause, a frame that never ends in time, takes neither the thread nor the memory of who listens.
+TEST_F(FrameSocketTest, AFloodIsReadInParts) {
+  std::atomic<bool> stop{false};
+  const Fd end(::dup(left_.fd()));
+  std::thread flood([&] {
+    struct {
+      std::uint32_t size = FrameSocket::kMaxFrame, fds = 0;
+    } header;
+    ::send(end.get(), &header, sizeof header, MSG_NOSIGNAL);
+    const std::vector<std::byte> bytes(1 << 20);
+    while (!stop) ::send(end.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  });
+  Frame frame;
+  for (int i = 0; i < 20; ++i) {
+    const auto begin = Clock::now();
+    EXPECT_EQ(*right_.receive(frame), Receive::kNothing);
+    EXPECT_LT(Clock::now() - begin, kPatience);
+  }
+  stop = true;
+  right_.close();
+  flood.join();
+}
+
+TEST_F(FrameSocketTest, FramesMayBeLimited) {
+  right_.limit_frames(100);
+  Frame frame;
+  ASSERT_TRUE(left_.send(Bytes(100)));
+  EXPECT_EQ(*right_.receive(frame), Receive::kFrame);
+  ASSERT_TRUE(left_.send(Bytes(101)));
+  EXPECT_EQ(right_.receive(frame).status().code(), Code::kCorrupt);
+}
+
 TEST(UnixListenerTest, AcceptsThePeerAndKnowsIt) {
   const auto path = (std::filesystem::temp_directory_path() / ("bsock-" + std::to_string(::getpid()))).string();
   auto listener = listen_unix(path);
@@ -254,7 +287,7 @@ TEST(UnixListenerTest, AcceptsThePeerAndKnowsIt) {
   auto none = accept_unix(listener->get());
   ASSERT_TRUE(none.is_ok());
   EXPECT_FALSE(none->is_open());
-  auto connected = connect_unix(path);
+  auto connected = connect_unix(path, Deadline::after(kPatience));
   ASSERT_TRUE(connected.is_ok());
   auto accepted = accept_unix(listener->get());
   ASSERT_TRUE(accepted.is_ok() && accepted->is_open());
@@ -268,8 +301,35 @@ TEST(UnixListenerTest, AcceptsThePeerAndKnowsIt) {
   EXPECT_TRUE(is_left_behind(path));
   ::unlink(path.c_str());
   EXPECT_FALSE(is_left_behind(path));
-  EXPECT_EQ(connect_unix(path).status().system_error(), ENOENT);
+  EXPECT_EQ(connect_unix(path, Deadline::after(kPatience)).status().system_error(), ENOENT);
   EXPECT_EQ(listen_unix("/" + std::string(200, 'x')).status().code(), Code::kInvalidArgument);
+}
+
+// Callers that nobody accepts: one more than a backlog of none has room for.
+TEST(UnixListenerTest, WhoFindsNoRoomWaitsWithinBounds) {
+  const std::string path = "@bsock-full-" + std::to_string(::getpid());
+  auto listener = std::move(*listen_unix(path));
+  ASSERT_EQ(::listen(listener.get(), 0), 0);
+  std::vector<Fd> callers;
+  const auto soon = [] { return Deadline::after(std::chrono::milliseconds(100)); };
+  for (auto connected = connect_unix(path, soon()); connected; connected = connect_unix(path, soon())) {
+    callers.push_back(std::move(*connected));
+    ASSERT_LT(callers.size(), 10u);
+  }
+  const auto begin = Clock::now();
+  const auto late = connect_unix(path, soon()).status();
+  EXPECT_EQ(late.code(), Code::kDeadlineExceeded) << late.message();
+  EXPECT_NE(late.message().find(path), std::string::npos) << late.message();
+  EXPECT_GE(Clock::now() - begin, std::chrono::milliseconds(90));
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(5));
+  const auto cancellation = *Cancellation::make();
+  Wait cancelled;
+  cancelled.cancellation = cancellation.get();
+  cancellation->cancel();
+  EXPECT_EQ(connect_unix(path, cancelled).status().code(), Code::kCancelled);
+  auto waiting = std::async(std::launch::async, [&] { return connect_unix(path, Deadline::after(kPatience)); });
+  EXPECT_TRUE(accept_unix(listener.get())->is_open());
+  EXPECT_TRUE(waiting.get().is_ok());
 }
 
 }  // namespace

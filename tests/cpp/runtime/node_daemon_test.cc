@@ -314,7 +314,7 @@ TEST_F(NodeTest, AnActorWatchedBeforeItsCreationIsAnnounced) {
 TEST_F(NodeTest, HostileFramesCloseOnlyTheirConnection) {
   auto driver = start();
   const auto send_raw = [&](const std::string& bytes) {
-    auto socket = os::connect_unix(driver.dir() + "/daemon.sock");
+    auto socket = os::connect_unix(driver.dir() + "/daemon.sock", Deadline::after(kPatience));
     ASSERT_TRUE(socket.is_ok());
     ASSERT_EQ(::write(socket->get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
     os::FrameSocket connection(std::move(socket).value());
@@ -332,7 +332,7 @@ TEST_F(NodeTest, HostileFramesCloseOnlyTheirConnection) {
   send_raw(framed(std::string("\x01\x00\x93\x01\x01\x05", 6)));      // a worker with a made-up token
   send_raw(framed(std::string("\x02\x00\x90", 3)));                  // a request before registration
   {
-    auto socket = os::connect_unix(driver.dir() + "/daemon.sock");  // a frame cut short
+    auto socket = os::connect_unix(driver.dir() + "/daemon.sock", Deadline::after(kPatience));  // a frame cut short
     ASSERT_TRUE(socket.is_ok());
     ASSERT_EQ(::write(socket->get(), "\x40\x00\x00", 3), 3);
   }
