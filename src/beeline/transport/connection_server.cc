@@ -82,8 +82,10 @@ Status ConnectionServer::start(os::Fd listener, Accept accept) {
   if (stopping_ == nullptr) {
     BEELINE_ASSIGN(stopping_, os::Cancellation::make());
   }
+  BEELINE_ASSIGN(auto acceptor, os::try_start_thread([this, fd = listener.get(), accept] { accept_loop(fd, accept); }));
+  os::keep_from_children(listener.get());
+  acceptors_.push_back(std::move(acceptor));
   listeners_.push_back(std::move(listener));
-  acceptors_.push_back(os::start_thread([this, fd = listeners_.back().get(), accept] { accept_loop(fd, accept); }));
   return Status::ok();
 }
 
@@ -111,6 +113,7 @@ void ConnectionServer::turn_away(os::Fd fd) {
 
 void ConnectionServer::add(os::Fd fd, bool must_prove) {
   join_ended();
+  os::keep_from_children(fd.get());
   const std::lock_guard guard(mutex_);
   if (connections_.size() >= kMaxConnections) return turn_away(std::move(fd));
   os::Fd opening;
@@ -118,11 +121,18 @@ void ConnectionServer::add(os::Fd fd, bool must_prove) {
     make_room_for_opening();
     // With the last descriptor gone it is served all the same, and does not make way.
     if (auto copy = os::duplicate(fd.get())) opening = std::move(*copy);
+    os::keep_from_children(opening.get());
   }
   Connection& connection = connections_.emplace_back();
   connection.opening = std::move(opening);
-  connection.thread = os::start_thread(
-      [this, &connection, own = std::make_shared<os::Fd>(std::move(fd))] { run(connection, std::move(*own)); });
+  const auto own = std::make_shared<os::Fd>(std::move(fd));
+  auto thread = os::try_start_thread([this, &connection, own] { run(connection, std::move(*own)); });
+  if (thread) {
+    connection.thread = std::move(*thread);
+  } else {
+    connections_.pop_back();
+    turn_away(std::move(*own));
+  }
 }
 
 // Who connects and says nothing must not keep out those who can prove who they are: the one that has taken longest

@@ -83,6 +83,7 @@ Result<ServedExtents::Hold> ServedExtents::hold(std::span<const RunRecord> runs,
       const char* const why = access == Access::kWrite ? "the key is for reading only" : "the key is for writing only";
       return Status(Code::kInvalidArgument, why);
     }
+    if (record.length == 0) return Status(Code::kInvalidArgument, "pieces of no bytes");
     Region region;
     region.length = extent.length;
     const Run run{&region, record.offset, nullptr, record.length, record.count, record.stride, 0};

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -39,7 +40,7 @@ class ConnectionServerTest : public ::testing::Test {
   os::Fd by_unix() {
     auto name = server_->unix_name();
     EXPECT_TRUE(name.is_ok()) << name.status().message();
-    auto connected = os::connect_unix(*name);
+    auto connected = os::connect_unix(*name, kPatience);
     EXPECT_TRUE(connected.is_ok()) << connected.status().message();
     return std::move(*connected);
   }

@@ -121,7 +121,7 @@ class NcclTest : public ::testing::Test {
     std::unique_ptr<Communicator> communicator;
   };
   static std::unique_ptr<os::ByteStream> connect(const Contact& contact) {
-    return os::plain_stream(std::move(*os::connect_unix(contact.unix_name)));
+    return os::plain_stream(std::move(*os::connect_unix(contact.unix_name, kPatience)));
   }
   ByHand open(int device = 1) {
     const Contact own = contact();
@@ -135,11 +135,12 @@ class NcclTest : public ::testing::Test {
     return hand;
   }
   void meet(ByHand& hand) {
-    Reader reader(heard_);
-    const auto id = reader.read<os::nccl::UniqueId>();
-    EXPECT_TRUE(reader.ok());
+    const os::nccl::Library& library = **os::nccl::Library::open({});
+    os::nccl::UniqueId id{};
+    EXPECT_EQ(library.functions().get_unique_id(&id), os::nccl::kSuccess);
+    EXPECT_TRUE(hand.socket.send(view_of(id)));
     const auto always = [] { return Status::ok(); };
-    auto made = Communicator::make(**os::nccl::Library::open({}), *gpus_->at(1), id, kReaderRank, always);
+    auto made = Communicator::make(library, *gpus_->at(1), id, kReaderRank, always);
     ASSERT_TRUE(made) << made.status().message();
     hand.communicator = std::move(*made);
     EXPECT_EQ(hear(hand), Code::kOk);

@@ -42,7 +42,7 @@ class ObjectStoreTest : public ::testing::Test {
   os::FrameSocket connect() {
     const auto contact = server_.contact();
     EXPECT_TRUE(contact) << contact.status().message();
-    return os::FrameSocket(std::move(*os::connect_unix(std::string(as_text(*contact)))));
+    return os::FrameSocket(std::move(*os::connect_unix(std::string(as_text(*contact)), kPatience)));
   }
   os::FrameSocket open() {
     auto socket = connect();
@@ -102,7 +102,8 @@ TEST_F(ObjectStoreTest, WhatIsNotThereIsRefusedAndTheConnectionGoesOn) {
   EXPECT_EQ(ask(socket, request(Op::kRead, 0, {{key, UINT64_MAX, 2, 1, 0}})), Code::kInvalidArgument);
   EXPECT_EQ(ask(socket, request(Op::kRead, 0, {{key, 0, 1, UINT64_MAX, UINT64_MAX}})), Code::kInvalidArgument);
   EXPECT_EQ(ask(socket, request(Op::kRead, 0, {{key, 0, size, 17, 0}})), Code::kInvalidArgument);  // beyond a chunk
-  EXPECT_EQ(ask(socket, request(Op::kWrite, 0, {{key, 0, 8, 1, 0}})), Code::kInvalidArgument);     // for reading only
+  EXPECT_EQ(ask(socket, request(Op::kRead, 0, {{key, 0, 0, 1ull << 63, 0}})), Code::kInvalidArgument);  // for ever
+  EXPECT_EQ(ask(socket, request(Op::kWrite, 0, {{key, 0, 8, 1, 0}})), Code::kInvalidArgument);  // for reading only
   EXPECT_EQ(ask(socket, request(Op::kRead, 0, {{key, 0, 8, 1, 0}})), Code::kOk);
 }
 

@@ -14,10 +14,10 @@
 namespace beeline::transport::nccl {
 namespace {
 
-Result<os::Fd> connect_here(const std::string& name) {
+Result<os::Fd> connect_here(const std::string& name, const os::Wait& wait) {
   // Nothing but a name of the abstract namespace: not to be led to a file.
   if (!name.starts_with('@')) return Status(Code::kCorrupt, "a contact that is none of this path's");
-  BEELINE_ASSIGN(auto fd, os::connect_unix(name));
+  BEELINE_ASSIGN(auto fd, os::connect_unix(name, wait));
   BEELINE_ASSIGN(const auto owner, os::peer_credentials(fd.get()));
   if (owner.uid == ::geteuid()) return fd;
   return Status(Code::kInvalidArgument, "the owner's side is of another user (" + std::to_string(owner.uid) + ")");
@@ -46,8 +46,9 @@ Result<std::unique_ptr<Channel>> Channel::open(const Owner& owner, const os::ncc
 }
 
 Status Channel::connect(const os::Wait& wait) {
-  auto fd = owner_.is_on_this_host ? connect_here(owner_.contact.unix_name) : connect_there(owner_, wait);
+  auto fd = owner_.is_on_this_host ? connect_here(owner_.contact.unix_name, wait) : connect_there(owner_, wait);
   BEELINE_RETURN_IF_ERROR(fd.status());
+  os::keep_from_children(fd->get());
   auto stream = os::plain_stream(std::move(*fd));
   BEELINE_RETURN_IF_ERROR(open_connection(*stream, owner_.contact.secret, wait));
   socket_ = os::FrameSocket(std::move(stream));
@@ -60,10 +61,15 @@ Status Channel::join(const os::nccl::Library& library, const Bytes& uuid, std::i
   std::ranges::copy_n(uuid.begin(), static_cast<std::ptrdiff_t>(std::min(uuid.size(), wanted.uuid.size())),
                       wanted.uuid.begin());
   BEELINE_RETURN_IF_ERROR(ask(view_of(wanted), wait));
-  BEELINE_ASSIGN(const Bytes told, hear(wait));
-  Reader reader(told);
-  const auto id = reader.read<os::nccl::UniqueId>();
-  if (!reader.ok()) return {Code::kCorrupt, "an id of " + std::to_string(told.size()) + " bytes"};
+  BEELINE_RETURN_IF_ERROR(hear(wait).status());
+  os::nccl::UniqueId id{};
+  {
+    const cuda::Current current(gpu_->driver(), gpu_->context());
+    BEELINE_RETURN_IF_ERROR(current.status());
+    const os::nccl::Return code = library.functions().get_unique_id(&id);
+    if (code != os::nccl::kSuccess) return library.failed("ncclGetUniqueId", code, nullptr);
+  }
+  BEELINE_RETURN_IF_ERROR(ask(view_of(id), wait));
   Patience patience(wait, owner_.pidfd, owner_.name);
   bool is_done = false;
   const auto still = [&] { return go_on(patience, is_done); };

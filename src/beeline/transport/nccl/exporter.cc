@@ -127,6 +127,7 @@ Status NcclExporter::serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait
   admit();
   Session session;
   session.socket = os::FrameSocket(std::move(stream));
+  session.socket.limit_frames(kMaxAskedBytes);
   os::Frame frame;
   BEELINE_RETURN_IF_ERROR(session.socket.receive_within(frame, wait));
   Reader reader(frame.bytes);
@@ -148,14 +149,12 @@ Status NcclExporter::join(Session& session, const Join& join, const os::Wait& wa
   BEELINE_ASSIGN(session.gpu, gpus_->at(join.ordinal));
   BEELINE_ASSIGN(const Bytes own, uuid_of(session.gpu->driver(), join.ordinal));
   if (std::ranges::equal(own, join.uuid)) return one_gpu();
-  os::nccl::UniqueId id{};
-  {
-    const cuda::Current current(session.gpu->driver(), session.gpu->context());
-    BEELINE_RETURN_IF_ERROR(current.status());
-    const os::nccl::Return code = library->functions().get_unique_id(&id);
-    if (code != os::nccl::kSuccess) return library->failed("ncclGetUniqueId", code, nullptr);
-  }
-  BEELINE_RETURN_IF_ERROR(tell(session.socket, Status::ok(), view_of(id), wait));
+  BEELINE_RETURN_IF_ERROR(tell(session.socket, Status::ok(), {}, wait));
+  os::Frame frame;
+  BEELINE_RETURN_IF_ERROR(session.socket.receive_within(frame, wait));
+  Reader reader(frame.bytes);
+  const auto id = reader.read<os::nccl::UniqueId>();
+  if (!reader.ok() || reader.left() != 0) return {Code::kCorrupt, "an id that is none"};
   Watch watch(session.socket, wait);
   watch.bound(kJoinPatience);
   BEELINE_ASSIGN(session.communicator, Communicator::make(*library, session.gpu, id, kOwnerRank, watch));

@@ -32,7 +32,7 @@ using Proof = Sha256::Digest;
 
 // The reader's first piece. The owner's Nonce is the answer; then comes the reader's Proof, and a Verdict.
 struct Opening {
-  static constexpr std::uint64_t kMagic = 0x316C63636E656542;  // "Beenccl1"
+  static constexpr std::uint64_t kMagic = 0x326C63636E656542;  // "Beenccl2"
   std::uint64_t magic = kMagic;
   Nonce nonce{};
 };
@@ -45,8 +45,9 @@ struct Verdict {
 };
 static_assert(sizeof(Verdict) == 40 && std::is_trivially_copyable_v<Verdict>);
 
-// The first frame: between which two GPUs this connection moves. Answered by a Reply with 128 bytes of ncclUniqueId,
-// and by another one once the owner's side of the communicator is there.
+// The first frame: between which two GPUs this connection moves. Answered by a Reply; then the reader sends the 128
+// bytes of an ncclUniqueId, which is answered once the owner's side of the communicator is there. The id is the
+// reader's: NCCL keeps a thread and a socket for each until both ranks have come, which stay with who gave up.
 struct Join {
   std::int32_t ordinal = 0;  // the owner's
   std::uint32_t reserved = 0;
@@ -61,6 +62,9 @@ inline constexpr int kOwnerRank = 0, kReaderRank = 1;
 inline constexpr std::uint32_t kMaxRequestRuns = 512;
 inline constexpr std::uint64_t kMaxRequestPieces = 512;
 inline constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{64} << 20;
+
+// Nothing that a reader says is longer.
+inline constexpr std::uint32_t kMaxAskedBytes = 1 << 16;
 
 enum class Op : std::uint32_t { kRead = 1, kWrite = 2 };
 

@@ -25,7 +25,7 @@ Proof prove(BytesView secret, Side side, const Nonce& reader, const Nonce& owner
   Bytes said;
   Writer writer(said);
   // Neither side's proof can be handed back to it as the other's.
-  writer.write_string(side == Side::kReader ? "beeline nccl 1 reader" : "beeline nccl 1 owner");
+  writer.write_string(side == Side::kReader ? "beeline nccl 2 reader" : "beeline nccl 2 owner");
   writer.write(reader);
   writer.write(owner);
   return hmac_sha256(secret, said);
@@ -36,7 +36,10 @@ Status open_connection(os::ByteStream& stream, BytesView secret, const os::Wait&
   os::fill_with_random(opening.nonce);
   BEELINE_RETURN_IF_ERROR(send(stream, opening, wait));
   Nonce owner;
-  BEELINE_RETURN_IF_ERROR(receive(stream, owner, wait));
+  if (Status heard = receive(stream, owner, wait); !heard) {
+    if (heard.code() != Code::kPeerLost) return heard;
+    return std::move(heard).with_context("while opening a connection for nccl, for which its owner may have no room");
+  }
   BEELINE_RETURN_IF_ERROR(send(stream, prove(secret, Side::kReader, opening.nonce, owner), wait));
   Verdict verdict;
   BEELINE_RETURN_IF_ERROR(receive(stream, verdict, wait));

@@ -36,6 +36,7 @@ Server::Server()
                     .serve =
                         [this](ConnectionServer::Caller caller) {
                           os::FrameSocket socket(std::move(caller.connection));
+                          socket.limit_frames(sizeof(Request) + kMaxRequestRuns * sizeof(RunRecord));
                           (void)serve(socket, caller.wait);
                         },
                     .turn_away =

@@ -34,8 +34,9 @@ void for_each_piece(const Asked& asked, std::byte* chunk, Visit&& visit) {
 // A connection to the owner, with the memory through which bytes pass. One thread at a time.
 class Connection {
  public:
-  static Result<std::unique_ptr<Connection>> open(const std::string& name) {
-    BEELINE_ASSIGN(auto fd, os::connect_unix(name));
+  static Result<std::unique_ptr<Connection>> open(const std::string& name, const os::Wait& wait) {
+    BEELINE_ASSIGN(auto fd, os::connect_unix(name, wait));
+    os::keep_from_children(fd.get());
     BEELINE_ASSIGN(const auto owner, os::peer_credentials(fd.get()));
     if (owner.uid != ::geteuid()) {
       return Status(Code::kInvalidArgument, "the object store is of another user (" + std::to_string(owner.uid) + ")");
@@ -126,14 +127,14 @@ class ObjectStoreEndpoint final : public Endpoint {
     };
     const Access access = op == Op::kRead ? Access::kRead : Access::kWrite;
     BEELINE_RETURN_IF_ERROR(keys_.append_pieces(runs, access, check, wait, pieces, kept));
-    BEELINE_ASSIGN(auto connection, take());
+    BEELINE_ASSIGN(auto connection, take(wait));
     const Status status = connection->transfer(op, pieces, wait);
     // After a failure replies may be under way: such a connection is of no use any more.
     if (status) give(std::move(connection));
     return Status(status).with_context("through the object store of " + peer_name_);
   }
 
-  Result<std::unique_ptr<Connection>> take() {
+  Result<std::unique_ptr<Connection>> take(const os::Wait& wait) {
     {
       const std::lock_guard guard(mutex_);
       if (!idle_.empty()) {
@@ -142,7 +143,7 @@ class ObjectStoreEndpoint final : public Endpoint {
         return connection;
       }
     }
-    return Connection::open(name_);
+    return Connection::open(name_, wait);
   }
 
   void give(std::unique_ptr<Connection> connection) {
@@ -180,7 +181,7 @@ class ObjectStoreTransport final : public Transport {
     const std::string store(as_text(contact));
     // Nothing but a name of the abstract namespace: not to be led to a file.
     if (!store.starts_with('@')) return Status(Code::kCorrupt, "a contact that is no object store's");
-    BEELINE_ASSIGN(auto connection, Connection::open(store));
+    BEELINE_ASSIGN(auto connection, Connection::open(store, wait));
     return std::unique_ptr<Endpoint>(std::make_unique<ObjectStoreEndpoint>(peer, store, std::move(connection)));
   }
 

@@ -128,6 +128,7 @@ Result<std::unique_ptr<os::ByteStream>> make_stream(const os::TcpAddress& addres
   if (peer.certificate.empty()) {
     BEELINE_RETURN_IF_ERROR(check_spoken(peer));
     BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
+    os::keep_from_children(connection.get());
     return os::plain_stream(std::move(connection));
   }
   auto tls = peer.tls;
@@ -135,6 +136,7 @@ Result<std::unique_ptr<os::ByteStream>> make_stream(const os::TcpAddress& addres
     BEELINE_ASSIGN(tls, os::Tls::make({}, false));
   }
   BEELINE_ASSIGN(auto connection, os::connect_tcp(address, wait));
+  os::keep_from_children(connection.get());
   return tls->connecting_stream(std::move(connection), address.host, peer.certificate);
 }
 

@@ -167,12 +167,13 @@ Status resolve(RegionSource& regions, const std::vector<RunRecord>& runs, std::u
     if (record.length == 0 || run.bytes() > kMaxRequestBytes) {
       return {Code::kInvalidArgument, "a run of " + std::to_string(run.bytes()) + " bytes in one request"};
     }
-    BEELINE_RETURN_IF_ERROR(check_extents(run, held.back().extents));
     if (__builtin_add_overflow(total, run.bytes(), &total)) total = ~std::uint64_t{0};
+    if (total > bytes) break;  // before pieces are looked at, of which there may be many
+    BEELINE_RETURN_IF_ERROR(check_extents(run, held.back().extents));
   }
   if (total == bytes) return Status::ok();
-  return {Code::kInvalidArgument,
-          "the runs of a request have " + std::to_string(total) + " bytes, its header says " + std::to_string(bytes)};
+  return {Code::kInvalidArgument, "the runs of a request have " + std::to_string(total) + " bytes" +
+                                      (total > bytes ? " or more" : "") + ", its header says " + std::to_string(bytes)};
 }
 
 // They only grow: the sum tells as much as each.

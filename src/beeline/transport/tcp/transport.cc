@@ -153,7 +153,12 @@ class TcpEndpoint final : public Endpoint {
     for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
       os::Wait unsignalled = wait;
       unsignalled.interrupted = nullptr;  // signals are the calling thread's
-      helpers.push_back(os::start_thread([this, &transfer, unsignalled] { work(transfer, unsignalled); }));
+      auto helper = os::try_start_thread([this, &transfer, unsignalled] { work(transfer, unsignalled); });
+      if (!helper) {
+        transfer.fail(std::move(helper.status()).with_context("for a stream to " + peer_.name));
+        break;
+      }
+      helpers.push_back(std::move(*helper));
     }
     work(transfer, wait);
     for (std::thread& helper : helpers) helper.join();
