@@ -7,8 +7,6 @@
 
 namespace beeline::python {
 
-// Daemon threads that wait in the core while the interpreter ends do not take the process with them.
-void outlive_interpreter();
 void bind_objects(nb::module_& m);
 void bind_calls(nb::module_& m);
 void bind_worker(nb::module_& m);

@@ -1,4 +1,6 @@
 // What becomes of daemon threads when the interpreter ends.
+#include "interpreter_end.h"
+
 #include <unistd.h>
 
 #include <exception>
@@ -10,14 +12,6 @@ namespace beeline::python {
 namespace {
 
 std::terminate_handler otherwise = nullptr;
-
-bool is_finalizing() {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsFinalizing() != 0;
-#else
-  return _Py_IsFinalizing() != 0;
-#endif
-}
 
 // CPython (until 3.13) ends a thread that asks for the GIL of an interpreter that ends, by unwinding it. Frames of C++
 // on its way (waits of ours that let go of the GIL, and torch's) do not let that pass: the whole program would be
@@ -31,6 +25,14 @@ void terminate() {
 }
 
 }  // namespace
+
+bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
 
 void outlive_interpreter() {
   if (otherwise == nullptr) otherwise = std::set_terminate(terminate);

@@ -1,5 +1,6 @@
 // beeline._core: the C++ core as beeline.api sees it (python/beeline/_core.pyi). Importing it starts nothing.
 #include "bindings.h"
+#include "interpreter_end.h"
 
 NB_MODULE(_core, m) {
   using beeline::store::ErrorKind;

@@ -26,6 +26,7 @@
 #include "notifications.h"
 #include "python_transports.h"
 #include "waits.h"
+#include "warn.h"
 
 namespace beeline::python {
 namespace {
@@ -92,9 +93,6 @@ class PySubscription {
     return numbered(std::move(*version));
   }
   [[nodiscard]] bool needs_copies() const { return relays_ && subscription_->relay()->needs_copies(); }
-  [[nodiscard]] std::vector<std::string> take_failures() const {
-    return relays_ ? subscription_->relay()->take_failures() : std::vector<std::string>();
-  }
 
  private:
   std::shared_ptr<transfer::Subscription> subscription_;
@@ -145,6 +143,7 @@ class PyAgent {
     options.ucx_library = std::move(ucx_library);
     options.nccl_library = std::move(nccl_library);
     options.nixl = nixl_of(nixl);
+    options.warn = warn;
     for (const FaultRow& row : faults) options.faults.push_back(fault_of(row));
     if (runtime::Process* running = process_or_null()) {
       if (quota_bytes > 0) {
@@ -353,9 +352,13 @@ class PyAgent {
     return out;
   }
 
-  nb::dict explain(const TensorRef& ref, const std::string& path, double min_gbps, std::optional<double> timeout_s) {
+  // Of a fetch, or a push, with memory of that device (DLPack's type and number) of this process.
+  nb::dict explain(const TensorRef& ref, const std::string& path, double min_gbps, bool is_push,
+                   std::pair<int, int> device, std::optional<double> timeout_s) {
     const auto found = peer(ref.remote.descriptor->owner, wait_for(timeout_s));
-    return describe_paths(found->explain(ref.remote.home(), ref.remote.spec.bytes(), {path, min_gbps}));
+    const auto direction = is_push ? transfer::Paths::Direction::kWrite : transfer::Paths::Direction::kRead;
+    return describe_paths(found->explain(ref.remote.home(), ref.remote.spec.bytes(), {path, min_gbps}, direction,
+                                         {device.first, device.second}));
   }
 
   // The same for memory that need not be registered: as much of it, in the agent's arena or elsewhere. Each path that
@@ -542,8 +545,7 @@ void bind_transfer(nb::module_& m) {
   nb::class_<PySubscription>(m, "Subscription")
       .def("latest", &PySubscription::latest)
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
-      .def_prop_ro("needs_copies", &PySubscription::needs_copies)
-      .def("take_failures", &PySubscription::take_failures);
+      .def_prop_ro("needs_copies", &PySubscription::needs_copies);
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
@@ -577,8 +579,8 @@ void bind_transfer(nb::module_& m) {
            nb::arg("timeout_s").none())
       .def("notifications", &PyAgent::notifications, nb::arg("topic"), nb::arg("limit"), nb::arg("drops_oldest"))
       .def("map", &PyAgent::map, nb::arg("refs"), nb::arg("timeout_s").none())
-      .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"),
-           nb::arg("timeout_s").none())
+      .def("explain", &PyAgent::explain, nb::arg("ref"), nb::arg("path"), nb::arg("min_gbps"), nb::arg("is_push"),
+           nb::arg("device"), nb::arg("timeout_s").none())
       .def("paths_to", &PyAgent::paths_to, nb::arg("address"), nb::arg("nbytes"), nb::arg("in_arena"),
            nb::arg("timeout_s").none())
       .def("counters", &PyAgent::counters)

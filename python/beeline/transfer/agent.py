@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from beeline import _core
 from beeline.transfer import devices, nccl, ucx
+from beeline.transfer.bounds import ends_at, left_s
 from beeline.transfer.faults import Fault
 from beeline.transfer.nixl import Reach
 from beeline.transfer.nixl import options as nixl_options
 from beeline.transfer.notifications import Notifications
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
+from beeline.transfer.runner import Runner, Work
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
 from beeline.transfer.tls import Tls
 from beeline.transfer.transfers import Batch, Transfer
 from beeline.transfer.transport import Transport, sort_out
-
-MAX_ASYNC = 4
 
 
 class Agent:
@@ -71,8 +69,7 @@ class Agent:
     ) -> None:
         if quota_bytes is not None and quota_bytes < 1:
             raise ValueError(f"quota_bytes is at least 1, not {quota_bytes}")
-        self._lock = threading.Lock()
-        self._threads: ThreadPoolExecutor | None = None
+        self._runner = Runner()
         own_tls = Tls() if tls is True else tls
         own = sort_out(plugins)
         self._agent = _core.Agent(
@@ -105,8 +102,7 @@ class Agent:
 
         Waits for transfers that were started and not cancelled.
         """
-        if self._threads is not None:
-            self._threads.shutdown()
+        self._runner.close()
         self._agent.close()
 
     def __enter__(self) -> Agent:
@@ -301,8 +297,8 @@ class Agent:
 
         After any other failure the content of `out` is undefined, and nothing writes to it any more.
         """
-        work = self._fetching(refs, out, device, dtype, block, path, min_gbps, verify, timeout_s)
-        return work(None)
+        _, work = self._fetching(refs, out, device, dtype, block, path, min_gbps, verify)
+        return work(None, timeout_s)
 
     def fetch_async(
         self,
@@ -317,8 +313,12 @@ class Agent:
         verify: bool = False,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
-        """As `fetch`, on a thread of the agent: returns at once. At most four run at a time, others wait."""
-        return self._start(self._fetching(refs, out, device, dtype, block, path, min_gbps, verify, timeout_s))
+        """As `fetch`, on a thread of the agent: returns at once.
+
+        Of those that were started at most four run at a time with one other agent. Others wait for them, within
+        `timeout_s`, which runs from here on.
+        """
+        return self._start(*self._fetching(refs, out, device, dtype, block, path, min_gbps, verify), timeout_s)
 
     def _fetching(
         self,
@@ -330,22 +330,23 @@ class Agent:
         path: str,
         min_gbps: float,
         verify: bool,
-        timeout_s: float | None,
-    ) -> Callable[[_core.Cancellation | None], Any]:
+    ) -> tuple[list[_core.TensorRef], Callable[[_core.Cancellation | None, float | None], Any]]:
+        """What is fetched, and what does it."""
         keys, parts = _flatten(refs)
         given = None if out is None else _matching(keys, out)
         if given is not None and device is not None:
             raise ValueError("device= is for new tensors, out= has some; nothing was written")
         dtypes, block = _conversions(keys, len(parts), dtype, block)
 
-        def work(cancellation: _core.Cancellation | None) -> Any:
-            targets = given
+        def work(cancellation: _core.Cancellation | None, timeout_s: float | None) -> Any:
+            until, targets = ends_at(timeout_s), given
             if targets is None:
-                targets = devices.new_targets(self._agent, parts, dtypes, block, device, timeout_s)
-            fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, timeout_s, cancellation)
+                targets = devices.new_targets(self._agent, parts, dtypes, block, device, until)
+            left = left_s(until)
+            fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, left, cancellation)
             return _structure(keys, fetched, out)
 
-        return work
+        return parts, work
 
     def push_async(
         self,
@@ -357,20 +358,17 @@ class Agent:
         notify: tuple[str, bytes] | None = None,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
-        """As `push`, on a thread of the agent: returns at once."""
+        """As `push`, on a thread of the agent: returns at once; see `fetch_async`."""
         keys, parts = _flatten(refs)
         sources = _matching(keys, tensors)
-        return self._start(
-            lambda cancellation: self._agent.push(parts, sources, path, min_gbps, notify, timeout_s, cancellation)
-        )
 
-    def _start(self, work: Callable[[_core.Cancellation], Any]) -> Transfer:
-        work = devices.on_current_stream(work)
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(MAX_ASYNC, thread_name_prefix="beeline-transfer")
-        cancellation = _core.Cancellation.make()
-        return Transfer(self._threads.submit(work, cancellation), cancellation)
+        def work(cancellation: _core.Cancellation, left: float) -> None:
+            self._agent.push(parts, sources, path, min_gbps, notify, left, cancellation)
+
+        return self._start(parts, work, timeout_s)
+
+    def _start(self, parts: list[_core.TensorRef], work: Work, timeout_s: float | None) -> Transfer:
+        return self._runner.start(parts[0].owner if parts else "", devices.on_current_stream(work), timeout_s)
 
     def prepare(
         self,
@@ -469,14 +467,20 @@ class Agent:
         self,
         ref: TensorRef,
         *,
+        operation: Literal["fetch", "push"] = "fetch",
+        device: Any = "cpu",
         path: str = "",
         min_gbps: float = 0.0,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> dict[str, Any]:
-        """Which path a fetch of `ref` would take, and why: `candidates` (path, usable, reason, gbps, measured),
-        `chosen`, and `failovers` to this peer so far.
+        """Which path a fetch of `ref` into memory of `device`, or a push of such memory, would take, and why:
+        `candidates` (path, usable, reason, gbps, measured), `chosen`, and `failovers` to this peer so far. Raises as
+        `connect`.
         """
-        return self._agent.explain(_core_ref(ref), path, min_gbps, timeout_s)
+        if operation not in ("fetch", "push"):
+            raise ValueError(f"operation is fetch or push, not {operation!r}")
+        kind, index = devices.parse(device) or (devices.HOST, 0)
+        return self._agent.explain(_core_ref(ref), path, min_gbps, operation == "push", (kind, index or 0), timeout_s)
 
     def paths_to(
         self, address: str, nbytes: int, *, in_arena: bool = True, timeout_s: float | None = DEFAULT_TIMEOUT_S

@@ -8,6 +8,7 @@ from typing import Any
 
 from beeline import _core
 from beeline.exceptions import TransportUnavailableError
+from beeline.transfer.bounds import left_s
 from beeline.transfer.references import dtype_name
 
 HOST = 1
@@ -59,9 +60,10 @@ def new_targets(
     dtypes: Sequence[tuple[int, int, int] | None] | None,
     block: tuple[int, int] | None,
     device: Any,
-    timeout_s: float | None,
+    until: float | None,
 ) -> list[Any] | None:
-    """New tensors for a fetch to fill: on `device`, by default each where its owner has it.
+    """New tensors for a fetch to fill: on `device`, by default each where its owner has it. What asks for that ends at
+    `until`.
 
     None where all are the host's: the core makes those. Memory of other devices than GPUs comes into the host's.
     """
@@ -79,7 +81,7 @@ def new_targets(
         place = wanted or (HOST, 0)
         if wanted is None and kind == CUDA:
             if (part.owner, theirs) not in known:
-                known[part.owner, theirs] = agent.device_here(part, timeout_s)
+                known[part.owner, theirs] = agent.device_here(part, left_s(until))
             place = known[part.owner, theirs]
         if place[0] == HOST:
             targets.append(agent.make((*row, shape)))
@@ -89,15 +91,15 @@ def new_targets(
     return targets
 
 
-def on_current_stream(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def on_current_stream(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The same work for another thread, where the CUDA stream that is current here is current, too."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return work
     stream = torch.cuda.current_stream()
 
-    def run(given: Any) -> Any:
+    def run(*given: Any) -> Any:
         with torch.cuda.stream(stream):
-            return work(given)
+            return work(*given)
 
     return run

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from beeline import _core
 from beeline.exceptions import PeerLostError, StaleReferenceError
+from beeline.transfer.bounds import ends_at, left_s
 from beeline.transfer.references import TensorRef, TensorRefs, as_given
 
 if TYPE_CHECKING:
     from beeline.transfer.agent import Agent
 
 DEFAULT_TIMEOUT_S = 60.0
-logger = logging.getLogger(__name__)
 
 
 class Subscription:
@@ -27,8 +25,8 @@ class Subscription:
     One that relays has each version brought near before it gives it: as the publisher has it, where that shares memory
     with this agent; as another subscriber on this host has it; or as a copy of this agent's own, got from the publisher
     or a subscriber, which others then get from here. The references are of that copy: fetching from them moves nothing
-    over the network, and they can be mapped. A parent that fails is given up for another one, with a warning in the log
-    of this module.
+    over the network, and they can be mapped. A parent that fails is given up for another one, with a warning by
+    the logger "beeline.transfer".
     """
 
     def __init__(self, agent: Agent, name: str, subscription: _core.Subscription) -> None:
@@ -56,11 +54,7 @@ class Subscription:
             TornReadError: It was brought near with another checksum than the publisher took.
             ObjectStoreFullError: There is no memory for a copy to be relayed.
         """
-        try:
-            number, refs = self._subscription.newer_than(newer_than, timeout_s)
-        finally:
-            for failure in self._subscription.take_failures():
-                logger.warning("%s", failure)
+        number, refs = self._subscription.newer_than(newer_than, timeout_s)
         assert refs is not None
         return number, as_given(refs)
 
@@ -88,13 +82,11 @@ class Subscription:
     def _read(
         self, read: Callable[[TensorRef | TensorRefs, float | None], Any], newer_than: int, timeout_s: float | None
     ) -> tuple[int, Any]:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        until = ends_at(timeout_s)
         while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            number, refs = self.wait(newer_than, timeout_s=left)
-            left = None if until is None else max(0.0, until - time.monotonic())
+            number, refs = self.wait(newer_than, timeout_s=left_s(until))
             try:
-                return number, read(refs, left)
+                return number, read(refs, left_s(until))
             except (StaleReferenceError, PeerLostError) as error:
                 if self._subscription.needs_copies:
                     continue  # another subscriber's copy, which is gone: the next one is looked for

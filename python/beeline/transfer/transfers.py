@@ -14,9 +14,9 @@ from beeline.transfer.subscription import DEFAULT_TIMEOUT_S
 class Transfer:
     """A transfer that was started, see `Agent.fetch_async`. Awaitable."""
 
-    def __init__(self, future: Future[Any], cancellation: _core.Cancellation) -> None:
+    def __init__(self, future: Future[Any], cancel: Callable[[], None]) -> None:
         self._future = future
-        self._cancellation = cancellation
+        self._cancel = cancel
 
     def result(self, timeout_s: float | None = None) -> Any:
         """What the call would have returned, or raises what it would have raised. TimeoutError after `timeout_s`."""
@@ -31,7 +31,7 @@ class Transfer:
 
         Returns at once; once `done`, nothing of it is written later.
         """
-        self._cancellation.cancel()
+        self._cancel()
 
     def add_done_callback(self, function: Callable[[Transfer], Any]) -> None:
         """Calls `function(self)` once it has ended, on a thread of the agent."""

@@ -92,11 +92,6 @@ Result<Version> Subscription::newer_than(std::uint64_t number, const Wait& wait)
   return Version{version.number, Access::make_refs(std::move(version.tensors), std::move(version.copy))};
 }
 
-std::vector<std::string> Subscription::take_failures() const {
-  if (!impl_->relays) return {};
-  return impl_->subscription->relay()->take_failures();
-}
-
 namespace {
 
 Notification from_core(transfer::Notification notification) {
@@ -154,6 +149,7 @@ Result<Agent> Agent::open(const Options& options) {
   core.share_memory = options.share_memory;
   core.advertise = options.advertise;
   core.token = options.token;
+  core.warn = options.warn;
   if (options.tls) core.tls = os::TlsOptions{options.tls->certificate, options.tls->key, options.tls->ca};
   if (!options.tcp.empty()) {
     BEELINE_ASSIGN(core.tcp, os::TcpAddress::parse(options.tcp));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -83,8 +84,6 @@ class BEELINE_API Subscription {
   // agent of this side was closed. If it relays, also kTorn when it came with another checksum than the publisher took,
   // kResourceExhausted when there is no memory for a copy.
   [[nodiscard]] Result<Version> newer_than(std::uint64_t number, const Wait& wait = {}) const;
-  // Parents that failed it as it relayed since the last call, and why: each was given up for another one.
-  [[nodiscard]] std::vector<std::string> take_failures() const;
 
  private:
   friend struct Access;
@@ -158,6 +157,9 @@ class BEELINE_API Agent {
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};
     std::uint64_t quota_bytes = 0;  // of memory that empty() and publish() may take; 0: the machine's memory
+    // Told what somebody ought to know of though the call that met it went well: that a transfer went on by another
+    // path, that a subscriber which relays was given another parent. On any thread. Empty: writes to stderr.
+    std::function<void(const std::string& message)> warn = {};
   };
   // Starts its threads. kInvalidArgument for options that do not go together; kSystem when the folder cannot be used or
   // the port is taken.

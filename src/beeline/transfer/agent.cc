@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <sstream>
 #include <utility>
@@ -20,6 +21,10 @@ namespace beeline::transfer {
 namespace {
 
 using messages::Type;
+
+void warn_on_stderr(const std::string& message) {
+  std::fprintf(stderr, "beeline: %s\n", message.c_str());
+}
 
 Result<transport::Transports> transports_for(const Agent::Options& options) {
   const transport::NcclOptions nccl{options.nccl_library, options.tcp ? options.tcp->host : ""};
@@ -63,6 +68,7 @@ Result<std::shared_ptr<Agent>> Agent::open(Options options) {
   }
   std::shared_ptr<Agent> agent(new Agent(), close);  // from here on it is ended as any
   agent->name_ = options.name;
+  agent->warn_ = options.warn ? std::move(options.warn) : warn_on_stderr;
   agent->token_ = options.token;
   agent->fork_count_ = os::fork_count();
   agent->address_.name = options.name;
@@ -117,6 +123,7 @@ Result<std::string> Agent::listen_in_folder() {
   const std::string unfinished = path + ".new";
   BEELINE_ASSIGN(auto listening, os::listen_unix(unfinished));
   if (::rename(unfinished.c_str(), path.c_str()) != 0) return Status::from_errno("rename " + unfinished, errno);
+  os::keep_from_children(listening.get());
   listener_ = std::move(listening);
   return path;
 }

@@ -51,6 +51,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
     transport::NixlOptions nixl;
     std::vector<transport::Fault> faults;  // what its paths are to do wrong, in tests
     std::shared_ptr<memory::Arena> arena;  // empty: one of its own
+    Warn warn;                             // empty: writes to stderr
   };
   // Letting go of it undoes everything: peers get kPeerLost.
   static Result<std::shared_ptr<Agent>> open(Options options);
@@ -199,6 +200,7 @@ class Agent : public std::enable_shared_from_this<Agent> {
   void clean(const std::shared_ptr<Peer>& peer);
 
   std::string name_, token_, folder_;
+  Warn warn_;
   bool is_own_folder_ = false;
   Address address_;
   std::shared_ptr<memory::Arena> arena_;

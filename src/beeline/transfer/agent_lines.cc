@@ -76,11 +76,12 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
     if (address.boot_id != address_.boot_id) {
       unshared = "the peer is on another host";
     } else {
-      auto connection = os::connect_unix(address.unix_path);
+      auto connection = os::connect_unix(address.unix_path, wait);
       if (connection) return meet(address, os::FrameSocket(std::move(*connection)), std::move(facts), {}, wait);
       // Perhaps another container or user: the socket's folder is not this one's.
-      unshared = "the peer's socket is not reachable from here: " + connection.status().message();
-      if (address.tcp.empty()) return connection.status();
+      const Status why = connection.status();
+      unshared = "the peer's socket is not reachable from here: " + why.message();
+      if (address.tcp.empty() || why.code() == Code::kInterrupted || !wait.check()) return why;
     }
   }
   Status last(Code::kUnsupported, unshared + ", and listens on no TCP address");
@@ -99,6 +100,7 @@ Result<std::shared_ptr<Peer>> Agent::connect(const Address& address, const os::W
 Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::FrameSocket socket, transport::PeerFacts facts,
                                           const std::string& unshared, const os::Wait& wait) {
   const bool by_unix = unshared.empty();
+  os::keep_from_children(socket.fd());
   BEELINE_RETURN_IF_ERROR(socket.send(
       messages::encode(Type::kHello, messages::Hello{messages::kVersion, address_.id, name_, address_.text()})));
   BEELINE_RETURN_IF_ERROR(socket.flush_all(wait));
@@ -125,6 +127,7 @@ Result<std::shared_ptr<Peer>> Agent::meet(const Address& address, os::FrameSocke
   // What was mapped may outlive the agent: the owner sees the connection end when nothing is left of it.
   if (by_unix) {
     BEELINE_ASSIGN(auto lifeline, os::duplicate(socket.fd()));
+    os::keep_from_children(lifeline.get());
     facts.arena->keep_open(std::move(lifeline));
   }
   auto peer = std::make_shared<Peer>(address, std::move(facts), unshared, transports_, requests());
@@ -155,6 +158,7 @@ Peer::Requests Agent::requests() {
     Line* const line = agent != nullptr ? agent->line_of(*peer) : nullptr;
     if (line != nullptr) agent->send(*line, frame);
   };
+  requests.warn = warn_;
   return requests;
 }
 
@@ -191,6 +195,8 @@ void Agent::on_line(int fd, std::uint32_t events) {
   for (const auto& [name, subscribed] : line.subscriptions) subscribed.own->end(lost);
   std::erase_if(peers_by_address_, [&](const auto& entry) { return entry.second == line.peer; });
   control_.forget(fd);
+  // Ends without the lock: connections of others' engines wait for those, or for the GIL.
+  control_.defer([peer = std::move(line.peer)] {});
   lines_.erase(fd);
   count_connections();
 }

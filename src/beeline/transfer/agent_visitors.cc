@@ -16,6 +16,8 @@ using messages::Type;
 
 // That wait for an answer.
 constexpr std::size_t kMaxQuestions = 4096;
+// What a caller may say before it is welcome, in bytes.
+constexpr std::uint32_t kMaxGreeting = 1 << 16;
 
 }  // namespace
 
@@ -39,6 +41,8 @@ void Agent::accept_all() {
 void Agent::add_visitor(os::FrameSocket socket, const std::string& id) {
   if (reach_->agent == nullptr) return;
   const int fd = socket.fd();
+  os::keep_from_children(fd);
+  socket.limit_frames(kMaxGreeting);
   visitors_[fd] = Visitor{std::move(socket), ++last_serial_, id, id.empty()};
   count_connections();
   control_.watch(fd, false, [this, fd](std::uint32_t events) { on_visitor(fd, events); });
@@ -270,6 +274,7 @@ Status Agent::greet(Visitor& visitor, const os::Frame& frame) {
     fds = {arena_->data_fd(), arena_->control_fd()};
   }
   visitor.welcome = true;
+  visitor.socket.limit_frames(os::FrameSocket::kMaxFrame);
   return visitor.socket.send(messages::encode(Type::kWelcome, welcome), fds);
 }
 

@@ -49,6 +49,10 @@ std::string number(double gbps) {
   return text.data();
 }
 
+void append(std::string& failed, const Status& why) {
+  failed += (failed.empty() ? "" : "; ") + why.message();
+}
+
 std::string list_of(const Explanation& explanation) {
   std::string text;
   for (const Candidate& candidate : explanation.candidates) {
@@ -108,11 +112,18 @@ void Paths::count_failure(std::size_t path, const Need& need, Clock::time_point 
   if (counters_) counters_->failed(path, operation_of(need.direction), need.bytes, begin, why.code(), is_of_path(why));
 }
 
-Paths::Speed Paths::speed(const Path& path, std::uint64_t bytes) {
+template <typename AnyPath>
+auto& Paths::cell_of(AnyPath& path, const Need& need) {
+  const std::size_t kind = (need.direction == Direction::kWrite ? 4u : 0u) | (need.region->device.is_host() ? 0u : 2u) |
+                           (need.local.is_host() ? 0u : 1u);
+  return path.measured[kind][size_class(need.bytes)];
+}
+
+Paths::Speed Paths::speed(const Path& path, const Need& need) {
   // Relaxed: statistics on their own.
-  const auto& measured = path.measured[size_class(bytes)];
-  if (measured.samples.load(std::memory_order_relaxed) >= kEnough) {
-    return {measured.gbps.load(std::memory_order_relaxed), true};
+  const auto& cell = cell_of(path, need);
+  if (cell.samples.load(std::memory_order_relaxed) >= kEnough) {
+    return {cell.gbps.load(std::memory_order_relaxed), true};
   }
   return {path.transport->capabilities().expected_gbps, false};
 }
@@ -147,7 +158,7 @@ bool Paths::will_do(const Path& path, const Need& need, std::string* reason) con
       return "left alone for a while, for it failed: " + path.failure.message();
     });
   }
-  if (const auto [gbps, measured] = speed(path, need.bytes); gbps < requirement.min_gbps) {
+  if (const auto [gbps, measured] = speed(path, need); gbps < requirement.min_gbps) {
     return no([&, gbps = gbps, measured = measured] {
       return "too slow: " + number(gbps) + " GB/s " + (measured ? "measured" : "expected") + ", the caller requires " +
              number(requirement.min_gbps);
@@ -160,7 +171,7 @@ std::size_t Paths::best(const Need& need) const {
   std::size_t found = paths_.size();
   Speed fastest;
   for (std::size_t i = 0; i < paths_.size(); ++i) {
-    const Speed own = speed(*paths_[i], need.bytes);
+    const Speed own = speed(*paths_[i], need);
     const bool is_first = found == paths_.size();
     // What was assumed of one says nothing beside what was measured of the other.
     const bool is_faster = own.measured && fastest.measured && own.gbps > fastest.gbps * kClearlyFaster;
@@ -180,7 +191,7 @@ Explanation Paths::explain(const Need& need) const {
   for (const auto& path : paths_) {
     auto& candidate = explanation.candidates.emplace_back();
     candidate.path = path->transport->name();
-    const auto [gbps, measured] = speed(*path, need.bytes);
+    const auto [gbps, measured] = speed(*path, need);
     candidate.gbps = gbps;
     candidate.measured = measured;
     candidate.usable = will_do(*path, need, &candidate.reason);
@@ -190,8 +201,9 @@ Explanation Paths::explain(const Need& need) const {
   return explanation;
 }
 
-Explanation Paths::explain(const Region& region, std::uint64_t bytes, const Requirement& requirement) const {
-  return explain({Direction::kRead, &region, bytes, &requirement});
+Explanation Paths::explain(const Region& region, std::uint64_t bytes, const Requirement& requirement,
+                           Direction direction, const transport::Device& local) const {
+  return explain({direction, &region, bytes, &requirement, local});
 }
 
 void Paths::probe(const Region& region, const os::Wait& wait) {
@@ -256,10 +268,22 @@ Status Paths::write(std::span<const Run> runs, const Requirement& requirement, c
 
 Result<Paths::Chosen> Paths::choose(std::span<const Run> runs, const Requirement& requirement, const os::Wait& wait) {
   const Run& first = runs.front();
-  return choose({Direction::kRead, first.region, bytes_of(runs), &requirement, first.local_device}, wait);
+  std::string failed;
+  return choose({Direction::kRead, first.region, bytes_of(runs), &requirement, first.local_device}, failed, wait);
 }
 
-Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
+// The transfer goes on by another path.
+void Paths::note_failover(const Need& need, std::string& failed, std::size_t taken) {
+  failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+  if (warn_) {
+    warn_((need.direction == Direction::kRead ? "fetch of " : "push of ") + std::to_string(need.bytes) +
+          " bytes, agent \"" + facts_.name + "\", failed " + failed + "; " +
+          std::string(paths_[taken]->transport->name()) + " was taken instead");
+  }
+  failed.clear();
+}
+
+Result<Paths::Chosen> Paths::choose(const Need& need, std::string& failed, const os::Wait& wait) {
   Status last;
   // Each failure takes one path out for a while, so that this ends.
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
@@ -267,12 +291,15 @@ Result<Paths::Chosen> Paths::choose(const Need& need, const os::Wait& wait) {
     if (at == paths_.size()) break;
     const auto begin = Clock::now();
     auto connected = endpoint(*paths_[at], wait);
-    if (connected) return Chosen{at, std::move(*connected)};
+    if (connected) {
+      if (!failed.empty()) note_failover(need, failed, at);
+      return Chosen{at, std::move(*connected)};
+    }
     last = connected.status().with_context("by " + std::string(paths_[at]->transport->name()));
     count_failure(at, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(*paths_[at], last);
-    failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+    append(failed, last);
   }
   if (!last) return last;
   note_failure(operation_of(need.direction), need.bytes, Code::kUnsupported);
@@ -294,6 +321,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
                   runs.empty() ? transport::Device() : runs.front().local_device};
   if (need.bytes == 0) return Status::ok();
   Status last;
+  std::string failed;
   // Likewise.
   for (std::size_t attempt = 0; attempt < paths_.size(); ++attempt) {
     // What was chosen once may not reach the region any more: explain() says why.
@@ -301,11 +329,11 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
         chosen.endpoint == nullptr ? Status::ok() : paths_[chosen.path]->transport->reaches(facts_, *need.region);
     if (!reached) {
       count_failure(chosen.path, need, Clock::now(), reached);
-      failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+      append(failed, Status(reached).with_context("by " + std::string(paths_[chosen.path]->transport->name())));
       chosen.endpoint.reset();
     }
     if (chosen.endpoint == nullptr) {
-      auto found = choose(need, wait);
+      auto found = choose(need, failed, wait);
       // What failed says more than that nothing is left.
       if (!found) return attempt == 0 || !is_of_path(found.status()) ? found.status() : last;
       chosen = std::move(*found);
@@ -316,7 +344,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
                                          : chosen.endpoint->write(runs, wait);
     if (last) {
       const Nanos took = Clock::now() - begin;
-      if (!read_by) note_speed(path, need.bytes, took);
+      if (!read_by) note_speed(path, need, took);
       if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, begin, took);
       return last;
     }
@@ -324,7 +352,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
     count_failure(chosen.path, need, begin, last);
     if (!is_of_path(last)) return last;
     fail(path, last);
-    failovers_.fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+    append(failed, last);
     chosen.endpoint.reset();
   }
   return last;
@@ -345,13 +373,13 @@ Status Paths::read_once(const Path& path, transport::Endpoint& endpoint, std::sp
   return before == after ? Status::ok() : transport::torn();
 }
 
-void Paths::note_speed(Path& path, std::uint64_t bytes, Nanos took) {
-  const double gbps = static_cast<double>(bytes) / static_cast<double>(std::max<Nanos::rep>(took.count(), 1));
-  auto& measured = path.measured[size_class(bytes)];
+void Paths::note_speed(Path& path, const Need& need, Nanos took) {
+  const double gbps = static_cast<double>(need.bytes) / static_cast<double>(std::max<Nanos::rep>(took.count(), 1));
+  auto& cell = cell_of(path, need);
   // Relaxed: statistics; a measurement that another thread overwrites is lost and no harm.
-  const bool is_first = measured.samples.fetch_add(1, std::memory_order_relaxed) == 0;
-  const double before = measured.gbps.load(std::memory_order_relaxed);
-  measured.gbps.store(is_first ? gbps : before + kNewest * (gbps - before), std::memory_order_relaxed);
+  const bool is_first = cell.samples.fetch_add(1, std::memory_order_relaxed) == 0;
+  const double before = cell.gbps.load(std::memory_order_relaxed);
+  cell.gbps.store(is_first ? gbps : before + kNewest * (gbps - before), std::memory_order_relaxed);
 }
 
 Result<std::shared_ptr<transport::Endpoint>> Paths::endpoint(Path& path, const os::Wait& wait) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,6 +21,9 @@ namespace beeline::transfer {
 using ReadBy = FunctionRef<Status(transport::Endpoint& endpoint, const transport::Capabilities& capabilities,
                                   const os::Wait& wait)>;
 
+// Told what somebody ought to know of though the call that met it went well. On any thread, without locks.
+using Warn = std::function<void(const std::string& message)>;
+
 // What the caller insists on. Nothing: the best path there is.
 struct Requirement {
   std::string path;     // by name; empty: any
@@ -32,7 +36,7 @@ struct Candidate {
   bool usable = false;
   std::string reason;     // why not, or why it is (not) taken
   double gbps = 0;        // estimate
-  bool measured = false;  // by transfers of about this size to this peer, not assumed
+  bool measured = false;  // by such transfers to this peer, not assumed
 };
 
 struct Explanation {
@@ -49,6 +53,8 @@ class Paths {
 
   // Counts there what moves from here on; before the first transfer.
   void count_in(std::shared_ptr<Counters> counters, const std::string& peer_id);
+  // Is told of transfers that changed paths; likewise.
+  void warn_by(Warn warn) { warn_ = std::move(warn); }
   // Access without a copy to ranges of the arena of a peer on this host; see memory::PeerArena::acquire().
   Result<memory::Lease> map(memory::PublicationId id, std::span<const memory::Range> ranges);
   // The same of one range, read-only; see memory::PeerArena::acquire_view().
@@ -63,8 +69,11 @@ class Paths {
   void note_failure(Operation operation, std::uint64_t bytes, Code why, Clock::time_point begin = Clock::now());
 
   [[nodiscard]] const transport::PeerFacts& facts() const { return facts_; }
+  enum class Direction : std::uint8_t { kRead, kWrite };
+  // Of a transfer with memory of that device of this process.
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
-                                    const Requirement& requirement) const;
+                                    const Requirement& requirement, Direction direction = Direction::kRead,
+                                    const transport::Device& local = {}) const;
 
   // Connects each path that will do for a region of that kind: explain() then knows of those that do not work.
   void probe(const transport::Region& region, const os::Wait& wait);
@@ -94,14 +103,14 @@ class Paths {
       std::atomic<double> gbps{0};
       std::atomic<std::uint32_t> samples{0};
     };
-    std::array<Measured, kSizeClasses> measured;
+    // By direction, whether either side's memory is the host's, and size: each may go another way.
+    std::array<std::array<Measured, kSizeClasses>, 8> measured;
     std::atomic<std::uint32_t> connecting{0};       // futex: 1 while a thread does
     std::shared_ptr<transport::Endpoint> endpoint;  // needs mutex_
     Status failure;                                 // needs mutex_: why it is not tried before retry_at
     std::atomic<Clock::rep> retry_at{Clock::time_point::min().time_since_epoch().count()};
   };
 
-  enum class Direction : std::uint8_t { kRead, kWrite };
   void count_map(std::uint64_t bytes, Clock::time_point begin, const Status& outcome);
   static Operation operation_of(Direction direction) {
     return direction == Direction::kRead ? Operation::kFetch : Operation::kPush;
@@ -115,7 +124,9 @@ class Paths {
   };
   Status move(Direction direction, std::span<const transport::Run> runs, Chosen& chosen, const Requirement& requirement,
               const os::Wait& wait, ReadBy read_by = nullptr);
-  Result<Chosen> choose(const Need& need, const os::Wait& wait);
+  // `failed`: what paths this transfer has tried, and why they failed; grows.
+  Result<Chosen> choose(const Need& need, std::string& failed, const os::Wait& wait);
+  void note_failover(const Need& need, std::string& failed, std::size_t taken);
   Status read_once(const Path& path, transport::Endpoint& endpoint, std::span<const transport::Run> runs,
                    const os::Wait& wait, ReadBy read_by) const;
   // Whether the path will do; if not, `reason` says why, unless it is null.
@@ -124,7 +135,10 @@ class Paths {
     double gbps = 0;
     bool measured = false;
   };
-  static Speed speed(const Path& path, std::uint64_t bytes);
+  // The cell of the statistics of a path for such transfers.
+  template <typename AnyPath>
+  static auto& cell_of(AnyPath& path, const Need& need);
+  static Speed speed(const Path& path, const Need& need);
   // What the first path that will do, and connects, answers. kUnsupported, with all reasons, when none does.
   template <typename Answer>
   Result<Answer> first_answer(const Need& need, const os::Wait& wait,
@@ -135,13 +149,14 @@ class Paths {
   Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
   void fail(Path& path, const Status& status);
   void count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why);
-  static void note_speed(Path& path, std::uint64_t bytes, Nanos took);
+  static void note_speed(Path& path, const Need& need, Nanos took);
 
   std::shared_ptr<const transport::Transports> transports_;
   transport::PeerFacts facts_;
   std::string unshared_;
   std::vector<std::unique_ptr<Path>> paths_;
   std::optional<PeerCounters> counters_;
+  Warn warn_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> failovers_{0};
 };

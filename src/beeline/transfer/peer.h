@@ -36,12 +36,15 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
     std::function<void(const std::shared_ptr<Peer>& peer)> clean;
     // Tells the owner; set_answer() gets what it says to a question.
     std::function<void(const std::shared_ptr<Peer>& peer, BytesView frame)> tell;
+    Warn warn;
   };
   Peer(Address address, transport::PeerFacts facts, std::string unshared,
        std::shared_ptr<const transport::Transports> transports, Requests requests)
       : address_(std::move(address)),
         paths_(std::move(transports), with_owner(std::move(facts), this), std::move(unshared)),
-        requests_(std::move(requests)) {}
+        requests_(std::move(requests)) {
+    paths_.warn_by(requests_.warn);
+  }
 
   [[nodiscard]] const Address& address() const { return address_; }
   [[nodiscard]] const transport::PeerFacts& facts() const { return paths_.facts(); }
@@ -87,9 +90,12 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Status end_reading(std::span<const memory::Lease> leases, std::uint64_t writes, std::uint64_t bytes);
   [[nodiscard]] Paths& paths() { return paths_; }
 
+  // See Paths::explain().
   [[nodiscard]] Explanation explain(const transport::Region& region, std::uint64_t bytes,
-                                    const Requirement& requirement) const {
-    return paths_.explain(region, bytes, requirement);
+                                    const Requirement& requirement,
+                                    Paths::Direction direction = Paths::Direction::kRead,
+                                    const transport::Device& local = {}) const {
+    return paths_.explain(region, bytes, requirement, direction, local);
   }
 
   Result<Bytes> contact(std::string_view path, const os::Wait& wait) override;

@@ -23,8 +23,6 @@ constexpr auto kPatience = std::chrono::seconds(15);
 constexpr int kAsksInTime = 3;
 // Read in one go of a relay, which has to send it in its part of the wait. What has arrived is not read again.
 constexpr std::uint64_t kSlice = std::uint64_t{64} << 20;
-// Failures that are remembered for who asks.
-constexpr std::size_t kMaxFailures = 64;
 
 os::Wait part_of(const os::Wait& wait) {
   os::Wait part = wait;
@@ -102,11 +100,6 @@ bool Relay::is_good() const {
 Version Relay::latest() const {
   const std::lock_guard guard(mutex_);
   return is_good() ? near_ : Version{};
-}
-
-std::vector<std::string> Relay::take_failures() {
-  const std::lock_guard guard(mutex_);
-  return std::exchange(failures_, {});
 }
 
 void Relay::set_parent(messages::Parent parent) {
@@ -301,13 +294,11 @@ void Relay::tell(Agent& agent, std::uint64_t number, Step step, std::uint64_t se
   agent.send_to(*publisher_, messages::encode(Type::kSeek, seek));
 }
 
-void Relay::note_failure(Agent& agent, const std::string& owner, const Status& why) {
+void Relay::note_failure(Agent& agent, const std::string& owner, const Status& why) const {
   agent.parents_lost_.fetch_add(1, std::memory_order_relaxed);  // a number on its own
   const auto address = Address::parse(owner);
   const std::string who = address ? "relay \"" + address->name + "\"" : "what relays and the publisher sent together";
-  const std::lock_guard guard(mutex_);
-  if (failures_.size() == kMaxFailures) failures_.erase(failures_.begin());
-  failures_.push_back("\"" + name_ + "\": " + who + " failed, another parent is asked for: " + why.message());
+  agent.warn_("\"" + name_ + "\": " + who + " failed, another parent is asked for: " + why.message());
 }
 
 }  // namespace beeline::transfer

@@ -42,8 +42,6 @@ class Relay {
   [[nodiscard]] bool needs_copies() const { return !publisher_->facts().same_host(); }
   // What was obtained last and can be read yet; its number is 0 if there is none.
   [[nodiscard]] Version latest() const;
-  // Parents that failed since the last call, and why.
-  std::vector<std::string> take_failures();
 
   // From the agent: what its publisher says; that it is gone. What recall() gives is to be let go of without a lock.
   void set_parent(messages::Parent parent);
@@ -64,7 +62,7 @@ class Relay {
                     std::shared_ptr<Peer> peer);
   Result<Version> offer(Agent& agent, const Version& wanted, const Reading& reading);
   void tell(Agent& agent, std::uint64_t number, messages::Step step, std::uint64_t serial) const;
-  void note_failure(Agent& agent, const std::string& owner, const Status& why);
+  void note_failure(Agent& agent, const std::string& owner, const Status& why) const;
   void wake();
   [[nodiscard]] bool is_good() const;  // needs mutex_
 
@@ -80,7 +78,6 @@ class Relay {
   std::uint64_t serial_ = 0;                                        // of what was asked last
   std::optional<messages::Parent> told_;
   Status ended_;
-  std::vector<std::string> failures_;
   std::atomic<std::uint32_t> changes_{0};  // futex
 };
 

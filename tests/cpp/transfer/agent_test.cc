@@ -3,11 +3,13 @@
 #include "beeline/transfer/agent.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <stdlib.h>
 
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <numeric>
 
 #include "beeline/transfer/fetch.h"
@@ -346,8 +348,54 @@ TEST_F(PathsTest, AQuestionForAPathThatIsNotThereIsAnswered) {
   EXPECT_EQ(status.code(), Code::kUnsupported) << status.message();
 }
 
+// That two agents share memory is proven, not believed: by what their addresses say alone they would.
+TEST_F(PathsTest, AnAddressOfAnotherBootIsOfAnotherHost) {
+  const auto registration = add(*owner_, {fill(*owner_, 4096)});
+  Address elsewhere = owner_->address();
+  elsewhere.boot_id = std::string(32, 'f');
+  const auto peer = *reader_->peer(elsewhere.text(), kPatience);
+  const auto explanation = peer->explain(registration->regions().at(0), 4096, {});
+  EXPECT_EQ(explanation.chosen, "tcp");
+  EXPECT_NE(explanation.candidates.front().reason.find("on another host"), std::string::npos);
+}
+
+TEST_F(PathsTest, ASocketThatIsNotReachableFromHereIsAnotherContainers) {
+  const auto registration = add(*owner_, {fill(*owner_, 4096)});
+  Address hidden = owner_->address();
+  hidden.unix_path = folder_ + "/nothing.sock";
+  const auto explanation = (*reader_->peer(hidden.text(), kPatience))->explain(registration->regions().at(0), 4096, {});
+  EXPECT_EQ(explanation.chosen, "tcp");
+  EXPECT_NE(explanation.candidates.front().reason.find("not reachable from here"), std::string::npos);
+  hidden.tcp.clear();
+  EXPECT_EQ(reader_->peer(hidden.text(), kPatience).status().code(), Code::kPeerLost);
+}
+
+TEST_F(PathsTest, AWelcomeThatShowsNoArenaIsNoneOfThisHost) {
+  const std::string path = folder_ + "/impostor.sock";
+  const os::Fd listener = *os::listen_unix(path);
+  Address impostor = owner_->address();
+  impostor.unix_path = path;
+  impostor.tcp.clear();
+  const auto no_arena = *os::make_memfd("none", 4096);
+  for (const std::vector<int>& shown : {std::vector<int>{}, {no_arena.get()}, {no_arena.get(), no_arena.get()}}) {
+    auto answering = std::async(std::launch::async, [&] {
+      EXPECT_TRUE(os::wait_ready(listener.get(), POLLIN, kPatience, "a caller"));
+      os::FrameSocket caller(std::move(*os::accept_unix(listener.get())));
+      os::Frame hello;
+      EXPECT_TRUE(caller.receive_within(hello, kPatience));
+      const messages::Welcome welcome{messages::kVersion, impostor.id, "impostor", 0};
+      EXPECT_TRUE(caller.send(messages::encode(messages::Type::kWelcome, welcome), shown));
+      EXPECT_EQ(caller.receive_within(hello, kPatience).code(), Code::kPeerLost) << "it hangs up";
+    });
+    const auto met = reader_->peer(impostor.text(), kPatience).status();
+    EXPECT_EQ(met.code(), Code::kCorrupt) << met.message();
+    answering.get();
+  }
+  EXPECT_EQ(reader_->stats().peers, 0u);
+}
+
 TEST_F(PathsTest, AFloodOfQuestionsEndsItsConnectionAndHarmsNobody) {
-  os::FrameSocket flood(std::move(*os::connect_unix(owner_->address().unix_path)));
+  os::FrameSocket flood(std::move(*os::connect_unix(owner_->address().unix_path, kPatience)));
   ASSERT_TRUE(flood.send(messages::encode(messages::Type::kHello, messages::Hello{messages::kVersion, "x", "flood"})));
   const Bytes question = messages::encode(messages::Type::kAsk, messages::Ask{});
   const auto refused = owner_->stats().refused;

@@ -106,14 +106,22 @@ class Owner:
                     self._readers[thread] = control
                     self._strangers += 1
             if is_let_in:
-                thread.start()
+                self._begin(thread, control)
             else:
-                log.warning(
-                    "a reader by gloo was turned away: %d connections, %d of them new",
-                    len(self._readers),
-                    self._strangers,
-                )
-                control.close()
+                self._turn_away(control, f"{len(self._readers)} connections, {self._strangers} of them new")
+
+    def _begin(self, thread: threading.Thread, control: socket.socket) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process may have no more threads
+            with self._lock:
+                del self._readers[thread]
+                self._strangers -= 1
+            self._turn_away(control, str(error))
+
+    def _turn_away(self, control: socket.socket, why: str) -> None:
+        log.warning("a reader by gloo was turned away: %s", why)
+        control.close()
 
     def _serve(self, control: socket.socket) -> None:
         link = None
