@@ -60,8 +60,9 @@ def test_a_rate_is_compared_with_the_highest_peer():
         (Bound("<=", 0.5, "peer b"), 20, 0.1, True),
         (Bound("<=", 0.5, "peer a"), 20, 2, False),
         (Bound("<=", 0.5, "peer missing"), 20, None, None),
-        (Bound("<=", 0.5, "best of b, c"), 90, 0.45, True),  # not a, and c has no figure
+        (Bound("<=", 0.5, "best of b, c"), 90, None, None),  # c has no figure: nobody knows
         (Bound("<=", 0.5, "best of a, b"), 90, 9, False),
+        (Bound("<=", 0.5), 90, 9, False),  # of those that have one
         (Bound("<=", 0.5), None, None, None),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
 import sys
 import threading
 import types
@@ -17,6 +19,8 @@ from beeline.api import options as option_table
 from beeline.api import session, signature
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import registered, transports
+
+_log = logging.getLogger("beeline")
 
 
 class RemoteFunction:
@@ -124,15 +128,31 @@ class _Pickled:
             return self._blob
 
 
+# Bytes of a pickled definition, as Ray has them: from the first on it is warned of, beyond the second it is refused.
+LARGE_DEFINITION = 10**7
+MAX_DEFINITION = int(os.environ.get("FUNCTION_SIZE_ERROR_THRESHOLD", 10**8))
+
+
 def pickled(value: Any, what: str) -> bytes:
-    """cloudpickle's bytes of `value`; TypeError that names `what` where it cannot be pickled."""
+    """cloudpickle's bytes of `value`. Raises TypeError that names `what` where it cannot be pickled, and ValueError
+    where that takes more than MAX_DEFINITION.
+    """
     try:
-        return cloudpickle.dumps(value, protocol=5)
+        blob = cloudpickle.dumps(value, protocol=5)
     except Exception as error:
         raise TypeError(
             f"Could not serialize {what}: {error}. Something that it refers to (a global, a closure or a default "
             "value) cannot be pickled; create it inside, or pass it as an argument."
         ) from error
+    if len(blob) > LARGE_DEFINITION:
+        advice = (
+            f"({len(blob) >> 20} MiB). Check that its definition does not capture a large array or other object; pass "
+            "it as an argument, or the reference that put() gives for it."
+        )
+        if len(blob) > MAX_DEFINITION:
+            raise ValueError(f"{what} is too large, more than FUNCTION_SIZE_ERROR_THRESHOLD={MAX_DEFINITION} {advice}")
+        _log.warning("%s is very large %s", what, advice)
+    return blob
 
 
 def uses_torch(definition: Any, blob: bytes) -> bool:

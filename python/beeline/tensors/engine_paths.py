@@ -164,16 +164,18 @@ class _Agents:
     """This process's agents in its session: one that listens on TCP, where that is asked for, and one that does not."""
 
     def __init__(self) -> None:
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """In a child of fork() as well: its parent's agents are of no use there, and the lock may be held for ever."""
         self._lock = threading.Lock()
         self._opened: dict[bool, Agent] = {}
-        self._pid = 0
 
     def get(self, *, listening: bool) -> Agent:
         from beeline.api import session
 
         with self._lock:
-            if self._pid != os.getpid():  # a fork has its parent's, which are of no use there
-                self._opened, self._pid = {}, os.getpid()
             if listening not in self._opened:
                 folder = os.path.join(session.current.info["session_dir"], "agents")
                 os.makedirs(folder, mode=0o700, exist_ok=True)

@@ -149,7 +149,7 @@ _collector: threading.Thread | None = None
 def _start_collector() -> None:
     global _collector
     with _lock:
-        if _collector is None:
+        if _collector is None or not _collector.is_alive():  # a child of fork() has none of its parent's threads
             _collector = threading.Thread(target=_collect, name="beeline-collector", daemon=True)
             _collector.start()
 

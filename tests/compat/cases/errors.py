@@ -31,6 +31,24 @@ def case_error_of_an_actor(ray):
     return raised(ray, lambda: ray.get(Sorter.remote().look_up.remote({})), "Sorter.look_up", "missing_key", "KeyError")
 
 
+def case_definitions_that_capture_too_much(ray):
+    weights = bytes(101 * 10**6)
+
+    @ray.remote
+    def function():
+        return len(weights)
+
+    @ray.remote
+    class Actor:
+        def size(self):
+            return len(weights)
+
+    return [
+        raised(ray, lambda: ray.get(function.remote()), "too large", "FUNCTION_SIZE_ERROR_THRESHOLD"),
+        raised(ray, lambda: ray.get(Actor.remote().size.remote()), "too large", "FUNCTION_SIZE_ERROR_THRESHOLD"),
+    ]
+
+
 def case_cause(ray):
     @ray.remote
     def fail():

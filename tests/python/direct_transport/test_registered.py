@@ -250,3 +250,11 @@ def test_a_value_that_cannot_be_pickled_leaves_nothing(pair):
     with pytest.raises(TypeError):
         ray.put([torch.ones(5), threading.Lock()], _tensor_transport="files")
     until(lambda: segments() == before)
+
+
+def test_a_transport_of_other_devices_refuses_memory_of_the_host(make_actor):
+    register_tensor_transport("hixl", ["npu"], FileTransport, torch.Tensor)
+    producer = make_actor()
+    with pytest.raises(exceptions.TransportUnavailableError, match=r"'hixl' serves tensors on npu; .* is on cpu"):
+        ray.get(call(producer, lambda node: torch.ones(3), transport="hixl"))
+    assert ray.get(call(producer, lambda node: [1, "no tensor"], transport="hixl")) == [1, "no tensor"]
