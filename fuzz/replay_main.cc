@@ -10,8 +10,11 @@
 #include "beeline/store/payload.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
+#include "beeline/transfer/messages.h"
 #include "beeline/transfer/spans.h"
+#include "beeline/transport/cuda_ipc/keys.h"
 #include "beeline/transport/nccl/messages.h"
+#include "beeline/transport/nixl/engine.h"
 #include "beeline/transport/tcp/opening.h"
 #include "targets.h"
 
@@ -79,6 +82,17 @@ std::vector<Bytes> seeds() {
     const std::string json = descriptor.to_json();
     const auto json_bytes = beeline::as_bytes(json);
     inputs.emplace_back(json_bytes.begin(), json_bytes.end());
+  }
+  {
+    namespace messages = beeline::transfer::messages;
+    inputs.push_back(encode(messages::Type::kAsk, messages::Ask{}));
+    inputs.push_back(encode(messages::Type::kAnswer, messages::Answer{}));
+    inputs.push_back(encode(messages::Type::kWithdrawn, messages::Topic{"weights"}));
+    inputs.push_back(encode(messages::Type::kPublished, messages::Published{"weights", 1, inputs[inputs.size() - 6]}));
+    inputs.push_back(encode(messages::Type::kSeek, messages::Seek{"weights", 1, 0, 5}));
+    inputs.push_back(beeline::pack(beeline::transport::cuda_ipc::Contact{{Bytes(16)}}));
+    inputs.push_back(beeline::pack(beeline::transport::cuda_ipc::MemoryKey{0, 0, 4096, Bytes(64), Bytes(64), 0, 0}));
+    inputs.push_back(beeline::pack(beeline::transport::nixl::ExtentContact{4096, Bytes(100)}));
   }
   {
     beeline::transport::tcp::Opening opening;

@@ -19,8 +19,10 @@
 #include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
 #include "beeline/transfer/spans.h"
+#include "beeline/transport/cuda_ipc/keys.h"
 #include "beeline/transport/nccl/messages.h"
 #include "beeline/transport/nccl/opening.h"
+#include "beeline/transport/nixl/engine.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/stream.h"
 
@@ -188,6 +190,14 @@ void agent(BytesView input) {
   (void)messages::decode<messages::Offer>(messages::Type::kOffer, input);
   (void)messages::decode<messages::Recall>(messages::Type::kRecall, input);
   (void)messages::decode<messages::Notify>(messages::Type::kNotify, input);
+  (void)messages::decode<messages::Ask>(messages::Type::kAsk, input);
+  (void)messages::decode<messages::Answer>(messages::Type::kAnswer, input);
+  for (const auto type : {messages::Type::kSubscribe, messages::Type::kUnsubscribe, messages::Type::kWithdrawn}) {
+    (void)messages::decode<messages::Topic>(type, input);
+  }
+  if (const auto published = messages::decode<messages::Published>(messages::Type::kPublished, input)) {
+    check_descriptor(transfer::Descriptor::decode(published->tensors));
+  }
   const auto address = transfer::Address::parse(std::string(as_text(input)));
   if (!address.is_ok()) return;
   const auto again = transfer::Address::parse(address->text());
@@ -207,23 +217,48 @@ void counters(BytesView input) {
   }
 }
 
-void opening(BytesView input) {
-  namespace tcp = transport::tcp;
-  const os::Wait wait(Deadline::after(std::chrono::seconds(60)));
-  for (const bool is_to_listener : {true, false}) {
+namespace {
+
+const os::Wait kPatience(Deadline::after(std::chrono::hours(24)));
+
+// A peer that says so much, and no more; and the stream on which it does.
+struct Hostile {
+  explicit Hostile(BytesView input) {
     auto sockets = os::make_socket_pair();
     BEELINE_CHECK(sockets.is_ok(), "a pair of sockets");
-    const auto hostile = os::plain_stream(std::move(sockets->first));
-    const auto stream = os::plain_stream(std::move(sockets->second));
+    own = os::plain_stream(std::move(sockets->first));
+    other = os::plain_stream(std::move(sockets->second));
     const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
     std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
-    BEELINE_CHECK(send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
-    ::shutdown(hostile->fd(), SHUT_WR);
+    BEELINE_CHECK(send_all(*own, pieces, kPatience).is_ok(), "a socket takes a few bytes");
+    ::shutdown(own->fd(), SHUT_WR);
+  }
+  std::unique_ptr<os::ByteStream> own, other;
+};
+
+}  // namespace
+
+void opening(BytesView input) {
+  namespace tcp = transport::tcp;
+  for (const bool is_to_listener : {true, false}) {
+    const Hostile hostile(input);
+    os::ByteStream& stream = *hostile.other;
     const Status status =
-        is_to_listener ? tcp::admit_connection(*stream, "listener", "token", wait).status()
-                       : tcp::open_connection(*stream, tcp::Purpose::kStream, "caller", "listener", "token", wait);
+        is_to_listener ? tcp::admit_connection(stream, "listener", "token", kPatience).status()
+                       : tcp::open_connection(stream, tcp::Purpose::kStream, "caller", "listener", "token", kPatience);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no token open nothing");
   }
+}
+
+void keys(BytesView input) {
+  namespace cuda_ipc = transport::cuda_ipc;
+  namespace nixl = transport::nixl;
+  (void)unpack<cuda_ipc::Contact>(input, "a contact");
+  if (const auto key = unpack<cuda_ipc::MemoryKey>(input, "a key")) {
+    (void)cuda_ipc::plain_of<os::cuda::IpcHandle>(key->memory, "a handle");
+  }
+  (void)unpack<nixl::Contact>(input, "a contact");
+  (void)unpack<nixl::ExtentContact>(input, "a key");
 }
 
 void nccl(BytesView input) {
@@ -234,19 +269,11 @@ void nccl(BytesView input) {
   }
   (void)nccl::decode_reply(input);
   (void)unpack<nccl::Contact>(input, "a contact");
-  const os::Wait wait(Deadline::after(std::chrono::seconds(60)));
   const Bytes secret(nccl::kSecretBytes, std::byte{1});
   for (const bool is_to_owner : {true, false}) {
-    auto sockets = os::make_socket_pair();
-    BEELINE_CHECK(sockets.is_ok(), "a pair of sockets");
-    const auto hostile = os::plain_stream(std::move(sockets->first));
-    const auto stream = os::plain_stream(std::move(sockets->second));
-    const BytesView said = input.first(std::min<std::size_t>(input.size(), 4096));
-    std::vector<iovec> pieces{{const_cast<std::byte*>(said.data()), said.size()}};
-    BEELINE_CHECK(send_all(*hostile, pieces, wait).is_ok(), "a socket takes a few bytes");
-    ::shutdown(hostile->fd(), SHUT_WR);
-    const Status status =
-        is_to_owner ? nccl::admit_connection(*stream, secret, wait) : nccl::open_connection(*stream, secret, wait);
+    const Hostile hostile(input);
+    const Status status = is_to_owner ? nccl::admit_connection(*hostile.other, secret, kPatience)
+                                      : nccl::open_connection(*hostile.other, secret, kPatience);
     BEELINE_CHECK(!status.is_ok(), "bytes that know no secret open nothing");
   }
 }

@@ -16,6 +16,7 @@ void descriptor_json(BytesView input);  // likewise
 void agent(BytesView input);            // transfer/address.h and messages.h
 void counters(BytesView input);         // transfer/counters.h: a file of counters
 void opening(BytesView input);          // transport/tcp/opening.h: either side of one
+void keys(BytesView input);             // what back ends tell peers of their engines, and of memory
 void nccl(BytesView input);             // transport/nccl/opening.h and messages.h
 void spans(BytesView input);            // transfer/spans.h: a file of spans, and copies of it that changed
 
@@ -33,6 +34,7 @@ inline constexpr Target kTargets[] = {{"ring_records", ring_records},
                                       {"agent", agent},
                                       {"counters", counters},
                                       {"opening", opening},
+                                      {"keys", keys},
                                       {"nccl", nccl},
                                       {"spans", spans}};
 
