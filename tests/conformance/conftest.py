@@ -84,6 +84,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.full)
 
 
+# Modules whose readers run under each of HARMLESS as well.
+FAULTY_MODULES = ("test_fetch", "test_convert", "test_integrity", "test_publish", "test_notifications")
+
+
+def pytest_generate_tests(metafunc):
+    """All but reorderings of what is fetched is for `./dev test --full`."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if module in FAULTY_MODULES and "agent" in metafunc.fixturenames:
+        is_full = {name: name == "delayed" or (name != "well" and module != "test_fetch") for name in HARMLESS}
+        values = [pytest.param(name, marks=[pytest.mark.full] * is_full[name]) for name in HARMLESS]
+        metafunc.parametrize("agent", values, indirect=True, scope="module")
+
+
 @pytest.fixture(autouse=True)
 def _path_that_is_here(request):
     path = request.node.callspec.params.get("path") if hasattr(request.node, "callspec") else None

@@ -7,9 +7,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import OF_DEVICES, PATHS, UNDER_FAULTS, WRITING
-
-pytestmark = UNDER_FAULTS
+from tests.conformance.paths import OF_DEVICES, PATHS, WRITING
 
 DTYPES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",

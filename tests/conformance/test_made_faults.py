@@ -1,5 +1,6 @@
 """Paths that do wrong on purpose: errors in time, another path where there is one, and lies are found out."""
 
+import logging
 import time
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_stall_ends_with_the_deadline_and_nothing_is_written_later(reader, ref
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stalled_transfer_can_be_cancelled(reader, refs, path):
     agent = reader(Fault("stall", path, after_bytes=HALF))
-    transfer = agent.fetch_async(refs, path=path)
+    out = torch.full((COUNT,), -1.0)
+    transfer = agent.fetch_async(refs, [out], path=path)
     while agent.stats()["faults"] == 0:
         assert not transfer.done()
     transfer.cancel()
@@ -74,15 +76,48 @@ def test_a_path_that_fails_is_left_for_another_one(reader, refs, path, at):
     agent.fetch(refs, [out])
     assert torch.equal(out, EXPECTED)
     explanation = agent.explain(refs[0], path=path)
-    assert explanation["failovers"] >= 1
     (own,) = [candidate for candidate in explanation["candidates"] if candidate["path"] == path]
     assert not own["usable"] and "on purpose" in own["reason"]
 
 
-def test_every_path_fails(reader, refs):
+def test_one_call_goes_on_by_another_path_and_says_so(reader, refs, caplog):
+    agent = reader(Fault("fail", "shm", after_bytes=HALF))
+    out = torch.full((COUNT,), -1.0)
+    with caplog.at_level(logging.WARNING, "beeline.transfer"):
+        agent.fetch(refs, [out])
+    assert torch.equal(out, EXPECTED)
+    assert agent.explain(refs[0])["failovers"] == 1
+    (warning,) = [record.message for record in caplog.records if record.name == "beeline.transfer"]
+    for said in (f"fetch of {4 * COUNT} bytes", '"owner"', "by shm", "on purpose", "was taken instead"):
+        assert said in warning, warning
+
+
+def test_every_path_fails_and_each_is_tried_once(reader, refs, caplog):
     agent = reader(Fault("fail", times=0))
     with pytest.raises(exceptions.DirectTransportError, match="on purpose"):
         agent.fetch(refs)
+    assert 1 < agent.stats()["faults"] <= len(PATHS)
+    assert len(caplog.records) == agent.explain(refs[0])["failovers"] > 0
+
+
+def test_a_path_that_is_slower_than_the_next_one_is_left_for_it_where_it_is(owner, reader):
+    refs = owner.register(f"[torch.arange({COUNT}, dtype=torch.float32), torch.ones(64)]")
+    agent = reader(Fault("delay", "shm", delay_s=0.05, times=0))
+    assert agent.explain(refs[0])["chosen"] == "shm"
+    for path in ("shm", "cma"):
+        for _ in range(4):
+            agent.fetch(refs[0], path=path)
+    explanation = agent.explain(refs[0])
+    assert explanation["chosen"] == "cma"
+    measured = {candidate["path"] for candidate in explanation["candidates"] if candidate["measured"]}
+    assert measured == {"shm", "cma"}
+    # Sizes and directions are apart.
+    assert agent.explain(refs[0][:64])["chosen"] == "shm"
+    assert not any(candidate["measured"] for candidate in agent.explain(refs[0], operation="push")["candidates"])
+    out = torch.full((COUNT,), -1.0)
+    with pytest.raises(exceptions.TransportUnavailableError, match=r"too slow: .* GB/s measured"):
+        agent.fetch(refs[0], out, path="shm", min_gbps=1)
+    assert bool((out == -1).all())
 
 
 @pytest.mark.parametrize("kind", LIES)

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import pytest
@@ -223,6 +224,34 @@ def test_a_transport_goes_with_its_agent(pair, place):
     del transport
     gc.collect()
     assert known() is None
+
+
+def test_a_connection_ends_while_others_use_the_agent(start_owner, place):
+    """The other agent closes: what its end calls may take the GIL, and call the agent."""
+    ends, asked = threading.Event(), []
+
+    class Slow(Shelf):
+        def disconnect(self, engine, connection):
+            ends.set()
+            time.sleep(0.5)
+            asked.append(reader.stats())
+
+    shelf = {}
+    mapped_owner = start_owner(folder=place)
+    refs = mapped_owner.register("[agent.empty((1 << 20,), 'float32').fill_(1.0)]")
+    with Agent("reader", folder=place, token=TOKEN, plugins=[Slow(shelf)]) as reader:
+        owner = Agent("owner", folder=place, plugins=[Shelf(shelf)])
+        kept = owner.register([torch.ones(1000)])
+        assert reader.fetch(TensorRefs.from_json(kept.to_json()), path="shelf")[0].sum() == 1000
+        mapped = reader.map(refs)
+        del kept
+        owner.close()
+        assert ends.wait(20)
+        del mapped  # asks for cleaning, under the agent's lock
+        deadline = time.monotonic() + 20
+        while not asked:
+            assert time.monotonic() < deadline
+        assert reader.fetch(refs)[0].sum() == 1 << 20
 
 
 # In a process of its own: how it ends is what is looked at.
