@@ -6,6 +6,7 @@ filled with ones. `Owner` is how the measured side starts one.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -68,11 +69,11 @@ def serve(answer: Callable[[Any], Any], hello: Any = None) -> None:
         say(answer(json.loads(line)))
 
 
-def beeline() -> None:
+def beeline(*, tls: bool = False) -> None:
     """Tensors in the agent's arena, where `publish` or the preload library would have them."""
     from beeline.transfer import Agent
 
-    agent = Agent("owner", tcp="127.0.0.1:0", token=TOKEN)
+    agent = Agent("owner", tcp="127.0.0.1:0", token=TOKEN, tls=tls)
     kept: dict[str, Any] = {}
 
     def register(asked: list[int] | dict[str, Any]) -> str:
@@ -201,6 +202,7 @@ def loopback() -> None:
 
 KINDS = {
     "beeline": beeline,
+    "beeline tls": functools.partial(beeline, tls=True),
     "subscriber": subscriber,
     "nixl": nixl,
     "mooncake": mooncake,

@@ -75,8 +75,8 @@ class Bound:
             return limit
         named = self.names() or list(peers)
         known = [value for name in named if (value := peers.get(name)) is not None]
-        if not known:
-            return None
+        if not known or (self.names() and len(known) < len(named)):
+            return None  # nothing is better than the best of some that were asked for
         return max(known) if self.sense == ">=" else min(known)
 
     def ratio(self, ours: float | None, peers: dict[str, float | None], limit: float | None) -> float | None:

@@ -6,7 +6,8 @@ import random
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.environment import PYTHON, ucx
@@ -32,6 +33,7 @@ class Outcome:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    why_skipped: Counter[str] = field(default_factory=Counter)
     clean_exit: bool = False
 
     @property
@@ -95,8 +97,9 @@ def count(outcome: Outcome, report: Path) -> Outcome:
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         if case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail":
             outcome.failed += 1
-        elif case.find("skipped") is not None or case.get("status") in {"notrun", "disabled"}:
+        elif (skipped := case.find("skipped")) is not None or case.get("status") in {"notrun", "disabled"}:
             outcome.skipped += 1
+            outcome.why_skipped[(skipped.get("message") if skipped is not None else None) or "disabled"] += 1
         else:
             outcome.passed += 1
     return outcome
@@ -107,6 +110,8 @@ def summarize(outcomes: list[Outcome]) -> int:
     say("summary")
     for outcome in outcomes:
         say(outcome.line())
+        for reason, times in sorted(outcome.why_skipped.items()):
+            say(f"    {times} skipped: {reason}")
     say(f"{sum(o.passed for o in outcomes)} passed, {sum(o.failed for o in outcomes)} failed")
     return 0 if all(outcome.good for outcome in outcomes) else 1
 
