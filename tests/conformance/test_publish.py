@@ -9,7 +9,8 @@ from beeline import exceptions
 from beeline.transfer import Agent, TensorRef
 
 
-def test_versions_reach_subscribers(owner, agent):
+def test_versions_reach_subscribers(start_owner, agent):
+    owner = start_owner()  # one that has published nothing
     subscription = agent.subscribe(owner.address, "weights-a")
     assert subscription.latest() is None
     with pytest.raises(exceptions.TransferTimeoutError, match="weights-a"):
