@@ -12,7 +12,6 @@ namespace {
 
 #if defined(__x86_64__)
 
-constexpr std::size_t kLine = 64;
 // From here on it is quicker past the caches; below, the reader finds more of it in one.
 constexpr std::size_t kPastCaches = std::size_t{16} << 20;
 
@@ -43,7 +42,7 @@ std::size_t copy_in_order(std::byte* to, const std::byte* from, std::size_t size
 // Eight pages at once, two lines of each in turn, so that several banks of memory work: what all others do best. The
 // fetch past the caches of copy_in_order() halves the speed of Intel's. Copies whole groups of pages.
 std::size_t copy_across_pages(std::byte* to, const std::byte* from, std::size_t size) {
-  constexpr std::size_t kPage = 4096, kPages = 8, kGroup = kPages * kPage, kStep = 2 * kLine;
+  constexpr std::size_t kGroup = kPagesAcross * kPage, kStep = 2 * kLine;
   const std::size_t whole = size / kGroup * kGroup;
   for (std::size_t group = 0; group < whole; group += kGroup) {
     for (std::size_t in_page = 0; in_page < kPage; in_page += kStep) {
@@ -69,12 +68,17 @@ bool is_amd() {
 
 #if defined(__x86_64__)
 
+bool reads_in_order() {
+  static const bool is = is_amd();
+  return is;
+}
+
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t size) {
   if (size < kPastCaches) {
     std::memcpy(to, from, size);
     return;
   }
-  static const auto copy = is_amd() ? copy_in_order : copy_across_pages;
+  const auto copy = reads_in_order() ? copy_in_order : copy_across_pages;
   const std::size_t head = (kLine - reinterpret_cast<std::size_t>(to) % kLine) % kLine;
   std::memcpy(to, from, head);
   const std::size_t done = head + copy(to + head, from + head, size - head);
@@ -84,6 +88,10 @@ void copy_bytes(std::byte* to, const std::byte* from, std::size_t size) {
 }
 
 #else
+
+bool reads_in_order() {
+  return true;
+}
 
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t size) {
   std::memcpy(to, from, size);

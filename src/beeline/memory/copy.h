@@ -10,4 +10,11 @@ namespace beeline::memory {
 // Xeon of the 5th generation.
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t size);
 
+// How one core reads memory that no cache holds quickest: one line after the other (AMD's), or a few lines each of
+// kPagesAcross pages in turn, the same lines of the next pages fetched ahead (all others).
+bool reads_in_order();
+inline constexpr std::size_t kPagesAcross = 8;
+inline constexpr std::size_t kPage = 4096;
+inline constexpr std::size_t kLine = 64;
+
 }  // namespace beeline::memory

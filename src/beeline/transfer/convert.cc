@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 
+#include "beeline/memory/copy.h"
 #include "beeline/transfer/float_formats.h"
 
 namespace beeline::transfer {
@@ -17,6 +18,7 @@ struct ConversionKernel {
   Apply portable;
   Apply vectors = nullptr;  // null: `portable` is as good
   Apply past_caches = nullptr;
+  Apply across_pages = nullptr;  // the same for processors that read so
 };
 
 namespace {
@@ -51,12 +53,37 @@ BEELINE_AVX2 void by_sixteen(std::byte* to, const std::byte* from, std::size_t c
   To::template store16<false>(target.data(), From::load16(source.data()));
   std::memcpy(to, target.data(), count * To::kBytes);
 }
+
+// As memory::copy_bytes() has it: a few lines of each of several pages in turn. Stores past the caches.
+template <typename From, typename To>
+BEELINE_AVX2 void across_pages(std::byte* to, const std::byte* from, std::size_t count) {
+  using memory::kLine;
+  constexpr std::size_t kInPage = memory::kPage / From::kBytes;
+  constexpr std::size_t kGroup = memory::kPagesAcross * kInPage;
+  // Whole lines of either side.
+  constexpr std::size_t kStep = std::max(2 * kLine / From::kBytes, kLine / To::kBytes);
+  for (; count >= kGroup; count -= kGroup, from += kGroup * From::kBytes, to += kGroup * To::kBytes) {
+    for (std::size_t in_page = 0; in_page < kInPage; in_page += kStep) {
+      for (std::size_t at = in_page; at < kGroup; at += kInPage) {
+        const std::byte* const ahead = from + (at + kGroup) * From::kBytes;  // past the end it is no access
+        for (std::size_t line = 0; line < kStep * From::kBytes; line += kLine) {
+          _mm_prefetch(reinterpret_cast<const char*>(ahead + line), _MM_HINT_T1);
+        }
+        for (std::size_t i = at; i < at + kStep; i += kLanes) {
+          To::template store16<true>(to + i * To::kBytes, From::load16(from + i * From::kBytes));
+        }
+      }
+    }
+  }
+  by_sixteen<From, To, true>(to, from, count);
+}
 #endif
 
 template <typename From, typename To>
 constexpr ConversionKernel kernel(DType from, DType to) {
 #if defined(__x86_64__)
-  return {from, to, one_by_one<From, To>, by_sixteen<From, To, false>, by_sixteen<From, To, true>};
+  return {
+      from, to, one_by_one<From, To>, by_sixteen<From, To, false>, by_sixteen<From, To, true>, across_pages<From, To>};
 #else
   return {from, to, one_by_one<From, To>};
 #endif
@@ -119,13 +146,14 @@ DType Conversion::to() const {
 void Conversion::apply(std::byte* to, const std::byte* from, std::size_t count, Stores stores) const {
   if (!vectors_) return kernel_->portable(to, from, count);
 #if defined(__x86_64__)
-  constexpr std::size_t kAlign = 32;
+  constexpr std::size_t kAlign = memory::kLine;
   const std::size_t size = kernel_->to.bytes();
   const std::size_t head = (kAlign - reinterpret_cast<std::uintptr_t>(to) % kAlign) % kAlign;
   if (stores == Stores::kPastCaches && head % size == 0) {
     const std::size_t first = std::min(count, head / size);
     kernel_->vectors(to, from, first);
-    kernel_->past_caches(to + first * size, from + first * kernel_->from.bytes(), count - first);
+    const auto rest = memory::reads_in_order() ? kernel_->past_caches : kernel_->across_pages;
+    rest(to + first * size, from + first * kernel_->from.bytes(), count - first);
     // These stores are ordered with nothing: who publishes the bytes does so after this.
     _mm_sfence();
     return;
