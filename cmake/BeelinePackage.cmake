@@ -6,8 +6,10 @@ set(package ${CMAKE_INSTALL_LIBDIR}/cmake/beeline)
 
 install(TARGETS beeline EXPORT beeline
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT cpp NAMELINK_COMPONENT cpp)
-install(FILES ${core}/api/transfer.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline COMPONENT cpp)
-install(FILES ${core}/api/agent.h ${core}/api/references.h ${core}/api/tensor.h ${core}/api/wait.h
+install(FILES ${core}/api/transfer.h ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline COMPONENT cpp)
+install(FILES ${core}/api/agent.h ${core}/api/fault.h ${core}/api/references.h ${core}/api/started.h
+  ${core}/api/target.h ${core}/api/tensor.h ${core}/api/wait.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline/api COMPONENT cpp)
 install(FILES ${core}/base/export.h ${core}/base/status.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline/base COMPONENT cpp)

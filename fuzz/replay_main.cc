@@ -89,6 +89,7 @@ std::vector<Bytes> seeds() {
     inputs.push_back(encode(messages::Type::kAnswer, messages::Answer{}));
     inputs.push_back(encode(messages::Type::kWithdrawn, messages::Topic{"weights"}));
     inputs.push_back(encode(messages::Type::kPublished, messages::Published{"weights", 1, inputs[inputs.size() - 6]}));
+    inputs.push_back(encode(messages::Type::kWritten, messages::Written{7}));
     inputs.push_back(encode(messages::Type::kSeek, messages::Seek{"weights", 1, 0, 5}));
     inputs.push_back(beeline::pack(beeline::transport::cuda_ipc::Contact{{Bytes(16)}}));
     inputs.push_back(beeline::pack(beeline::transport::cuda_ipc::MemoryKey{0, 0, 4096, Bytes(64), Bytes(64), 0, 0}));

@@ -190,6 +190,7 @@ void agent(BytesView input) {
   (void)messages::decode<messages::Offer>(messages::Type::kOffer, input);
   (void)messages::decode<messages::Recall>(messages::Type::kRecall, input);
   (void)messages::decode<messages::Notify>(messages::Type::kNotify, input);
+  (void)messages::decode<messages::Written>(messages::Type::kWritten, input);
   (void)messages::decode<messages::Ask>(messages::Type::kAsk, input);
   (void)messages::decode<messages::Answer>(messages::Type::kAnswer, input);
   for (const auto type : {messages::Type::kSubscribe, messages::Type::kUnsubscribe, messages::Type::kWithdrawn}) {

@@ -37,7 +37,7 @@ int main() {
 
   // Nothing is copied: who fetches sees the tensors as they are then. The registration ends with `refs`.
   const std::vector<transfer::Tensor> tensors = {*weights, history};
-  auto refs = agent->register_tensors(tensors, {"weights", "history"});
+  auto refs = agent->register_tensors(tensors, {.names = {"weights", "history"}});
   if (!refs) {
     std::cerr << refs.status().message() << "\n";
     return 1;

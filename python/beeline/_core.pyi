@@ -297,11 +297,27 @@ def set_cancelled_callback(callback: Callable[[Task], None]) -> None:
 # ----- the transfer engine -----------------------------------------------------------------------------------------
 
 class Cancellation:
-    """Ends the transfers that were given it."""
+    """Ends the transfers that were given it; of one that was started."""
 
-    @staticmethod
-    def make() -> Cancellation: ...
+class Started:
+    """A transfer that was started."""
+
     def cancel(self) -> None: ...
+
+class Runner:
+    """Runs transfers that were started, on threads of the core."""
+
+    def start(
+        self,
+        peer: str,
+        timeout_s: float | None,
+        work: Callable[[Cancellation, float | None], None],
+        unbegun: Callable[[BaseException], None],
+    ) -> Started:
+        """Calls `work` within the timeout, or `unbegun` where it is cancelled or late before it begins."""
+
+    def close(self) -> None:
+        """Waits for all that were started."""
 
 class TensorRef:
     """A registered tensor or a part of one; `beeline.transfer.TensorRef` is the surface."""
@@ -333,8 +349,6 @@ class TensorRefs:
     def checksums(self) -> list[int]: ...
     @property
     def single(self) -> bool: ...
-    def begin_write(self) -> None: ...
-    def end_write(self) -> None: ...
     def __len__(self) -> int: ...
     def at(self, index: int) -> TensorRef: ...
     def encode(self, with_schema: bool) -> bytes: ...
@@ -373,6 +387,11 @@ class Notifications:
     def drain(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
 
+class Writing:
+    """Writes in place, from their beginning on."""
+
+    def end(self) -> None: ...
+
 class Agent:
     """`beeline.transfer.Agent` is the surface; here tensors and references come in lists."""
 
@@ -402,6 +421,7 @@ class Agent:
     def empty(self, row: tuple[int, int, int, Sequence[int]]) -> Any: ...
     def make(self, row: tuple[int, int, int, Sequence[int]]) -> Any: ...
     def device_here(self, ref: TensorRef, timeout_s: float | None) -> tuple[int, int]: ...
+    def begin_write(self, refs: TensorRefs, timeout_s: float | None) -> Writing: ...
     def grant(self, refs: TensorRefs, to: str) -> None: ...
     def publish(
         self,

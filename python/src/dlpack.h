@@ -19,6 +19,7 @@ struct DataType {
   std::uint8_t code, bits;
   std::uint16_t lanes;
 };
+inline constexpr std::uint8_t kComplex = 5;  // a code
 
 struct Tensor {
   void* data;

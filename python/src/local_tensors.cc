@@ -25,8 +25,35 @@ transfer::DType dtype_of(dlpack::DataType dtype) {
   return {dtype.code, dtype.bits, dtype.lanes};
 }
 
-bool is_true(nb::handle object, const char* method) {
-  return nb::cast<bool>(object.attr(method)());
+// Whether a method of a tensor's says so; `name` is interned: they are asked of each tensor.
+bool is_true(nb::handle tensor, PyObject* name) {
+  const auto answer = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), name));
+  if (!answer.is_valid()) throw nb::python_error();
+  return answer.ptr() == Py_True;
+}
+
+// Of a torch tensor: neither a lazy conjugate, which has to be complex, nor a lazy negative.
+bool holds_its_values(nb::handle tensor, dlpack::DataType dtype) {
+  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+  static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
+  return !is_true(tensor, is_neg) && !(dtype.code == dlpack::kComplex && is_true(tensor, is_conj));
+}
+
+bool is_dense(const dlpack::Tensor& tensor) {
+  std::int64_t stride = 1;
+  for (std::int32_t i = tensor.ndim; i-- > 0;) {
+    if (tensor.shape[i] != 1 && tensor.strides[i] != stride) return false;
+    stride *= std::max<std::int64_t>(1, tensor.shape[i]);
+  }
+  return true;
+}
+
+transfer::TensorSpec spec_of(const dlpack::Tensor& tensor) {
+  transfer::TensorSpec spec{dtype_of(tensor.dtype), {tensor.shape, tensor.shape + tensor.ndim}, {}};
+  if (tensor.strides != nullptr && !is_dense(tensor)) {
+    spec.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+  }
+  return spec;
 }
 
 Described describe_tensor(nb::handle value) {
@@ -39,16 +66,14 @@ Described describe_tensor(nb::handle value) {
     nb::raise_from(error, PyExc_ValueError, "a tensor that has no strided memory cannot be reached by others: %S on %S",
                    nb::object(value.attr("layout")).ptr(), nb::object(value.attr("device")).ptr());
   }
-  if (is_true(value, "is_neg") || is_true(value, "is_conj")) {
+  if (!holds_its_values(value, tensor.dtype)) {
     throw nb::value_error(
         "the tensor is a lazy negative or conjugate: its memory does not hold its values. Register "
         "tensor.resolve_neg().resolve_conj()");
   }
   Described described;
   described.device = {tensor.device.type, tensor.device.id};
-  described.spec.dtype = dtype_of(tensor.dtype);
-  described.spec.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
-  if (tensor.strides != nullptr) described.spec.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+  described.spec = spec_of(tensor);
   described.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   return described;
 }
@@ -128,9 +153,7 @@ Described describe_exchanged(nb::handle value, bool writable) {
     tensor = *static_cast<const dlpack::Tensor*>(held);
   }
   described.device = {tensor.device.type, tensor.device.id};
-  described.spec.dtype = dtype_of(tensor.dtype);
-  described.spec.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
-  if (tensor.strides != nullptr) described.spec.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+  described.spec = spec_of(tensor);
   described.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
   return described;
 }

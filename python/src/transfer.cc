@@ -17,6 +17,7 @@
 #include "beeline/transfer/checksum.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
+#include "beeline/transfer/writing.h"
 #include "bindings.h"
 #include "devices.h"
 #include "dicts.h"
@@ -25,6 +26,7 @@
 #include "local_tensors.h"
 #include "notifications.h"
 #include "python_transports.h"
+#include "runner.h"
 #include "waits.h"
 #include "warn.h"
 
@@ -45,15 +47,6 @@ struct TensorRef {
   RemoteTensor remote;
   std::shared_ptr<transfer::Registration> registration;
 };
-
-// Drops a Python object on whatever thread lets go of it last.
-std::shared_ptr<void> keep(nb::object object) {
-  return {object.release().ptr(), [](void* held) {
-            if (Py_IsInitialized() == 0) return;
-            const nb::gil_scoped_acquire acquired;
-            Py_DECREF(static_cast<PyObject*>(held));
-          }};
-}
 
 // What Python holds, and whose end may wait for a plug-in or a thread that waits for the GIL.
 template <typename T>
@@ -124,6 +117,15 @@ class PyBatch {
   std::vector<transport::Device> devices_;  // that the targets lie on
 };
 
+// Writes in place, from their beginning on.
+struct PyWriting {
+  std::shared_ptr<void> until_it_ends;
+
+  void end() {
+    without_gil([&] { until_it_ends.reset(); });
+  }
+};
+
 class PyAgent {
  public:
   PyAgent(const std::string& name, const std::string& folder, bool share_memory, const std::optional<std::string>& tcp,
@@ -178,20 +180,23 @@ class PyAgent {
 
   TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums,
                  std::optional<std::uintptr_t> stream) {
-    std::vector<Described> described;
-    for (const nb::handle tensor : tensors) described.push_back(describe(tensor, false));
+    const auto own = agent();
+    auto schema = std::make_shared<transfer::Schema>();
+    schema->tensors.reserve(nb::len(tensors));  // sources point there
     std::vector<transfer::Source> sources;
+    sources.reserve(nb::len(tensors));
     nb::list kept;
-    for (std::size_t i = 0; i < described.size(); ++i) {
-      sources.push_back({&described[i].spec, described[i].data, described[i].device});
-      if (!described[i].device.is_host()) {
-        const transfer::Piece piece{described[i].data, described[i].spec.bytes(), described[i].device};
-        require(agent()->check(piece), "register " + transfer::text_of(described[i].spec));
+    for (const nb::handle tensor : tensors) {
+      Described described = describe(tensor, false);
+      const TensorSpec& spec = schema->tensors.emplace_back(std::move(described.spec));
+      sources.push_back({&spec, described.data, described.device});
+      if (!described.device.is_host()) {
+        require(own->check({described.data, spec.bytes(), described.device}), "register " + transfer::text_of(spec));
       }
-      if (!transfer::is_pinned(*agent()->arena(), sources.back())) kept.append(owner_of(tensors[i]));
+      if (!transfer::is_pinned(*own->arena(), sources.back())) kept.append(owner_of(tensor));
     }
-    auto registered = transfer::register_tensors(*agent()->regions(), address(), sources, std::move(names),
-                                                 keep(std::move(kept)), with_checksums);
+    auto registered = transfer::register_tensors(*own->regions(), own->address().text(), std::move(schema), sources,
+                                                 std::move(names), keep(std::move(kept)), with_checksums);
     require(registered.status(), "register " + std::to_string(sources.size()) + " tensors");
     TensorRefs refs{std::move(registered->tensors), ending_without_gil(std::move(registered->registration))};
     announce(refs, stream);
@@ -200,6 +205,7 @@ class PyAgent {
 
   // What a stream holds by now comes before what peers read from now on; without one, torch's current stream.
   void announce(const TensorRefs& refs, std::optional<std::uintptr_t> stream) {
+    if (refs.registration == nullptr) return;  // its owner's devices
     for (const auto& region : refs.descriptor->regions) {
       if (region.device.is_host()) continue;
       const std::uintptr_t named = stream ? *stream : current_stream(region.device);
@@ -228,6 +234,14 @@ class PyAgent {
     const auto device = without_gil([&] { return found->here(ref.remote.home(), wait); });
     require(device.status(), "find the device of a tensor of agent \"" + found->address().name + "\"");
     return {device->type, device->id};
+  }
+
+  PyWriting begin_write(const TensorRefs& refs, std::optional<double> timeout_s) {
+    const auto wait = wait_for(timeout_s);
+    auto begun = without_gil(
+        [&, own = agent()] { return transfer::begin_write(*own, *refs.descriptor, refs.registration, wait); });
+    require(begun.status(), "begin to write");
+    return PyWriting{std::move(*begun)};
   }
 
   void grant(const TensorRefs& refs, const std::string& to) {
@@ -452,11 +466,6 @@ Row row_of(const RemoteTensor& remote) {
   return {dtype.code, dtype.bits, dtype.lanes, shape, strides, remote.region, remote.offset};
 }
 
-const transfer::Registration& registration_of(const TensorRefs& refs) {
-  if (refs.registration != nullptr) return *refs.registration;
-  throw nb::value_error("these references were not made here: their owner writes to its tensors");
-}
-
 TensorRefs decoded(Result<Descriptor> descriptor) {
   require(descriptor.status(), "read references to tensors");
   return {std::make_shared<const Descriptor>(std::move(*descriptor)), nullptr};
@@ -466,18 +475,11 @@ TensorRefs decoded(Result<Descriptor> descriptor) {
 
 void bind_transfer(nb::module_& m) {
   bind_notifications(m);
+  bind_runner(m);
   m.def("any_on_cuda", [](const std::vector<const TensorRef*>& refs) {
     return std::ranges::any_of(
         refs, [](const TensorRef* ref) { return ref->remote.home().device.type == transport::Device::kCuda; });
   });
-  nb::class_<os::Cancellation>(m, "Cancellation")
-      .def_static("make",
-                  [] {
-                    auto made = os::Cancellation::make();
-                    require(made.status(), "make a cancellation");
-                    return std::move(*made);
-                  })
-      .def("cancel", &os::Cancellation::cancel);
   nb::class_<TensorRef>(m, "TensorRef")
       .def_prop_ro("owner", [](const TensorRef& ref) { return ref.remote.descriptor->owner; })
       .def("row", [](const TensorRef& ref) { return row_of(ref.remote); })
@@ -511,8 +513,6 @@ void bind_transfer(nb::module_& m) {
       .def_prop_ro("names", [](const TensorRefs& refs) { return refs.descriptor->names; })
       .def_prop_ro("checksums", [](const TensorRefs& refs) { return refs.descriptor->checksums; })
       .def_prop_ro("single", [](const TensorRefs& refs) { return refs.descriptor->single; })
-      .def("begin_write", [](const TensorRefs& refs) { registration_of(refs).begin_write(); })
-      .def("end_write", [](const TensorRefs& refs) { registration_of(refs).end_write(); })
       .def("__len__", [](const TensorRefs& refs) { return refs.descriptor->places.size(); })
       .def("at",
            [](const TensorRefs& refs, std::size_t index) {
@@ -546,6 +546,7 @@ void bind_transfer(nb::module_& m) {
       .def("latest", &PySubscription::latest)
       .def("newer_than", &PySubscription::newer_than, nb::arg("number"), nb::arg("timeout_s").none())
       .def_prop_ro("needs_copies", &PySubscription::needs_copies);
+  nb::class_<PyWriting>(m, "Writing").def("end", &PyWriting::end);
   nb::class_<PyAgent>(m, "Agent")
       .def(nb::init<const std::string&, const std::string&, bool, const std::optional<std::string>&, const std::string&,
                     const std::string&, const std::optional<TlsRow>&, std::vector<std::string>, std::uint64_t,
@@ -562,6 +563,7 @@ void bind_transfer(nb::module_& m) {
       .def("empty", &PyAgent::empty)
       .def("make", &PyAgent::make)
       .def("device_here", &PyAgent::device_here, nb::arg("ref"), nb::arg("timeout_s").none())
+      .def("begin_write", &PyAgent::begin_write, nb::arg("refs"), nb::arg("timeout_s").none())
       .def("grant", &PyAgent::grant)
       .def("publish", &PyAgent::publish)
       .def("withdraw", &PyAgent::withdraw)

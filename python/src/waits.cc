@@ -4,6 +4,14 @@
 
 namespace beeline::python {
 
+std::shared_ptr<void> keep(nb::object object) {
+  return {object.release().ptr(), [](void* held) {
+            if (Py_IsInitialized() == 0) return;
+            const nb::gil_scoped_acquire acquired;
+            Py_DECREF(static_cast<PyObject*>(held));
+          }};
+}
+
 os::Wait wait_for(std::optional<double> timeout_s, const os::Cancellation* cancellation) {
   static auto interrupted = [] {
     const nb::gil_scoped_acquire acquired;

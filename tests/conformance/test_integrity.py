@@ -1,6 +1,8 @@
 """A reader gets one state of the owner's tensors, whole, or an error."""
 
 import json
+import signal
+import time
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent, Fault, TensorRefs
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import BEYOND, PATHS
+from tests.conformance.paths import BEYOND, PATHS, WRITING
 
 COUNT = 3 << 18
 
@@ -63,10 +65,83 @@ kept['thread'].start()
     owner.run("kept['stop'].set(); kept['thread'].join()")
 
 
-def test_only_the_owner_says_that_it_writes(owner, agent):
+def test_only_who_was_granted_them_says_that_it_writes(owner, agent):
     refs = owner.register(f"[torch.zeros({COUNT})]")
-    with pytest.raises(ValueError, match="owner"), agent.writing(refs):
+    with pytest.raises(ValueError, match="not granted"), agent.writing(refs):
         pass
+    owner.run(f"agent.grant(kept['refs'], to={agent.address!r}); kept['refs'] = None")
+    with pytest.raises(exceptions.StaleReferenceError), agent.writing(refs):
+        pass
+
+
+@pytest.mark.parametrize(("path", "shared"), [*((path, True) for path in WRITING), *((path, False) for path in BEYOND)])
+def test_readers_see_one_state_beside_who_pushes(start_owner, folder, path, shared):
+    owner = start_owner(share_memory=shared)
+    refs = owner.register(f"[torch.zeros({COUNT}), torch.zeros(7)]")  # in the arena, and outside it
+    with (
+        Agent("writer", folder=folder, token=TOKEN, share_memory=shared) as writer,
+        Agent("reader", folder=folder, token=TOKEN, share_memory=shared) as reader,
+    ):
+        owner.run(f"agent.grant(kept['refs'], to={writer.address!r})")
+        with writer.writing(refs), writer.writing(refs[0]):
+            writer.push(refs[0], torch.ones(COUNT), path=path)
+            with pytest.raises(exceptions.TornReadError, match="wrote"):
+                reader.fetch(refs)
+            with pytest.raises(exceptions.TornReadError, match="wrote"):
+                reader.fetch(refs, path=path)
+            writer.push(refs[1], torch.ones(7), path=path)
+        # Who takes the notification finds that it has ended.
+        owner.run("kept['filled'] = agent.notifications('filled')")
+        writer.notify(owner.address, "filled")
+        owner.run("kept['filled'].wait(timeout_s=20)")
+        assert [float(tensor.min()) for tensor in reader.fetch(refs, path=path)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_a_writer_began_ends_with_it(start_owner, folder, shared):
+    owner, writer = start_owner(share_memory=shared), start_owner(share_memory=shared)
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    owner.run(f"agent.grant(kept['refs'], to={writer.address!r})")
+    begin = f"kept['w'] = agent.writing(TensorRefs.from_json({refs.to_json()!r})); kept['w'].__enter__()"
+    writer.run(begin)
+    with Agent("reader", folder=folder, token=TOKEN, share_memory=shared) as reader:
+        with pytest.raises(exceptions.TornReadError):
+            reader.fetch(refs)
+        writer.signal(signal.SIGSTOP)  # it may go on at any time
+        with pytest.raises(exceptions.TornReadError):
+            reader.fetch(refs)
+        writer.signal(signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while True:  # until the owner has seen that it is gone
+            try:
+                assert float(reader.fetch(refs)[0].max()) == 0
+                break
+            except exceptions.TornReadError:
+                assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_stopped_owner_does_not_hold_up_who_wants_to_write(start_owner, folder, shared):
+    owner = start_owner(share_memory=shared)
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    with Agent("writer", folder=folder, token=TOKEN, share_memory=shared) as writer:
+        owner.run(f"agent.grant(kept['refs'], to={writer.address!r})")
+        with writer.writing(refs):
+            pass
+        owner.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        with pytest.raises(exceptions.TransferTimeoutError), writer.writing(refs, timeout_s=0.5):
+            pass
+        assert time.monotonic() - begun < 20
+        owner.signal(signal.SIGCONT)
+        # What was given up does not go on there.
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                writer.fetch(refs)
+                break
+            except exceptions.TornReadError:
+                assert time.monotonic() < deadline
 
 
 def test_checksums_travel_with_references(owner, agent):

@@ -179,12 +179,16 @@ def test_the_package_holds_nothing_of_the_internals(prefix):
     headers = sorted(str(path.relative_to(prefix / "include")) for path in (prefix / "include").rglob("*.h"))
     assert headers == [
         "beeline/api/agent.h",
+        "beeline/api/fault.h",
         "beeline/api/references.h",
+        "beeline/api/started.h",
+        "beeline/api/target.h",
         "beeline/api/tensor.h",
         "beeline/api/wait.h",
         "beeline/base/export.h",
         "beeline/base/status.h",
         "beeline/transfer.h",
+        "beeline/transport_plugin.h",
     ]
     # Nothing but the public API is exported, and no library is needed but those of the compiler and the C library.
     library = prefix / "lib" / "libbeeline.so"

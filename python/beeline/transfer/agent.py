@@ -17,6 +17,7 @@ from beeline.transfer.nixl import options as nixl_options
 from beeline.transfer.notifications import Notifications
 from beeline.transfer.references import TensorRef, TensorRefs, dtype_row
 from beeline.transfer.runner import Runner, Work
+from beeline.transfer.structures import conversions, core_ref, flatten, matching, named, structure
 from beeline.transfer.subscription import DEFAULT_TIMEOUT_S, Subscription
 from beeline.transfer.tls import Tls
 from beeline.transfer.transfers import Batch, Transfer
@@ -132,32 +133,42 @@ class Agent:
                 expandable segments, pools of cudaMallocAsync); the message says what to do.
             ValueError: A tensor's memory does not hold its values (a lazy conjugate).
         """
-        names, values = _named(tensors)
+        names, values = named(tensors)
         refs = self._agent.add(values, names, checksum, devices.stream_handle(stream))
         return TensorRefs(refs) if isinstance(tensors, (Mapping, list, tuple)) else TensorRef(refs.at(0))
 
     @contextlib.contextmanager
-    def writing(self, refs: TensorRef | TensorRefs, *, stream: Any = None) -> Iterator[None]:
-        """Around writes to registered tensors of this process, in place.
+    def writing(
+        self,
+        refs: TensorRef | TensorRefs,
+        *,
+        stream: Any = None,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+    ) -> Iterator[None]:
+        """Around writes to registered tensors, in place.
 
         Whoever fetches one of them meanwhile gets `TornReadError`, whatever the path, instead of a mixture of old and
         new; a fetch begins anew when the writes have ended. References that were registered together count as one.
-        Mapped tensors show the writes as they come. Raises ValueError for references of another process. Of CUDA
-        tensors, who fetches afterwards waits for what `stream`, by default torch's current one, holds at the end.
+        Mapped tensors show the writes as they come. Of CUDA tensors, who fetches afterwards waits for what `stream`,
+        by default torch's current one, holds at the end.
 
             with agent.writing(refs):
                 optimizer.step()
+
+        Of another agent's tensors, around `push`: it is asked first, within `timeout_s`. Raises ValueError unless it
+        has granted them, StaleReferenceError where it has undone the registration, and as `connect`. What a writer
+        began that dies ends with its connection, with whatever is there then.
         """
-        own = refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone()
+        written = refs._refs if isinstance(refs, TensorRefs) else refs._ref.alone()
         handle = devices.stream_handle(stream)
-        own.begin_write()
+        writing = self._agent.begin_write(written, timeout_s)
         try:
             yield
         finally:
             try:
-                self._agent.announce(own, handle)
+                self._agent.announce(written, handle)
             finally:
-                own.end_write()
+                writing.end()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A torch tensor whose memory agents on this host can map and read directly once it is registered.
@@ -204,7 +215,7 @@ class Agent:
         """
         if (version is not None and version < 1) or keep < 1 or fan_out < 1:
             raise ValueError(f"version, keep and fan_out are at least 1, not {version}, {keep} and {fan_out}")
-        names, values = _named(tensors)
+        names, values = named(tensors)
         single = not isinstance(tensors, (Mapping, list, tuple))
         return self._agent.publish(name, values, names, version or 0, keep, checksum, single, fan_out)
 
@@ -332,11 +343,11 @@ class Agent:
         verify: bool,
     ) -> tuple[list[_core.TensorRef], Callable[[_core.Cancellation | None, float | None], Any]]:
         """What is fetched, and what does it."""
-        keys, parts = _flatten(refs)
-        given = None if out is None else _matching(keys, out)
+        keys, parts = flatten(refs)
+        given = None if out is None else matching(keys, out)
         if given is not None and device is not None:
             raise ValueError("device= is for new tensors, out= has some; nothing was written")
-        dtypes, block = _conversions(keys, len(parts), dtype, block)
+        dtypes, block = conversions(keys, len(parts), dtype, block)
 
         def work(cancellation: _core.Cancellation | None, timeout_s: float | None) -> Any:
             until, targets = ends_at(timeout_s), given
@@ -344,7 +355,7 @@ class Agent:
                 targets = devices.new_targets(self._agent, parts, dtypes, block, device, until)
             left = left_s(until)
             fetched = self._agent.fetch(parts, targets, dtypes, block, path, min_gbps, verify, left, cancellation)
-            return _structure(keys, fetched, out)
+            return structure(keys, fetched, out)
 
         return parts, work
 
@@ -359,10 +370,10 @@ class Agent:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
     ) -> Transfer:
         """As `push`, on a thread of the agent: returns at once; see `fetch_async`."""
-        keys, parts = _flatten(refs)
-        sources = _matching(keys, tensors)
+        keys, parts = flatten(refs)
+        sources = matching(keys, tensors)
 
-        def work(cancellation: _core.Cancellation, left: float) -> None:
+        def work(cancellation: _core.Cancellation, left: float | None) -> None:
             self._agent.push(parts, sources, path, min_gbps, notify, left, cancellation)
 
         return self._start(parts, work, timeout_s)
@@ -385,9 +396,9 @@ class Agent:
 
         While the batch lives, registered memory in the owner's arena is not reused, and `out` is kept.
         """
-        keys, parts = _flatten(refs)
-        dtypes, block = _conversions(keys, len(parts), dtype, block)
-        return Batch(self._agent.prepare(parts, _matching(keys, out), dtypes, block, path, min_gbps, timeout_s))
+        keys, parts = flatten(refs)
+        dtypes, block = conversions(keys, len(parts), dtype, block)
+        return Batch(self._agent.prepare(parts, matching(keys, out), dtypes, block, path, min_gbps, timeout_s))
 
     def push(
         self,
@@ -406,8 +417,8 @@ class Agent:
         `notify` is a topic and a payload, sent as by `notify` once the tensors are there: who takes the notification
         finds them filled. Where the push fails nothing is sent; where the notification fails the tensors are filled.
         """
-        keys, parts = _flatten(refs)
-        self._agent.push(parts, _matching(keys, tensors), path, min_gbps, notify, timeout_s, None)
+        keys, parts = flatten(refs)
+        self._agent.push(parts, matching(keys, tensors), path, min_gbps, notify, timeout_s, None)
 
     def notify(
         self, address: str, topic: str, payload: bytes = b"", *, timeout_s: float | None = DEFAULT_TIMEOUT_S
@@ -460,8 +471,8 @@ class Agent:
                 that this process sees.
             StaleReferenceError, PeerLostError: As for `fetch`.
         """
-        keys, parts = _flatten(refs)
-        return _structure(keys, self._agent.map(parts, timeout_s), None)
+        keys, parts = flatten(refs)
+        return structure(keys, self._agent.map(parts, timeout_s), None)
 
     def explain(
         self,
@@ -480,7 +491,7 @@ class Agent:
         if operation not in ("fetch", "push"):
             raise ValueError(f"operation is fetch or push, not {operation!r}")
         kind, index = devices.parse(device) or (devices.HOST, 0)
-        return self._agent.explain(_core_ref(ref), path, min_gbps, operation == "push", (kind, index or 0), timeout_s)
+        return self._agent.explain(core_ref(ref), path, min_gbps, operation == "push", (kind, index or 0), timeout_s)
 
     def paths_to(
         self, address: str, nbytes: int, *, in_arena: bool = True, timeout_s: float | None = DEFAULT_TIMEOUT_S
@@ -512,89 +523,3 @@ class Agent:
         `copies_through_host` are those between GPUs that have no direct way to each other.
         """
         return self._agent.stats()
-
-
-def _named(tensors: Any) -> tuple[list[str], list[Any]]:
-    if isinstance(tensors, Mapping):
-        names = [str(name) for name in tensors]
-        if len(set(names)) < len(names):
-            raise ValueError("two tensors of one name")
-        return names, list(tensors.values())
-    return [], list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
-
-
-# The structure of several: None for one, a list of names for a dict, else how many.
-_Keys = None | list[str] | int
-
-
-def _core_ref(ref: Any) -> _core.TensorRef:
-    if isinstance(ref, TensorRef):
-        return ref._ref
-    hint = ": TensorRefs.from_json(text) or TensorRefs.from_bytes(data) first" if isinstance(ref, (str, bytes)) else ""
-    raise TypeError(f"expected a TensorRef, got {type(ref).__name__}{hint}")
-
-
-def _flatten(refs: Any) -> tuple[_Keys, list[_core.TensorRef]]:
-    if isinstance(refs, (TensorRef, str, bytes)):
-        return None, [_core_ref(refs)]
-    if isinstance(refs, Mapping):
-        return list(refs), [_core_ref(ref) for ref in refs.values()]
-    parts = [_core_ref(ref) for ref in refs]
-    names = refs.names if isinstance(refs, TensorRefs) else []
-    return names or len(parts), parts
-
-
-def _matching(keys: _Keys, tensors: Any) -> list[Any]:
-    if keys is None:
-        return [tensors]
-    if isinstance(keys, list) and isinstance(tensors, Mapping):
-        missing = [name for name in keys if name not in tensors]
-        if missing:
-            raise ValueError(f"no tensor is given for {missing[0]!r}; nothing was written")
-        return [tensors[name] for name in keys]
-    count = len(keys) if isinstance(keys, list) else keys
-    if not isinstance(tensors, Sequence) or len(tensors) != count:
-        raise ValueError(f"{count} references, but not as many tensors; nothing was written")
-    return list(tensors)
-
-
-# (dtype code, bits, lanes) of what each tensor becomes, None for one that stays; and the shape of blocks.
-_DTypes = list[tuple[int, int, int] | None] | None
-
-
-def _conversions(
-    keys: _Keys, count: int, dtype: Any, block: tuple[int, int] | None
-) -> tuple[_DTypes, tuple[int, int] | None]:
-    if dtype is None:
-        if block is not None:
-            raise ValueError("block= needs dtype=torch.float8_e4m3fn; nothing was written")
-        return None, None
-    if isinstance(dtype, Mapping):
-        known = keys if isinstance(keys, list) else []
-        unknown = [name for name in dtype if name not in known]
-        if unknown:
-            raise ValueError(f"a dtype for {unknown[0]!r}, which is not among the references; nothing was written")
-        wanted = [dtype.get(name) for name in known]
-    elif isinstance(dtype, (list, tuple)):
-        if len(dtype) != count:
-            raise ValueError(f"{count} references, but {len(dtype)} dtypes; nothing was written")
-        wanted = list(dtype)
-    else:
-        wanted = [dtype] * count
-    rows = [None if each is None else dtype_row(each) for each in wanted]
-    if block is None:
-        return rows, None
-    if dtype_row("float8_e4m3fn") not in rows:
-        raise ValueError("block= needs dtype=torch.float8_e4m3fn; nothing was written")
-    if not isinstance(block, (tuple, list)) or len(block) != 2:
-        raise ValueError(f"block= is (rows, columns), not {block!r}; nothing was written")
-    rows_high, columns_wide = block
-    return rows, (rows_high, columns_wide)
-
-
-def _structure(keys: _Keys, tensors: list[Any], out: Any) -> Any:
-    if out is not None:
-        return out
-    if keys is None:
-        return tensors[0]
-    return dict(zip(keys, tensors, strict=True)) if isinstance(keys, list) else tensors

@@ -3,64 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "beeline/api/copies.h"
 #include "beeline/api/impl.h"
 #include "beeline/transfer/registered.h"
+#include "beeline/transfer/runner.h"
+#include "beeline/transfer/writing.h"
 
 namespace beeline::api {
-
-namespace {
-
-transfer::TensorSpec spec_of(const Tensor& tensor) {
-  return {to_core(tensor.dtype), tensor.shape, tensor.strides};
-}
-
-// kInvalidArgument for a tensor that is none.
-Status check(const Tensor& tensor, const transfer::TensorSpec& spec) {
-  BEELINE_RETURN_IF_ERROR(transfer::check(spec));
-  if (tensor.data == nullptr && spec.elements() > 0) {
-    return {Code::kInvalidArgument, "no tensor: " + transfer::text_of(spec) + " without memory"};
-  }
-  return Status::ok();
-}
-
-// Tensors as the core takes them; borrows the tensors.
-struct Sources {
-  std::vector<transfer::TensorSpec> specs;
-  std::vector<transfer::Source> all;
-
-  Sources() = default;
-  Sources(Sources&&) = default;  // a copy would point into this one's specs
-
-  static Result<Sources> of(std::span<const Tensor> tensors) {
-    Sources out;
-    for (const Tensor& tensor : tensors) {
-      out.specs.push_back(spec_of(tensor));
-      BEELINE_RETURN_IF_ERROR(check(tensor, out.specs.back()));
-    }
-    for (std::size_t i = 0; i < tensors.size(); ++i) out.all.push_back({&out.specs[i], tensors[i].data});
-    return out;
-  }
-};
-
-Result<std::vector<transfer::Copy>> pair_up(std::span<const TensorRef> refs, std::span<const Tensor> tensors,
-                                            transfer::Use use) {
-  if (refs.size() != tensors.size()) {
-    return Status(Code::kInvalidArgument, std::to_string(refs.size()) + " references, but " +
-                                              std::to_string(tensors.size()) + " tensors; nothing was written");
-  }
-  std::vector<transfer::Copy> copies;
-  for (std::size_t i = 0; i < refs.size(); ++i) {
-    const transfer::RemoteTensor& remote = Access::remote_of(refs[i]);
-    const auto spec = spec_of(tensors[i]);
-    BEELINE_RETURN_IF_ERROR(check(tensors[i], spec));
-    BEELINE_ASSIGN(auto local, transfer::fit(remote.spec, "the remote one is", spec, tensors[i].data, use));
-    copies.push_back({&remote, std::move(local)});
-  }
-  BEELINE_RETURN_IF_ERROR(transfer::check_one_owner(copies));
-  return copies;
-}
-
-}  // namespace
 
 Batch::Batch(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Batch::Batch(Batch&&) noexcept = default;
@@ -70,8 +19,8 @@ Batch::~Batch() = default;
 Status Batch::run(const Wait& wait) {
   Status status = impl_->batch->run(to_core(wait));
   if (status) return status;
-  return std::move(status).with_context("while fetching a batch of " + std::to_string(impl_->kept.size()) +
-                                        " tensors, " + std::to_string(bytes()) + " bytes");
+  return std::move(status).with_context("while fetching a batch of " + std::to_string(impl_->tensors) + " tensors, " +
+                                        std::to_string(bytes()) + " bytes");
 }
 
 std::size_t Batch::bytes() const {
@@ -116,24 +65,58 @@ Notifications::Stats Notifications::stats() const {
   return {waiting, refused, dropped};
 }
 
+namespace {
+
+using Copies = std::vector<transfer::Copy>;
+using Operation = Status (*)(transfer::Peer& peer, std::span<const transfer::Copy> copies,
+                             const transfer::Requirement& requirement, const os::Wait& wait);
+
+Status move(transfer::Agent& agent, Operation operation, const char* doing, const Copies& copies,
+            const Requirement& requirement, const os::Wait& wait) {
+  if (copies.empty()) return Status::ok();
+  BEELINE_ASSIGN(const auto peer, agent.peer(copies.front().remote->descriptor->owner, wait));
+  Status status = operation(*peer, copies, to_core(requirement), wait);
+  if (status) return status;
+  return std::move(status).with_context(std::string("while ") + doing + " " + transfer::text_of(copies) + ", agent \"" +
+                                        peer->address().name + "\"");
+}
+
+Status refuse_verifying(const Requirement& requirement, const char* what) {
+  if (!requirement.verify) return Status::ok();
+  return {Code::kInvalidArgument, std::string(what) + " is not verified: that is for fetches; nothing was written"};
+}
+
+}  // namespace
+
 struct Agent::Impl {
   std::shared_ptr<transfer::Agent> agent;
   std::string address;
+  const std::shared_ptr<transfer::Runner> runner = transfer::Runner::make();
 
-  Result<std::shared_ptr<transfer::Peer>> peer_of(std::span<const transfer::Copy> copies, const os::Wait& wait) const {
-    return agent->peer(copies.front().remote->descriptor->owner, wait);
+  Impl(std::shared_ptr<transfer::Agent> own, std::string at) : agent(std::move(own)), address(std::move(at)) {}
+  ~Impl() { runner->close(); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  Result<Transfer> start(Operation operation, const char* doing, std::span<const TensorRef> refs, Copies copies,
+                         std::vector<std::shared_ptr<void>> kept, const Requirement& requirement,
+                         Timeout timeout) const {
+    const std::string peer = refs.empty() ? std::string() : refs.front().owner();
+    auto work = [agent = agent, operation, doing, requirement, copies = std::move(copies), kept = std::move(kept),
+                 referred = std::vector<TensorRef>(refs.begin(), refs.end())](const os::Wait& wait) {
+      return move(*agent, operation, doing, copies, requirement, wait);
+    };
+    return Access::start(runner, peer, deadline_of(timeout), std::move(work));
   }
 
-  template <typename Operation>
-  Status move(const char* doing, std::span<const transfer::Copy> copies, const Requirement& requirement,
-              const Wait& wait, Operation&& operation) const {
-    if (copies.empty()) return Status::ok();
+  Result<Batch> prepare(Copies copies, std::vector<std::shared_ptr<void>> kept, const Requirement& requirement,
+                        const Wait& wait) const {
+    if (copies.empty()) return Status(Code::kInvalidArgument, "a batch of no tensors");
+    BEELINE_RETURN_IF_ERROR(refuse_verifying(requirement, "a batch"));
     const os::Wait until = to_core(wait);
-    BEELINE_ASSIGN(const auto peer, peer_of(copies, until));
-    Status status = operation(*peer, copies, to_core(requirement), until);
-    if (status) return status;
-    return std::move(status).with_context(std::string("while ") + doing + " " + transfer::text_of(copies) +
-                                          ", agent \"" + peer->address().name + "\"");
+    BEELINE_ASSIGN(auto peer, agent->peer(copies.front().remote->descriptor->owner, until));
+    BEELINE_ASSIGN(auto batch, transfer::Batch::prepare(std::move(peer), copies, to_core(requirement), until));
+    return Access::make_batch(std::move(batch), copies.size(), std::move(kept));
   }
 };
 
@@ -150,6 +133,9 @@ Result<Agent> Agent::open(const Options& options) {
   core.advertise = options.advertise;
   core.token = options.token;
   core.warn = options.warn;
+  core.plugins = options.plugins;
+  core.nixl.reach = to_core(options.nixl);
+  for (const Fault& fault : options.faults) core.faults.push_back(to_core(fault));
   if (options.tls) core.tls = os::TlsOptions{options.tls->certificate, options.tls->key, options.tls->ca};
   if (!options.tcp.empty()) {
     BEELINE_ASSIGN(core.tcp, os::TcpAddress::parse(options.tcp));
@@ -159,7 +145,7 @@ Result<Agent> Agent::open(const Options& options) {
   }
   BEELINE_ASSIGN(auto agent, transfer::Agent::open(std::move(core)));
   std::string address = agent->address().text();
-  return Agent(std::make_unique<Impl>(Impl{std::move(agent), std::move(address)}));
+  return Agent(std::make_unique<Impl>(std::move(agent), std::move(address)));
 }
 
 const std::string& Agent::address() const {
@@ -175,15 +161,22 @@ Result<Tensor> Agent::empty(std::vector<std::int64_t> shape, DType dtype) const 
   return Tensor{data, dtype, std::move(shape), {}, std::move(memory)};
 }
 
-Result<TensorRefs> Agent::register_tensors(std::span<const Tensor> tensors, std::vector<std::string> names) const {
-  BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
+Result<TensorRefs> Agent::register_tensors(std::span<const Tensor> tensors, RegisterOptions options) const {
+  BEELINE_ASSIGN(auto sources, Sources::of(tensors));
   auto kept = std::make_shared<std::vector<std::shared_ptr<void>>>();
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (!transfer::is_pinned(*impl_->agent->arena(), sources.all[i])) kept->push_back(tensors[i].memory);
   }
-  BEELINE_ASSIGN(auto registered, transfer::register_tensors(*impl_->agent->regions(), impl_->address, sources.all,
-                                                             std::move(names), std::move(kept), false));
+  BEELINE_ASSIGN(auto registered,
+                 transfer::register_tensors(*impl_->agent->regions(), impl_->address, std::move(sources.schema),
+                                            sources.all, std::move(options.names), std::move(kept), options.checksum));
   return Access::make_refs(std::move(registered.tensors), std::move(registered.registration));
+}
+
+Result<Writing> Agent::writing(const TensorRefs& refs, const Wait& wait) const {
+  BEELINE_ASSIGN(auto until_it_ends, transfer::begin_write(*impl_->agent, Access::descriptor_of(refs),
+                                                           Access::registration_of(refs), to_core(wait)));
+  return Access::make_writing(std::move(until_it_ends));
 }
 
 Status Agent::grant(const TensorRefs& refs, const std::string& to) const {
@@ -200,14 +193,40 @@ Status Agent::connect(const std::string& address, const Wait& wait) const {
 
 Status Agent::fetch(std::span<const TensorRef> refs, std::span<const Tensor> targets, const Requirement& requirement,
                     const Wait& wait) const {
-  BEELINE_ASSIGN(const auto copies, pair_up(refs, targets, transfer::Use::kFilled));
-  return impl_->move("fetching", copies, requirement, wait, transfer::fetch);
+  BEELINE_ASSIGN(const auto copies, copies_into(refs, targets));
+  return move(*impl_->agent, transfer::fetch, "fetching", copies, requirement, to_core(wait));
+}
+
+Status Agent::fetch(std::span<const TensorRef> refs, std::span<const Target> targets, const Requirement& requirement,
+                    const Wait& wait) const {
+  BEELINE_ASSIGN(const auto copies, copies_into(refs, targets));
+  return move(*impl_->agent, transfer::fetch, "fetching", copies, requirement, to_core(wait));
 }
 
 Status Agent::push(std::span<const TensorRef> refs, std::span<const Tensor> sources, const Requirement& requirement,
                    const Wait& wait) const {
-  BEELINE_ASSIGN(const auto copies, pair_up(refs, sources, transfer::Use::kRead));
-  return impl_->move("pushing", copies, requirement, wait, transfer::push);
+  BEELINE_RETURN_IF_ERROR(refuse_verifying(requirement, "a push"));
+  BEELINE_ASSIGN(const auto copies, copies_from(refs, sources));
+  return move(*impl_->agent, transfer::push, "pushing", copies, requirement, to_core(wait));
+}
+
+Result<Transfer> Agent::fetch_async(std::span<const TensorRef> refs, std::span<const Tensor> targets,
+                                    const Requirement& requirement, Timeout timeout) const {
+  BEELINE_ASSIGN(auto copies, copies_into(refs, targets));
+  return impl_->start(transfer::fetch, "fetching", refs, std::move(copies), memory_of(targets), requirement, timeout);
+}
+
+Result<Transfer> Agent::fetch_async(std::span<const TensorRef> refs, std::span<const Target> targets,
+                                    const Requirement& requirement, Timeout timeout) const {
+  BEELINE_ASSIGN(auto copies, copies_into(refs, targets));
+  return impl_->start(transfer::fetch, "fetching", refs, std::move(copies), memory_of(targets), requirement, timeout);
+}
+
+Result<Transfer> Agent::push_async(std::span<const TensorRef> refs, std::span<const Tensor> sources,
+                                   const Requirement& requirement, Timeout timeout) const {
+  BEELINE_RETURN_IF_ERROR(refuse_verifying(requirement, "a push"));
+  BEELINE_ASSIGN(auto copies, copies_from(refs, sources));
+  return impl_->start(transfer::push, "pushing", refs, std::move(copies), memory_of(sources), requirement, timeout);
 }
 
 Status Agent::notify(const std::string& address, const std::string& topic, std::span<const std::byte> payload,
@@ -228,14 +247,14 @@ Result<Notifications> Agent::notifications(const std::string& topic, std::size_t
 
 Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
                              const Requirement& requirement, const Wait& wait) const {
-  if (refs.empty()) return Status(Code::kInvalidArgument, "a batch of no tensors");
-  BEELINE_ASSIGN(const auto copies, pair_up(refs, targets, transfer::Use::kFilled));
-  const os::Wait until = to_core(wait);
-  BEELINE_ASSIGN(auto peer, impl_->peer_of(copies, until));
-  BEELINE_ASSIGN(auto batch, transfer::Batch::prepare(std::move(peer), copies, to_core(requirement), until));
-  std::vector<std::shared_ptr<void>> kept;
-  for (const Tensor& target : targets) kept.push_back(target.memory);
-  return Access::make_batch(std::move(batch), std::move(kept));
+  BEELINE_ASSIGN(auto copies, copies_into(refs, targets));
+  return impl_->prepare(std::move(copies), memory_of(targets), requirement, wait);
+}
+
+Result<Batch> Agent::prepare(std::span<const TensorRef> refs, std::span<const Target> targets,
+                             const Requirement& requirement, const Wait& wait) const {
+  BEELINE_ASSIGN(auto copies, copies_into(refs, targets));
+  return impl_->prepare(std::move(copies), memory_of(targets), requirement, wait);
 }
 
 namespace {
@@ -286,22 +305,21 @@ Result<Explanation> Agent::explain(const TensorRef& ref, const Requirement& requ
 }
 
 Result<std::uint64_t> Agent::publish(const std::string& name, std::span<const Tensor> tensors,
-                                     std::vector<std::string> names, std::uint64_t number, std::size_t keep,
-                                     std::size_t fan_out) const {
+                                     PublishOptions options) const {
   BEELINE_ASSIGN(const auto sources, Sources::of(tensors));
-  BEELINE_RETURN_IF_ERROR(transfer::check_names(names, tensors.size()));
+  BEELINE_RETURN_IF_ERROR(transfer::check_names(options.names, tensors.size()));
   const auto& agent = *impl_->agent;
   BEELINE_ASSIGN(auto snapshot, transfer::take_snapshot(*agent.arena(), *agent.regions(), impl_->address, sources.all,
-                                                        std::move(names), false));
-  return impl_->agent->publish(name, number, std::move(snapshot), keep, fan_out);
+                                                        std::move(options.names), options.checksum));
+  return impl_->agent->publish(name, options.number, std::move(snapshot), options.keep, options.fan_out);
 }
 
 void Agent::withdraw(const std::string& name) const {
   impl_->agent->withdraw(name);
 }
 
-Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name, const Wait& wait,
-                                      const SubscribeOptions& options) const {
+Result<Subscription> Agent::subscribe(const std::string& address, const std::string& name,
+                                      const SubscribeOptions& options, const Wait& wait) const {
   BEELINE_ASSIGN(auto subscription, impl_->agent->subscribe(address, name, to_core(wait), options.relay));
   return Access::make_subscription(std::move(subscription), options.relay);
 }
@@ -309,7 +327,7 @@ Result<Subscription> Agent::subscribe(const std::string& address, const std::str
 Agent::Stats Agent::stats() const {
   const auto agents = impl_->agent->stats();
   const auto regions = impl_->agent->regions()->stats();
-  return {agents.peers,   agents.visitors,     agents.refused,        agents.relays,  agents.reparented,
+  return {agents.peers,   agents.visitors,     agents.refused,        agents.faults,  agents.relays,  agents.reparented,
           agents.overdue, agents.parents_lost, regions.registrations, regions.reused, regions.waiting};
 }
 

@@ -1,6 +1,7 @@
 // Agents: the two ends of every transfer.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -10,7 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "beeline/api/fault.h"
 #include "beeline/api/references.h"
+#include "beeline/api/started.h"
+#include "beeline/api/target.h"
 #include "beeline/api/tensor.h"
 #include "beeline/api/wait.h"
 #include "beeline/base/export.h"
@@ -24,6 +28,32 @@ namespace beeline::api {
 struct Requirement {
   std::string path = {};  // by name: "shm", "cma", "ucx", "nixl", "object_store", "tcp"; empty: any
   double min_gbps = 0;    // refuses paths that are slower, in 10^9 bytes per second
+  // Of a fetch: compares what arrived with the checksums that the owner took (RegisterOptions, PublishOptions): kTorn
+  // where one differs. Of whole tensors that are not converted; kInvalidArgument for others, and where there is none.
+  bool verify = false;
+};
+
+// How tensors are registered.
+struct RegisterOptions {
+  std::vector<std::string> names = {};  // none, or one for each
+  bool checksum = false;  // takes one of each now, for who verifies: of tensors that do not change afterwards
+};
+
+// How tensors are published.
+struct PublishOptions {
+  std::vector<std::string> names = {};  // none, or one for each
+  std::uint64_t number = 0;             // of the version, larger than those before; 0 takes the next one
+  std::size_t keep = 2;     // so many of the newest versions stay readable, older ones for those who have mapped them
+  std::size_t fan_out = 3;  // so many of those that relay get the version from here, and from each that has it
+  // Takes one of each, for who verifies, and for those who relay: they compare what they got before they give it on.
+  bool checksum = false;
+};
+
+// How a name is subscribed to.
+struct SubscribeOptions {
+  // Get versions from other subscribers that have them, and give them on. kInvalidArgument where no other agent reaches
+  // this one: it needs `tcp`, or shares memory.
+  bool relay = false;
 };
 
 // Which path a fetch would take, and why.
@@ -102,6 +132,14 @@ struct Tls {
   std::string ca = {};
 };
 
+// How far the path "nixl" may go. Whoever gets at the network that is allowed can read and write this process's memory,
+// token or not: docs/transports.md.
+enum class NixlReach : std::uint8_t {
+  kHost,  // shared memory
+  kRdma,  // the network, too, but not by TCP
+  kAny,
+};
+
 // A short message from another agent.
 struct Notification {
   std::string sender_id;  // the id in its address
@@ -136,6 +174,19 @@ class BEELINE_API Notifications {
   std::shared_ptr<Impl> impl_;
 };
 
+// Writes in place that readers are told of, from Agent::writing() until its end.
+class BEELINE_API [[nodiscard]] Writing {
+ public:
+  Writing(Writing&&) noexcept = default;
+  Writing& operator=(Writing&&) noexcept = default;
+  ~Writing() = default;
+
+ private:
+  friend struct Access;
+  explicit Writing(std::shared_ptr<void> until_it_ends) : until_it_ends_(std::move(until_it_ends)) {}
+  std::shared_ptr<void> until_it_ends_;
+};
+
 // Registers tensors of this process for others to reach, and reaches theirs.
 //
 // Letting go of it ends it: peers get kPeerLost, and what they have mapped stays. As of any object, no call of it may
@@ -157,6 +208,11 @@ class BEELINE_API Agent {
     // Where agents on this host find its socket; empty: <BEELINE_TMPDIR or /tmp>/beeline-<uid>/agents.
     std::string folder = {};
     std::uint64_t quota_bytes = 0;  // of memory that empty() and publish() may take; 0: the machine's memory
+    // Transports of others, beside those that BEELINE_TRANSPORT_PLUGINS lists: paths of shared libraries with the ABI
+    // of <beeline/transport_plugin.h>.
+    std::vector<std::string> plugins = {};
+    NixlReach nixl = NixlReach::kHost;
+    std::vector<Fault> faults = {};  // that its paths are to make, in tests of programs that must bear them
     // Told what somebody ought to know of though the call that met it went well: that a transfer went on by another
     // path, that a subscriber which relays was given another parent. On any thread. Empty: writes to stderr.
     std::function<void(const std::string& message)> warn = {};
@@ -178,13 +234,18 @@ class BEELINE_API Agent {
   // Lets other agents reach tensors where they are: nothing is copied, and what is written to them later shows. What
   // the references hold keeps `memory` of the tensors, until they are let go of and nobody reads any more; it may be
   // dropped on a thread of the agent. Borrowed memory outside empty()'s must be kept as long by the caller: end with
-  // the references, then with the agent, then with the memory. `names`: none, or one for each.
+  // the references, then with the agent, then with the memory.
   // kInvalidArgument for names or layouts that are none; kResourceExhausted when too much is registered.
   [[nodiscard]] Result<TensorRefs> register_tensors(std::span<const Tensor> tensors,
-                                                    std::vector<std::string> names = {}) const;
-  [[nodiscard]] Result<TensorRefs> register_tensor(const Tensor& tensor) const {
-    return register_tensors({&tensor, 1});
+                                                    RegisterOptions options = {}) const;
+  [[nodiscard]] Result<TensorRefs> register_tensor(const Tensor& tensor, RegisterOptions options = {}) const {
+    return register_tensors({&tensor, 1}, std::move(options));
   }
+  // Around writes to registered tensors in place: who fetches one of them meanwhile gets kTorn, whatever the path,
+  // instead of a mixture of old and new. What is mapped shows the writes as they come. Of another agent's tensors,
+  // which it must have granted to this one (else kInvalidArgument), around push(): it is asked, and the end does not
+  // wait. kStale, and as connect().
+  [[nodiscard]] Result<Writing> writing(const TensorRefs& refs, const Wait& wait = {}) const;
   // Lets the agent of that address write to registered tensors with push(). kInvalidArgument for what is no address;
   // kStale when they are not registered here any more.
   Status grant(const TensorRefs& refs, const std::string& to) const;
@@ -194,10 +255,12 @@ class BEELINE_API Agent {
   Status connect(const std::string& address, const Wait& wait = {}) const;
 
   // Copies tensors of another agent to memory of this process: `targets` in the order of `refs`, of the same shapes and
-  // dtypes, with any strides. All of one agent, to which it connects if need be.
+  // dtypes, with any strides; or converted on the way, as a Target says. All of one agent, to which it connects if need
+  // be.
   //   kInvalidArgument  a target does not fit, or references of several agents; nothing was written
   //   kUnsupported      no path meets the requirement; the message lists each with its reason
   //   kStale            the registration was undone
+  //   kTorn             the owner wrote to them meanwhile (writing()), or a checksum differs
   //   kPeerLost         the other agent is gone
   //   kNotFound         another agent has taken its place
   //   kDeadlineExceeded, kCancelled
@@ -205,6 +268,12 @@ class BEELINE_API Agent {
   Status fetch(std::span<const TensorRef> refs, std::span<const Tensor> targets, const Requirement& requirement = {},
                const Wait& wait = {}) const;
   Status fetch(const TensorRef& ref, const Tensor& target, const Requirement& requirement = {},
+               const Wait& wait = {}) const {
+    return fetch(std::span(&ref, 1), std::span(&target, 1), requirement, wait);
+  }
+  Status fetch(std::span<const TensorRef> refs, std::span<const Target> targets, const Requirement& requirement = {},
+               const Wait& wait = {}) const;
+  Status fetch(const TensorRef& ref, const Target& target, const Requirement& requirement = {},
                const Wait& wait = {}) const {
     return fetch(std::span(&ref, 1), std::span(&target, 1), requirement, wait);
   }
@@ -217,6 +286,18 @@ class BEELINE_API Agent {
               const Wait& wait = {}) const {
     return push(std::span(&ref, 1), std::span(&source, 1), requirement, wait);
   }
+
+  // As fetch() and push(), on a thread of the agent: they return at once. Of those that were started at most four run
+  // at a time with one other agent; others wait for them, within `timeout`, which runs from here on. References are
+  // kept until it has ended, and `memory` of tensors; what is borrowed must be kept as long by the caller. What does
+  // not fit is refused here: kInvalidArgument. kSystem where the process may have no thread or descriptor. The end of
+  // the agent waits for those that were started.
+  [[nodiscard]] Result<Transfer> fetch_async(std::span<const TensorRef> refs, std::span<const Tensor> targets,
+                                             const Requirement& requirement = {}, Timeout timeout = kTimeout) const;
+  [[nodiscard]] Result<Transfer> fetch_async(std::span<const TensorRef> refs, std::span<const Target> targets,
+                                             const Requirement& requirement = {}, Timeout timeout = kTimeout) const;
+  [[nodiscard]] Result<Transfer> push_async(std::span<const TensorRef> refs, std::span<const Tensor> sources,
+                                            const Requirement& requirement = {}, Timeout timeout = kTimeout) const;
 
   // Sends a short message to the agent at that address; kOk once it waits there to be taken. Sent after a push() to the
   // same agent it says that the tensors are there: who takes it finds them filled.
@@ -234,6 +315,8 @@ class BEELINE_API Agent {
   // lives, registered memory in the owner's arena is not reused, and `memory` of the targets is kept.
   [[nodiscard]] Result<Batch> prepare(std::span<const TensorRef> refs, std::span<const Tensor> targets,
                                       const Requirement& requirement = {}, const Wait& wait = {}) const;
+  [[nodiscard]] Result<Batch> prepare(std::span<const TensorRef> refs, std::span<const Target> targets,
+                                      const Requirement& requirement = {}, const Wait& wait = {}) const;
 
   // The tensor over the memory of an agent on this host: no copy, whatever the size, with the strides that it has
   // there. What the owner writes later shows, in pages that this process has not written to; what this process writes
@@ -250,33 +333,22 @@ class BEELINE_API Agent {
                                             const Wait& wait = {}) const;
 
   // Copies tensors as they are now, and makes the copy the newest version of `name` for its subscribers: the caller may
-  // write to them at once, and never waits for readers. `number` is larger than those before; 0 takes the next one.
-  // The newest `keep` versions stay readable, older ones for those who have mapped them. Returns the number.
-  // Of subscribers that relay, `fan_out` get the version from here, and as many from each that has it.
+  // write to them at once, and never waits for readers. Returns the version's number.
   // kInvalidArgument for a number that is not larger, or as register_tensors(); kResourceExhausted when the quota is
   // used up. The version before stays the newest then.
   Result<std::uint64_t> publish(const std::string& name, std::span<const Tensor> tensors,
-                                std::vector<std::string> names = {}, std::uint64_t number = 0, std::size_t keep = 2,
-                                std::size_t fan_out = 3) const;
+                                PublishOptions options = {}) const;
   // No version of the name can be fetched any more; what is mapped stays with those who have it. Subscribers are told.
   void withdraw(const std::string& name) const;
-  struct SubscribeOptions {
-    // Get versions from other subscribers that have them, and give them on. kInvalidArgument where no other agent
-    // reaches this one: it needs `tcp`, or shares memory.
-    bool relay = false;
-  };
   // What the agent at that address publishes under a name, now or later. Fails as connect().
-  [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name, const Wait& wait,
-                                               const SubscribeOptions& options) const;
   [[nodiscard]] Result<Subscription> subscribe(const std::string& address, const std::string& name,
-                                               const Wait& wait = {}) const {
-    return subscribe(address, name, wait, {});
-  }
+                                               const SubscribeOptions& options = {}, const Wait& wait = {}) const;
 
   struct Stats {
     std::uint64_t peers = 0;     // connections that this agent made; now
     std::uint64_t visitors = 0;  // connections that others made; now
     std::uint64_t refused = 0;   // who was not let in
+    std::uint64_t faults = 0;    // made on purpose
     // Of versions that it publishes: copies that subscribers offer, now; how often one of them was given another
     // parent; how often one was sent here beyond the fan-out, since nobody else had room in time.
     std::uint64_t relays = 0, reparented = 0, overdue = 0;

@@ -13,7 +13,10 @@
 #pragma once
 
 #include "beeline/api/agent.h"
+#include "beeline/api/fault.h"
 #include "beeline/api/references.h"
+#include "beeline/api/started.h"
+#include "beeline/api/target.h"
 #include "beeline/api/tensor.h"
 #include "beeline/api/wait.h"
 #include "beeline/base/status.h"

@@ -30,9 +30,13 @@ class BEELINE_API Cancellation {
   std::shared_ptr<Impl> impl_;
 };
 
-// kDeadlineExceeded after `timeout`; none: never.
+// None: for ever.
+using Timeout = std::optional<std::chrono::nanoseconds>;
+inline constexpr Timeout kTimeout = std::chrono::seconds(60);
+
+// kDeadlineExceeded after `timeout`.
 struct Wait {
-  std::optional<std::chrono::nanoseconds> timeout = std::chrono::seconds(60);
+  Timeout timeout = kTimeout;
   const Cancellation* cancellation = nullptr;  // borrowed for the call
 };
 

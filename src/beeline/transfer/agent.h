@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -132,8 +133,10 @@ class Agent : public std::enable_shared_from_this<Agent> {
     std::optional<std::uint32_t> holder = {};
     bool welcome = false;
     std::set<std::uint64_t> schemas = {};  // hashes of those that it knows
-    std::size_t questions = 0;             // that wait for an answer, or whose answer was not taken yet
-    std::size_t untaken = 0;               // of those, the answers that wait to be sent
+    // In place to what was granted to it, by the serial of its question.
+    std::map<std::uint64_t, std::shared_ptr<Regions::GrantedWrite>> writing = {};
+    std::size_t questions = 0;  // that wait for an answer, or whose answer was not taken yet
+    std::size_t untaken = 0;    // of those, the answers that wait to be sent
 
     void count_taken() {
       if (socket.wants_write()) return;
@@ -173,6 +176,10 @@ class Agent : public std::enable_shared_from_this<Agent> {
   bool start_exporters();
   messages::Answer answer(const messages::Ask& asked, const std::string& agent_id);
   Status on_notify(const Visitor& visitor, messages::Notify notify);
+  void begin_write(int fd, std::uint64_t visitor, const std::string& agent_id, const messages::Ask& asked);
+  bool end_write(Visitor& visitor, std::uint64_t serial);
+  void on_written(Visitor& visitor, std::uint64_t serial);
+  Visitor* find_visitor(int fd, std::uint64_t serial);
   void on_subscribe(Visitor& visitor, const std::string& name);
   void tell(Visitor& visitor, BytesView frame);
   void tell_version(Visitor& visitor, const Topic& topic);

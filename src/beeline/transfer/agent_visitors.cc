@@ -16,6 +16,8 @@ using messages::Type;
 
 // That wait for an answer.
 constexpr std::size_t kMaxQuestions = 4096;
+// In place, that go on.
+constexpr std::size_t kMaxWrites = 4096;
 // What a caller may say before it is welcome, in bytes.
 constexpr std::uint32_t kMaxGreeting = 1 << 16;
 
@@ -59,8 +61,7 @@ void Agent::on_visitor(int fd, std::uint32_t events) {
     if (taken && *taken == os::FrameSocket::Taken::kClosed) status = Status(Code::kPeerLost, "closed");
     if (taken && *taken == os::FrameSocket::Taken::kSome) {  // others wait for the lock
       control_.after(Nanos(0), [this, fd, serial = visitor.serial] {
-        const auto again = visitors_.find(fd);
-        if (again != visitors_.end() && again->second.serial == serial) on_visitor(fd, 0);
+        if (find_visitor(fd, serial) != nullptr) on_visitor(fd, 0);
       });
     }
   }
@@ -99,13 +100,17 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     case Type::kAsk: {
       BEELINE_ASSIGN(auto asked, messages::decode<messages::Ask>(Type::kAsk, frame.bytes));
       BEELINE_RETURN_IF_ERROR(count_question(visitor));
+      if (asked.question == static_cast<std::uint8_t>(messages::Question::kBeginWrite)) {
+        control_.defer([this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
+                        asked = std::move(asked)] { begin_write(fd, serial, id, asked); });
+        return Status::ok();
+      }
       const bool is_for_exporter = !asked.path.empty() && start_exporters();
       const auto say = [this, serial = visitor.serial, fd = visitor.socket.fd(), id = visitor.id,
                         asked = std::move(asked)] {
         const messages::Answer said = answer(asked, id);
         const os::Locked locked(lock_);
-        const auto found = visitors_.find(fd);
-        if (found != visitors_.end() && found->second.serial == serial) reply(found->second, said);
+        if (Visitor* const there = find_visitor(fd, serial)) reply(*there, said);
       };
       if (!is_for_exporter) {
         control_.defer(say);
@@ -114,6 +119,11 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
       // Exporters may take their time: on a thread of their own.
       const os::Locked exporters(exporters_lock_);
       exporters_.defer(say);
+      return Status::ok();
+    }
+    case Type::kWritten: {
+      BEELINE_ASSIGN(const auto written, messages::decode<messages::Written>(Type::kWritten, frame.bytes));
+      on_written(visitor, written.serial);
       return Status::ok();
     }
     case Type::kNotify: {
@@ -128,6 +138,45 @@ Status Agent::on_frame(Visitor& visitor, const os::Frame& frame) {
     default:
       return {Code::kCorrupt, "a message that no visitor sends"};
   }
+}
+
+// One that is gone: null.
+Agent::Visitor* Agent::find_visitor(int fd, std::uint64_t serial) {
+  const auto found = visitors_.find(fd);
+  return found != visitors_.end() && found->second.serial == serial ? &found->second : nullptr;
+}
+
+// Without the lock: what it held may end here.
+void Agent::begin_write(int fd, std::uint64_t visitor, const std::string& agent_id, const messages::Ask& asked) {
+  auto begun = regions_->begin_write({asked.slot, asked.generation}, asked.address, asked.length, agent_id);
+  Status status = begun.status();
+  const os::Locked locked(lock_);
+  Visitor* const there = find_visitor(fd, visitor);
+  if (there == nullptr) return;
+  if (status && there->writing.size() >= kMaxWrites) {
+    status = Status(Code::kResourceExhausted, "more than " + std::to_string(kMaxWrites) + " writes at once");
+  }
+  if (status) there->writing.try_emplace(asked.serial, std::move(*begun));
+  reply(*there, {asked, static_cast<std::uint8_t>(status.code()), status.message(), {}});
+}
+
+// False where none has begun. What it held ends without the lock.
+bool Agent::end_write(Visitor& visitor, std::uint64_t serial) {
+  const auto found = visitor.writing.find(serial);
+  if (found == visitor.writing.end()) return false;
+  found->second->end();
+  control_.defer([held = std::move(found->second)] {});
+  visitor.writing.erase(found);
+  return true;
+}
+
+// At once, so that what the visitor says next finds it ended; after its beginning, where that is still to come.
+void Agent::on_written(Visitor& visitor, std::uint64_t serial) {
+  if (end_write(visitor, serial)) return;
+  control_.defer([this, fd = visitor.socket.fd(), id = visitor.serial, serial] {
+    const os::Locked locked(lock_);
+    if (Visitor* const there = find_visitor(fd, id)) end_write(*there, serial);
+  });
 }
 
 Status Agent::count_question(Visitor& visitor) {
@@ -282,6 +331,10 @@ void Agent::dismiss(int fd) {
   control_.forget(fd);
   if (const auto holder = visitors_.at(fd).holder) arena_->drop_holder(*holder);
   for (auto& [name, topic] : topics_) topic.subscribers.erase(fd);
+  // It does not write any more; what its writes held ends without the lock.
+  auto& writing = visitors_.at(fd).writing;
+  for (const auto& [serial, write] : writing) write->end();
+  if (!writing.empty()) control_.defer([held = std::move(writing)] {});
   visitors_.erase(fd);
   for (auto& [name, topic] : topics_) leave_fan_outs(name, topic, fd);
   count_connections();

@@ -29,6 +29,7 @@ enum class Type : std::uint16_t {
   kOffer = 13,       // to a publisher: others may get it from me
   kRecall = 14,      // to who offered: nobody is sent to you any more
   kNotify = 15,      // to whoever takes notifications of a topic; is answered as kAsk is
+  kWritten = 16,     // to an owner: what Question::kBeginWrite has begun has ended
 };
 
 inline constexpr std::uint32_t kVersion = 3;
@@ -61,13 +62,14 @@ struct Returned {
 };
 
 enum class Question : std::uint8_t {
-  kMayWrite = 0,  // was the region granted to me? The answer is empty
-  kContact = 1,   // by what do I find the path's end? Of no region
-  kReadKey = 2,   // by what does the path reach the region?
-  kWriteKey = 3,  // likewise, of a region that was granted
-  kWrites = 4,    // memory::PublicationSlot::writes of the region, now: a u64
-  kNotified = 5,  // only answered: has the notification with that serial been taken? `path` is its topic
-  kAnnounce = 6,  // what its device is to do by now comes first: let the path's exporter announce it. Empty
+  kMayWrite = 0,    // was the region granted to me? The answer is empty
+  kContact = 1,     // by what do I find the path's end? Of no region
+  kReadKey = 2,     // by what does the path reach the region?
+  kWriteKey = 3,    // likewise, of a region that was granted
+  kWrites = 4,      // memory::PublicationSlot::writes of the region, now: a u64
+  kNotified = 5,    // only answered: has the notification with that serial been taken? `path` is its topic
+  kAnnounce = 6,    // what its device is to do by now comes first: let the path's exporter announce it. Empty
+  kBeginWrite = 7,  // do others see from here on that I write to the region? Empty; until kWritten with its serial
 };
 
 struct Ask {
@@ -93,6 +95,11 @@ struct Notify {
   std::uint64_t serial = 0;
   Bytes payload;
   MSGPACK_DEFINE_ARRAY(topic, serial, payload)
+};
+
+struct Written {
+  std::uint64_t serial = 0;  // of the question
+  MSGPACK_DEFINE_ARRAY(serial)
 };
 
 struct Topic {

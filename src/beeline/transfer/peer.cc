@@ -121,6 +121,29 @@ Status Peer::announce(std::string_view path, const Region& region, const os::Wai
   return ask_anew(about(messages::Question::kAnnounce, path, region), wait).status();
 }
 
+Result<std::shared_ptr<void>> Peer::begin_write(const Region& region, const os::Wait& wait) {
+  struct Writing {
+    std::shared_ptr<Peer> peer;
+    std::uint64_t serial;
+    ~Writing() {
+      if (peer->fork_count_ != os::fork_count()) return;
+      peer->requests_.tell(peer, messages::encode(messages::Type::kWritten, messages::Written{serial}));
+    }
+  };
+  BEELINE_RETURN_IF_ERROR(check_alive());
+  messages::Ask asked = about(messages::Question::kBeginWrite, {}, region);
+  asked.serial = next_serial();
+  const auto answer = ask(asked, wait);
+  forget(asked);
+  const Code code = answer.status().code();
+  // Whose answer was not waited for may have begun.
+  const bool is_unknown = code == Code::kDeadlineExceeded || code == Code::kCancelled || code == Code::kInterrupted;
+  std::shared_ptr<Writing> writing;
+  if (answer || is_unknown) writing.reset(new Writing{shared_from_this(), asked.serial});
+  if (!answer) return answer.status();
+  return std::shared_ptr<void>(std::move(writing));
+}
+
 Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
   const auto answer = ask_anew(about(messages::Question::kWrites, {}, region), wait);
   BEELINE_RETURN_IF_ERROR(answer.status());

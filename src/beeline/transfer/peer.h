@@ -61,6 +61,9 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   // kResourceExhausted where it was refused, kInvalidArgument where it is too long. After another failure it may have
   // arrived.
   Status notify(const std::string& topic, BytesView payload, const os::Wait& wait);
+  // Around writes to a region that the peer must have granted to this agent: who reads meanwhile gets kTorn. Until the
+  // result ends, which does not wait.
+  Result<std::shared_ptr<void>> begin_write(const transport::Region& region, const os::Wait& wait);
   // Fills the peer's memory, which it must have granted to this agent.
   Status write(std::span<const transport::Run> runs, const Requirement& requirement, const os::Wait& wait);
   // [offset, offset + length) of the region without a copy. kUnsupported unless it lies in the arena of an agent on

@@ -226,6 +226,23 @@ Status Regions::check_grant(PublicationId id, std::uint64_t address, std::uint64
   return check_writer(*known, agent_id);
 }
 
+Regions::GrantedWrite::GrantedWrite(std::shared_ptr<memory::Arena> arena, PublicationId id,
+                                    std::shared_ptr<const void> hold)
+    : arena_(std::move(arena)), id_(id), hold_(std::move(hold)) {
+  arena_->begin_write(id_);
+}
+
+void Regions::GrantedWrite::end() {
+  if (!std::exchange(has_ended_, true)) arena_->end_write(id_);
+}
+
+Result<std::shared_ptr<Regions::GrantedWrite>> Regions::begin_write(PublicationId id, std::uint64_t address,
+                                                                    std::uint64_t length, std::string_view agent_id) {
+  BEELINE_RETURN_IF_ERROR(check_grant(id, address, length, agent_id));
+  BEELINE_ASSIGN(auto held, hold(id, transport::Access::kWrite, agent_id));
+  return std::make_shared<GrantedWrite>(arena_, id, std::move(held.hold));
+}
+
 Result<Regions::Held> Regions::hold(PublicationId id, transport::Access access, std::string_view agent_id) {
   std::shared_ptr<Registration> registration;  // may be the last to let go of it: not under the lock
   const std::lock_guard guard(mutex_);

@@ -81,6 +81,27 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   [[nodiscard]] Status check_grant(memory::PublicationId id, std::uint64_t address, std::uint64_t length,
                                    std::string_view agent_id) const;
 
+  // A write in place by a peer, which readers are told of as of Registration::begin_write()'s. Keeps the region
+  // registered.
+  class GrantedWrite {
+   public:
+    GrantedWrite(std::shared_ptr<memory::Arena> arena, memory::PublicationId id, std::shared_ptr<const void> hold);
+    ~GrantedWrite() { end(); }
+    GrantedWrite(const GrantedWrite&) = delete;
+    GrantedWrite& operator=(const GrantedWrite&) = delete;
+
+    void end();
+
+   private:
+    const std::shared_ptr<memory::Arena> arena_;
+    const memory::PublicationId id_;
+    const std::shared_ptr<const void> hold_;
+    bool has_ended_ = false;
+  };
+  // Fails as check_grant().
+  Result<std::shared_ptr<GrantedWrite>> begin_write(memory::PublicationId id, std::uint64_t address,
+                                                    std::uint64_t length, std::string_view agent_id);
+
   // Of a region by a peer's back end.
   Result<Held> hold(memory::PublicationId id, transport::Access access, std::string_view agent_id) override;
 

@@ -33,19 +33,18 @@ bool is_pinned(const memory::Arena& arena, const Source& source) {
   return piece.size == 0 || (piece.device.is_host() && arena.offset_of(piece.data, piece.size).has_value());
 }
 
-Result<Registered> register_tensors(Regions& regions, const std::string& owner, std::span<const Source> sources,
-                                    std::vector<std::string> names, std::shared_ptr<void> keep_alive,
-                                    bool with_checksums) {
+Result<Registered> register_tensors(Regions& regions, const std::string& owner, std::shared_ptr<const Schema> schema,
+                                    std::span<const Source> sources, std::vector<std::string> names,
+                                    std::shared_ptr<void> keep_alive, bool with_checksums) {
   BEELINE_RETURN_IF_ERROR(check_names(names, sources.size()));
   auto descriptor = std::make_shared<Descriptor>();
-  auto schema = std::make_shared<Schema>();
   std::vector<Piece> pieces;
+  pieces.reserve(sources.size());
   std::vector<std::uint64_t> distances;  // from where a piece begins to its tensor's first element
   for (const Source& source : sources) {
     const Extent extent = extent_of(*source.spec);
     pieces.push_back(piece_of(source, extent));
     distances.push_back(static_cast<std::uint64_t>(-extent.first));
-    schema->tensors.push_back(*source.spec);
     if (!with_checksums) continue;
     if (!source.device.is_host()) {
       return Status(Code::kUnsupported, "a checksum is taken in the host's memory only");
@@ -55,6 +54,7 @@ Result<Registered> register_tensors(Regions& regions, const std::string& owner, 
   BEELINE_ASSIGN(auto registration, regions.add(pieces, std::move(keep_alive)));
   descriptor->owner = owner;
   descriptor->regions = registration->regions();
+  descriptor->places.reserve(pieces.size());
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const auto position = registration->position(i);
     descriptor->places.push_back({position.region, position.offset + distances[i]});

@@ -23,9 +23,9 @@ struct Registered {
 // Whether a registration by itself keeps the tensor's memory: it lies in one block of the arena, or is none.
 bool is_pinned(const memory::Arena& arena, const Source& source);
 
-// `keep_alive` keeps the memory of the others. Fails as check_names() and Regions::add().
-Result<Registered> register_tensors(Regions& regions, const std::string& owner, std::span<const Source> sources,
-                                    std::vector<std::string> names, std::shared_ptr<void> keep_alive,
-                                    bool with_checksums);
+// `keep_alive` keeps the memory of the others; the schema is the sources'. Fails as check_names() and Regions::add().
+Result<Registered> register_tensors(Regions& regions, const std::string& owner, std::shared_ptr<const Schema> schema,
+                                    std::span<const Source> sources, std::vector<std::string> names,
+                                    std::shared_ptr<void> keep_alive, bool with_checksums);
 
 }  // namespace beeline::transfer

@@ -109,12 +109,12 @@ Status check(const TensorSpec& spec) {
 }
 
 Extent extent_of(const TensorSpec& spec) {
+  if (spec.strides.empty()) return {0, static_cast<std::int64_t>(spec.bytes())};
   const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
-  const auto strides = spec.strides_or_dense();
   Extent extent{0, size};
   for (std::size_t i = 0; i < spec.shape.size(); ++i) {
     if (spec.shape[i] == 0) return {};
-    const std::int64_t reach = (spec.shape[i] - 1) * strides[i] * size;
+    const std::int64_t reach = (spec.shape[i] - 1) * spec.strides[i] * size;
     (reach < 0 ? extent.first : extent.end) += reach;
   }
   return extent;

@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
+#include <future>
 #include <numeric>
 #include <string>
 #include <thread>
@@ -86,6 +89,170 @@ TEST_P(ApiPathTest, ABatchBringsWhatIsThereAtEachRun) {
   }
 }
 
+TEST_P(ApiPathTest, ATargetOfAnotherDtypeIsConvertedIfItSaysSo) {
+  auto source = need(owner_.empty({40, 3}, kFloat32));
+  for (std::size_t i = 0; i < 120; ++i) source.values<float>()[i] = static_cast<float>(i) + 0.25F;
+  const auto ref = need(need(owner_.register_tensor(source)).at(0));
+  std::vector<std::uint16_t> target(120, 0xFFFF);
+  Tensor halves = Tensor::borrow(target.data(), {40, 3});
+  halves.dtype = kBFloat16;
+  const Requirement by_path{.path = GetParam()};
+  EXPECT_EQ(reader_.fetch(ref, halves, by_path).code(), Code::kInvalidArgument);
+  EXPECT_EQ(reader_.fetch(ref, Target{.tensor = halves}, by_path).code(), Code::kInvalidArgument);
+  EXPECT_EQ(target[7], 0xFFFF);
+  const auto is_right = [&] {
+    for (std::size_t i = 0; i < 120; ++i) {
+      const float kept = std::bit_cast<float>(static_cast<std::uint32_t>(target[i]) << 16);
+      if (std::abs(kept - source.values<float>()[i]) > 0.25F) return false;
+    }
+    return target[4] == 0x4088;  // 4.25
+  };
+  const Target converted{.tensor = halves, .convert = true};
+  auto status = reader_.fetch(ref, converted, by_path);
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_TRUE(is_right());
+  std::ranges::fill(target, 0);
+  auto batch = need(reader_.prepare({&ref, 1}, std::span(&converted, 1), by_path));
+  status = batch.run();
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  EXPECT_TRUE(is_right());
+  Tensor integers = halves;
+  integers.dtype = kInt16;
+  EXPECT_EQ(reader_.fetch(ref, Target{.tensor = integers, .convert = true}).code(), Code::kInvalidArgument);
+}
+
+TEST_P(ApiPathTest, ATargetWithScalesIsQuantised) {
+  auto source = need(owner_.empty({3, 300}, kFloat32));
+  for (std::size_t i = 0; i < 900; ++i) source.values<float>()[i] = static_cast<float>(i % 300);
+  const auto ref = need(need(owner_.register_tensor(source)).at(0));
+  std::vector<std::uint8_t> bytes(900);
+  std::vector<float> factors(9, -1);
+  Tensor values = Tensor::borrow(bytes.data(), {3, 300});
+  values.dtype = kFloat8E4M3FN;
+  Target target{.tensor = values, .convert = true, .scales = Scales{Tensor::borrow(factors.data(), {3, 3}), 1, 128}};
+  const auto status = reader_.fetch(ref, target, {.path = GetParam()});
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  for (std::size_t row = 0; row < 3; ++row) {
+    EXPECT_EQ(factors[row * 3], 127.0F / 448);
+    EXPECT_EQ(factors[row * 3 + 1], 255.0F / 448);
+    EXPECT_EQ(factors[row * 3 + 2], 299.0F / 448);
+    EXPECT_EQ(bytes[row * 300 + 127], 0x7E);  // the largest of its block: 448
+    EXPECT_EQ(bytes[row * 300], 0);
+  }
+  target.scales->tensor.shape = {3, 2};
+  EXPECT_EQ(reader_.fetch(ref, target).code(), Code::kInvalidArgument);
+  target.scales->tensor.shape = {3, 3};
+  target.convert = false;
+  EXPECT_EQ(reader_.fetch(ref, target).code(), Code::kInvalidArgument);
+}
+
+TEST_P(ApiPathTest, WhatDiffersFromItsChecksumIsTorn) {
+  const auto source = counted({1000});
+  const auto refs = need(owner_.register_tensor(source, {.checksum = true}));
+  const auto plain = need(owner_.register_tensor(counted({1000})));
+  std::vector<std::int32_t> target(1000);
+  const Tensor filled = Tensor::borrow(target.data(), {1000});
+  const Requirement verified{.path = GetParam(), .verify = true};
+  const auto status = reader_.fetch(need(refs.at(0)), filled, verified);
+  EXPECT_TRUE(status.is_ok()) << status.message();
+  source.values<std::int32_t>()[999] = -1;
+  EXPECT_EQ(reader_.fetch(need(refs.at(0)), filled, verified).code(), Code::kTorn);
+  EXPECT_TRUE(reader_.fetch(need(refs.at(0)), filled, {.path = GetParam()}).is_ok());
+  EXPECT_EQ(reader_.fetch(need(plain.at(0)), filled, verified).code(), Code::kInvalidArgument);
+  const std::vector<TensorRef> all = refs.all();
+  EXPECT_EQ(reader_.prepare(all, std::span(&filled, 1), verified).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(reader_.push(all[0], filled, verified).code(), Code::kInvalidArgument);
+  // Of what is published likewise.
+  const auto versions = need(reader_.subscribe(owner_.address(), "checked"));
+  need(owner_.publish("checked", std::span(&source, 1), {.checksum = true}));
+  const auto version = need(versions.newer_than(0));
+  EXPECT_TRUE(reader_.fetch(need(version.tensors.at(0)), filled, verified).is_ok());
+}
+
+TEST_P(ApiPathTest, WhoFetchesWhileTheOwnerWritesIsTold) {
+  const auto source = counted({1000});
+  const auto refs = need(owner_.register_tensor(source));
+  std::vector<std::int32_t> target(1000);
+  const auto fetch = [&] {
+    return reader_.fetch(need(refs.at(0)), Tensor::borrow(target.data(), {1000}), {.path = GetParam()}).code();
+  };
+  {
+    auto writing = need(owner_.writing(refs));
+    EXPECT_EQ(fetch(), Code::kTorn);
+    writing = need(owner_.writing(refs));  // the first one ends when the second has begun
+    EXPECT_EQ(fetch(), Code::kTorn);
+  }
+  EXPECT_EQ(fetch(), Code::kOk);
+  const auto travelled = need(TensorRefs::from_json(refs.to_json()));
+  EXPECT_EQ(reader_.writing(travelled).status().code(), Code::kInvalidArgument);
+  ASSERT_TRUE(owner_.grant(refs, reader_.address()).is_ok());
+  {
+    const auto writing = need(reader_.writing(travelled));
+    EXPECT_EQ(fetch(), Code::kTorn);
+  }
+  ASSERT_TRUE(reader_.notify(owner_.address(), "nobody", {}).code() == Code::kNotFound);  // was told after the end
+  EXPECT_EQ(fetch(), Code::kOk);
+}
+
+TEST_P(ApiPathTest, ATransferThatWasStartedGoesOnByItself) {
+  const auto source = counted({4, 250});
+  const auto refs = need(owner_.register_tensor(source));
+  ASSERT_TRUE(owner_.grant(refs, reader_.address()).is_ok());
+  const Requirement by_path{.path = GetParam()};
+  std::vector<std::int32_t> target(1000, -1), pushed(1000, 6);
+  std::promise<Code> told;
+  {
+    const std::vector<TensorRef> all = refs.all();
+    const std::vector<Tensor> targets = {Tensor::borrow(target.data(), {4, 250})};
+    const auto fetched = need(reader_.fetch_async(all, targets, by_path));
+    fetched.on_done([&](const Status& status) { told.set_value(status.code()); });
+    EXPECT_EQ(fetched.result().code(), Code::kOk) << fetched.result().message();
+    EXPECT_TRUE(fetched.is_done());
+    fetched.cancel();  // too late
+    EXPECT_EQ(fetched.future().get().code(), Code::kOk);
+  }
+  EXPECT_EQ(told.get_future().get(), Code::kOk);
+  EXPECT_EQ(target[999], 999);
+  const std::vector<Tensor> sources = {Tensor::borrow(pushed.data(), {4, 250})};
+  const bool writes = by_path.path != "shm";
+  const auto gone = need(reader_.push_async(refs.all(), sources, writes ? by_path : Requirement{}));
+  EXPECT_EQ(gone.result().code(), Code::kOk) << gone.result().message();
+  EXPECT_EQ(source.values<std::int32_t>()[999], 6);
+  Code late = Code::kOk;
+  gone.on_done([&](const Status& status) { late = status ? Code::kOk : status.code(); });
+  EXPECT_EQ(late, Code::kOk);
+  EXPECT_EQ(reader_.fetch_async(refs.all(), std::span<const Tensor>()).status().code(), Code::kInvalidArgument);
+  EXPECT_TRUE(need(reader_.fetch_async({}, std::span<const Tensor>())).result().is_ok());
+}
+
+TEST_F(ApiTest, ATransferThatWasStartedEndsByItsTimeoutOrACancellation) {
+  const auto refs = need(owner_.register_tensor(counted({1000})));
+  const std::vector<Fault> faults = {{.kind = Fault::Kind::kStall, .times = 0}};
+  auto stalling = std::make_unique<Agent>(
+      need(Agent::open({.name = "stalling", .folder = folder_, .quota_bytes = 64u << 20, .faults = faults})));
+  auto values = std::make_shared<std::vector<std::int32_t>>(1000, -1);
+  const std::weak_ptr<void> alive = values;
+  Tensor target = Tensor::borrow(values->data(), {1000});
+  target.memory = std::move(values);
+  const auto start = [&](Timeout timeout) {
+    return need(stalling->fetch_async(refs.all(), std::span(&target, 1), {}, timeout));
+  };
+  EXPECT_EQ(start(50ms).result().code(), Code::kDeadlineExceeded);
+  std::vector<Transfer> all;
+  for (int i = 0; i < 6; ++i) all.push_back(start(std::nullopt));  // more than run at a time
+  target = {};
+  EXPECT_FALSE(alive.expired());
+  EXPECT_FALSE(all[5].is_done());
+  all[5].cancel();
+  EXPECT_TRUE(all[5].is_done());  // it had not begun
+  for (const auto& transfer : all) transfer.cancel();
+  for (const auto& transfer : all) EXPECT_EQ(transfer.result().code(), Code::kCancelled);
+  EXPECT_GE(stalling->stats().faults, 1u);
+  stalling.reset();
+  EXPECT_TRUE(alive.expired());
+  all[0].cancel();  // the agent is gone
+}
+
 TEST_F(ApiTest, AnAgentOfTlsIsReachedByItsAddressAlone) {
   const auto opened = Agent::open({.name = "secure",
                                    .tcp = "127.0.0.1:0",
@@ -108,7 +275,7 @@ TEST_F(ApiTest, AnAgentOfTlsIsReachedByItsAddressAlone) {
 
 TEST_F(ApiTest, NamesPartsAndBytesComeBackAsTheyWere) {
   const std::vector<Tensor> tensors = {counted({4, 6}), counted({3})};
-  const auto refs = need(owner_.register_tensors(tensors, {"a", "b"}));
+  const auto refs = need(owner_.register_tensors(tensors, {.names = {"a", "b"}}));
   const auto travelled = need(TensorRefs::from_bytes(refs.to_bytes()));
   EXPECT_EQ(travelled.names(), (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(travelled.bytes(), 27u * 4);
@@ -196,12 +363,12 @@ TEST_F(ApiTest, VersionsAreToldAndNumbered) {
   const auto first = need(versions.newer_than(0));
   EXPECT_EQ(first.number, 1u);
   source.values<std::int32_t>()[0] = 100;  // not in the version that was published
-  EXPECT_EQ(need(owner_.publish("weights", std::span(&source, 1), {"w"}, 7)), 7u);
+  EXPECT_EQ(need(owner_.publish("weights", std::span(&source, 1), {.names = {"w"}, .number = 7})), 7u);
   const auto second = need(versions.newer_than(first.number));
   EXPECT_EQ(second.number, 7u);
   EXPECT_EQ(need(reader_.map(need(first.tensors.at(0)))).values<std::int32_t>()[0], 0);
   EXPECT_EQ(need(reader_.map(need(second.tensors.at("w")))).values<std::int32_t>()[0], 100);
-  EXPECT_EQ(owner_.publish("weights", std::span(&source, 1), {}, 7).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(owner_.publish("weights", std::span(&source, 1), {.number = 7}).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(versions.newer_than(7, {.timeout = 1ms}).status().code(), Code::kDeadlineExceeded);
   owner_.withdraw("weights");
   EXPECT_EQ(need(owner_.publish("after", std::span(&source, 1))), 1u);
@@ -233,7 +400,7 @@ TEST_F(ApiTest, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
                             nowhere, Tensor::borrow(floats.data(), {4})}) {
     EXPECT_EQ(reader_.fetch(ref, bad).code(), Code::kInvalidArgument);
   }
-  EXPECT_EQ(reader_.fetch(std::span(&ref, 1), {}).code(), Code::kInvalidArgument);
+  EXPECT_EQ(reader_.fetch(std::span(&ref, 1), std::span<const Tensor>()).code(), Code::kInvalidArgument);
   const auto other = need(reader_.register_tensor(Tensor::borrow(target.data(), {4})));
   const std::vector<TensorRef> both = {ref, need(other.at(0))};
   const std::vector<Tensor> targets(2, Tensor::borrow(target.data(), {4}));
@@ -244,8 +411,8 @@ TEST_F(ApiTest, WhatDoesNotFitIsRefusedBeforeAnythingIsWritten) {
   EXPECT_EQ(reader_.fetch(ref, targets[0], {.path = "pigeon"}).code(), Code::kUnsupported);
   EXPECT_EQ(owner_.empty({-1}, kInt32).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(owner_.empty({1 << 30}, kInt32).status().code(), Code::kResourceExhausted);
-  EXPECT_EQ(owner_.register_tensors(targets, {"a", "a"}).status().code(), Code::kInvalidArgument);
-  EXPECT_EQ(owner_.register_tensors(targets, {"a"}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(owner_.register_tensors(targets, {.names = {"a", "a"}}).status().code(), Code::kInvalidArgument);
+  EXPECT_EQ(owner_.register_tensors(targets, {.names = {"a"}}).status().code(), Code::kInvalidArgument);
   EXPECT_EQ(TensorRefs::from_json("{}").status().code(), Code::kCorrupt);
   EXPECT_EQ(TensorRefs::from_bytes({}).status().code(), Code::kCorrupt);
   EXPECT_EQ(Agent::open({}).status().code(), Code::kInvalidArgument);
@@ -304,9 +471,9 @@ TEST_F(ApiTest, ASubscriberThatRelaysHasACopyOfItsOwnForOthers) {
   std::vector<std::int32_t> values(1000);
   std::iota(values.begin(), values.end(), 0);
   const Tensor tensor = Tensor::borrow(values.data(), {1000});
-  need(publisher.publish("w", {&tensor, 1}, {}, 0, 2, 1));
-  const auto early = need(first.subscribe(publisher.address(), "w", {}, {.relay = true}));
-  const auto late = need(second.subscribe(publisher.address(), "w", {}, {.relay = true}));
+  need(publisher.publish("w", {&tensor, 1}, {.fan_out = 1}));
+  const auto early = need(first.subscribe(publisher.address(), "w", {.relay = true}));
+  const auto late = need(second.subscribe(publisher.address(), "w", {.relay = true}));
   EXPECT_FALSE(early.latest().has_value());
   const auto own = need(early.newer_than(0));
   EXPECT_EQ(own.tensors.owner(), first.address());

@@ -339,9 +339,11 @@ TEST_F(CudaIpcTest, ADriverThatFailsIsNamed) {
 TEST_F(CudaIpcTest, ABatchIsRunAgainAndAgain) {
   const CUdeviceptr source = allocate(1 << 16);
   const CUdeviceptr target = allocate(1 << 16);
-  const TensorSpec spec{{0, 8, 1}, {1 << 16}, {}};
-  const Source given{&spec, pointer(source), {Device::kCuda, 0}};
-  auto registered = register_tensors(*owner_->regions(), owner_->address().text(), {&given, 1}, {}, nullptr, false);
+  auto schema = std::make_shared<Schema>();
+  schema->tensors.push_back({{0, 8, 1}, {1 << 16}, {}});
+  const Source given{&schema->tensors[0], pointer(source), {Device::kCuda, 0}};
+  auto registered =
+      register_tensors(*owner_->regions(), owner_->address().text(), schema, {&given, 1}, {}, nullptr, false);
   ASSERT_TRUE(registered.is_ok()) << registered.status().message();
   const auto remote = RemoteTensor::whole(registered->tensors, 0);
   Copy copy;
