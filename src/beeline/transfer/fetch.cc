@@ -117,7 +117,9 @@ Result<LocalTensor> fit(const TensorSpec& wanted, const std::string& whose, cons
   const bool is_other_shape = local.shape != wanted.shape;
   if (is_other_shape || !(local.dtype == wanted.dtype)) {
     // What would be filled may be converted to, not what is pushed.
-    const char* const hint = is_other_shape || use == Use::kRead ? "" : "; a fetch converts if it is told to (dtype=; in C++ Target::convert)";
+    const char* const hint = is_other_shape || use == Use::kRead
+                                 ? ""
+                                 : "; a fetch converts if it is told to (dtype=; in C++ Target::convert)";
     return Status(Code::kInvalidArgument, "the local tensor is " + text_of(local) + ", " + whose + " " +
                                               text_of(wanted) + hint + "; nothing was written");
   }
@@ -171,9 +173,10 @@ Status check_sums(std::span<const Copy> copies) {
       return {Code::kUnsupported, "a checksum is taken in the host's memory only; nothing was written"};
     }
     if (copy.remote->checksum) continue;
-    return {Code::kInvalidArgument,
-            "a tensor without a checksum cannot be verified: its owner registers or publishes it with checksum, and it is "
-            "fetched whole"};
+    return {
+        Code::kInvalidArgument,
+        "a tensor without a checksum cannot be verified: its owner registers or publishes it with checksum, and it is "
+        "fetched whole"};
   }
   return Status::ok();
 }

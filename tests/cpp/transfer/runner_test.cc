@@ -28,7 +28,7 @@ class RunnerTest : public ::testing::Test {
     std::promise<void> begins;
     std::promise<Status> ends;
     std::future<void> begun = begins.get_future();
-    std::future<Status> ended = ends.get_future();
+    std::shared_future<Status> ended = ends.get_future().share();
     std::shared_ptr<Runner::Started> started;
 
     [[nodiscard]] bool has_begun() const { return begun.wait_for(0s) == std::future_status::ready; }
@@ -44,9 +44,10 @@ class RunnerTest : public ::testing::Test {
     runner_->close();
   }
 
-  std::unique_ptr<One> start(const std::string& peer, Deadline deadline = Deadline::after(kPatience)) {
-    auto one = std::make_unique<One>();
-    auto work = [this, held = one.get()](const os::Wait& wait) {
+  // Lives as long as the test.
+  One* start(const std::string& peer, Deadline deadline = Deadline::after(kPatience)) {
+    One* const one = all_.emplace_back(std::make_unique<One>()).get();
+    auto work = [this, held = one](const os::Wait& wait) {
       held->begins.set_value();
       while (!released_.load()) {
         if (Status status = wait.check(); !status) return status;
@@ -55,7 +56,7 @@ class RunnerTest : public ::testing::Test {
       return Status(Code::kTorn, "let go");
     };
     auto started = runner_->start(peer, deadline, std::move(work),
-                                  [held = one.get()](const Status& status) { held->ends.set_value(status); });
+                                  [held = one](const Status& status) { held->ends.set_value(status); });
     EXPECT_TRUE(started.is_ok()) << started.status().message();
     one->started = std::move(*started);
     return one;
@@ -68,7 +69,7 @@ class RunnerTest : public ::testing::Test {
 };
 
 TEST_F(RunnerTest, FourAtATimeWithOnePeerAndOthersAreNotHeldUp) {
-  for (int i = 0; i < 5; ++i) all_.push_back(start("slow"));
+  for (int i = 0; i < 5; ++i) start("slow");
   for (int i = 0; i < 4; ++i) ASSERT_EQ(all_[i]->begun.wait_for(kPatience), std::future_status::ready);
   const auto other = start("other");
   ASSERT_EQ(other->begun.wait_for(kPatience), std::future_status::ready);
@@ -79,7 +80,7 @@ TEST_F(RunnerTest, FourAtATimeWithOnePeerAndOthersAreNotHeldUp) {
 }
 
 TEST_F(RunnerTest, OneThatWaitsEndsWithItsDeadline) {
-  for (int i = 0; i < 4; ++i) all_.push_back(start("slow"));
+  for (int i = 0; i < 4; ++i) start("slow");
   const auto patient = start("slow");
   const auto late = start("slow", Deadline::after(20ms));
   const auto later = start("slow", Deadline::after(40ms));
@@ -106,7 +107,7 @@ TEST_F(RunnerTest, OneThatRunsIsToldOfItsDeadlineAndOfItsCancellation) {
 }
 
 TEST_F(RunnerTest, OneThatWaitsIsCancelledAtOnce) {
-  for (int i = 0; i < 4; ++i) all_.push_back(start("slow"));
+  for (int i = 0; i < 4; ++i) start("slow");
   const auto first = start("slow");
   const auto second = start("slow");
   runner_->cancel(first->started);
@@ -120,7 +121,7 @@ TEST_F(RunnerTest, OneThatWaitsIsCancelledAtOnce) {
 }
 
 TEST_F(RunnerTest, ItsEndWaitsForAllThatWereStarted) {
-  for (int i = 0; i < 9; ++i) all_.push_back(start("slow"));
+  for (int i = 0; i < 9; ++i) start("slow");
   const auto late = start("slow", Deadline::after(20ms));
   std::thread releaser([&] {
     EXPECT_EQ(late->code(), Code::kDeadlineExceeded);  // while it is being closed, too
@@ -162,7 +163,7 @@ TEST_F(RunnerTest, WhatTheWorkHoldsIsLetGoOfOnceItIsDone) {
 }
 
 TEST_F(RunnerTest, InAChildOfForkItIsTheParents) {
-  all_.push_back(start("a"));
+  start("a");
   ASSERT_EQ(all_[0]->begun.wait_for(kPatience), std::future_status::ready);
   const pid_t child = ::fork();
   if (child == 0) {
