@@ -218,9 +218,9 @@ TEST_P(ApiPathTest, ATransferThatWasStartedGoesOnByItself) {
   const auto gone = need(reader_.push_async(refs.all(), sources, writes ? by_path : Requirement{}));
   EXPECT_EQ(gone.result().code(), Code::kOk) << gone.result().message();
   EXPECT_EQ(source.values<std::int32_t>()[999], 6);
-  Code late = Code::kOk;
-  gone.on_done([&](const Status& status) { late = status ? Code::kOk : status.code(); });
-  EXPECT_EQ(late, Code::kOk);
+  std::promise<Code> late;
+  gone.on_done([&](const Status& status) { late.set_value(status.code()); });
+  EXPECT_EQ(late.get_future().get(), Code::kOk);
   EXPECT_EQ(reader_.fetch_async(refs.all(), std::span<const Tensor>()).status().code(), Code::kInvalidArgument);
   EXPECT_TRUE(need(reader_.fetch_async({}, std::span<const Tensor>())).result().is_ok());
 }
