@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def plugins(tmp_path_factory):
     library = build_hixl_plugin(tmp_path_factory.mktemp("plugins"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEELINE_TRANSPORT_PLUGINS", str(library))
+        patch.setenv("HIXL_EMULATOR_LIBRARY", str(library))  # whose memory of an NPU arrays lie in
         yield library
 
 
@@ -118,13 +120,32 @@ def open_library(path):
         reader.fetch(kept, path=path)
 
 
-def within(namespace: str | None, boot_id: pathlib.Path | None = None) -> list[str]:
-    """What starts a program in a network namespace, and as if on the machine with the boot id in that file."""
+def within(namespace: str | None, boot_id: pathlib.Path | None = None, shm: pathlib.Path | None = None) -> list[str]:
+    """What starts a program in a network namespace, as if on the machine with the boot id in that file, and with that
+    folder as /dev/shm."""
     prefix = ["ip", "netns", "exec", namespace] if namespace else []
-    if boot_id is None:
-        return prefix
-    hidden = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", hidden, str(boot_id), *prefix]
+    for own, place in ((boot_id, "/proc/sys/kernel/random/boot_id"), (shm, "/dev/shm")):
+        if own is not None:
+            hidden = f'mount --bind "$0" {place} && exec "$@"'
+            prefix = ["unshare", "--mount", "sh", "-c", hidden, str(own), *prefix]
+    return prefix
+
+
+NOBODY = 65534
+
+
+@functools.cache
+def limited() -> list[str]:
+    """What starts a program as a user whose threads the kernel limits, which it does not for root; it reads what root
+    reads."""
+    if os.geteuid() != 0:
+        return []
+    kept = "-all,+dac_override"
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--inh-caps={kept}"]
+    command += [f"--ambient-caps={kept}", "--"]
+    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False, timeout=60).returncode != 0:
+        pytest.skip("a program cannot be started as another user here, and root's threads have no limit")
+    return command
 
 
 def beeline(*arguments, check=True, **environment):
@@ -144,6 +165,8 @@ class Owner:
         preload: bool = True,
         namespace: str | None = None,
         boot_id: pathlib.Path | None = None,
+        shm: pathlib.Path | None = None,
+        is_limited: bool = False,
         environ=(),
         **options,
     ):
@@ -153,8 +176,9 @@ class Owner:
 
             environment |= preloading.environment()
         script = pathlib.Path(__file__).with_name("owner.py")
+        prefix = [*within(namespace, boot_id, shm), *(limited() if is_limited else ())]
         self.process = subprocess.Popen(
-            [*within(namespace, boot_id), sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
+            [*prefix, sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -108,6 +108,24 @@ class Allocation:
         driver().on(self.device, "cuMemFree_v2", ctypes.c_uint64(self.address))
 
 
+def capsule_of(array, device, address, versioned=True, readonly=False):
+    """DLPack's form of an array whose storage lies there: `array.like` says of what shape, dtype and strides it is, and
+    the array keeps what the capsule refers to."""
+    like = array.like
+    array._managed = VersionedTensor(major=1) if versioned else ManagedTensor()
+    if versioned:
+        array._managed.flags = int(readonly)
+    count = like.dim()
+    array._shape = (ctypes.c_int64 * count)(*like.shape)
+    array._strides = (ctypes.c_int64 * count)(*like.stride())
+    code, bits, lanes = dtype_row(like.dtype)
+    offset = like.storage_offset() * like.element_size()
+    array._managed.tensor = Tensor(address, *device, count, code, bits, lanes, array._shape, array._strides, offset)
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(ctypes.addressof(array._managed), b"dltensor_versioned" if versioned else b"dltensor", None)
+
+
 class DeviceTensor:
     """What a tensor of the CPU is, on a GPU: its storage, shape and strides. Parts share the allocation."""
 
@@ -161,21 +179,7 @@ class DeviceTensor:
         assert stream == 1, "the consumer works behind the default stream"
         if not self.versioned and options:
             raise TypeError("no such options")
-        self._managed = VersionedTensor(major=1) if self.versioned else ManagedTensor()
-        if self.versioned:
-            self._managed.flags = int(self.readonly)
-        count = self.like.dim()
-        self._shape = (ctypes.c_int64 * count)(*self.like.shape)
-        self._strides = (ctypes.c_int64 * count)(*self.like.stride())
-        code, bits, lanes = dtype_row(self.like.dtype)
-        offset = self.like.storage_offset() * self.like.element_size()
-        self._managed.tensor = Tensor(
-            self.memory.address, CUDA, self.device, count, code, bits, lanes, self._shape, self._strides, offset
-        )
-        make = ctypes.pythonapi.PyCapsule_New
-        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        name = b"dltensor_versioned" if self.versioned else b"dltensor"
-        return make(ctypes.addressof(self._managed), name, None)
+        return capsule_of(self, (CUDA, self.device), self.memory.address, self.versioned, self.readonly)
 
 
 def poisoned(like, device=0):

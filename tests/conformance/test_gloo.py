@@ -227,6 +227,77 @@ def test_a_reader_that_leaves_while_the_group_is_made(engine):
         time.sleep(0.001)
 
 
+# ----- threads that cannot start
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Names of threads that cannot start, as where the process may have no more, and how many may before."""
+    begin, none = threading.Thread.start, {}
+
+    def start(thread):
+        if thread.name in none:
+            if none[thread.name] == 0:
+                raise RuntimeError("can't start new thread")
+            none[thread.name] -= 1
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    return none
+
+
+def expect_nobody(owner):
+    deadline = time.monotonic() + 20
+    while owner._readers:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert owner._strangers == 0
+
+
+def expect_service(engine):
+    connection = engine.connection("owner", engine.owner().contact)
+    connection.open(Bound())
+    connection.close()
+    expect_nobody(engine.owner())
+
+
+def test_an_owner_that_has_no_thread_to_listen_tries_again_when_it_is_asked_again(engine, threads):
+    threads["bee-gloo-accept"] = 0
+    before = descriptors()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="new thread"):
+            engine.owner()
+    assert descriptors() == before
+    threads.clear()
+    expect_service(engine)
+
+
+def test_a_reader_for_whom_there_is_no_thread_is_turned_away_with_a_word(engine, threads, caplog):
+    contact = engine.owner().contact
+    threads["bee-gloo-serve"] = 0
+    with pytest.raises(exceptions.PeerLostError, match="by gloo has ended"):
+        engine.connection("owner", contact).open(Bound())
+    assert "a reader by gloo was turned away: can't start new thread" in caplog.text
+    expect_nobody(engine.owner())
+    threads.clear()
+    expect_service(engine)
+
+
+@pytest.mark.parametrize(
+    ("before", "error"), [(0, RuntimeError), (1, exceptions.PeerLostError)], ids=["reader", "owner"]
+)
+def test_a_side_that_has_no_thread_to_move_by_ends_the_connection_alone(engine, threads, before, error):
+    contact = engine.owner().contact
+    held = descriptors()
+    threads["bee-gloo-move"] = before
+    with pytest.raises(error):
+        engine.connection("owner", contact).open(Bound())
+    expect_nobody(engine.owner())
+    assert descriptors() == held
+    threads.clear()
+    expect_service(engine)
+
+
 # ----- agents
 
 

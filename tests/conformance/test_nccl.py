@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from beeline.transfer import Agent, TensorRefs
 from tests.conformance.conftest import TOKEN, beeline
 from tests.conformance.emulated_gpu import DeviceTensor, driver, on_gpu, poisoned
 from tests.conformance.paths import UNDER_FAULTS
+from tests.conformance.small_disk import fill, mounted
 from tests.conformance.test_fetch import DTYPES, LAYOUTS, same
 
 pytestmark = pytest.mark.usefixtures("emulated_nccl")
@@ -380,6 +382,45 @@ def test_an_error_of_nccls_is_told_with_its_words(start_gpu_owner, fresh, monkey
     with pytest.raises(exceptions.PeerLostError, match="remote process exited"):
         fresh.fetch(refs, [out], path="nccl", timeout_s=60)
     assert bool((out.cpu() == 0xEE).all())
+
+
+FETCH = """
+out = poisoned(torch.zeros(1 << 16, dtype=torch.int64), 1)
+try:
+    {agent}.fetch(kept['refs'], [out], path={path!r}, timeout_s=60)
+    answer = bool((out.cpu() == torch.arange(1 << 16)).all())
+except Exception as error:
+    answer = [type(error).__name__, str(error), bool((out.cpu().view(torch.uint8) == 0xEE).all())]
+"""
+
+
+@pytest.mark.parametrize("size, is_filled", [("4k", False), ("1m", True)], ids=["too small", "full"])
+def test_without_room_in_dev_shm_nccl_says_so_and_other_paths_go_on(start_gpu_owner, folder, tmp_path, size, is_filled):
+    with mounted(tmp_path, size) as shm:
+        if is_filled:
+            fill(shm)
+        there = sorted(os.listdir(shm))
+        options = {"shm": shm, "environ": {"NCCL_EMULATOR_SHM": "/dev/shm"}}
+        owner, reader = start_gpu_owner(**options), start_gpu_owner(**options)
+        refs = owner.register(on_gpu("[torch.arange(1 << 16)]"))
+        reader.run(f"kept['refs'] = TensorRefs.from_json({refs.to_json()!r}); answer = 1")
+        kind, said, is_untouched = reader.run(FETCH.format(agent="agent", path="nccl"))
+        assert kind == "DirectTransportError" and is_untouched, said
+        assert re.search("NCCL says unhandled system error .*failed to extend /dev/shm/.*No space left on device", said)
+        for path in ("cuda_ipc", ""):
+            assert reader.run(FETCH.format(agent="agent", path=path)) is True
+        made = "kept['h'] = [agent.empty((1 << 20,), 'float32').fill_(1.0)]; kept['hr'] = agent.register(kept['h'])"
+        host = owner.run(f"{made}; answer = kept['hr'].to_json()")
+        for path in ("shm", "cma", "object_store", "tcp"):
+            fetched = f"agent.fetch(TensorRefs.from_json({host!r}), path={path!r})"
+            assert reader.run(f"answer = float({fetched}[0].sum())") == 1 << 20, path
+        assert [each.run(COMMS) for each in (owner, reader)] == [0, 0]
+        assert sorted(os.listdir(shm)) == there
+        subprocess.run(["mount", "-o", "remount,size=4m", str(shm)], check=True, timeout=60)
+        # A path that failed is left alone for a while.
+        new = f"kept['new'] = Agent('new', folder={folder!r}, token={TOKEN!r})"
+        reader.run(f"from beeline.transfer import Agent; {new}")
+        assert reader.run(FETCH.format(agent="kept['new']", path="nccl")) is True
 
 
 @pytest.mark.parametrize(

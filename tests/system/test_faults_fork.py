@@ -1,5 +1,10 @@
 """fork() and multiprocessing inside an actor keep their meaning: both sides have copies of their own."""
 
+import processes
+import pytest
+
+from tests.conformance.paths import MISSING
+
 PRELUDE = """
     import numpy as np
 
@@ -181,3 +186,145 @@ def test_child_of_a_driver_that_exits_normally_does_not_end_the_session(start_dr
     )
     assert driver.expect("child") == 0
     assert driver.expect("session") == 1
+
+
+PATHS = [
+    pytest.param(path, marks=pytest.mark.skipif(path in MISSING, reason=MISSING.get(path, "")))
+    for path in ("cma", "tcp", "ucx", "nixl", "gloo")
+]
+
+# A session takes a while: all but one of them are for `./dev test --full`.
+PATHS_OF_SESSIONS = PATHS[:1] + [
+    pytest.param(*path.values, marks=[pytest.mark.full, *path.marks]) for path in PATHS[1:]
+]
+
+SHIPPED = """
+    import torch
+
+    torch.set_num_threads(1)  # a child of fork() waits for ever for its parent's threads of OpenMP
+    N = 1 << 18
+    path = {path!r}
+
+    @ray.remote(num_cpus=0)
+    class Node:
+        def make(self, value):
+            self.kept = torch.full((N,), value)
+            return self.kept
+
+        def look(self, tensor):
+            return tensor.unique().tolist()
+
+    class Exchange:
+        def __init__(self, value):
+            self.producer, self.consumer = Node.remote(), Node.remote()
+            self.made = self.producer.make.options(tensor_transport=path).remote(value)
+            self.own = ray.put(torch.full((N,), value), _tensor_transport=path)
+
+        def look(self):  # from actor to actor, from this process, and to it
+            calls = [
+                lambda: ray.get(self.consumer.look.remote(self.made)),
+                lambda: ray.get(self.consumer.look.remote(self.own)),
+                lambda: ray.get(self.made).unique().tolist(),
+            ]
+            return [tried(call)[1] for call in calls]
+
+    ray.init(num_cpus=1)
+    exchange = Exchange(1.0)
+    say("parent", exchange.look())
+    child = os.fork()
+    if child == 0:
+        ray.init(num_cpus=1)
+        say("child", Exchange(2.0).look())
+        ray.shutdown()
+        {end}
+    say("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    say("parent", exchange.look())
+    say("anew", Exchange(3.0).look())
+    hear()
+    ray.shutdown()
+    say("down")
+    hear()
+"""
+
+
+# What a child is told of a library that does not bear fork(), of which its parent has made use.
+REFUSALS = {"ucx": "forked from one that had used UCX, which does not bear that"}
+
+
+def _is_seen(seen, path, value):
+    return REFUSALS.get(path, repr([value])) in seen
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", pytest.param("sys.exit(0)", marks=pytest.mark.full)])
+@pytest.mark.parametrize("path", PATHS_OF_SESSIONS)
+def test_child_of_a_driver_that_has_shipped_tensors_opens_a_session_of_its_own(start_driver, session_folder, path, end):
+    driver = start_driver(SHIPPED.format(path=path, end=end))
+    assert driver.expect("parent") == ["[1.0]"] * 3
+    between_actors, *others = driver.expect("child")
+    assert between_actors == "[2.0]"
+    assert all(_is_seen(seen, path, 2.0) for seen in others), others
+    assert driver.expect("ended") == 0
+    assert driver.expect("parent") == ["[1.0]"] * 3
+    assert driver.expect("anew") == ["[3.0]"] * 3
+    servants = driver.servants()
+    driver.tell()
+    driver.expect("down")
+    assert processes.still_alive(servants) == []
+    assert [str(file) for file in session_folder.rglob("*") if not file.is_dir()] == []
+
+
+AGENTS = """
+    import torch
+    from beeline.transfer import Agent, TensorRefs
+
+    torch.set_num_threads(1)  # as above
+    N = 1 << 18
+    path = {path!r}
+    token = "of both"
+
+    def look(agent, text, path=path):
+        fetch = lambda: agent.fetch(TensorRefs.from_json(text), path=path, timeout_s=30)[0].unique().tolist()
+        return tried(fetch)[1]
+
+    owner, reader = Agent("owner", tcp="127.0.0.1:0", token=token), Agent("reader", token=token)
+    kept = owner.register([torch.full((N,), 1.0)])
+    say("parent", look(reader, kept.to_json()))
+    for number in (2.0, 3.0):
+        (from_parent, to_child), (from_child, to_parent) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            with Agent("child", tcp="127.0.0.1:0", token=token) as own:
+                refs = own.register([torch.full((N,), number)])
+                say("child", [look(own, kept.to_json()), look(own, kept.to_json(), path="")])
+                os.write(to_parent, refs.to_json().encode() + b"\\n")
+                os.read(from_parent, 1)  # until the parent has looked
+            {end}
+        os.close(from_parent), os.close(to_parent)
+        with open(from_child) as lines:
+            say("of the child", look(reader, lines.readline()))
+            os.write(to_child, b"x")
+        os.close(to_child)
+        say("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        say("parent", look(reader, kept.to_json()))
+    reader.close()
+    owner.close()
+    say("closed")
+    hear()
+"""
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", pytest.param("sys.exit(0)", marks=pytest.mark.full)])
+@pytest.mark.parametrize("path", PATHS)
+def test_child_of_a_program_that_has_moved_tensors_opens_an_agent_of_its_own(start_driver, session_folder, path, end):
+    driver = start_driver(AGENTS.format(path=path, end=end))
+    assert driver.expect("parent") == "[1.0]"
+    for number in (2.0, 3.0):
+        seen, by_any_path = driver.expect("child")
+        assert _is_seen(seen, path, 1.0) and by_any_path == "[1.0]", seen
+        assert _is_seen(driver.expect("of the child"), path, number)
+        assert driver.expect("ended") == 0
+        assert driver.expect("parent") == "[1.0]"
+    driver.expect("closed")
+    assert [str(file) for file in session_folder.rglob("*") if not file.is_dir()] == []
+    driver.tell()
+    assert driver.wait() == 0

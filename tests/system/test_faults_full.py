@@ -1,10 +1,10 @@
 """A full disk under the session's folder costs log files, counters and what needs a file, and nothing else."""
 
-import shutil
-import subprocess
-
 import processes
 import pytest
+
+from tests.conformance.paths import MISSING
+from tests.conformance.small_disk import mounted
 
 SCRIPT = """
     from beeline import _core
@@ -59,9 +59,9 @@ TENSORS_SCRIPT = """
                 file.write(bytes(512))
         except OSError:
             pass
-    say("full", {path: total_by(path) for path in ("auto", "cma", "tcp")})
+    say("full", {{path: total_by(path) for path in {paths}}})
     os.unlink(filler)
-    say("free", {path: total_by(path) for path in ("auto", "cma", "tcp")})
+    say("free", {{path: total_by(path) for path in {paths}}})
     hear()
     ray.shutdown()
     say("down")
@@ -70,12 +70,8 @@ TENSORS_SCRIPT = """
 
 @pytest.fixture
 def full_disk(session_folder):
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(session_folder)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    yield
-    subprocess.run(["umount", "-l", str(session_folder)], check=True)
+    with mounted(session_folder, "128k"):
+        yield
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -94,12 +90,18 @@ def test_a_full_disk_for_log_files(start_driver):
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_for_what_tensors_need(start_driver):
+@pytest.mark.parametrize(
+    "paths",
+    [["auto", "cma", "tcp"], pytest.param(["auto", "ucx", "nixl", "gloo", "tcp"], marks=pytest.mark.full)],
+    ids=" ".join,
+)
+def test_a_full_disk_for_what_tensors_need(start_driver, session_folder, paths):
     pytest.importorskip("torch")
-    driver = start_driver(TENSORS_SCRIPT)
+    paths = [path for path in paths if path not in MISSING]
+    driver = start_driver(TENSORS_SCRIPT.format(paths=paths))
     full = driver.expect("full")
-    assert [full["auto"], full["cma"]] == [1 << 18] * 2
     assert 'No room for the token of tensor_transport="tcp"' in full["tcp"]
+    assert full == dict.fromkeys(paths, 1 << 18) | {"tcp": full["tcp"]}
     assert driver.expect("free") == dict.fromkeys(full, 1 << 18)
     driver.tell()
     driver.expect("down")
@@ -107,3 +109,4 @@ def test_a_full_disk_for_what_tensors_need(start_driver):
     output = driver.output()
     assert "keeps no counters: reserve space for counters: No space left on device" in output
     assert "keeps no counters that others can read" in output
+    assert [str(path) for path in session_folder.rglob("*") if not path.is_dir()] == []

@@ -22,7 +22,7 @@ Status ControlLoop::start() {
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
     return Status::from_errno("watch an eventfd", errno);
   }
-  thread_ = start_thread([this] { run(); });
+  BEELINE_ASSIGN(thread_, try_start_thread([this] { run(); }));
   return Status::ok();
 }
 

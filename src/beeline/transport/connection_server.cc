@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
 
 #include "beeline/base/bytes.h"
@@ -99,7 +100,7 @@ void ConnectionServer::accept_loop(int listener, Accept accept) {
       add(std::move(*accepted), accept == os::accept_tcp);
     } else if (!accepted && accepted.status().system_error() != 0) {
       // Out of descriptors: the reader waits in the backlog until one is free.
-      turn_away(os::Fd());
+      turn_away(os::Fd(), accepted.status());
       wait.deadline = Deadline::after(std::chrono::milliseconds(50));
       (void)os::wait_ready(stopping_->fd(), POLLIN, wait, "a descriptor");
       wait.deadline = Deadline::never();
@@ -107,15 +108,18 @@ void ConnectionServer::accept_loop(int listener, Accept accept) {
   }
 }
 
-void ConnectionServer::turn_away(os::Fd fd) {
-  if (options_.turn_away) options_.turn_away(std::move(fd));
+void ConnectionServer::turn_away(os::Fd fd, const Status& why) {
+  if (options_.turn_away) options_.turn_away(std::move(fd), why);
 }
 
 void ConnectionServer::add(os::Fd fd, bool must_prove) {
   join_ended();
   os::keep_from_children(fd.get());
   const std::lock_guard guard(mutex_);
-  if (connections_.size() >= kMaxConnections) return turn_away(std::move(fd));
+  if (connections_.size() >= kMaxConnections) {
+    return turn_away(std::move(fd), {Code::kResourceExhausted, "the owner serves " + std::to_string(kMaxConnections) +
+                                                                   " connections already, the most there can be"});
+  }
   os::Fd opening;
   if (must_prove) {
     make_room_for_opening();
@@ -131,7 +135,7 @@ void ConnectionServer::add(os::Fd fd, bool must_prove) {
     connection.thread = std::move(*thread);
   } else {
     connections_.pop_back();
-    turn_away(std::move(*own));
+    turn_away(std::move(*own), thread.status().with_context("at the owner, for one more connection"));
   }
 }
 

@@ -33,8 +33,9 @@ class ConnectionServer {
     std::string thread_name;  // at most 15 characters
     // What one connection is about, until it ends; on a thread of its own.
     std::function<void(Caller caller)> serve;
-    // For whom there is no room any more, or (not open) no descriptor, until when it waits; on the thread that accepts.
-    std::function<void(os::Fd connection)> turn_away = {};
+    // For whom there is no room any more, no thread, or (not open) no descriptor, until when it waits; on the thread
+    // that accepts.
+    std::function<void(os::Fd connection, const Status& why)> turn_away = {};
   };
 
   explicit ConnectionServer(Options options) : options_(std::move(options)) {}
@@ -65,7 +66,7 @@ class ConnectionServer {
   Status start(os::Fd listener, Accept accept);
   void accept_loop(int listener, Accept accept);
   Result<os::TcpAddress> listen_with_lock(const os::TcpAddress& address);
-  void turn_away(os::Fd fd);
+  void turn_away(os::Fd fd, const Status& why);
   void add(os::Fd fd, bool must_prove);
   void make_room_for_opening();
   void run(Connection& connection, os::Fd fd);

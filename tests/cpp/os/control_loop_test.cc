@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "no_threads.h"
+
 namespace beeline::os {
 namespace {
 
@@ -115,6 +117,19 @@ TEST_F(ControlLoopTest, TimersRunInTheOrderOfTheirTimes) {
   EXPECT_TRUE(eventually([&] { return order.size() == 3; }));
   const Locked locked(lock_);
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+}
+
+TEST(ControlLoopThreadTest, WithoutAThreadTheStartIsAnErrorAndCanBeTriedAgain) {
+  const LimitedUser user;
+  if (!user.is_so()) GTEST_SKIP() << "this process cannot become another user's, and root's threads have no limit";
+  StateLock lock;
+  ControlLoop loop(lock);
+  {
+    const NoThreads none;
+    EXPECT_EQ(loop.start().system_error(), EAGAIN);
+  }
+  EXPECT_TRUE(loop.start());
+  loop.stop();
 }
 
 TEST_F(ControlLoopTest, NothingRunsAfterStop) {

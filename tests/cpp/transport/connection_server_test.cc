@@ -12,10 +12,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <iterator>
+#include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "beeline/os/unix_socket.h"
+#include "no_threads.h"
 
 namespace beeline::transport {
 namespace {
@@ -51,6 +56,10 @@ class ConnectionServerTest : public ::testing::Test {
     EXPECT_TRUE(connected.is_ok()) << connected.status().message();
     return std::move(*connected);
   }
+  std::string why() {
+    const std::lock_guard guard(mutex_);
+    return why_;
+  }
   template <typename Done>
   static void wait_until(Done&& done) {
     while (!done()) {
@@ -59,8 +68,14 @@ class ConnectionServerTest : public ::testing::Test {
     }
   }
 
+  static auto descriptors() {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator());
+  }
+
   std::atomic<int> turned_away_{0};         // for whom there was no room
   std::atomic<int> without_descriptor_{0};  // rounds in which nobody could be accepted
+  std::mutex mutex_;
+  std::string why_;  // the last one; needs mutex_
   std::unique_ptr<ConnectionServer> server_ = std::make_unique<ConnectionServer>(ConnectionServer::Options{
       .thread_name = "test-serve",
       .serve =
@@ -71,7 +86,14 @@ class ConnectionServerTest : public ::testing::Test {
               say(caller.connection.get(), letter);
             }
           },
-      .turn_away = [this](const os::Fd& fd) { ++(fd.is_open() ? turned_away_ : without_descriptor_); },
+      .turn_away =
+          [this](const os::Fd& fd, const Status& why) {
+            {
+              const std::lock_guard guard(mutex_);
+              why_ = why.message();
+            }
+            ++(fd.is_open() ? turned_away_ : without_descriptor_);
+          },
   });
 };
 
@@ -112,6 +134,7 @@ TEST_F(ConnectionServerTest, BeyondItsRoomCallersAreTurnedAway) {
   const os::Fd beyond = by_unix();
   EXPECT_EQ(hear(beyond.get()), '\0');
   EXPECT_EQ(turned_away_, 1);
+  EXPECT_NE(why().find("256 connections already"), std::string::npos) << why();
   callers.pop_back();
   wait_until([&] { return server_->connections() < ConnectionServer::kMaxConnections; });
   EXPECT_EQ(hear(by_unix().get()), 'h');
@@ -203,6 +226,48 @@ TEST_F(ConnectionServerTest, WhoGetsTheLastDescriptorIsServedThoughItCannotMakeW
   EXPECT_EQ(without_descriptor_, 0);
 }
 #endif
+
+TEST_F(ConnectionServerTest, WithoutAThreadCallersAreTurnedAwayAndOthersGoOn) {
+  const LimitedUser user;
+  if (!user.is_so()) GTEST_SKIP() << "this process cannot become another user's, and root's threads have no limit";
+  const os::Fd one = by_unix(), other = by_tcp();
+  ASSERT_EQ(hear(one.get()), 'h');
+  ASSERT_EQ(hear(other.get()), 'h');
+  const auto before = descriptors();
+  {
+    const NoThreads none;
+    EXPECT_EQ(hear(by_unix().get()), '\0');
+    EXPECT_EQ(hear(by_tcp().get()), '\0');
+    EXPECT_EQ(turned_away_, 2);
+    EXPECT_NE(why().find("start a thread"), std::string::npos) << why();
+    EXPECT_EQ(server_->connections(), 2u);
+    for (const int fd : {one.get(), other.get()}) {
+      ASSERT_TRUE(say(fd, 'x'));
+      EXPECT_EQ(hear(fd), 'x');
+    }
+  }
+  EXPECT_EQ(descriptors(), before);
+  EXPECT_EQ(hear(by_unix().get()), 'h');
+  EXPECT_EQ(hear(by_tcp().get()), 'h');
+}
+
+TEST_F(ConnectionServerTest, WithoutAThreadNothingListensAndTheNextCallTriesAgain) {
+  const LimitedUser user;
+  if (!user.is_so()) GTEST_SKIP() << "this process cannot become another user's, and root's threads have no limit";
+  {
+    const NoThreads none;
+    EXPECT_EQ(server_->unix_name().status().code(), Code::kSystem);  // and what wakes its threads is made
+    const auto before = descriptors();
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(server_->unix_name().status().system_error(), EAGAIN);
+      EXPECT_EQ(server_->tcp_address("127.0.0.1").status().system_error(), EAGAIN);
+      EXPECT_EQ(server_->listen({"127.0.0.1", 0}).status().system_error(), EAGAIN);
+    }
+    EXPECT_EQ(descriptors(), before);
+  }
+  EXPECT_EQ(hear(by_unix().get()), 'h');
+  EXPECT_EQ(hear(by_tcp().get()), 'h');
+}
 
 TEST_F(ConnectionServerTest, AChildOfForkLeavesItsParentsServerAlone) {
   const os::Fd caller = by_unix();

@@ -16,6 +16,7 @@
 #include "beeline/transport/nixl/session.h"
 #include "beeline/transport/nixl/transport.h"
 #include "nixl_emulator.h"
+#include "no_threads.h"
 
 namespace beeline::transport::nixl {
 namespace {
@@ -244,28 +245,63 @@ TEST_F(NixlTest, AFailureCostsItsTransferAloneAndWhatItHadUnderWayTouchesNothing
   EXPECT_EQ(std::memcmp(target_.data(), memory_.data(), kSize - 16), 0);
 }
 
-TEST_F(NixlTest, AHoldIsKeptUntilWhatWasGivenUpIsQuiet) {
-  const Region region = owner_.add(memory_.data(), memory_.size());
-  const auto metadata = unpack<Contact>(*owner_.contact({}, kPatience), "a contact");
-  const auto session = *Session::open(**open_library(find_library(options_)), Reach::kAny, *metadata);
-  const auto keys = unpack<std::vector<std::tuple<std::uint64_t, std::uint64_t, Bytes>>>(
-      *owner_.key({}, region, Access::kRead, kPatience), "keys");
-  const auto reached = *unpack<ExtentContact>(std::get<2>(keys->front()), "a key");
-  const Extent extent{reached.address, kSize - 16, reached.metadata};
-  ASSERT_TRUE(*session->load({&extent, 1}));
-  auto hold = std::make_shared<int>(0);
-  const std::weak_ptr<int> held = hold;
-  const Strip strip{target_.data(), reached.address, 1000};
-  set_mode(Mode::kHeld);
-  const auto status =
-      session->transfer(capi::kRead, {&strip, 1}, Deadline::after(std::chrono::milliseconds(20)), std::move(hold));
-  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
-  EXPECT_FALSE(held.expired());
+// A session with the owner's region loaded, and the strip that is read of it.
+class GivenUpTest : public NixlTest {
+ protected:
+  // Gives up a transfer while nothing moves; what it holds is what is returned.
+  std::weak_ptr<int> give_up() {
+    auto hold = std::make_shared<int>(0);
+    std::weak_ptr<int> held = hold;
+    set_mode(Mode::kHeld);
+    const auto status =
+        session_->transfer(capi::kRead, {&strip_, 1}, Deadline::after(std::chrono::milliseconds(20)), std::move(hold));
+    EXPECT_EQ(status.code(), Code::kDeadlineExceeded) << status.message();
+    EXPECT_FALSE(held.expired());
+    return held;
+  }
+  static bool ends(const std::weak_ptr<int>& held) {
+    const auto deadline = Deadline::after(std::chrono::seconds(20));
+    while (!held.expired() && !deadline.passed()) std::this_thread::yield();
+    return held.expired();
+  }
+
+  const Region region_ = owner_.add(memory_.data(), memory_.size());
+  const std::shared_ptr<Session> session_ =
+      *Session::open(**open_library(find_library(options_)), Reach::kAny,
+                     *unpack<Contact>(*owner_.contact({}, kPatience), "a contact"));
+  const Strip strip_ = [this] {
+    const auto keys = unpack<std::vector<std::tuple<std::uint64_t, std::uint64_t, Bytes>>>(
+        *owner_.key({}, region_, Access::kRead, kPatience), "keys");
+    const auto reached = *unpack<ExtentContact>(std::get<2>(keys->front()), "a key");
+    const Extent extent{reached.address, kSize - 16, reached.metadata};
+    EXPECT_TRUE(*session_->load({&extent, 1}));
+    return Strip{target_.data(), reached.address, 1000};
+  }();
+};
+
+TEST_F(GivenUpTest, AHoldIsKeptUntilWhatWasGivenUpIsQuiet) {
+  const auto held = give_up();
   set_mode(Mode::kPrompt);
-  const auto deadline = Deadline::after(std::chrono::seconds(20));
-  while (!held.expired() && !deadline.passed()) std::this_thread::yield();
-  EXPECT_TRUE(held.expired());
+  EXPECT_TRUE(ends(held));
   EXPECT_EQ(target_.front(), std::byte{0xEE});
+}
+
+TEST_F(GivenUpTest, WithoutAThreadAHoldIsKeptUntilTheNextOneIsGivenUp) {
+  const LimitedUser user;
+  if (!user.is_so()) GTEST_SKIP() << "this process cannot become another user's, and root's threads have no limit";
+  std::weak_ptr<int> first;
+  {
+    const NoThreads none;
+    first = give_up();
+  }
+  set_mode(Mode::kPrompt);
+  EXPECT_TRUE(session_->transfer(capi::kRead, {&strip_, 1}, kPatience, nullptr));
+  EXPECT_EQ(std::memcmp(target_.data(), memory_.data(), 1000), 0);
+  EXPECT_FALSE(first.expired());
+  const auto second = give_up();
+  set_mode(Mode::kPrompt);
+  EXPECT_TRUE(ends(first));
+  EXPECT_TRUE(ends(second));
 }
 
 TEST_F(NixlTest, AnUndoneRegistrationIsStaleAndItsSuccessorReached) {

@@ -14,6 +14,7 @@
 #include "beeline/transport/object_store/messages.h"
 #include "beeline/transport/object_store/server.h"
 #include "beeline/transport/object_store/transport.h"
+#include "no_threads.h"
 
 namespace beeline::transport::object_store {
 namespace {
@@ -164,6 +165,29 @@ TEST_F(ObjectStoreTest, MoreConnectionsThanThereCanBeAreToldSo) {
     ASSERT_EQ(code, Code::kResourceExhausted);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+}
+
+TEST_F(ObjectStoreTest, WithoutAThreadAReaderIsToldSoAndOthersGoOn) {
+  const LimitedUser user;
+  if (!user.is_so()) GTEST_SKIP() << "this process cannot become another user's, and root's threads have no limit";
+  const auto key = extent();
+  auto socket = open();
+  const auto asked = request(Op::kRead, 0, {{key, 0, 8, 1, 0}});
+  EXPECT_EQ(ask(socket, asked), Code::kOk);
+  {
+    const NoThreads none;
+    auto late = connect();
+    os::Frame answer;
+    ASSERT_TRUE(late.receive_within(answer, kPatience));
+    Reader reader(answer.bytes);
+    EXPECT_EQ(static_cast<Code>(reader.read<Reply>().code), Code::kSystem);
+    const std::string why(as_text(reader.read_bytes(reader.left())));
+    EXPECT_NE(why.find("start a thread"), std::string::npos) << why;
+    EXPECT_TRUE(ends(late));
+    EXPECT_EQ(ask(socket, asked), Code::kOk);
+  }
+  auto next = open();
+  EXPECT_EQ(ask(next, asked), Code::kOk);
 }
 
 // Nobody reads memory that was withdrawn: a reader in a loop against a registration that ends, and memory that goes.

@@ -1,9 +1,12 @@
 // AN EMULATOR of HiXL for tests: moves bytes over TCP between two processes, with that interface's states and codes.
-// The owner's side checks that what is asked for was registered there. No part of it is a product, or fast.
+// The owner's side checks that what is asked for was registered there. An NPU's memory is memory of the process at
+// addresses that the processor cannot touch (a stray access is a SIGSEGV), given out by hixl_emulator_allocate() below;
+// what is registered must be what its type says. No part of it is a product, or fast.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +17,8 @@
 #include <cstring>
 #include <future>
 #include <list>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -96,6 +101,56 @@ Clock::time_point after(std::int32_t millis) {
 
 const auto kForever = Clock::time_point::max() - std::chrono::hours(24);
 
+// The one NPU of this process.
+class Npu {
+ public:
+  static Npu& own() {
+    static auto* const npu = new Npu();  // never destroyed: threads run until the process ends
+    return *npu;
+  }
+
+  std::uintptr_t allocate(std::size_t bytes) {
+    constexpr std::size_t kGuard = std::size_t{64} << 10;  // between any two
+    const std::size_t room = (bytes + kGuard - 1) / kGuard * kGuard + kGuard;
+    void* const place = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (place == MAP_FAILED) return 0;
+    const std::lock_guard guard(mutex_);
+    const auto address = reinterpret_cast<std::uintptr_t>(place);
+    memory_[address] = {std::make_unique<char[]>(bytes), bytes, room};
+    return address;
+  }
+
+  void free(std::uintptr_t address) {
+    const std::lock_guard guard(mutex_);
+    const auto found = memory_.find(address);
+    ::munmap(reinterpret_cast<void*>(address), found->second.room);
+    memory_.erase(found);
+  }
+
+  // Where the emulator reaches it: the same address for memory of the host; null where it is neither in whole.
+  char* reach(std::uintptr_t address, std::size_t length, bool* is_of_npu = nullptr) {
+    const std::lock_guard guard(mutex_);
+    const auto after = memory_.upper_bound(address);
+    const auto before = after == memory_.begin() ? memory_.end() : std::prev(after);
+    const bool is_near = before != memory_.end() && address - before->first < before->second.room;
+    const bool meets_next = after != memory_.end() && address + length > after->first;
+    if (is_of_npu != nullptr) *is_of_npu = is_near;
+    if (meets_next) return nullptr;
+    if (!is_near) return reinterpret_cast<char*>(address);
+    const std::size_t inside = address - before->first;
+    const bool is_inside = inside <= before->second.length && length <= before->second.length - inside;
+    return is_inside ? before->second.own.get() + inside : nullptr;
+  }
+
+ private:
+  struct Allocation {
+    std::unique_ptr<char[]> own;
+    std::size_t length = 0, room = 0;
+  };
+  std::mutex mutex_;
+  std::map<std::uintptr_t, Allocation> memory_;  // needs mutex_
+};
+
 }  // namespace
 
 class Hixl::HixlImpl {
@@ -134,8 +189,11 @@ class Hixl::HixlImpl {
     initialized_ = false;
   }
 
-  Status register_mem(const MemDesc& mem, MemHandle& handle) {
+  Status register_mem(const MemDesc& mem, MemType type, MemHandle& handle) {
     if (!initialized_ || mem.addr == 0 || mem.len == 0) return PARAM_INVALID;
+    bool is_of_npu = false;
+    if (Npu::own().reach(mem.addr, mem.len, &is_of_npu) == nullptr) return PARAM_INVALID;
+    if (is_of_npu != (type == MEM_DEVICE)) return PARAM_INVALID;
     const std::lock_guard guard(mutex_);
     registered_.push_back({mem.addr, mem.len});
     handle = &registered_.back();
@@ -287,7 +345,7 @@ class Hixl::HixlImpl {
     if (const Status heard = link.receive(&answer, sizeof answer, until); heard != SUCCESS) return heard;
     if (answer != SUCCESS) return answer;
     for (const auto& piece : pieces) {
-      auto* local = reinterpret_cast<char*>(piece.local_addr);
+      char* const local = Npu::own().reach(piece.local_addr, piece.len);
       const Status moved = link.move(local, piece.len, operation == WRITE, until);
       if (moved != SUCCESS) return moved;
     }
@@ -352,7 +410,7 @@ class Hixl::HixlImpl {
     for (const Piece& piece : pieces) {
       for (std::uint64_t at = 0; at < piece.length; at += slice.size()) {
         const Piece part{piece.address + at, std::min<std::uint64_t>(slice.size(), piece.length - at)};
-        auto* memory = reinterpret_cast<char*>(part.address);
+        char* const memory = Npu::own().reach(part.address, part.length);
         const bool out = request.kind == Kind::kRead;
         if (!out && link.receive(slice.data(), part.length, kForever) != SUCCESS) return FAILED;
         {
@@ -400,9 +458,9 @@ Status Hixl::Initialize(const AscendString& local_engine, const std::map<AscendS
 void Hixl::Finalize() {
   impl_->finalize();
 }
-Status Hixl::RegisterMem(const MemDesc& mem, MemType /*type*/, MemHandle& mem_handle) {
+Status Hixl::RegisterMem(const MemDesc& mem, MemType type, MemHandle& mem_handle) {
   if (const Status said = told("register"); said != SUCCESS) return said;
-  return impl_->register_mem(mem, mem_handle);
+  return impl_->register_mem(mem, type, mem_handle);
 }
 Status Hixl::DeregisterMem(MemHandle mem_handle) {
   return impl_->deregister_mem(mem_handle);
@@ -440,3 +498,16 @@ Status Hixl::GetNotifies(std::vector<NotifyDesc>& notifies) {
 }
 
 }  // namespace hixl
+
+// What no HiXL has: memory of the NPU, which the SDK of its driver gives out, and copies to it and from it.
+extern "C" __attribute__((visibility("default"))) std::uintptr_t hixl_emulator_allocate(std::size_t bytes) {
+  return hixl::Npu::own().allocate(bytes);
+}
+extern "C" __attribute__((visibility("default"))) void hixl_emulator_free(std::uintptr_t address) {
+  hixl::Npu::own().free(address);
+}
+extern "C" __attribute__((visibility("default"))) void hixl_emulator_copy(std::uintptr_t to, std::uintptr_t from,
+                                                                          std::size_t bytes) {
+  hixl::Npu& npu = hixl::Npu::own();
+  std::memmove(npu.reach(to, bytes), npu.reach(from, bytes), bytes);
+}

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -46,7 +47,16 @@ class MeetingPlace {
   ~MeetingPlace() { ::munmap(shared_, sizeof(Shared)); }
   MeetingPlace(const MeetingPlace&) = delete;
 
+  // Before `shared()` is touched: memory that there is no room for is a signal then. 0, or an errno.
+  [[nodiscard]] int reserve() const {
+    const int fd = ::open(file_.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) return errno;
+    const int error = ::posix_fallocate(fd, 0, sizeof(Shared));
+    ::close(fd);
+    return error;
+  }
   [[nodiscard]] Shared& shared() const { return *shared_; }
+  [[nodiscard]] const std::string& file() const { return file_; }
   void remove() const { ::unlink(file_.c_str()); }
 
  private:

@@ -84,6 +84,11 @@ struct Work {
   std::vector<Piece> pieces;
 };
 
+std::string place_of(const std::string& name) {
+  const std::string memory = setting("NCCL_EMULATOR_SHM");
+  return (memory.empty() ? setting("CUDA_EMULATOR_FOLDER") : memory) + "/" + name;
+}
+
 void fail(ncclComm_t comm, ncclResult_t code, const char* why) {
   comm->last_error = why;
   comm->state.store(code);
@@ -99,6 +104,11 @@ void start(ncclComm_t comm, Body&& body) {
 }
 
 void meet(ncclComm_t comm, int device) {
+  if (const int error = comm->place->reserve(); error != 0) {
+    const std::string why = "Error: failed to extend " + comm->place->file() + " to " + std::to_string(sizeof(Shared)) +
+                            " bytes, error: " + std::strerror(error) + " (" + std::to_string(error) + ")";
+    return fail(comm, kSystemError, why.c_str());
+  }
   Shared& shared = comm->place->shared();
   shared.devices[comm->rank].store(device + 1);
   const auto has_met = [&] { return !stalls("init") && shared.devices[1 - comm->rank].load() != 0; };
@@ -216,7 +226,7 @@ NCCL_EMULATED ncclGetUniqueId(ncclUniqueId* id) {
   const std::string name = "nccl-" + std::to_string(words[0]) + "-" + std::to_string(words[1]);
   std::memcpy(id->internal, name.c_str(), name.size() + 1);
   // Who gives an id out listens from then on.
-  return MeetingPlace::open(setting("CUDA_EMULATOR_FOLDER") + "/" + name, true) != nullptr ? kSuccess : kSystemError;
+  return MeetingPlace::open(place_of(name), true) != nullptr ? kSuccess : kSystemError;
 }
 
 NCCL_EMULATED ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
@@ -236,7 +246,7 @@ NCCL_EMULATED ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId i
   auto made = std::make_unique<ncclComm>();
   made->rank = rank;
   made->context = context;
-  made->place = MeetingPlace::open(setting("CUDA_EMULATOR_FOLDER") + "/" + name, false);
+  made->place = MeetingPlace::open(place_of(name), false);
   if (made->place == nullptr) return kSystemError;
   ++comms;
   *comm = made.release();
@@ -255,6 +265,7 @@ NCCL_EMULATED ncclCommAbort(ncclComm_t comm) {
   if (comm == nullptr) return kSuccess;
   comm->is_aborted.store(true);
   comm->thread.join();
+  comm->place->remove();
   while (comm->running.load() > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
   delete comm;
   --comms;

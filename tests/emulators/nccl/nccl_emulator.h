@@ -8,10 +8,12 @@
 // is waited for until the communicator is aborted; an abort tells the other side nothing, and what it cuts off counts
 // as done in its stream.
 //
-// Environment: CUDA_EMULATOR_FOLDER (where ranks meet), NCCL_EMULATOR_VERSION (22703), NCCL_EMULATOR_LAUNCH_US that a
-// group is in progress (300), NCCL_EMULATOR_STALL: "init" (ranks never meet), "launch" (groups stay in progress),
-// "move" (nothing moves), "half" (half of a group's first piece moves), NCCL_EMULATOR_ERROR: "init", "launch", "move"
-// (there an asynchronous error, ncclRemoteError). The last two are looked at whenever they matter.
+// Environment: CUDA_EMULATOR_FOLDER (where ranks meet), NCCL_EMULATOR_SHM (where the memory lies by which bytes go from
+// one to the other: NCCL's is in /dev/shm; by default where they meet), NCCL_EMULATOR_VERSION (22703),
+// NCCL_EMULATOR_LAUNCH_US that a group is in progress (300), NCCL_EMULATOR_STALL: "init" (ranks never meet), "launch"
+// (groups stay in progress), "move" (nothing moves), "half" (half of a group's first piece moves), NCCL_EMULATOR_ERROR:
+// "init", "launch", "move" (there an asynchronous error, ncclRemoteError). The last two are looked at whenever they
+// matter.
 #pragma once
 
 #include <cstddef>

@@ -89,7 +89,11 @@ class Link:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.staging = torch.empty(messages.CHUNK_BYTES, dtype=torch.uint8)
         self.thread = threading.Thread(target=self._run, name="bee-gloo-move", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:  # the process may have no more threads
+            control.close()
+            raise
 
     # ----- the control socket
 

@@ -51,7 +51,11 @@ class Owner:
         self._listener.listen(64)
         self.contact = messages.encode_contact(self._secret, name)
         self._accepting = threading.Thread(target=self._accept, name="bee-gloo-accept", daemon=True)
-        self._accepting.start()
+        try:
+            self._accepting.start()
+        except RuntimeError:  # the process may have no more threads
+            self._listener.close()
+            raise
 
     def expose(self, memory: memoryview, writable: bool) -> tuple[bytes, bytes]:
         """(key, key): who has it reads the memory, and writes to it if it is writable, until it is withdrawn."""

@@ -176,7 +176,11 @@ void Session::give_back(std::unique_ptr<Lane> lane, std::shared_ptr<const void> 
   given_up_.push_back(std::move(lane));
   // In a broken session nothing is known to be quiet before its end.
   if (is_broken_) return;
-  if (!watcher_.joinable()) watcher_ = os::start_thread([this] { watch_given_up(); });
+  if (!watcher_.joinable()) {
+    // Where the process may have no more threads, the next one that is given up tries again; until then it stays.
+    auto watcher = os::try_start_thread([this] { watch_given_up(); });
+    if (watcher) watcher_ = std::move(*watcher);
+  }
   changed_.notify_all();
 }
 

@@ -40,13 +40,10 @@ Server::Server()
                           (void)serve(socket, caller.wait);
                         },
                     .turn_away =
-                        [](os::Fd connection) {
+                        [](os::Fd connection, const Status& why) {
                           if (!connection.is_open()) return;
                           os::FrameSocket socket(std::move(connection));
-                          const Status full(Code::kResourceExhausted,
-                                            "the owner serves " + std::to_string(kMaxConnections) +
-                                                " connections already, the most there can be");
-                          (void)answer(socket, 0, full);  // to the first request, which is of chunk 0
+                          (void)answer(socket, 0, why);  // to the first request, which is of chunk 0
                         }}) {}
 
 Result<Bytes> Server::contact() {

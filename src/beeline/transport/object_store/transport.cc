@@ -46,7 +46,8 @@ class Connection {
     BEELINE_ASSIGN(connection->staging_,
                    os::Mapping::map(memory.get(), 0, kStagingBytes, os::Access::kReadWrite, os::Sharing::kShared));
     connection->socket_ = os::FrameSocket(std::move(fd));
-    BEELINE_RETURN_IF_ERROR(connection->socket_.send(view_of(Hello{}), {memory.get()}));
+    const Status greeted = connection->socket_.send(view_of(Hello{}), {memory.get()});
+    if (!greeted) return connection->told(greeted);
     return connection;
   }
 
@@ -83,8 +84,19 @@ class Connection {
     for (const Part& part : asked) {
       writer.write(RunRecord{extent_id(*runs[part.of].key), part.offset, part.length, part.count, part.stride});
     }
-    BEELINE_RETURN_IF_ERROR(socket_.send(frame));
-    return socket_.flush_all(wait);
+    Status sent = socket_.send(frame);
+    if (sent) sent = socket_.flush_all(wait);
+    return sent ? sent : told(sent);
+  }
+
+  // An owner that has no room for a connection says so before it ends it; who writes later sees the end first.
+  Status told(const Status& lost) {
+    os::Frame frame;
+    const auto heard = socket_.receive(frame);
+    if (!heard || *heard != os::FrameSocket::Receive::kFrame) return lost;
+    Reader reader(frame.bytes);
+    const auto reply = reader.read<Reply>();
+    return reader.ok() && reply.code != 0 ? failure(reply, reader) : lost;
   }
 
   Status take(Op op, std::uint32_t chunk, const Asked& asked, const os::Wait& wait) {
@@ -93,14 +105,16 @@ class Connection {
     Reader reader(frame.bytes);
     const auto reply = reader.read<Reply>();
     if (!reader.ok() || reply.chunk != chunk) return {Code::kCorrupt, "a reply that fits no request"};
-    if (reply.code != 0) {
-      return {static_cast<Code>(reply.code), std::string(as_text(reader.read_bytes(reader.left())))};
-    }
+    if (reply.code != 0) return failure(reply, reader);
     if (op == Op::kWrite) return Status::ok();
     for_each_piece(
         asked, staging_.data() + chunk * kChunkBytes,
         [](std::byte* local, std::byte* shared, std::uint64_t length) { std::memcpy(local, shared, length); });
     return Status::ok();
+  }
+
+  static Status failure(const Reply& reply, Reader& reader) {
+    return {static_cast<Code>(reply.code), std::string(as_text(reader.read_bytes(reader.left())))};
   }
 
   os::FrameSocket socket_;

@@ -60,7 +60,7 @@ TcpServer::TcpServer(const Options& options, RegionSource& regions, OnControl on
       tls_(options.tls),
       connections_({.thread_name = "bee-tcp-serve",
                     .serve = [this](ConnectionServer::Caller connected) { run(std::move(connected)); },
-                    .turn_away = [this](const os::Fd& /*connection*/) { refuse(); }}) {}
+                    .turn_away = [this](const os::Fd& /*connection*/, const Status& /*why*/) { refuse(); }}) {}
 
 Result<std::unique_ptr<Server>> TcpServer::start(const Options& options, RegionSource& regions, OnControl on_control) {
   if (options.token.empty()) {

@@ -1,6 +1,6 @@
 // AN EMULATOR'S HEADER: the one-sided engine of Ascend's HiXL as its public documentation describes it (names, states
 // and codes), for machines without NPUs. Programs that are written for it compile against the vendor's header, too.
-// What it stands for "device memory" is the host's. docs/transports.md tells what was tested with it.
+// Its memory of devices is described in hixl_emulator.cc. docs/transports.md tells what was tested with it.
 #pragma once
 
 #include <cstddef>
