@@ -25,13 +25,12 @@ except RuntimeError:
     answer = 'none'
 """
 THREADS = "resource.setrlimit(resource.RLIMIT_NPROC, kept['limit'])"
-# Descriptors and threads, by their names.
+# Descriptors by their names, and how many threads: one that has just begun has no name of its own yet.
 HELD = """
 import os, pathlib
 places = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]
 links = sorted(os.readlink(place).partition(':')[0] for place in places if os.path.lexists(place))
-tasks = sorted((task / 'comm').read_text().strip() for task in pathlib.Path('/proc/self/task').iterdir())
-answer = [links, tasks]
+answer = [links, len(list(pathlib.Path('/proc/self/task').iterdir()))]
 """
 
 
