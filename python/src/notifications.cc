@@ -13,7 +13,7 @@
 namespace beeline::python {
 namespace {
 
-NotificationRow row_of(const transfer::Notification& notification) {
+NotificationRow notification_row(const transfer::Notification& notification) {
   const auto& [id, name, payload] = notification;
   return {id, name, nb::bytes(payload.data(), payload.size())};
 }
@@ -24,11 +24,11 @@ NotificationRow PyNotifications::next(std::optional<double> timeout_s) const {
   const auto wait = wait_for(timeout_s);
   const auto first = without_gil([&] { return own_->next(wait); });
   require(first.status(), "wait for a notification");
-  return row_of(*first);
+  return notification_row(*first);
 }
 
 std::optional<NotificationRow> PyNotifications::poll() const {
-  if (const auto first = own_->poll()) return row_of(*first);
+  if (const auto first = own_->poll()) return notification_row(*first);
   require(own_->ended(), "look for a notification");
   return std::nullopt;
 }

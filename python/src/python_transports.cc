@@ -64,7 +64,7 @@ class Held {
 };
 
 // What the exceptions of beeline.exceptions mean; all others are kSystem.
-constexpr std::pair<const char*, Code> kMeanings[] = {
+constexpr std::pair<const char*, Code> kCodesOfExceptions[] = {
     {"TransferTimeoutError", Code::kDeadlineExceeded},
     {"TransferCancelledError", Code::kCancelled},
     {"PeerLostError", Code::kPeerLost},
@@ -74,7 +74,7 @@ constexpr std::pair<const char*, Code> kMeanings[] = {
     {"TransportUnavailableError", Code::kUnsupported},
 };
 
-std::string text_of(const nb::python_error& error) {
+std::string text_of_error(const nb::python_error& error) {
   try {
     return nb::cast<std::string>(nb::str(error.value()));
   } catch (const std::exception&) {
@@ -89,11 +89,11 @@ Status status_of(nb::python_error& error) {
     return {Code::kInterrupted, "an exception that is no error ended it"};
   }
   const auto exceptions = nb::module_::import_("beeline.exceptions");
-  for (const auto& [name, code] : kMeanings) {
+  for (const auto& [name, code] : kCodesOfExceptions) {
     const nb::object type = exceptions.attr(name);
-    if (error.matches(type)) return {code, text_of(error)};
+    if (error.matches(type)) return {code, text_of_error(error)};
   }
-  return {Code::kSystem, nb::cast<std::string>(error.type().attr("__name__")) + ": " + text_of(error)};
+  return {Code::kSystem, nb::cast<std::string>(error.type().attr("__name__")) + ": " + text_of_error(error)};
 }
 
 // What `call` gives, which runs with the GIL: a Status, or a Result.

@@ -32,7 +32,7 @@ Bytes to_bytes(nb::handle object) {
   return {data, data + bytes.size()};
 }
 
-nb::dict describe(const runtime::Process& process) {
+nb::dict session_facts(const runtime::Process& process) {
   const auto& registered = process.registered();
   return dict_of("session_name", registered.session_name, "session_dir", registered.session_dir, "process_index",
                  registered.index, "pid", process.daemon_pid(), "config",
@@ -69,7 +69,7 @@ nb::dict start_session(const nb::dict& options) {
   process_forks = os::fork_count();
   watch_publications(*the_process);
   heed_signals(*the_process);
-  return describe(*the_process);
+  return session_facts(*the_process);
 }
 
 nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, std::uint64_t capacity_bytes,
@@ -83,7 +83,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
   the_process = std::move(joined).value().release();
   process_forks = os::fork_count();
   heed_signals(*the_process);
-  return describe(*the_process);
+  return session_facts(*the_process);
 }
 
 void stop() {

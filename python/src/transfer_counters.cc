@@ -17,12 +17,12 @@ using transfer::CountersReading;
 constexpr const char* kOperationNames[transfer::kOperations] = {"fetch", "push", "map", "publish"};
 
 // Bytes from outside: what is no UTF-8 shows as such.
-nb::object text_of(const std::string& bytes) {
+nb::object decoded(const std::string& bytes) {
   return nb::steal(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace"));
 }
 
-nb::dict row_of(const CountersReading::Row& row) {
-  return dict_of("peer_id", text_of(row.peer_id), "peer", text_of(row.peer_name), "path", text_of(row.path),
+nb::dict counters_row(const CountersReading::Row& row) {
+  return dict_of("peer_id", decoded(row.peer_id), "peer", decoded(row.peer_name), "path", decoded(row.path),
                  "operation", kOperationNames[static_cast<std::size_t>(row.operation) % transfer::kOperations],
                  "size_class", row.size_class, "nbytes", row.bytes, "nanoseconds", row.nanoseconds, "failures",
                  row.failures, "failovers", row.failovers, "latency", row.latency);
@@ -36,11 +36,11 @@ nb::object read_counters(const std::string& path) {
   }();
   if (reading.status().code() == Code::kNotFound) return nb::none();
   if (!reading) raise_status(reading.status(), "read counters", Work::kAgent);
-  return dict_of("id", text_of(reading->id), "name", text_of(reading->name), "address", text_of(reading->address),
+  return dict_of("id", decoded(reading->id), "name", decoded(reading->name), "address", decoded(reading->address),
                  "pid", reading->pid, "started_ns", reading->started_ns, "alive", reading->alive, "refused",
                  reading->refused, "registrations", reading->registrations, "visitors", reading->visitors, "peers",
                  reading->peers, "unreached", reading->unreached, "rows_lost", reading->rows_lost, "rest",
-                 row_of(reading->rest), "rows", list_of(reading->rows, row_of));
+                 counters_row(reading->rest), "rows", list_of(reading->rows, counters_row));
 }
 
 // None when the file is not there.
@@ -55,7 +55,7 @@ nb::object read_spans(const std::string& path) {
     const std::string_view outcome = code_name(span.outcome);
     return nb::make_tuple(span.begin_ns, span.nanoseconds, span.bytes, span.thread, span.row,
                           kOperationNames[static_cast<std::size_t>(span.operation) % transfer::kOperations],
-                          nb::str(outcome.data(), outcome.size()), text_of(span.name));
+                          nb::str(outcome.data(), outcome.size()), decoded(span.name));
   };
   return dict_of("recorded", reading->recorded, "overwritten", reading->overwritten, "dropped", reading->dropped,
                  "changing", reading->changing, "spans", list_of(reading->spans, span_of));

@@ -19,6 +19,11 @@ using Context = struct CUctx_st*;
 using Stream = struct CUstream_st*;
 using Event = struct CUevent_st*;
 
+// Of memory that unified addressing gives one address on the host and on GPUs.
+inline Address address_of(const std::byte* data) {
+  return reinterpret_cast<std::uintptr_t>(data);
+}
+
 inline constexpr Return kSuccess = 0, kNotReady = 600, kPeerAccessAlreadyEnabled = 704;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr unsigned kEventDisableTiming = 2, kEventInterprocess = 4;

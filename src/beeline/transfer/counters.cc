@@ -22,7 +22,7 @@ std::uint64_t size_with(std::uint32_t rows) {
   return offsetof(CountersFile, rows) + std::uint64_t{rows} * sizeof(CounterRow);
 }
 
-Status corrupt(const std::string& what) {
+Status bad_counters(const std::string& what) {
   return {Code::kCorrupt, "no counters of an agent: " + what};
 }
 
@@ -172,15 +172,15 @@ CounterRow& PeerCounters::find(std::size_t path, Operation operation, std::size_
 
 Result<CountersReading> decode_counters(BytesView file) {
   if (file.size() < sizeof(CountersHeader)) {
-    return corrupt("it has " + std::to_string(file.size()) + " bytes, the header alone " +
-                   std::to_string(sizeof(CountersHeader)));
+    return bad_counters("it has " + std::to_string(file.size()) + " bytes, the header alone " +
+                        std::to_string(sizeof(CountersHeader)));
   }
   Reader reader(file);
-  if (reader.read<std::uint64_t>() != kCountersMagic) return corrupt("it does not begin with \"BELcntr1\"");
+  if (reader.read<std::uint64_t>() != kCountersMagic) return bad_counters("it does not begin with \"BELcntr1\"");
   const auto version = reader.read<std::uint32_t>();
   if (version != kCountersVersion) {
-    return corrupt("it is of version " + std::to_string(version) + ", this release reads version " +
-                   std::to_string(kCountersVersion) + ": read it by the release that the agent runs");
+    return bad_counters("it is of version " + std::to_string(version) + ", this release reads version " +
+                        std::to_string(kCountersVersion) + ": read it by the release that the agent runs");
   }
   const auto row_bytes = reader.read<std::uint32_t>();
   const auto max_rows = reader.read<std::uint32_t>();
@@ -201,24 +201,24 @@ Result<CountersReading> decode_counters(BytesView file) {
   reader.read_bytes(sizeof(AgentNumbers::reserved) + sizeof(CountersHeader::reserved_numbers));
   const BytesView address = reader.read_bytes(kMaxCountedAddress);
   if (row_bytes != sizeof(CounterRow) || max_rows > kMaxCounterRows || rows == 0 || rows > max_rows) {
-    return corrupt(std::to_string(rows) + " rows of at most " + std::to_string(max_rows) + ", " +
-                   std::to_string(row_bytes) + " bytes each");
+    return bad_counters(std::to_string(rows) + " rows of at most " + std::to_string(max_rows) + ", " +
+                        std::to_string(row_bytes) + " bytes each");
   }
-  if (address_bytes > address.size()) return corrupt("an address of " + std::to_string(address_bytes) + " bytes");
-  if (reading.pid <= 0) return corrupt("process " + std::to_string(reading.pid));
+  if (address_bytes > address.size()) return bad_counters("an address of " + std::to_string(address_bytes) + " bytes");
+  if (reading.pid <= 0) return bad_counters("process " + std::to_string(reading.pid));
   reading.address = std::string(as_text(address.first(address_bytes)));
   if (reader.left() < std::size_t{rows} * sizeof(CounterRow)) {
-    return corrupt("it was cut short: it has " + std::to_string(file.size()) + " bytes, its " + std::to_string(rows) +
-                   " rows need " + std::to_string(size_with(rows)));
+    return bad_counters("it was cut short: it has " + std::to_string(file.size()) + " bytes, its " +
+                        std::to_string(rows) + " rows need " + std::to_string(size_with(rows)));
   }
   reading.rows.reserve(rows - 1);
   for (std::uint32_t i = 0; i < rows; ++i) {
     auto& row = i == 0 ? reading.rest : reading.rows.emplace_back();
     row = read_row(reader);
     if (static_cast<std::size_t>(row.operation) >= kCountedOperations || row.size_class >= kSizeClasses) {
-      return corrupt("row " + std::to_string(i) + " is of operation " +
-                     std::to_string(static_cast<unsigned>(row.operation)) + " and size " +
-                     std::to_string(row.size_class));
+      return bad_counters("row " + std::to_string(i) + " is of operation " +
+                          std::to_string(static_cast<unsigned>(row.operation)) + " and size " +
+                          std::to_string(row.size_class));
     }
   }
   return reading;

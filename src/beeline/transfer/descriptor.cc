@@ -42,7 +42,7 @@ struct Packed {
   MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single)
 };
 
-Status corrupt(const std::string& why) {
+Status bad_descriptor(const std::string& why) {
   return {Code::kCorrupt, "no descriptor: " + why};
 }
 
@@ -81,7 +81,7 @@ Status decode_places(BytesView bytes, Descriptor& descriptor) {
     if (hops) region += (first - 1) / 2;
     const std::int64_t gap = hops ? reader.read_signed() : first / 2;
     if (!reader.ok() || region < 0 || region >= static_cast<std::int64_t>(ends.size())) {
-      return corrupt("a tensor in a region that is not there");
+      return bad_descriptor("a tensor in a region that is not there");
     }
     const auto at = static_cast<std::size_t>(region);
     const std::uint64_t offset = ends[at] + static_cast<std::uint64_t>(gap);
@@ -90,24 +90,24 @@ Status decode_places(BytesView bytes, Descriptor& descriptor) {
       const Extent extent = extent_of(spec);
       if (offset > length || static_cast<std::uint64_t>(-extent.first) > offset ||
           static_cast<std::uint64_t>(extent.end) > length - offset) {
-        return corrupt("a tensor of " + std::to_string(spec.bytes()) + " bytes at " + std::to_string(offset) +
-                       " leaves its region of " + std::to_string(length) + " bytes");
+        return bad_descriptor("a tensor of " + std::to_string(spec.bytes()) + " bytes at " + std::to_string(offset) +
+                              " leaves its region of " + std::to_string(length) + " bytes");
       }
     }
     descriptor.places.push_back({static_cast<std::uint32_t>(at), offset});
     ends[at] = offset + spec.bytes();
   }
-  return reader.left() == 0 ? Status::ok() : corrupt("more places than tensors");
+  return reader.left() == 0 ? Status::ok() : bad_descriptor("more places than tensors");
 }
 
 }  // namespace
 
 Status check_region(const Region& region) {
   std::uint64_t end = 0;
-  if (region.length > kMaxLength) return corrupt("a region of " + std::to_string(region.length) + " bytes");
+  if (region.length > kMaxLength) return bad_descriptor("a region of " + std::to_string(region.length) + " bytes");
   if (__builtin_add_overflow(region.address, region.length, &end) ||
       (region.in_arena() && __builtin_add_overflow(region.arena_offset, region.length, &end))) {
-    return corrupt("a region that ends beyond 2^64");
+    return bad_descriptor("a region that ends beyond 2^64");
   }
   return Status::ok();
 }
@@ -144,32 +144,33 @@ Result<std::shared_ptr<const Schema>> Schema::decode(BytesView bytes) {
   auto schema = std::make_shared<Schema>();
   std::vector<DType> dtypes;
   const std::uint64_t dtype_count = reader.read();
-  if (dtype_count > reader.left()) return corrupt("more dtypes than bytes");
+  if (dtype_count > reader.left()) return bad_descriptor("more dtypes than bytes");
   for (std::uint64_t i = 0; i < dtype_count; ++i) {
     const auto code = reader.read();
     const auto bits = reader.read();
     const auto lanes = reader.read();
-    if (code > 0xFF || bits > 0xFF || lanes > 0xFFFF) return corrupt("a dtype that DLPack does not have");
+    if (code > 0xFF || bits > 0xFF || lanes > 0xFFFF) return bad_descriptor("a dtype that DLPack does not have");
     dtypes.push_back(
         {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bits), static_cast<std::uint16_t>(lanes)});
   }
   const std::uint64_t count = reader.read();
-  if (count > reader.left()) return corrupt("more tensors than bytes");
+  if (count > reader.left()) return bad_descriptor("more tensors than bytes");
   schema->tensors.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
     const std::uint64_t head = reader.read();
     const std::uint64_t dtype = head / (kMaxDimensions + 1) / 2;
     const bool strided = head / (kMaxDimensions + 1) % 2 != 0;
     const std::uint64_t dimensions = head % (kMaxDimensions + 1);
-    if (!reader.ok() || dtype >= dtypes.size() || dimensions > reader.left()) return corrupt("a tensor cut short");
+    if (!reader.ok() || dtype >= dtypes.size() || dimensions > reader.left())
+      return bad_descriptor("a tensor cut short");
     TensorSpec spec{dtypes[dtype], {}, {}};
     for (std::uint64_t k = 0; k < dimensions; ++k) spec.shape.push_back(static_cast<std::int64_t>(reader.read()));
     for (std::uint64_t k = 0; strided && k < dimensions; ++k) spec.strides.push_back(reader.read_signed());
-    if (!reader.ok()) return corrupt("a tensor cut short");
-    if (const Status status = check(spec); !status) return corrupt(status.message());
+    if (!reader.ok()) return bad_descriptor("a tensor cut short");
+    if (const Status status = check(spec); !status) return bad_descriptor(status.message());
     schema->tensors.push_back(std::move(spec));
   }
-  if (!reader.ok() || reader.left() != 0) return corrupt("a schema with bytes left over");
+  if (!reader.ok() || reader.left() != 0) return bad_descriptor("a schema with bytes left over");
   return std::shared_ptr<const Schema>(std::move(schema));
 }
 
@@ -202,7 +203,7 @@ Bytes Descriptor::encode(With with) const {
 
 Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known) {
   BEELINE_ASSIGN(auto packed, unpack<Packed>(bytes, "a descriptor"));
-  if (packed.version != kVersion) return corrupt("its version is " + std::to_string(packed.version));
+  if (packed.version != kVersion) return bad_descriptor("its version is " + std::to_string(packed.version));
   Descriptor descriptor;
   descriptor.owner = std::move(packed.owner);
   for (const PackedRegion& region : packed.regions) {
@@ -215,7 +216,7 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
     BEELINE_RETURN_IF_ERROR(check_region(descriptor.regions.back()));
   }
   if (!packed.schema.empty()) {
-    if (hash_of(packed.schema) != packed.schema_hash) return corrupt("a schema that does not match its hash");
+    if (hash_of(packed.schema) != packed.schema_hash) return bad_descriptor("a schema that does not match its hash");
     BEELINE_ASSIGN(descriptor.schema, Schema::decode(packed.schema));
   } else {
     if (known) descriptor.schema = known(packed.schema_hash);
@@ -227,22 +228,22 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
   }
   BEELINE_RETURN_IF_ERROR(decode_places(packed.places, descriptor));
   if (!packed.names.empty() && packed.names.size() != descriptor.places.size()) {
-    return corrupt(std::to_string(packed.names.size()) + " names for " + std::to_string(descriptor.places.size()) +
-                   " tensors");
+    return bad_descriptor(std::to_string(packed.names.size()) + " names for " +
+                          std::to_string(descriptor.places.size()) + " tensors");
   }
   if (std::set<std::string_view>(packed.names.begin(), packed.names.end()).size() != packed.names.size()) {
-    return corrupt("two tensors of one name");
+    return bad_descriptor("two tensors of one name");
   }
   descriptor.names = std::move(packed.names);
   if (!packed.checksums.empty() && packed.checksums.size() != descriptor.places.size() * sizeof(std::uint64_t)) {
-    return corrupt(std::to_string(packed.checksums.size()) + " bytes of checksums for " +
-                   std::to_string(descriptor.places.size()) + " tensors");
+    return bad_descriptor(std::to_string(packed.checksums.size()) + " bytes of checksums for " +
+                          std::to_string(descriptor.places.size()) + " tensors");
   }
   for (Reader reader(packed.checksums); reader.left() > 0;) {
     descriptor.checksums.push_back(reader.read<std::uint64_t>());
   }
   if (packed.single && descriptor.places.size() != 1) {
-    return corrupt(std::to_string(descriptor.places.size()) + " tensors as a single one");
+    return bad_descriptor(std::to_string(descriptor.places.size()) + " tensors as a single one");
   }
   descriptor.single = packed.single;
   return descriptor;

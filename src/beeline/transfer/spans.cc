@@ -18,7 +18,7 @@ static_assert(kMaxCounterRows <= 1u << 16, "a slot has 16 bits for a row");
 
 constexpr std::uint8_t kCodes = static_cast<std::uint8_t>(Code::kTorn) + 1;
 
-Status corrupt(const std::string& what) {
+Status bad_spans(const std::string& what) {
   return {Code::kCorrupt, "no spans of an agent: " + what};
 }
 
@@ -47,8 +47,8 @@ Status read_span(BytesView slot, SpansReading& reading) {
   const auto operation = reader.read<std::uint8_t>();
   const auto outcome = reader.read<std::uint8_t>();
   if (operation >= kOperations || outcome >= kCodes || span.row >= kMaxCounterRows) {
-    return corrupt("a span of operation " + std::to_string(operation) + ", outcome " + std::to_string(outcome) +
-                   ", row " + std::to_string(span.row));
+    return bad_spans("a span of operation " + std::to_string(operation) + ", outcome " + std::to_string(outcome) +
+                     ", row " + std::to_string(span.row));
   }
   span.operation = static_cast<Operation>(operation);
   span.outcome = static_cast<Code>(outcome);
@@ -107,15 +107,15 @@ void Spans::write_name(SpanSlot& slot, std::string_view name) {
 Result<SpansReading> decode_spans(BytesView first, BytesView file, BytesView last) {
   for (const BytesView copy : {first, file, last}) {
     if (copy.size() < sizeof(SpansFile)) {
-      return corrupt("it has " + std::to_string(copy.size()) + " bytes of " + std::to_string(sizeof(SpansFile)));
+      return bad_spans("it has " + std::to_string(copy.size()) + " bytes of " + std::to_string(sizeof(SpansFile)));
     }
   }
   Reader reader(last);
-  if (reader.read<std::uint64_t>() != kSpansMagic) return corrupt("it does not begin with \"BELspan1\"");
+  if (reader.read<std::uint64_t>() != kSpansMagic) return bad_spans("it does not begin with \"BELspan1\"");
   const auto version = reader.read<std::uint32_t>();
   if (version != kSpansVersion) {
-    return corrupt("it is of version " + std::to_string(version) + ", this release reads version " +
-                   std::to_string(kSpansVersion) + ": read it by the release that the agent runs");
+    return bad_spans("it is of version " + std::to_string(version) + ", this release reads version " +
+                     std::to_string(kSpansVersion) + ": read it by the release that the agent runs");
   }
   const auto slot_bytes = reader.read<std::uint32_t>();
   const auto slots = reader.read<std::uint32_t>();
@@ -124,8 +124,8 @@ Result<SpansReading> decode_spans(BytesView first, BytesView file, BytesView las
   reader.read<std::uint64_t>();
   reading.id = field_text(reader.read_bytes(sizeof(SpansHeader::id)));
   if (slot_bytes != sizeof(SpanSlot) || slots != kSpansOfRing || reading.pid <= 0) {
-    return corrupt("rings of " + std::to_string(slots) + " slots, " + std::to_string(slot_bytes) +
-                   " bytes each, of process " + std::to_string(reading.pid));
+    return bad_spans("rings of " + std::to_string(slots) + " slots, " + std::to_string(slot_bytes) +
+                     " bytes each, of process " + std::to_string(reading.pid));
   }
   for (std::size_t ring = 0; ring < kSpanRings; ++ring) {
     Reader state(reader.read_bytes(sizeof(SpanRing)));
@@ -138,7 +138,7 @@ Result<SpansReading> decode_spans(BytesView first, BytesView file, BytesView las
       const auto before = Reader(slot_of(first, ring, i)).read<std::uint64_t>();
       const auto after = Reader(slot_of(last, ring, i)).read<std::uint64_t>();
       const Holding held = holding(after);
-      if (held.any && held.number % kSpansOfRing != i) return corrupt("span " + std::to_string(held.number));
+      if (held.any && held.number % kSpansOfRing != i) return bad_spans("span " + std::to_string(held.number));
       if (!held.any || before != after) continue;
       ++found;
       BEELINE_RETURN_IF_ERROR(read_span(slot, reading));

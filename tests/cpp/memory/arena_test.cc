@@ -13,11 +13,10 @@
 
 #include "beeline/memory/peer_arena.h"
 #include "beeline/os/unix_socket.h"
+#include "memory/sizes.h"
 
 namespace beeline::memory {
 namespace {
-
-constexpr std::uint64_t kMiB = 1 << 20;
 
 TEST(IntervalSetTest, InsertsErasesAndFinds) {
   IntervalSet set;

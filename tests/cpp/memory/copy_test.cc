@@ -7,12 +7,12 @@
 #include <random>
 #include <vector>
 
+#include "memory/sizes.h"
 #include "seed.h"
 
 namespace beeline::memory {
 namespace {
 
-constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::byte kUntouched{0xee};
 
 // Small ones, and large ones that go past the caches.

@@ -14,12 +14,11 @@
 #include <thread>
 #include <vector>
 
+#include "memory/sizes.h"
 #include "seed.h"
 
 namespace beeline::memory {
 namespace {
-
-constexpr std::size_t kMiB = 1 << 20;
 
 class HeapTest : public ::testing::Test {
  protected:

@@ -11,11 +11,10 @@
 #include "beeline/memory/arena.h"
 #include "beeline/os/memory_calls.h"
 #include "beeline/os/pagemap.h"
+#include "memory/sizes.h"
 
 namespace beeline::memory {
 namespace {
-
-constexpr std::uint64_t kMiB = 1 << 20;
 
 std::uint8_t byte_at(const std::byte* data) {
   return static_cast<std::uint8_t>(*data);

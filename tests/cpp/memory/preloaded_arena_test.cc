@@ -9,6 +9,7 @@
 
 #include "beeline/memory/arena.h"
 #include "beeline/memory/peer_arena.h"
+#include "memory/sizes.h"
 
 #ifdef BEELINE_PRELOAD_PATH
 
@@ -16,7 +17,6 @@ namespace beeline::memory {
 namespace {
 
 constexpr const char* kMarker = "BEELINE_TEST_PRELOADED";
-constexpr std::uint64_t kMiB = 1 << 20;
 
 // Runs the named test in a fresh process that has the library; true when it passed there.
 bool passes_preloaded(const char* test, const char* setting = "1") {

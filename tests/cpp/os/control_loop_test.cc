@@ -8,11 +8,10 @@
 #include <vector>
 
 #include "no_threads.h"
+#include "patience.h"
 
 namespace beeline::os {
 namespace {
-
-constexpr auto kPatience = std::chrono::seconds(20);
 
 class ControlLoopTest : public ::testing::Test {
  protected:

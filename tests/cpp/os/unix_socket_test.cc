@@ -15,13 +15,13 @@
 #include <random>
 #include <thread>
 
+#include "patience.h"
 #include "seed.h"
 
 namespace beeline::os {
 namespace {
 
 using Receive = FrameSocket::Receive;
-constexpr auto kPatience = std::chrono::seconds(20);
 
 struct Header {
   std::uint32_t size;

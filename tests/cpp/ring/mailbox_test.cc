@@ -9,13 +9,11 @@
 #include <thread>
 #include <vector>
 
+#include "patience.h"
+#include "short_form.h"
+
 namespace beeline::ring {
 namespace {
-
-bool is_short() {
-  return std::getenv("BEELINE_TEST_SHORT") != nullptr;
-}
-constexpr auto kPatience = std::chrono::seconds(20);
 
 class MailboxTest : public ::testing::Test {
  protected:

@@ -13,15 +13,12 @@
 
 #include "beeline/os/fd.h"
 #include "seed.h"
+#include "short_form.h"
 
 namespace beeline::ring {
 namespace {
 
 using Peek = Consumer::Peek;
-
-bool is_short() {
-  return std::getenv("BEELINE_TEST_SHORT") != nullptr;
-}
 
 class RingTest : public ::testing::Test {
  protected:

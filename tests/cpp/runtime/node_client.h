@@ -13,10 +13,9 @@
 
 #include "beeline/os/process.h"
 #include "beeline/runtime/launch.h"
+#include "patience.h"
 
 namespace beeline::runtime::node {
-
-inline constexpr auto kPatience = std::chrono::seconds(20);
 
 // A place of its own for the sessions of one test, so that "nothing is left" can be checked.
 class SessionPlace {

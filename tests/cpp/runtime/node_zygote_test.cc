@@ -12,7 +12,7 @@ namespace {
 using control::ActorState;
 using control::Type;
 
-constexpr const char* kWorker = R"(
+constexpr const char* kWorkerModule = R"(
 import importlib.util, os, socket, struct, sys
 from msgspec import msgpack
 def main(session_dir, token):
@@ -53,7 +53,7 @@ class RealZygoteTest : public ::testing::Test {
     const auto root = std::filesystem::path(BEELINE_SOURCE_FOLDER) / "python/beeline";
     std::filesystem::copy_file(root / "_zygote.py", package / "_zygote.py");
     std::ofstream(package / "__init__.py") << "";
-    std::ofstream(package / "_worker.py") << kWorker;
+    std::ofstream(package / "_worker.py") << kWorkerModule;
     options_ = fake_options();
     options_.zygote_command = {python_, "-m", "beeline._zygote"};
     options_.zygote_env = {{"PYTHONPATH", place_.path() + "/modules"}};

@@ -11,17 +11,13 @@
 #include <thread>
 #include <vector>
 
+#include "patience.h"
 #include "seed.h"
+#include "short_form.h"
 
 namespace beeline::runtime {
 namespace {
-
-constexpr auto kPatience = std::chrono::seconds(20);
 constexpr std::size_t kChannels = 8;
-
-bool is_short() {
-  return std::getenv("BEELINE_TEST_SHORT") != nullptr;
-}
 
 // Messages are counts: a sender raises `sent` of its channel and rings; draining copies it to `seen`.
 class ProgressTest : public ::testing::Test {

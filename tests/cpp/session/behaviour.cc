@@ -16,7 +16,7 @@ using store::ErrorKind;
 using store::make_failure;
 using store::PayloadPtr;
 
-constexpr auto kPatience = std::chrono::seconds(60);
+constexpr auto kLongestCall = std::chrono::seconds(60);
 constexpr const char* kFunctions[] = {"sum", "fetch", "die", "garble", "flaky", "wrap", "make", "big", "check", "idle"};
 
 PayloadPtr invalid(const std::string& what) {
@@ -178,7 +178,7 @@ PayloadPtr Worker::fetch(IncomingCall& call) {
     if (Entry* entry = process_->restore(ref)) entries.push_back(entry);
   }
   PayloadPtr failure;
-  if (process_->wait(entries, entries.size(), Deadline::after(kPatience)) != WaitOutcome::kDone) {
+  if (process_->wait(entries, entries.size(), Deadline::after(kLongestCall)) != WaitOutcome::kDone) {
     failure = invalid("a reference inside the arguments did not become ready");
   }
   for (Entry* entry : entries) {
@@ -230,7 +230,7 @@ PayloadPtr Worker::check(IncomingCall& call) {
     if (!payload) return invalid("a call was started without its arguments");
     if (payload->is_error()) return payload;
     if (!payload->placement) continue;
-    auto opened = process_->open(*payload->placement, Deadline::after(kPatience));
+    auto opened = process_->open(*payload->placement, Deadline::after(kLongestCall));
     if (!opened.is_ok()) return make_failure(ErrorKind::kObjectLost, opened.status().message());
     const auto expected = static_cast<std::byte>(numbers_of(*payload).at(0));
     for (const auto& buffer : opened->buffers) {

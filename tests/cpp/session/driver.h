@@ -11,15 +11,11 @@
 #include <vector>
 
 #include "beeline/runtime/process.h"
+#include "patience.h"
 #include "session/behaviour.h"
+#include "short_form.h"
 
 namespace beeline::runtime::session {
-
-inline constexpr auto kPatience = std::chrono::seconds(20);
-
-inline bool is_short() {
-  return std::getenv("BEELINE_TEST_SHORT") != nullptr;
-}
 
 class SessionTest : public ::testing::Test {
  protected:

@@ -14,13 +14,13 @@
 #include <vector>
 
 #include "beeline/runtime/process.h"
+#include "patience.h"
 #include "session/behaviour.h"
 
 namespace beeline::runtime::session {
 
 class ScriptedTest : public ::testing::Test {
  protected:
-  static constexpr auto kPatience = std::chrono::seconds(20);
   using Entry = store::Entry;
 
   void SetUp() override {

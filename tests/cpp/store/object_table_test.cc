@@ -9,6 +9,7 @@
 #include <set>
 
 #include "seed.h"
+#include "short_form.h"
 
 namespace beeline::store {
 namespace {
@@ -551,9 +552,7 @@ class World {
 
 TEST(ObjectHistoryTest, NothingIsFreedWhileHeldAndEverythingAtTheEnd) {
   const std::uint64_t first = test_seed();
-  const int rounds = std::getenv("BEELINE_TEST_SEED") != nullptr    ? 1
-                     : std::getenv("BEELINE_TEST_SHORT") != nullptr ? 20
-                                                                    : 100;
+  const int rounds = std::getenv("BEELINE_TEST_SEED") != nullptr ? 1 : is_short() ? 20 : 100;
   for (int round = 0; round < rounds; ++round) {
     const std::uint64_t seed = first + static_cast<std::uint64_t>(round);
     SCOPED_TRACE("BEELINE_TEST_SEED=" + std::to_string(seed));

@@ -14,14 +14,13 @@
 
 #include "beeline/transfer/fetch.h"
 #include "beeline/transport/builtin.h"
+#include "patience.h"
+#include "poison.h"
 
 namespace beeline::transfer {
 namespace {
 
 using transport::Region;
-
-constexpr std::byte kPoison{0xEE};
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 
 class AgentTest : public ::testing::TestWithParam<const char*> {
  protected:
@@ -65,7 +64,7 @@ class AgentTest : public ::testing::TestWithParam<const char*> {
     return std::move(*added);
   }
   static std::shared_ptr<Peer> meet(Agent& from, Agent& to) {
-    auto peer = from.peer(to.address().text(), kPatience);
+    auto peer = from.peer(to.address().text(), patience());
     EXPECT_TRUE(peer.is_ok()) << peer.status().message();
     return std::move(*peer);
   }
@@ -83,7 +82,7 @@ TEST_P(AgentTest, AWholeRegionArrives) {
     std::vector<std::byte> target(size + 2, kPoison);
     const Region region = registration->regions().at(0);
     const transport::Run run{&region, 0, target.data() + 1, size};
-    const auto status = meet(*reader_, *owner_)->read({&run, 1}, by_path(), kPatience);
+    const auto status = meet(*reader_, *owner_)->read({&run, 1}, by_path(), patience());
     ASSERT_TRUE(status.is_ok()) << status.message();
     EXPECT_EQ(std::memcmp(target.data() + 1, source.data, size), 0) << size;
     EXPECT_EQ(target.front(), kPoison);
@@ -107,7 +106,7 @@ TEST_P(AgentTest, ManySmallAndStridedRunsArrive) {
     }
     at += 80;
   }
-  const auto status = meet(*reader_, *owner_)->read(runs, by_path(), kPatience);
+  const auto status = meet(*reader_, *owner_)->read(runs, by_path(), patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(target, expected);
 }
@@ -120,7 +119,7 @@ TEST_P(AgentTest, AnUndoneRegistrationIsStale) {
   registration.reset();
   std::vector<std::byte> target(4096, kPoison);
   const transport::Run run{&region, 0, target.data(), 4096};
-  EXPECT_EQ(peer->read({&run, 1}, by_path(), kPatience).code(), Code::kStale);
+  EXPECT_EQ(peer->read({&run, 1}, by_path(), patience()).code(), Code::kStale);
   EXPECT_EQ(std::count(target.begin(), target.end(), kPoison), 4096);
 }
 
@@ -129,7 +128,7 @@ TEST_P(AgentTest, RunsOutsideTheRegionAreRefusedBeforeAnythingMoves) {
   const Region region = registration->regions().at(0);
   std::vector<std::byte> target(4097, kPoison);
   const transport::Run run{&region, 0, target.data(), 4097};
-  EXPECT_EQ(meet(*reader_, *owner_)->read({&run, 1}, by_path(), kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(meet(*reader_, *owner_)->read({&run, 1}, by_path(), patience()).code(), Code::kInvalidArgument);
   EXPECT_EQ(std::count(target.begin(), target.end(), kPoison), 4097);
 }
 
@@ -157,7 +156,7 @@ TEST_P(AgentTest, AClosedOwnerIsGone) {
   const transport::Run run{&region, 0, target.data(), 4096};
   const auto deadline = Deadline::after(std::chrono::seconds(20));
   while (!peer->is_gone() && !deadline.passed()) std::this_thread::yield();
-  const auto status = peer->read({&run, 1}, by_path(), kPatience);
+  const auto status = peer->read({&run, 1}, by_path(), patience());
   EXPECT_EQ(status.code(), Code::kPeerLost) << status.message();
   EXPECT_NE(status.message().find("owner"), std::string::npos);
 }
@@ -174,10 +173,10 @@ TEST_P(OneAgentTest, WritingNeedsAGrant) {
   std::vector<std::byte> source(100'000, std::byte{7});
   const transport::Run run{&region, 0, source.data(), source.size()};
   const auto peer = meet(*reader_, *owner_);
-  EXPECT_EQ(peer->write({&run, 1}, by_path(), kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(peer->write({&run, 1}, by_path(), patience()).code(), Code::kInvalidArgument);
   EXPECT_NE(target.data[1], std::byte{7});
   ASSERT_TRUE(owner_->regions()->grant(region.id, reader_->address().id));
-  const auto status = peer->write({&run, 1}, by_path(), kPatience);
+  const auto status = peer->write({&run, 1}, by_path(), patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_TRUE(std::all_of(target.data, target.data + target.size, [](std::byte b) { return b == std::byte{7}; }));
 }
@@ -195,12 +194,12 @@ TEST_F(PathsTest, ARequiredPathThatCannotIsRefusedWithReasons) {
   std::vector<std::byte> target(4096, kPoison);
   const transport::Run run{&region, 0, target.data(), 4096};
   const auto peer = meet(*reader_, *owner_);
-  const auto status = peer->read({&run, 1}, {"shm", 0}, kPatience);
+  const auto status = peer->read({&run, 1}, {"shm", 0}, patience());
   EXPECT_EQ(status.code(), Code::kUnsupported);
   EXPECT_NE(status.message().find("does not lie in the peer's arena"), std::string::npos) << status.message();
-  EXPECT_EQ(peer->read({&run, 1}, {"", 1e9}, kPatience).code(), Code::kUnsupported);
+  EXPECT_EQ(peer->read({&run, 1}, {"", 1e9}, patience()).code(), Code::kUnsupported);
   EXPECT_EQ(std::count(target.begin(), target.end(), kPoison), 4096);
-  for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(peer->read({&run, 1}, {}, patience()).is_ok());
   const auto explanation = peer->explain(region, 4096, {});
   EXPECT_EQ(explanation.chosen, "cma");
   ASSERT_EQ(explanation.candidates.size(), 8u);
@@ -215,7 +214,7 @@ TEST_F(PathsTest, AnAgentThatSharesNoMemoryIsReachedByTcp) {
   const transport::Run run{&region, 0, target.data(), 4096};
   const auto peer = meet(*reader_, *remote);
   EXPECT_EQ(peer->explain(region, 4096, {}).chosen, "tcp");
-  ASSERT_TRUE(peer->read({&run, 1}, {}, kPatience).is_ok());
+  ASSERT_TRUE(peer->read({&run, 1}, {}, patience()).is_ok());
   EXPECT_EQ(std::memcmp(target.data(), fill(*remote, 4096).data, 4096), 0);
   EXPECT_EQ(peer->map(region, 0, 4096).status().code(), Code::kUnsupported);
 }
@@ -228,7 +227,7 @@ TEST_F(PathsTest, AWrongTokenIsRefused) {
   options.arena = *memory::Arena::open({.capacity_bytes = 1u << 20, .quota_bytes = 1u << 20});
   const auto stranger = *Agent::open(options);
   const auto remote = open("remote", false);
-  const auto refused = stranger->peer(remote->address().text(), kPatience);
+  const auto refused = stranger->peer(remote->address().text(), patience());
   EXPECT_EQ(refused.status().code(), Code::kInvalidArgument) << refused.status().message();
   EXPECT_NE(refused.status().message().find("token"), std::string::npos) << refused.status().message();
 }
@@ -251,19 +250,19 @@ TEST_F(PathsTest, AnAddressOfTlsIsSpokenToByTlsAlone) {
   const Region region = registration->regions().at(0);
   std::vector<std::byte> target(source.size, kPoison);
   const transport::Run run{&region, 0, target.data(), source.size};
-  const auto status = meet(*reader_, remote)->read({&run, 1}, {"tcp", 0}, kPatience);
+  const auto status = meet(*reader_, remote)->read({&run, 1}, {"tcp", 0}, patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(std::memcmp(target.data(), source.data, source.size), 0);
   // Whoever takes TLS out of an address gets nothing but words.
   Address plain = remote.address();
   plain.certificate.clear();
-  EXPECT_EQ(reader_->peer(plain.text(), kPatience).status().code(), Code::kUnsupported);
+  EXPECT_EQ(reader_->peer(plain.text(), patience()).status().code(), Code::kUnsupported);
   const auto deadline = Deadline::after(std::chrono::seconds(20));  // the caller may hear of it first
   while (remote.stats().refused == 0 && !deadline.passed()) std::this_thread::yield();
   EXPECT_EQ(remote.stats().refused, 1u);
   // One that was opened for TLS speaks nothing else by TCP.
   const auto other = open("plain", false);
-  const auto refused = remote.peer(other->address().text(), kPatience).status();
+  const auto refused = remote.peer(other->address().text(), patience()).status();
   EXPECT_EQ(refused.code(), Code::kUnsupported);
   EXPECT_NE(refused.message().find("TLS"), std::string::npos) << refused.message();
   EXPECT_EQ(other->stats().refused, 0u);
@@ -303,9 +302,9 @@ TEST_F(PathsTest, BytesBetweenRegisteredPiecesAreNotServed) {
   std::vector<std::byte> target(8192, kPoison);
   const auto peer = meet(*reader_, *remote);
   const transport::Run between{&region, 4000, target.data(), 200};
-  EXPECT_EQ(peer->read({&between, 1}, {}, kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(peer->read({&between, 1}, {}, patience()).code(), Code::kInvalidArgument);
   const transport::Run both{&region, 0, target.data(), 4096, 2, 32 << 10, 4096};
-  EXPECT_TRUE(peer->read({&both, 1}, {}, kPatience).is_ok());
+  EXPECT_TRUE(peer->read({&both, 1}, {}, patience()).is_ok());
 }
 
 Snapshot snapshot_of(Agent& agent, const std::vector<std::byte>& bytes) {
@@ -319,20 +318,20 @@ Snapshot snapshot_of(Agent& agent, const std::vector<std::byte>& bytes) {
 TEST_F(PathsTest, ASubscriberGetsTheNewestVersion) {
   std::vector<std::byte> bytes(100'000, std::byte{1});
   EXPECT_EQ(*owner_->publish("weights", 0, snapshot_of(*owner_, bytes), 2), 1u);
-  const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
-  auto version = *subscription->newer_than(0, kPatience);
+  const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", patience());
+  auto version = *subscription->newer_than(0, patience());
   EXPECT_EQ(version.number, 1u);
   const auto schema = version.tensors->schema;
   for (std::uint8_t number = 2; number < 6; ++number) {
     std::fill(bytes.begin(), bytes.end(), std::byte{number});
     EXPECT_EQ(*owner_->publish("weights", number, snapshot_of(*owner_, bytes), 2), number);
-    version = *subscription->newer_than(version.number, kPatience);
+    version = *subscription->newer_than(version.number, patience());
     EXPECT_EQ(version.number, number);
     EXPECT_EQ(version.tensors->schema, schema) << "told again, not by its hash";
     std::vector<std::byte> target(bytes.size(), kPoison);
     const auto remote = RemoteTensor::whole(version.tensors, 0);
     const Copy copy{&remote, {target.data(), {}}};
-    const auto status = fetch(*meet(*reader_, *owner_), {&copy, 1}, {}, kPatience);
+    const auto status = fetch(*meet(*reader_, *owner_), {&copy, 1}, {}, patience());
     ASSERT_TRUE(status.is_ok()) << status.message();
     EXPECT_EQ(target, bytes);
   }
@@ -340,11 +339,11 @@ TEST_F(PathsTest, ASubscriberGetsTheNewestVersion) {
   EXPECT_EQ(subscription->newer_than(5, Deadline::after(std::chrono::milliseconds(20))).status().code(),
             Code::kDeadlineExceeded);
   owner_.reset();
-  EXPECT_EQ(subscription->newer_than(5, kPatience).status().code(), Code::kPeerLost);
+  EXPECT_EQ(subscription->newer_than(5, patience()).status().code(), Code::kPeerLost);
 }
 
 TEST_F(PathsTest, AQuestionForAPathThatIsNotThereIsAnswered) {
-  const auto status = meet(*reader_, *owner_)->contact("carrier pigeon", kPatience).status();
+  const auto status = meet(*reader_, *owner_)->contact("carrier pigeon", patience()).status();
   EXPECT_EQ(status.code(), Code::kUnsupported) << status.message();
 }
 
@@ -353,7 +352,7 @@ TEST_F(PathsTest, AnAddressOfAnotherBootIsOfAnotherHost) {
   const auto registration = add(*owner_, {fill(*owner_, 4096)});
   Address elsewhere = owner_->address();
   elsewhere.boot_id = std::string(32, 'f');
-  const auto peer = *reader_->peer(elsewhere.text(), kPatience);
+  const auto peer = *reader_->peer(elsewhere.text(), patience());
   const auto explanation = peer->explain(registration->regions().at(0), 4096, {});
   EXPECT_EQ(explanation.chosen, "tcp");
   EXPECT_NE(explanation.candidates.front().reason.find("on another host"), std::string::npos);
@@ -363,11 +362,12 @@ TEST_F(PathsTest, ASocketThatIsNotReachableFromHereIsAnotherContainers) {
   const auto registration = add(*owner_, {fill(*owner_, 4096)});
   Address hidden = owner_->address();
   hidden.unix_path = folder_ + "/nothing.sock";
-  const auto explanation = (*reader_->peer(hidden.text(), kPatience))->explain(registration->regions().at(0), 4096, {});
+  const auto explanation =
+      (*reader_->peer(hidden.text(), patience()))->explain(registration->regions().at(0), 4096, {});
   EXPECT_EQ(explanation.chosen, "tcp");
   EXPECT_NE(explanation.candidates.front().reason.find("not reachable from here"), std::string::npos);
   hidden.tcp.clear();
-  EXPECT_EQ(reader_->peer(hidden.text(), kPatience).status().code(), Code::kPeerLost);
+  EXPECT_EQ(reader_->peer(hidden.text(), patience()).status().code(), Code::kPeerLost);
 }
 
 TEST_F(PathsTest, AWelcomeThatShowsNoArenaIsNoneOfThisHost) {
@@ -379,15 +379,15 @@ TEST_F(PathsTest, AWelcomeThatShowsNoArenaIsNoneOfThisHost) {
   const auto no_arena = *os::make_memfd("none", 4096);
   for (const std::vector<int>& shown : {std::vector<int>{}, {no_arena.get()}, {no_arena.get(), no_arena.get()}}) {
     auto answering = std::async(std::launch::async, [&] {
-      EXPECT_TRUE(os::wait_ready(listener.get(), POLLIN, kPatience, "a caller"));
+      EXPECT_TRUE(os::wait_ready(listener.get(), POLLIN, patience(), "a caller"));
       os::FrameSocket caller(std::move(*os::accept_unix(listener.get())));
       os::Frame hello;
-      EXPECT_TRUE(caller.receive_within(hello, kPatience));
+      EXPECT_TRUE(caller.receive_within(hello, patience()));
       const messages::Welcome welcome{messages::kVersion, impostor.id, "impostor", 0};
       EXPECT_TRUE(caller.send(messages::encode(messages::Type::kWelcome, welcome), shown));
-      EXPECT_EQ(caller.receive_within(hello, kPatience).code(), Code::kPeerLost) << "it hangs up";
+      EXPECT_EQ(caller.receive_within(hello, patience()).code(), Code::kPeerLost) << "it hangs up";
     });
-    const auto met = reader_->peer(impostor.text(), kPatience).status();
+    const auto met = reader_->peer(impostor.text(), patience()).status();
     EXPECT_EQ(met.code(), Code::kCorrupt) << met.message();
     answering.get();
   }
@@ -395,7 +395,7 @@ TEST_F(PathsTest, AWelcomeThatShowsNoArenaIsNoneOfThisHost) {
 }
 
 TEST_F(PathsTest, AFloodOfQuestionsEndsItsConnectionAndHarmsNobody) {
-  os::FrameSocket flood(std::move(*os::connect_unix(owner_->address().unix_path, kPatience)));
+  os::FrameSocket flood(std::move(*os::connect_unix(owner_->address().unix_path, patience())));
   ASSERT_TRUE(flood.send(messages::encode(messages::Type::kHello, messages::Hello{messages::kVersion, "x", "flood"})));
   const Bytes question = messages::encode(messages::Type::kAsk, messages::Ask{});
   const auto refused = owner_->stats().refused;
@@ -408,17 +408,17 @@ TEST_F(PathsTest, AFloodOfQuestionsEndsItsConnectionAndHarmsNobody) {
     if (!flood.flush()) break;
   }
   EXPECT_EQ(owner_->stats().refused, refused + 1);
-  EXPECT_EQ(meet(*reader_, *owner_)->contact("carrier pigeon", kPatience).status().code(), Code::kUnsupported);
+  EXPECT_EQ(meet(*reader_, *owner_)->contact("carrier pigeon", patience()).status().code(), Code::kUnsupported);
 }
 
 TEST_F(PathsTest, MoreSchemasThanAreRememberedArriveAllTheSame) {
-  const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
+  const auto subscription = *reader_->subscribe(owner_->address().text(), "weights", patience());
   std::uint64_t number = 0;
   for (int round = 0; round < 2; ++round) {
     for (std::size_t size = 1; size <= messages::kKnownSchemas + 5; ++size) {
       const std::vector<std::byte> bytes(size, std::byte{1});
       number = *owner_->publish("weights", 0, snapshot_of(*owner_, bytes), 2);
-      const auto version = *subscription->newer_than(number - 1, kPatience);
+      const auto version = *subscription->newer_than(number - 1, patience());
       EXPECT_EQ(version.number, number);
       EXPECT_EQ(version.tensors->bytes(), size);
     }
@@ -440,12 +440,12 @@ TEST_F(PathsTest, AReplacedVersionIsStaleAndKeptForWhoReadsIt) {
 }
 
 TEST_F(PathsTest, WhoUnsubscribesIsToldNoMore) {
-  auto subscription = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
-  EXPECT_EQ(*reader_->subscribe(owner_->address().text(), "weights", kPatience), subscription);
+  auto subscription = *reader_->subscribe(owner_->address().text(), "weights", patience());
+  EXPECT_EQ(*reader_->subscribe(owner_->address().text(), "weights", patience()), subscription);
   subscription.reset();
-  const auto again = *reader_->subscribe(owner_->address().text(), "weights", kPatience);
+  const auto again = *reader_->subscribe(owner_->address().text(), "weights", patience());
   (void)owner_->publish("weights", 7, snapshot_of(*owner_, std::vector<std::byte>(10)), 1);
-  EXPECT_EQ(again->newer_than(0, kPatience)->number, 7u);
+  EXPECT_EQ(again->newer_than(0, patience())->number, 7u);
   owner_->withdraw("weights");
 }
 

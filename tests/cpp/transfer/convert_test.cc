@@ -12,12 +12,12 @@
 #include <random>
 #include <vector>
 
+#include "poison.h"
 #include "seed.h"
 
 namespace beeline::transfer {
 namespace {
 
-constexpr std::byte kPoison{0xEE};
 constexpr std::array kFormats{kFloat64, kFloat32, kFloat16, kBFloat16, kFloat8E4M3, kFloat8E5M2};
 
 std::vector<std::pair<DType, DType>> all_pairs() {

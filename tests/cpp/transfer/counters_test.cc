@@ -20,6 +20,7 @@
 
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/agent_file.h"
+#include "patience.h"
 
 namespace beeline::transfer {
 namespace {
@@ -28,7 +29,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kId = "0123456789abcdef0123456789abcdef";
 constexpr const char* kPeer = "fedcba9876543210fedcba9876543210";
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 const Clock::time_point kThen{};
 
 class CountersTest : public ::testing::Test {
@@ -355,8 +355,8 @@ TEST_F(CountersTest, FailuresAndFailoversAreCountedWhereTheyHappened) {
   transport::Region region;
   region.length = 1;
   const transport::Run run{&region, 0, &target, 1};
-  EXPECT_TRUE(paths_with(Code::kSystem, "a")->read({&run, 1}, {}, kPatience).is_ok());
-  EXPECT_EQ(paths_with(Code::kStale, "b")->read({&run, 1}, {}, kPatience).code(), Code::kStale);
+  EXPECT_TRUE(paths_with(Code::kSystem, "a")->read({&run, 1}, {}, patience()).is_ok());
+  EXPECT_EQ(paths_with(Code::kStale, "b")->read({&run, 1}, {}, patience()).code(), Code::kStale);
   const auto reading = read(counters->path());
   ASSERT_EQ(reading.rows.size(), 3u);
   EXPECT_EQ(reading.rows[0].path, "first");
@@ -382,7 +382,7 @@ TEST_F(CountersTest, WhatNoPathWillDoIsCounted) {
   transport::Region region;
   region.length = 1;
   const transport::Run run{&region, 0, &target, 1};
-  EXPECT_EQ(paths.read({&run, 1}, {"second", 0}, kPatience).code(), Code::kUnsupported);
+  EXPECT_EQ(paths.read({&run, 1}, {"second", 0}, patience()).code(), Code::kUnsupported);
   const auto reading = read(counters->path());
   ASSERT_EQ(reading.rows.size(), 1u);
   EXPECT_EQ(reading.rows[0].path, "none");
@@ -403,11 +403,11 @@ TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   auto registration = *owner->regions()->add({&piece, 1}, nullptr);
   const transport::Region region = registration->regions().at(0);
   EXPECT_EQ(read(owner->stats().counters).registrations, 1u);
-  const auto peer = *reader->peer(owner->address().text(), kPatience);
+  const auto peer = *reader->peer(owner->address().text(), patience());
   std::vector<std::byte> target(1 << 20);
   const transport::Run run{&region, 0, target.data(), target.size()};
-  for (int i = 0; i < 3; ++i) ASSERT_TRUE(peer->read({&run, 1}, {"shm", 0}, kPatience).is_ok());
-  ASSERT_TRUE(peer->read({&run, 1}, {"cma", 0}, kPatience).is_ok());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(peer->read({&run, 1}, {"shm", 0}, patience()).is_ok());
+  ASSERT_TRUE(peer->read({&run, 1}, {"cma", 0}, patience()).is_ok());
   ASSERT_TRUE(peer->map(region, 0, 5000).is_ok());
   const auto reading = read(reader->stats().counters);
   EXPECT_EQ(reading.address, reader->address().text());
@@ -425,8 +425,8 @@ TEST_F(CountersTest, AnAgentCountsWhatItMoves) {
   registration.reset();
   EXPECT_EQ(read(owner->stats().counters).registrations, 0u);
   // What no path has to answer for.
-  EXPECT_EQ(peer->read({&run, 1}, {}, kPatience).code(), Code::kStale);
-  EXPECT_EQ(peer->write({&run, 1}, {}, kPatience).code(), Code::kStale);
+  EXPECT_EQ(peer->read({&run, 1}, {}, patience()).code(), Code::kStale);
+  EXPECT_EQ(peer->write({&run, 1}, {}, patience()).code(), Code::kStale);
   EXPECT_EQ(peer->map(region, 0, 5000).status().code(), Code::kStale);
   const auto failed = read(reader->stats().counters);
   ASSERT_EQ(failed.rows.size(), 6u);
@@ -454,7 +454,7 @@ TEST_F(CountersTest, AnAgentThatSharesNoMemoryHasAFileToo) {
   options.token = "guess";
   options.tcp.reset();
   const auto stranger = *Agent::open(options);
-  EXPECT_FALSE(stranger->peer(remote->address().text(), kPatience).is_ok());
+  EXPECT_FALSE(stranger->peer(remote->address().text(), patience()).is_ok());
   EXPECT_EQ(read(stranger->stats().counters).unreached, 1u);
   // The caller may hear of it first.
   const auto deadline = Deadline::after(std::chrono::seconds(20));

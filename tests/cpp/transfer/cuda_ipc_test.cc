@@ -17,6 +17,8 @@
 #include "beeline/transfer/fetch.h"
 #include "beeline/transfer/registered.h"
 #include "cuda_emulator.h"
+#include "patience.h"
+#include "poison.h"
 
 namespace beeline::transfer {
 namespace {
@@ -25,8 +27,6 @@ using transport::Device;
 using transport::Region;
 using Bytes8 = std::vector<std::byte>;
 
-constexpr std::byte kPoison{0xEE};
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 constexpr std::uint64_t kLong = 300'000;  // microseconds that a kernel runs
 
 #define EMULATOR(function) reinterpret_cast<decltype(&function)>(::dlsym(library(), #function))
@@ -104,12 +104,12 @@ class CudaIpcTest : public ::testing::Test {
     return std::move(*added);
   }
   std::shared_ptr<Peer> meet() const {
-    auto peer = reader_->peer(owner_->address().text(), kPatience);
+    auto peer = reader_->peer(owner_->address().text(), patience());
     EXPECT_TRUE(peer.is_ok()) << peer.status().message();
     return std::move(*peer);
   }
   Status read(const Region& region, std::uint64_t offset, std::byte* to, std::uint64_t bytes, Device device = {},
-              const os::Wait& wait = kPatience) const {
+              const os::Wait& wait = patience()) const {
     transport::Run run{&region, offset, to, bytes};
     run.local_device = device;
     return meet()->read({&run, 1}, {}, wait);
@@ -167,7 +167,7 @@ TEST_F(CudaIpcTest, RunsWithGapsArriveAndNothingElseIsTouched) {
       put(there, target);
       transport::Run run{&region, 3, on_gpu ? pointer(there) : target.data(), length, count, stride, local_stride};
       if (on_gpu) run.local_device = {Device::kCuda, 0};
-      EXPECT_OK(meet()->read({&run, 1}, {}, kPatience));
+      EXPECT_OK(meet()->read({&run, 1}, {}, patience()));
       if (on_gpu) target = get(there, room);
       Bytes8 expected(room, kPoison);
       for (std::uint64_t i = 0; i < count; ++i) {
@@ -191,13 +191,13 @@ TEST_F(CudaIpcTest, ThePeersArenaGoesStraightIntoMemoryOfAGpu) {
   put(target, Bytes8(bytes.size(), kPoison));
   transport::Run run{&region, 1, pointer(target), 7, 1000, 100, 9};
   run.local_device = {Device::kCuda, 0};
-  EXPECT_OK(meet()->read({&run, 1}, {}, kPatience));
+  EXPECT_OK(meet()->read({&run, 1}, {}, patience()));
   const auto got = get(target, 9000);
   for (std::size_t i = 0; i < 9000; ++i) {
     ASSERT_EQ(got[i], i % 9 < 7 ? bytes[1 + i / 9 * 100 + i % 9] : kPoison) << i;
   }
   ASSERT_TRUE(owner_->regions()->grant(region.id, reader_->address().id));
-  EXPECT_EQ(meet()->write({&run, 1}, {"cuda_ipc", 0}, kPatience).code(), Code::kUnsupported);
+  EXPECT_EQ(meet()->write({&run, 1}, {"cuda_ipc", 0}, patience()).code(), Code::kUnsupported);
   EXPECT_EQ(meet()->explain(region, bytes.size(), {}).chosen, "shm");
 }
 
@@ -207,9 +207,9 @@ TEST_F(CudaIpcTest, WritesReachWhatWasGranted) {
   const Region& region = registration->regions().at(0);
   auto bytes = numbers(1 << 20);
   const transport::Run run{&region, 0, bytes.data(), bytes.size()};
-  EXPECT_EQ(meet()->write({&run, 1}, {}, kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(meet()->write({&run, 1}, {}, patience()).code(), Code::kInvalidArgument);
   ASSERT_TRUE(owner_->regions()->grant(region.id, reader_->address().id));
-  EXPECT_OK(meet()->write({&run, 1}, {}, kPatience));
+  EXPECT_OK(meet()->write({&run, 1}, {}, patience()));
   EXPECT_EQ(get(target, bytes.size()), bytes);
 }
 
@@ -268,8 +268,8 @@ TEST_F(CudaIpcTest, SettlingWaitsForTheReadersOwnStream) {
   ASSERT_EQ(EMULATOR(cuEmulatorFill)(target, 9, 4096, kLong, nullptr), 0);
   const os::Wait soon(Deadline::after(std::chrono::milliseconds(20)));
   EXPECT_EQ(reader_->settle({Device::kCuda, 0}, 0, soon).code(), Code::kDeadlineExceeded);
-  EXPECT_OK(reader_->settle({Device::kCuda, 0}, 0, kPatience));
-  EXPECT_OK(reader_->settle({}, 0, kPatience));
+  EXPECT_OK(reader_->settle({Device::kCuda, 0}, 0, patience()));
+  EXPECT_OK(reader_->settle({}, 0, patience()));
 }
 
 TEST_F(CudaIpcTest, AMappedRegionIsTheOwnersMemory) {
@@ -278,13 +278,13 @@ TEST_F(CudaIpcTest, AMappedRegionIsTheOwnersMemory) {
   put(source, bytes);
   auto registration = add({piece(source, bytes.size())});
   const Region region = registration->regions().at(0);
-  auto mapped = meet()->map(region, 10, 1000, kPatience);
+  auto mapped = meet()->map(region, 10, 1000, patience());
   ASSERT_TRUE(mapped.is_ok()) << mapped.status().message();
   EXPECT_EQ(mapped->device, (Device{Device::kCuda, 0}));
   EXPECT_EQ(mapped->data, pointer(source + 10));
   registration.reset();
   EXPECT_EQ(owner_->regions()->stats().waiting, 1u);  // as long as it is mapped
-  EXPECT_EQ(meet()->map(region, 10, 1000, kPatience).status().code(), Code::kStale);
+  EXPECT_EQ(meet()->map(region, 10, 1000, patience()).status().code(), Code::kStale);
   mapped->lease.reset();
   for (int i = 0; i < 1000 && owner_->regions()->sweep() > 0; ++i) ::usleep(1000);
   EXPECT_EQ(owner_->regions()->stats().waiting, 0u);
@@ -349,15 +349,15 @@ TEST_F(CudaIpcTest, ABatchIsRunAgainAndAgain) {
   Copy copy;
   copy.remote = &remote;
   copy.local = {pointer(target), {}, {Device::kCuda, 0}};
-  auto batch = Batch::prepare(meet(), {&copy, 1}, {}, kPatience);
+  auto batch = Batch::prepare(meet(), {&copy, 1}, {}, patience());
   ASSERT_TRUE(batch.is_ok()) << batch.status().message();
   for (int value = 1; value < 4; ++value) {
     ASSERT_EQ(EMULATOR(cuEmulatorFill)(source, value, 1 << 16, 1000, nullptr), 0);
-    EXPECT_OK((*batch)->run(kPatience));
+    EXPECT_OK((*batch)->run(patience()));
     EXPECT_EQ(get(target, 1 << 16), Bytes8(1 << 16, static_cast<std::byte>(value)));
   }
   registered->registration.reset();
-  EXPECT_EQ((*batch)->run(kPatience).code(), Code::kStale);
+  EXPECT_EQ((*batch)->run(patience()).code(), Code::kStale);
 }
 
 TEST_F(CudaIpcTest, AChildOfForkIsToldWhyItCannot) {

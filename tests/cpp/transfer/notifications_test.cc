@@ -9,12 +9,12 @@
 #include <string>
 
 #include "beeline/transfer/agent.h"
+#include "patience.h"
 
 namespace beeline::transfer {
 namespace {
 
 using WhenFull = Notifications::WhenFull;
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 
 Bytes bytes_of(const std::string& text) {
   const auto view = as_bytes(text);
@@ -44,14 +44,14 @@ TEST(NotificationsTest, OneMoreThanTheLimitIsRefusedOrDropsTheOldest) {
 
 TEST(NotificationsTest, AWaitEndsWithWhatComesAtItsDeadlineOrAtTheEnd) {
   const auto own = *Notifications::make("t", 2, WhenFull::kRefuse);
-  auto waiting = std::async(std::launch::async, [&] { return text_of(*own->next(kPatience)); });
+  auto waiting = std::async(std::launch::async, [&] { return text_of(*own->next(patience())); });
   EXPECT_TRUE(own->add({"id", "name", bytes_of("a")}).is_ok());
   EXPECT_EQ(waiting.get(), "a");
   EXPECT_EQ(own->next(Deadline::after(std::chrono::milliseconds(5))).status().code(), Code::kDeadlineExceeded);
   EXPECT_TRUE(own->add({"id", "name", bytes_of("b")}).is_ok());
   own->end({Code::kPeerLost, "closed"});
-  EXPECT_EQ(text_of(*own->next(kPatience)), "b");
-  EXPECT_EQ(own->next(kPatience).status().code(), Code::kPeerLost);
+  EXPECT_EQ(text_of(*own->next(patience())), "b");
+  EXPECT_EQ(own->next(patience()).status().code(), Code::kPeerLost);
 }
 
 class NotifyTest : public ::testing::TestWithParam<bool> {
@@ -75,7 +75,7 @@ class NotifyTest : public ::testing::TestWithParam<bool> {
     return *Agent::open(options);
   }
   [[nodiscard]] std::shared_ptr<Peer> receiver_as_peer() const {
-    return *sender_->peer(receiver_->address().text(), kPatience);
+    return *sender_->peer(receiver_->address().text(), patience());
   }
 
   const std::string folder_ = make_folder();
@@ -89,7 +89,7 @@ TEST_P(NotifyTest, TheyArriveInOrderWithTheirSender) {
   const auto taken = *receiver_->notifications("t", 1000, WhenFull::kRefuse);
   const auto peer = receiver_as_peer();
   for (int i = 0; i < 500; ++i) {
-    const Status status = peer->notify("t", bytes_of(std::to_string(i)), kPatience);
+    const Status status = peer->notify("t", bytes_of(std::to_string(i)), patience());
     ASSERT_TRUE(status.is_ok()) << status.message();
   }
   for (int i = 0; i < 500; ++i) {
@@ -103,22 +103,22 @@ TEST_P(NotifyTest, TheyArriveInOrderWithTheirSender) {
 
 TEST_P(NotifyTest, WhatIsNotTakenIsRefusedToItsSender) {
   const auto peer = receiver_as_peer();
-  Status status = peer->notify("t", bytes_of("x"), kPatience);
+  Status status = peer->notify("t", bytes_of("x"), patience());
   EXPECT_EQ(status.code(), Code::kNotFound) << status.message();
   EXPECT_NE(status.message().find("\"receiver\" takes no notifications of topic \"t\""), std::string::npos)
       << status.message();
   auto taken = *receiver_->notifications("t", 1, WhenFull::kRefuse);
-  EXPECT_TRUE(peer->notify("t", bytes_of("x"), kPatience).is_ok());
-  status = peer->notify("t", bytes_of("y"), kPatience);
+  EXPECT_TRUE(peer->notify("t", bytes_of("x"), patience()).is_ok());
+  status = peer->notify("t", bytes_of("y"), patience());
   EXPECT_EQ(status.code(), Code::kResourceExhausted) << status.message();
-  EXPECT_EQ(peer->notify("t", Bytes(kMaxNotification + 1), kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(peer->notify("t", Bytes(kMaxNotification + 1), patience()).code(), Code::kInvalidArgument);
   EXPECT_TRUE(taken->poll().has_value());
-  EXPECT_TRUE(peer->notify("t", Bytes(kMaxNotification), kPatience).is_ok());
+  EXPECT_TRUE(peer->notify("t", Bytes(kMaxNotification), patience()).is_ok());
   EXPECT_EQ(taken->poll()->payload.size(), kMaxNotification);
   EXPECT_EQ(*receiver_->notifications("t", 1, WhenFull::kRefuse), taken);
   EXPECT_EQ(receiver_->notifications("t", 2, WhenFull::kRefuse).status().code(), Code::kAlreadyExists);
   taken.reset();
-  EXPECT_EQ(peer->notify("t", bytes_of("x"), kPatience).code(), Code::kNotFound);
+  EXPECT_EQ(peer->notify("t", bytes_of("x"), patience()).code(), Code::kNotFound);
   EXPECT_TRUE(receiver_->notifications("t", 2, WhenFull::kRefuse).is_ok());
 }
 
@@ -130,7 +130,7 @@ TEST_P(NotifyTest, ThreadsOfOneSenderAreEachToldOfTheirOwn) {
     threads.push_back(std::async(std::launch::async, [&, thread] {
       for (int i = 0; i < 200; ++i) {
         const bool is_taken = thread % 2 == 0;
-        const Status status = peer->notify(is_taken ? "even" : "odd", bytes_of(std::to_string(thread)), kPatience);
+        const Status status = peer->notify(is_taken ? "even" : "odd", bytes_of(std::to_string(thread)), patience());
         if (status.code() != (is_taken ? Code::kOk : Code::kNotFound)) return false;
       }
       return true;
@@ -143,10 +143,10 @@ TEST_P(NotifyTest, ThreadsOfOneSenderAreEachToldOfTheirOwn) {
 TEST_P(NotifyTest, AClosedReceiverIsGone) {
   auto taken = *receiver_->notifications("t", 10, WhenFull::kRefuse);
   const auto peer = receiver_as_peer();
-  auto waiting = std::async(std::launch::async, [&] { return taken->next(kPatience).status().code(); });
+  auto waiting = std::async(std::launch::async, [&] { return taken->next(patience()).status().code(); });
   receiver_.reset();
   EXPECT_EQ(waiting.get(), Code::kPeerLost);
-  EXPECT_EQ(peer->notify("t", bytes_of("x"), kPatience).code(), Code::kPeerLost);
+  EXPECT_EQ(peer->notify("t", bytes_of("x"), patience()).code(), Code::kPeerLost);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "beeline/transfer/fetch.h"
+#include "poison.h"
 #include "seed.h"
 
 namespace beeline::transfer {
@@ -20,8 +21,6 @@ namespace {
 
 using transport::Region;
 using transport::Run;
-
-constexpr std::byte kPoison{0xEE};
 
 // Memory of this process as a path sees it.
 class FakeEndpoint final : public transport::Endpoint {

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "beeline/transfer/convert.h"
+#include "poison.h"
 #include "seed.h"
 
 namespace beeline::transfer {
 namespace {
 
-constexpr std::byte kPoison{0xEE};
 constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
 

@@ -17,11 +17,11 @@
 #include "beeline/transfer/agent.h"
 #include "beeline/transfer/fetch.h"
 #include "beeline/transport/builtin.h"
+#include "patience.h"
 
 namespace beeline::transfer {
 namespace {
 
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 constexpr std::size_t kBytes = 5 << 20;
 
 class RelayTest : public ::testing::Test {
@@ -67,7 +67,7 @@ class RelayTest : public ::testing::Test {
     return *publisher_->publish("w", 0, std::move(*taken), keep, fan_out);
   }
   std::shared_ptr<Subscription> subscribe(Agent& agent) const {
-    auto subscription = agent.subscribe(publisher_->address().text(), "w", kPatience, true);
+    auto subscription = agent.subscribe(publisher_->address().text(), "w", patience(), true);
     EXPECT_TRUE(subscription.is_ok()) << subscription.status().message();
     return std::move(*subscription);
   }
@@ -75,9 +75,9 @@ class RelayTest : public ::testing::Test {
     std::vector<std::byte> target(kBytes, std::byte{0xEE});
     const auto remote = RemoteTensor::whole(version.tensors, 0);
     const Copy copy{&remote, {target.data(), {}}};
-    const auto peer = agent.peer(version.tensors->owner, kPatience);
+    const auto peer = agent.peer(version.tensors->owner, patience());
     EXPECT_TRUE(peer.is_ok()) << peer.status().message();
-    const auto status = fetch(**peer, {&copy, 1}, {.path = {}, .min_gbps = 0, .verify = true}, kPatience);
+    const auto status = fetch(**peer, {&copy, 1}, {.path = {}, .min_gbps = 0, .verify = true}, patience());
     EXPECT_TRUE(status.is_ok()) << status.message();
     return target;
   }
@@ -92,13 +92,6 @@ class RelayTest : public ::testing::Test {
       }
     }
     return bytes;
-  }
-  template <typename Done>
-  static void wait_until(Done&& done) {
-    while (!done()) {
-      ASSERT_FALSE(kPatience.deadline.passed());
-      std::this_thread::yield();
-    }
   }
 
   // What agents have warned of since the last call.
@@ -122,7 +115,7 @@ TEST_F(RelayTest, APublisherSendsNoMoreCopiesThanTheFanOutSays) {
   for (const auto& reader : readers) subscriptions.push_back(subscribe(*reader));
   for (std::size_t i = 0; i < readers.size(); ++i) {
     whole.push_back(std::async(std::launch::async, [&, i] {
-      const auto version = subscriptions[i]->nearest_newer_than(0, kPatience);
+      const auto version = subscriptions[i]->nearest_newer_than(0, patience());
       EXPECT_TRUE(version.is_ok()) << version.status().message();
       return version && version->number == 1 && read(*readers[i], *version) == bytes_of(1);
     }));
@@ -140,13 +133,13 @@ TEST_F(RelayTest, ACopyIsKeptAsLongAsItsPublisherKeepsTheVersionAndWhoHoldsIt) {
   const auto reader = open("reader");
   const auto subscription = subscribe(*reader);
   publish(1, 2, 2);
-  auto version = *subscription->nearest_newer_than(0, kPatience);
+  auto version = *subscription->nearest_newer_than(0, patience());
   publish(2, 2, 2);
-  EXPECT_EQ(subscription->nearest_newer_than(1, kPatience)->number, 2u);
+  EXPECT_EQ(subscription->nearest_newer_than(1, patience())->number, 2u);
   wait_until([&] { return publisher_->stats().relays == 2; });
   publish(3, 2, 2);
   wait_until([&] { return publisher_->stats().relays == 1; });
-  EXPECT_EQ(subscription->nearest_newer_than(2, kPatience)->number, 3u);
+  EXPECT_EQ(subscription->nearest_newer_than(2, patience())->number, 3u);
   EXPECT_EQ(read(*reader, version), bytes_of(1)) << "held by who has the version";
   EXPECT_EQ(reader->regions()->stats().registrations, 3u);
   version = {};
@@ -162,7 +155,7 @@ TEST_F(RelayTest, ThreadsOfOneSubscriberGetAVersionOnce) {
   std::vector<std::future<std::uint64_t>> numbers;
   for (int i = 0; i < 4; ++i) {
     numbers.push_back(
-        std::async(std::launch::async, [&] { return subscription->nearest_newer_than(0, kPatience)->number; }));
+        std::async(std::launch::async, [&] { return subscription->nearest_newer_than(0, patience())->number; }));
   }
   publish(1, 2, 2);
   for (auto& number : numbers) EXPECT_EQ(number.get(), 1u);
@@ -173,13 +166,13 @@ TEST_F(RelayTest, AReaderGoesOnWithAnotherParentWhereItsOwnHasNoCopyAnyMore) {
   const auto first = open("first");
   const auto first_subscription = subscribe(*first);
   publish(1, 2, 1);
-  EXPECT_EQ(first_subscription->nearest_newer_than(0, kPatience)->number, 1u);
+  EXPECT_EQ(first_subscription->nearest_newer_than(0, patience())->number, 1u);
   const auto second = open("second");
   const auto subscription = subscribe(*second);
   wait_until([&] { return publisher_->stats().relays == 1; });
   // What it offers is gone, and its publisher does not know.
   (void)first_subscription->relay()->recall(1);
-  const auto version = subscription->nearest_newer_than(0, kPatience);
+  const auto version = subscription->nearest_newer_than(0, patience());
   ASSERT_TRUE(version.is_ok()) << version.status().message();
   EXPECT_EQ(read(*second, *version), bytes_of(1));
   EXPECT_EQ(publisher_->stats().reparented, 1u);
@@ -193,12 +186,12 @@ TEST_F(RelayTest, WhatARelayGarblesIsFoundByItsChecksumAndReadAnew) {
   const auto first = open("first");
   const auto first_subscription = subscribe(*first);
   publish(1, 2, 1);
-  const auto own = *first_subscription->nearest_newer_than(0, kPatience);
+  const auto own = *first_subscription->nearest_newer_than(0, patience());
   wait_until([&] { return publisher_->stats().relays == 1; });
   reinterpret_cast<std::byte*>(own.tensors->regions.front().address)[kBytes / 2] ^= std::byte{1};  // this process's
   const auto second = open("second");
   const auto subscription = subscribe(*second);
-  const auto version = subscription->nearest_newer_than(0, kPatience);
+  const auto version = subscription->nearest_newer_than(0, patience());
   ASSERT_TRUE(version.is_ok()) << version.status().message();
   EXPECT_EQ(read(*second, *version), bytes_of(1));
   EXPECT_EQ(second->stats().parents_lost, 1u);
@@ -219,7 +212,7 @@ TEST_F(RelayTest, ReadersThatComeAndGoGetWholeVersions) {
         const auto reader = open("reader" + std::to_string(thread));
         const auto subscription = subscribe(*reader);
         for (std::uint64_t number = 0; int read_here : {1, 2, 3}) {
-          const auto version = subscription->nearest_newer_than(number, kPatience);
+          const auto version = subscription->nearest_newer_than(number, patience());
           ASSERT_TRUE(version.is_ok()) << version.status().message();
           EXPECT_GT(version->number, number);
           number = version->number;
@@ -231,8 +224,9 @@ TEST_F(RelayTest, ReadersThatComeAndGoGetWholeVersions) {
     }));
   }
   // One more for each that was read: nobody waits for ever, and several read the same one.
+  const os::Wait wait = patience();
   for (int published = 1; done < kThreads; std::this_thread::yield()) {
-    ASSERT_FALSE(kPatience.deadline.passed());
+    ASSERT_FALSE(wait.deadline.passed());
     if (reads < published) continue;
     publish(static_cast<std::uint8_t>(++published), 2, 1);
   }
@@ -243,9 +237,9 @@ TEST_F(RelayTest, ReadersThatComeAndGoGetWholeVersions) {
 
 TEST_F(RelayTest, WhoIsReachedByNobodyMayNotRelay) {
   const auto mute = open("mute", false);
-  const auto refused = mute->subscribe(publisher_->address().text(), "w", kPatience, true);
+  const auto refused = mute->subscribe(publisher_->address().text(), "w", patience(), true);
   EXPECT_EQ(refused.status().code(), Code::kInvalidArgument);
-  EXPECT_TRUE(mute->subscribe(publisher_->address().text(), "w", kPatience).is_ok());
+  EXPECT_TRUE(mute->subscribe(publisher_->address().text(), "w", patience()).is_ok());
 }
 
 // A peer without manners.
@@ -263,7 +257,7 @@ class Visitor {
   template <typename Message>
   std::optional<Message> hear(messages::Type type) {
     for (os::Frame frame;;) {
-      if (!socket_.receive_within(frame, kPatience)) return std::nullopt;
+      if (!socket_.receive_within(frame, patience())) return std::nullopt;
       if (messages::type_of(frame.bytes) == type) return *messages::decode<Message>(type, frame.bytes);
     }
   }
@@ -272,12 +266,12 @@ class Visitor {
   // As an agent of this host, or as one of another.
   static os::FrameSocket connect(const Agent& to, const std::string& id) {
     const Address& address = to.address();
-    if (!address.unix_path.empty()) return os::FrameSocket(std::move(*os::connect_unix(address.unix_path, kPatience)));
+    if (!address.unix_path.empty()) return os::FrameSocket(std::move(*os::connect_unix(address.unix_path, patience())));
     transport::PeerFacts facts;
     facts.self_id = id;
     facts.peer_id = address.id;
     facts.token = "secret";
-    auto stream = transport::connect_control(address.tcp.front(), facts, kPatience);
+    auto stream = transport::connect_control(address.tcp.front(), facts, patience());
     EXPECT_TRUE(stream.is_ok()) << stream.status().message();
     return os::FrameSocket(std::move(*stream));
   }

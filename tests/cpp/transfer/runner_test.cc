@@ -12,14 +12,13 @@
 #include <string>
 #include <vector>
 
+#include "patience.h"
 #include "seed.h"
 
 namespace beeline::transfer {
 namespace {
 
 using namespace std::chrono_literals;
-
-constexpr auto kPatience = 60s;
 
 // What is started here goes on until it is let go, or its wait ends.
 class RunnerTest : public ::testing::Test {

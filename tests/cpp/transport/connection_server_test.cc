@@ -21,18 +21,17 @@
 
 #include "beeline/os/unix_socket.h"
 #include "no_threads.h"
+#include "patience.h"
 
 namespace beeline::transport {
 namespace {
-
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 
 // Says 'h' to each caller, admits those that say 'p' for proof, and stays until they leave.
 class ConnectionServerTest : public ::testing::Test {
  protected:
   static bool say(int fd, char letter) { return ::send(fd, &letter, 1, MSG_NOSIGNAL) == 1; }
   // The next letter; 0 at the end of the connection.
-  static char hear(int fd, const os::Wait& wait = kPatience) {
+  static char hear(int fd, const os::Wait& wait = patience()) {
     char letter = 0;
     while (os::wait_ready(fd, POLLIN, wait, "a letter")) {
       const auto got = ::recv(fd, &letter, 1, 0);
@@ -45,27 +44,20 @@ class ConnectionServerTest : public ::testing::Test {
   os::Fd by_unix() {
     auto name = server_->unix_name();
     EXPECT_TRUE(name.is_ok()) << name.status().message();
-    auto connected = os::connect_unix(*name, kPatience);
+    auto connected = os::connect_unix(*name, patience());
     EXPECT_TRUE(connected.is_ok()) << connected.status().message();
     return std::move(*connected);
   }
   os::Fd by_tcp() {
     auto address = server_->tcp_address("127.0.0.1");
     EXPECT_TRUE(address.is_ok()) << address.status().message();
-    auto connected = os::connect_tcp(*address, kPatience);
+    auto connected = os::connect_tcp(*address, patience());
     EXPECT_TRUE(connected.is_ok()) << connected.status().message();
     return std::move(*connected);
   }
   std::string why() {
     const std::lock_guard guard(mutex_);
     return why_;
-  }
-  template <typename Done>
-  static void wait_until(Done&& done) {
-    while (!done()) {
-      ASSERT_FALSE(kPatience.deadline.passed());
-      std::this_thread::yield();
-    }
   }
 
   static auto descriptors() {

@@ -20,11 +20,11 @@
 #include "beeline/transport/nccl/opening.h"
 #include "cuda_emulator.h"
 #include "nccl_emulator.h"
+#include "patience.h"
 
 namespace beeline::transport::nccl {
 namespace {
 
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(100)));
 constexpr memory::PublicationId kId{1, 1};
 constexpr std::size_t kBytes = 1 << 16;
 
@@ -121,12 +121,12 @@ class NcclTest : public ::testing::Test {
     std::unique_ptr<Communicator> communicator;
   };
   static std::unique_ptr<os::ByteStream> connect(const Contact& contact) {
-    return os::plain_stream(std::move(*os::connect_unix(contact.unix_name, kPatience)));
+    return os::plain_stream(std::move(*os::connect_unix(contact.unix_name, patience())));
   }
   ByHand open(int device = 1) {
     const Contact own = contact();
     auto stream = connect(own);
-    EXPECT_TRUE(open_connection(*stream, own.secret, kPatience));
+    EXPECT_TRUE(open_connection(*stream, own.secret, patience()));
     ByHand hand;
     hand.socket = os::FrameSocket(std::move(stream));
     Join join;
@@ -154,7 +154,7 @@ class NcclTest : public ::testing::Test {
   // The code of a reply; what follows it is in heard_.
   Code hear(ByHand& hand) {
     os::Frame answer;
-    const Status status = hand.socket.receive_within(answer, kPatience);
+    const Status status = hand.socket.receive_within(answer, patience());
     EXPECT_TRUE(status) << status.message();
     Reader reader(answer.bytes);
     const auto code = static_cast<Code>(reader.read<Reply>().code);
@@ -176,7 +176,7 @@ class NcclTest : public ::testing::Test {
   static bool ends(os::FrameSocket& socket) {
     os::Frame frame;
     for (;;) {
-      const Status status = socket.receive_within(frame, kPatience);
+      const Status status = socket.receive_within(frame, patience());
       if (!status) return status.code() == Code::kPeerLost;
     }
   }
@@ -200,23 +200,23 @@ TEST_F(NcclTest, WhoHasNotTheSecretIsRefusedAndLearnsNothing) {
   const Bytes secret = own.secret;
   own.secret[7] ^= std::byte{1};
   auto stream = connect(own);
-  EXPECT_EQ(open_connection(*stream, own.secret, kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(open_connection(*stream, own.secret, patience()).code(), Code::kInvalidArgument);
   // A proof that was heard elsewhere is worth nothing in another opening, and the owner's own not as a reader's.
   auto again = connect(own);
   Opening opening;
   std::vector<iovec> pieces{{&opening, sizeof opening}};
-  EXPECT_TRUE(os::send_all(*again, pieces, kPatience));
+  EXPECT_TRUE(os::send_all(*again, pieces, patience()));
   Nonce nonce;
-  EXPECT_TRUE(os::receive_exactly(*again, nonce.data(), nonce.size(), kPatience));
+  EXPECT_TRUE(os::receive_exactly(*again, nonce.data(), nonce.size(), patience()));
   Proof replayed = prove(secret, Side::kOwner, opening.nonce, nonce);
   pieces = {{replayed.data(), replayed.size()}};
-  EXPECT_TRUE(os::send_all(*again, pieces, kPatience));
+  EXPECT_TRUE(os::send_all(*again, pieces, patience()));
   Verdict verdict;
-  EXPECT_TRUE(os::receive_exactly(*again, &verdict, sizeof verdict, kPatience));
+  EXPECT_TRUE(os::receive_exactly(*again, &verdict, sizeof verdict, patience()));
   EXPECT_EQ(verdict.is_refused, 1u);
   EXPECT_EQ(verdict.proof, Proof{});
   char rest = 0;
-  EXPECT_EQ(os::receive_exactly(*again, &rest, 1, kPatience).code(), Code::kPeerLost);
+  EXPECT_EQ(os::receive_exactly(*again, &rest, 1, patience()).code(), Code::kPeerLost);
 }
 
 TEST_F(NcclTest, WhatIsNoOpeningEndsTheConnection) {
@@ -224,9 +224,9 @@ TEST_F(NcclTest, WhatIsNoOpeningEndsTheConnection) {
   Opening opening;
   opening.magic ^= 1;
   std::vector<iovec> pieces{{&opening, sizeof opening}};
-  EXPECT_TRUE(os::send_all(*stream, pieces, kPatience));
+  EXPECT_TRUE(os::send_all(*stream, pieces, patience()));
   char rest = 0;
-  EXPECT_EQ(os::receive_exactly(*stream, &rest, 1, kPatience).code(), Code::kPeerLost);
+  EXPECT_EQ(os::receive_exactly(*stream, &rest, 1, patience()).code(), Code::kPeerLost);
 }
 
 TEST_F(NcclTest, AListenerWithoutTheSecretIsNotBelieved) {
@@ -235,17 +235,17 @@ TEST_F(NcclTest, AListenerWithoutTheSecretIsNotBelieved) {
   auto liar = os::plain_stream(std::move(pair.second));
   const Bytes secret(kSecretBytes, std::byte{1});
   const Bytes other(kSecretBytes, std::byte{2});
-  auto opened = std::async(std::launch::async, [&] { return open_connection(*reader, secret, kPatience); });
+  auto opened = std::async(std::launch::async, [&] { return open_connection(*reader, secret, patience()); });
   Opening opening;
-  EXPECT_TRUE(os::receive_exactly(*liar, &opening, sizeof opening, kPatience));
+  EXPECT_TRUE(os::receive_exactly(*liar, &opening, sizeof opening, patience()));
   Nonce nonce{};
   std::vector<iovec> pieces{{nonce.data(), nonce.size()}};
-  EXPECT_TRUE(os::send_all(*liar, pieces, kPatience));
+  EXPECT_TRUE(os::send_all(*liar, pieces, patience()));
   Verdict verdict;
-  EXPECT_TRUE(os::receive_exactly(*liar, nonce.data(), sizeof(Proof), kPatience));
+  EXPECT_TRUE(os::receive_exactly(*liar, nonce.data(), sizeof(Proof), patience()));
   verdict.proof = prove(other, Side::kOwner, opening.nonce, Nonce{});
   pieces = {{&verdict, sizeof verdict}};
-  EXPECT_TRUE(os::send_all(*liar, pieces, kPatience));
+  EXPECT_TRUE(os::send_all(*liar, pieces, patience()));
   EXPECT_EQ(opened.get().code(), Code::kInvalidArgument);
 }
 
@@ -306,7 +306,7 @@ TEST_F(NcclTest, AWithdrawalDoesNotWaitForAReaderThatStalls) {
   Reader key(packed->front().key);
   ByHand hand;
   auto stream = connect(*told);
-  ASSERT_TRUE(open_connection(*stream, told->secret, kPatience));
+  ASSERT_TRUE(open_connection(*stream, told->secret, patience()));
   hand.socket = os::FrameSocket(std::move(stream));
   Join join;
   ASSERT_TRUE(hand.socket.send(view_of(join)));
@@ -347,7 +347,7 @@ class NcclEndpointTest : public NcclTest {
     peer_.name = "owner";
     peer_.tcp = {{"127.0.0.1", 1}};  // the port is the agent's, not this path's
     peer_.owner = &line_;
-    endpoint_ = std::move(*NcclEndpoint::open(peer_, gpus_, **os::nccl::Library::open({}), kPatience));
+    endpoint_ = std::move(*NcclEndpoint::open(peer_, gpus_, **os::nccl::Library::open({}), patience()));
   }
   transport::Run run(std::uint64_t offset, std::uint64_t length, int device = 1) {
     transport::Run made{&region_, offset, target_, length};
@@ -367,13 +367,13 @@ TEST_F(NcclEndpointTest, ReadsAndWritesGoByTcpWhereThePeerIsElsewhere) {
   rows.count = 1000;
   rows.stride = 11;
   rows.local_stride = 6;
-  const Status status = endpoint_->read({&rows, 1}, kPatience);
+  const Status status = endpoint_->read({&rows, 1}, patience());
   EXPECT_TRUE(status) << status.message();
   const Bytes got = content(target_, 1);
   for (std::size_t i = 0; i < 6000; ++i) ASSERT_EQ(got[i], i % 6 < 5 ? std::byte{7} : std::byte{0xCD}) << i;
   fill(target_, 1, 9);
   const transport::Run whole = run(16, kBytes - 32);
-  EXPECT_TRUE(endpoint_->write({&whole, 1}, kPatience));
+  EXPECT_TRUE(endpoint_->write({&whole, 1}, patience()));
   const Bytes written = content(memory_, 0);
   EXPECT_EQ(written[15], std::byte{7});
   EXPECT_EQ(written[16], std::byte{9});
@@ -383,20 +383,20 @@ TEST_F(NcclEndpointTest, ReadsAndWritesGoByTcpWhereThePeerIsElsewhere) {
 
 TEST_F(NcclEndpointTest, NcclIsNotAskedForTwoRanksOnOneGpu) {
   const transport::Run same = run(16, 100, 0);
-  const Status status = endpoint_->read({&same, 1}, kPatience);
+  const Status status = endpoint_->read({&same, 1}, patience());
   EXPECT_EQ(status.code(), Code::kUnsupported);
   EXPECT_NE(status.message().find("use cuda_ipc"), std::string::npos);
-  EXPECT_EQ(endpoint_->here({Device::kCuda, 0}, kPatience)->id, 1);
-  EXPECT_EQ(endpoint_->here({Device::kCuda, 1}, kPatience)->id, 0);
+  EXPECT_EQ(endpoint_->here({Device::kCuda, 0}, patience())->id, 1);
+  EXPECT_EQ(endpoint_->here({Device::kCuda, 1}, patience())->id, 0);
   transport::Run host = run(16, 100);
   host.local_device = {};
-  EXPECT_EQ(endpoint_->read({&host, 1}, kPatience).code(), Code::kUnsupported);
+  EXPECT_EQ(endpoint_->read({&host, 1}, patience()).code(), Code::kUnsupported);
 }
 
 TEST_F(NcclEndpointTest, AConnectionIsKeptAndReplacedOnceItWasGivenUp) {
   const transport::Run whole = run(16, 1000);
-  EXPECT_TRUE(endpoint_->read({&whole, 1}, kPatience));
-  EXPECT_TRUE(endpoint_->read({&whole, 1}, kPatience));
+  EXPECT_TRUE(endpoint_->read({&whole, 1}, patience()));
+  EXPECT_TRUE(endpoint_->read({&whole, 1}, patience()));
   EXPECT_EQ(NCCL(ncclEmulatorComms)(), 2);  // one, whose two ranks are in this process
   stall("move");
   const os::Wait soon(Deadline::after(std::chrono::milliseconds(200)));
@@ -404,16 +404,16 @@ TEST_F(NcclEndpointTest, AConnectionIsKeptAndReplacedOnceItWasGivenUp) {
   EXPECT_EQ(endpoint_->read({&whole, 1}, soon).code(), Code::kDeadlineExceeded);
   stall("");
   EXPECT_EQ(content(target_, 1)[0], std::byte{1});
-  EXPECT_TRUE(endpoint_->read({&whole, 1}, kPatience));
+  EXPECT_TRUE(endpoint_->read({&whole, 1}, patience()));
   EXPECT_NE(content(target_, 1)[0], std::byte{1});
 }
 
 TEST_F(NcclEndpointTest, WhatTheOwnersStreamHoldsComesFirst) {
   fill(memory_, 0, 1);
   const transport::Run whole = run(16, 1000);
-  EXPECT_TRUE(endpoint_->read({&whole, 1}, kPatience));
+  EXPECT_TRUE(endpoint_->read({&whole, 1}, patience()));
   fill(memory_, 0, 2, 200'000);  // which returns at once
-  EXPECT_TRUE(endpoint_->read({&whole, 1}, kPatience));
+  EXPECT_TRUE(endpoint_->read({&whole, 1}, patience()));
   EXPECT_EQ(content(target_, 1)[999], std::byte{2});
 }
 

@@ -17,6 +17,7 @@
 #include "beeline/transport/nixl/transport.h"
 #include "nixl_emulator.h"
 #include "no_threads.h"
+#include "patience.h"
 
 namespace beeline::transport::nixl {
 namespace {
@@ -24,8 +25,6 @@ namespace {
 using nixl_emulator::Mode;
 using Reach = NixlOptions::Reach;
 namespace fs = std::filesystem;
-
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 
 // Sets a variable of the environment for the time of a test.
 class Variable {
@@ -111,7 +110,7 @@ class NixlTest : public ::testing::Test {
   ~NixlTest() override { set_mode(Mode::kPrompt); }
 
   std::unique_ptr<Endpoint> connect() {
-    auto endpoint = reader_->connect(facts_, kPatience);
+    auto endpoint = reader_->connect(facts_, patience());
     EXPECT_TRUE(endpoint.is_ok()) << endpoint.status().message();
     return std::move(*endpoint);
   }
@@ -148,10 +147,10 @@ TEST_F(NixlTest, RunsOfEveryLayoutArriveAndNothingElseIsTouched) {
     at += 80;
   }
   runs.push_back({&region, 0, target_.data(), 0});
-  const auto status = endpoint->read(runs, kPatience);
+  const auto status = endpoint->read(runs, patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(target_, expected);
-  EXPECT_TRUE(endpoint->read(runs, kPatience));
+  EXPECT_TRUE(endpoint->read(runs, patience()));
   EXPECT_EQ(owner_.keys(), 1);
 }
 
@@ -160,7 +159,7 @@ TEST_F(NixlTest, AWriteFillsTheOwnersMemory) {
   const auto endpoint = connect();
   const auto before = memory_;
   const transport::Run run{&region, 7, target_.data(), kSize - 30};
-  ASSERT_TRUE(endpoint->write({&run, 1}, kPatience));
+  ASSERT_TRUE(endpoint->write({&run, 1}, patience()));
   EXPECT_EQ(std::count(memory_.begin() + 7, memory_.end() - 23, std::byte{0xEE}), kSize - 30);
   EXPECT_TRUE(std::equal(memory_.begin(), memory_.begin() + 7, before.begin()));
   EXPECT_TRUE(std::equal(memory_.end() - 23, memory_.end(), before.end() - 23));
@@ -169,7 +168,7 @@ TEST_F(NixlTest, AWriteFillsTheOwnersMemory) {
 TEST_F(NixlTest, WhatWasNotRegisteredIsNotReached) {
   const Region region = owner_.add(memory_.data(), memory_.size());
   const transport::Run run{&region, kSize - 16, target_.data(), 1};
-  EXPECT_EQ(connect()->read({&run, 1}, kPatience).code(), Code::kInvalidArgument);
+  EXPECT_EQ(connect()->read({&run, 1}, patience()).code(), Code::kInvalidArgument);
 }
 
 TEST_F(NixlTest, ADeadlineEndsATransferAndWhatMovesLaterTouchesNothing) {
@@ -186,7 +185,7 @@ TEST_F(NixlTest, ADeadlineEndsATransferAndWhatMovesLaterTouchesNothing) {
   // Others go on beside what is still under way.
   std::vector<std::byte> other(kSize - 16);
   const transport::Run again{&region, 0, other.data(), kSize - 16};
-  ASSERT_TRUE(endpoint->read({&again, 1}, kPatience));
+  ASSERT_TRUE(endpoint->read({&again, 1}, patience()));
   EXPECT_EQ(std::memcmp(other.data(), memory_.data(), other.size()), 0);
   EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0xEE}), kSize);
 }
@@ -238,10 +237,10 @@ TEST_F(NixlTest, AFailureCostsItsTransferAloneAndWhatItHadUnderWayTouchesNothing
   const auto endpoint = connect();
   const transport::Run run{&region, 0, target_.data(), kSize - 16};
   set_mode(Mode::kFailing);
-  EXPECT_EQ(endpoint->read({&run, 1}, kPatience).code(), Code::kSystem);
+  EXPECT_EQ(endpoint->read({&run, 1}, patience()).code(), Code::kSystem);
   set_mode(Mode::kPrompt);
   EXPECT_EQ(std::count(target_.begin(), target_.end(), std::byte{0xEE}), kSize);
-  ASSERT_TRUE(endpoint->read({&run, 1}, kPatience));
+  ASSERT_TRUE(endpoint->read({&run, 1}, patience()));
   EXPECT_EQ(std::memcmp(target_.data(), memory_.data(), kSize - 16), 0);
 }
 
@@ -268,10 +267,10 @@ class GivenUpTest : public NixlTest {
   const Region region_ = owner_.add(memory_.data(), memory_.size());
   const std::shared_ptr<Session> session_ =
       *Session::open(**open_library(find_library(options_)), Reach::kAny,
-                     *unpack<Contact>(*owner_.contact({}, kPatience), "a contact"));
+                     *unpack<Contact>(*owner_.contact({}, patience()), "a contact"));
   const Strip strip_ = [this] {
     const auto keys = unpack<std::vector<std::tuple<std::uint64_t, std::uint64_t, Bytes>>>(
-        *owner_.key({}, region_, Access::kRead, kPatience), "keys");
+        *owner_.key({}, region_, Access::kRead, patience()), "keys");
     const auto reached = *unpack<ExtentContact>(std::get<2>(keys->front()), "a key");
     const Extent extent{reached.address, kSize - 16, reached.metadata};
     EXPECT_TRUE(*session_->load({&extent, 1}));
@@ -295,7 +294,7 @@ TEST_F(GivenUpTest, WithoutAThreadAHoldIsKeptUntilTheNextOneIsGivenUp) {
     first = give_up();
   }
   set_mode(Mode::kPrompt);
-  EXPECT_TRUE(session_->transfer(capi::kRead, {&strip_, 1}, kPatience, nullptr));
+  EXPECT_TRUE(session_->transfer(capi::kRead, {&strip_, 1}, patience(), nullptr));
   EXPECT_EQ(std::memcmp(target_.data(), memory_.data(), 1000), 0);
   EXPECT_FALSE(first.expired());
   const auto second = give_up();
@@ -308,13 +307,13 @@ TEST_F(NixlTest, AnUndoneRegistrationIsStaleAndItsSuccessorReached) {
   const Region first = owner_.add(memory_.data(), memory_.size());
   const auto endpoint = connect();
   const transport::Run run{&first, 0, target_.data(), 100};
-  ASSERT_TRUE(endpoint->read({&run, 1}, kPatience));
+  ASSERT_TRUE(endpoint->read({&run, 1}, patience()));
   owner_.undo(first);
-  EXPECT_EQ(endpoint->read({&run, 1}, kPatience).code(), Code::kStale);
+  EXPECT_EQ(endpoint->read({&run, 1}, patience()).code(), Code::kStale);
   // It lies where the first one lay, and is a byte shorter.
   const Region second = owner_.add(memory_.data(), memory_.size() - 1);
   const transport::Run later{&second, 0, target_.data(), kSize - 17};
-  const auto status = endpoint->read({&later, 1}, kPatience);
+  const auto status = endpoint->read({&later, 1}, patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(std::memcmp(target_.data(), memory_.data(), kSize - 17), 0);
 }
@@ -327,7 +326,7 @@ TEST_F(NixlTest, RegistrationsThatOverlapAreReachedInTurn) {
     for (std::size_t i = 0; i < regions.size(); ++i) {
       std::ranges::fill(target_, std::byte{0xEE});
       const transport::Run run{&regions[i], 3, target_.data(), 5000};
-      const auto status = endpoint->read({&run, 1}, kPatience);
+      const auto status = endpoint->read({&run, 1}, patience());
       ASSERT_TRUE(status.is_ok()) << status.message();
       EXPECT_EQ(std::memcmp(target_.data(), memory_.data() + i + 3, 5000), 0);
     }
@@ -346,7 +345,7 @@ TEST_F(NixlTest, ManyThreadsShareAnEndpoint) {
       const transport::Run run{&region, 0, own.data(), own.size()};
       for (int round = 0; round < 5; ++round) {
         good +=
-            endpoint->read({&run, 1}, kPatience).is_ok() && std::memcmp(own.data(), memory_.data(), own.size()) == 0;
+            endpoint->read({&run, 1}, patience()).is_ok() && std::memcmp(own.data(), memory_.data(), own.size()) == 0;
       }
     });
   }
@@ -361,8 +360,8 @@ TEST_F(NixlTest, EverythingIsUndoneAtTheEnd) {
     const Region region = owner.add(memory_.data(), memory_.size());
     const auto endpoint = connect();
     const transport::Run run{&region, 0, target_.data(), 100};
-    ASSERT_TRUE(endpoint->read({&run, 1}, kPatience));
-    ASSERT_TRUE(endpoint->write({&run, 1}, kPatience));
+    ASSERT_TRUE(endpoint->read({&run, 1}, patience()));
+    ASSERT_TRUE(endpoint->write({&run, 1}, patience()));
     EXPECT_EQ(counts().agents, 2u);
     EXPECT_EQ(counts().registered, 2u);  // the region, once for both, and staging memory
     owner.undo(region);
@@ -382,28 +381,28 @@ TEST_F(NixlTest, AnswersOfAnOwnerThatAreNoneAreRefused) {
     Bytes answer;
   } liar;
   facts_.owner = &liar;
-  EXPECT_EQ(reader_->connect(facts_, kPatience).status().code(), Code::kCorrupt);
-  const auto good = *unpack<Contact>(*owner_.contact({}, kPatience), "a contact");
+  EXPECT_EQ(reader_->connect(facts_, patience()).status().code(), Code::kCorrupt);
+  const auto good = *unpack<Contact>(*owner_.contact({}, patience()), "a contact");
   Contact other = good;
   other.format = 77;
   liar.answer = pack(other);
-  EXPECT_EQ(reader_->connect(facts_, kPatience).status().code(), Code::kUnsupported);
+  EXPECT_EQ(reader_->connect(facts_, patience()).status().code(), Code::kUnsupported);
   other = good;
   other.version = "9.9.9";
   liar.answer = pack(other);
-  EXPECT_EQ(reader_->connect(facts_, kPatience).status().code(), Code::kUnsupported);
+  EXPECT_EQ(reader_->connect(facts_, patience()).status().code(), Code::kUnsupported);
   other = good;
   other.name = "somebody else";
   liar.answer = pack(other);
-  EXPECT_EQ(reader_->connect(facts_, kPatience).status().code(), Code::kCorrupt);
+  EXPECT_EQ(reader_->connect(facts_, patience()).status().code(), Code::kCorrupt);
   other = good;
   other.reach = static_cast<std::uint8_t>(Reach::kHost);
   liar.answer = pack(other);
-  const auto refused = reader_->connect(facts_, kPatience).status();
+  const auto refused = reader_->connect(facts_, patience()).status();
   EXPECT_EQ(refused.code(), Code::kUnsupported);
   EXPECT_NE(refused.message().find("its own host only"), std::string::npos) << refused.message();
   liar.answer = pack(good);
-  EXPECT_TRUE(reader_->connect(facts_, kPatience));
+  EXPECT_TRUE(reader_->connect(facts_, patience()));
 }
 
 // A folder laid out as a wheel lays out its own.

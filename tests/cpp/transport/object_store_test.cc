@@ -15,11 +15,11 @@
 #include "beeline/transport/object_store/server.h"
 #include "beeline/transport/object_store/transport.h"
 #include "no_threads.h"
+#include "patience.h"
 
 namespace beeline::transport::object_store {
 namespace {
 
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 constexpr memory::PublicationId kId{1, 1};
 
 // As Exposures packs them.
@@ -43,7 +43,7 @@ class ObjectStoreTest : public ::testing::Test {
   os::FrameSocket connect() {
     const auto contact = server_.contact();
     EXPECT_TRUE(contact) << contact.status().message();
-    return os::FrameSocket(std::move(*os::connect_unix(std::string(as_text(*contact)), kPatience)));
+    return os::FrameSocket(std::move(*os::connect_unix(std::string(as_text(*contact)), patience())));
   }
   os::FrameSocket open() {
     auto socket = connect();
@@ -64,13 +64,13 @@ class ObjectStoreTest : public ::testing::Test {
   static Code ask(os::FrameSocket& socket, const Bytes& frame) {
     EXPECT_TRUE(socket.send(frame));
     os::Frame answer;
-    EXPECT_TRUE(socket.receive_within(answer, kPatience));
+    EXPECT_TRUE(socket.receive_within(answer, patience()));
     Reader reader(answer.bytes);
     return static_cast<Code>(reader.read<Reply>().code);
   }
   static bool ends(os::FrameSocket& socket) {
     os::Frame frame;
-    return socket.receive_within(frame, kPatience).code() == Code::kPeerLost;
+    return socket.receive_within(frame, patience()).code() == Code::kPeerLost;
   }
 
   std::vector<std::byte> memory_ = std::vector<std::byte>(1 << 16, std::byte{42});
@@ -152,7 +152,7 @@ TEST_F(ObjectStoreTest, MoreConnectionsThanThereCanBeAreToldSo) {
   for (std::size_t i = 0; i < Server::kMaxConnections; ++i) sockets.push_back(connect());
   auto late = connect();
   os::Frame answer;
-  ASSERT_TRUE(late.receive_within(answer, kPatience));
+  ASSERT_TRUE(late.receive_within(answer, patience()));
   Reader reader(answer.bytes);
   EXPECT_EQ(static_cast<Code>(reader.read<Reply>().code), Code::kResourceExhausted);
   sockets.clear();
@@ -178,7 +178,7 @@ TEST_F(ObjectStoreTest, WithoutAThreadAReaderIsToldSoAndOthersGoOn) {
     const NoThreads none;
     auto late = connect();
     os::Frame answer;
-    ASSERT_TRUE(late.receive_within(answer, kPatience));
+    ASSERT_TRUE(late.receive_within(answer, patience()));
     Reader reader(answer.bytes);
     EXPECT_EQ(static_cast<Code>(reader.read<Reply>().code), Code::kSystem);
     const std::string why(as_text(reader.read_bytes(reader.left())));

@@ -12,12 +12,13 @@
 #include "beeline/os/unix_socket.h"
 #include "beeline/transport/builtin.h"
 #include "beeline/transport/tcp/stream.h"
+#include "patience.h"
 #include "seed.h"
+#include "transport/no_region.h"
 
 namespace beeline::transport::tcp {
 namespace {
 
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 constexpr std::string_view kToken = "correct horse";
 
 using Stream = std::unique_ptr<os::ByteStream>;
@@ -33,29 +34,29 @@ Pair make_pair() {
 
 Status send(os::ByteStream& stream, BytesView bytes) {
   std::vector<iovec> pieces{{const_cast<std::byte*>(bytes.data()), bytes.size()}};
-  return send_all(stream, pieces, kPatience);
+  return send_all(stream, pieces, patience());
 }
 
 template <typename T>
 T take(os::ByteStream& stream) {
   T value{};
-  const auto status = receive_exactly(stream, &value, sizeof value, kPatience);
+  const auto status = receive_exactly(stream, &value, sizeof value, patience());
   EXPECT_TRUE(status.is_ok()) << status.message();
   return value;
 }
 std::string take_text(os::ByteStream& stream, std::uint32_t size) {
   std::string text(size, '\0');
-  EXPECT_TRUE(receive_exactly(stream, text.data(), text.size(), kPatience).is_ok());
+  EXPECT_TRUE(receive_exactly(stream, text.data(), text.size(), patience()).is_ok());
   return text;
 }
 
 std::future<Result<Caller>> admit(os::ByteStream& stream, std::string_view token = kToken) {
   return std::async(std::launch::async,
-                    [&stream, token] { return admit_connection(stream, "listener", token, kPatience); });
+                    [&stream, token] { return admit_connection(stream, "listener", token, patience()); });
 }
 std::future<Status> open(os::ByteStream& stream, std::string_view token = kToken) {
   return std::async(std::launch::async, [&stream, token] {
-    return open_connection(stream, Purpose::kStream, "caller", "listener", token, kPatience);
+    return open_connection(stream, Purpose::kStream, "caller", "listener", token, patience());
   });
 }
 
@@ -99,7 +100,7 @@ constexpr Nonce kTheirs{std::byte{2}};
 TEST(OpeningTest, BothSidesLearnThatTheOtherHasTheToken) {
   auto [caller, listener] = make_pair();
   auto admitted = admit(*listener);
-  const auto opened = open_connection(*caller, Purpose::kControl, "caller", "listener", kToken, kPatience);
+  const auto opened = open_connection(*caller, Purpose::kControl, "caller", "listener", kToken, patience());
   EXPECT_TRUE(opened.is_ok()) << opened.message();
   const auto who = admitted.get();
   ASSERT_TRUE(who.is_ok()) << who.status().message();
@@ -218,7 +219,7 @@ TEST(OpeningTest, AListenersOldProofIsRefused) {
 TEST(OpeningTest, AnotherAgentGetsNoProof) {
   auto [caller, listener] = make_pair();
   auto admitted = admit(*listener);
-  const auto opened = open_connection(*caller, Purpose::kStream, "caller", "somebody", kToken, kPatience);
+  const auto opened = open_connection(*caller, Purpose::kStream, "caller", "somebody", kToken, patience());
   EXPECT_EQ(opened.code(), Code::kNotFound) << opened.message();
   caller.reset();
   EXPECT_EQ(admitted.get().status().code(), Code::kPeerLost);
@@ -272,7 +273,7 @@ TEST(OpeningTest, WhatIsCutShortEndsTheWait) {
     auto [caller, listener] = make_pair();
     ASSERT_TRUE(send(*caller, BytesView(said).first(size)));
     ::shutdown(caller->fd(), SHUT_WR);
-    EXPECT_EQ(admit_connection(*listener, "listener", kToken, kPatience).status().code(), Code::kPeerLost) << size;
+    EXPECT_EQ(admit_connection(*listener, "listener", kToken, patience()).status().code(), Code::kPeerLost) << size;
   }
 }
 
@@ -290,7 +291,7 @@ TEST(OpeningTest, LengthsAreCheckedBeforeTheyAreBelieved) {
   opening.id_bytes = 1u << 31;
   opening.has_token = 1;
   ASSERT_TRUE(send(*caller, view_of(opening)));
-  EXPECT_EQ(admit_connection(*listener, "listener", kToken, kPatience).status().code(), Code::kCorrupt);
+  EXPECT_EQ(admit_connection(*listener, "listener", kToken, patience()).status().code(), Code::kCorrupt);
   auto [second, liar] = make_pair();
   auto opened = open(*second);
   Challenge challenge;
@@ -322,20 +323,13 @@ TEST(OpeningTest, RandomBytesOpenNothingOnEitherSide) {
     ASSERT_TRUE(send(from, bytes)) << "seed " << seed;
     ::shutdown(from.fd(), SHUT_WR);
     const Status status = to_listener
-                              ? admit_connection(*listener, "listener", kToken, kPatience).status()
-                              : open_connection(*caller, Purpose::kStream, "caller", "listener", kToken, kPatience);
+                              ? admit_connection(*listener, "listener", kToken, patience()).status()
+                              : open_connection(*caller, Purpose::kStream, "caller", "listener", kToken, patience());
     ASSERT_FALSE(status.is_ok()) << "seed " << seed;
   }
 }
 
 // Registers nothing.
-class NoRegion final : public RegionSource {
- public:
-  Result<Held> hold(memory::PublicationId /*id*/, Access /*access*/, std::string_view /*agent_id*/) override {
-    return Status(Code::kStale, "nothing is registered");
-  }
-};
-
 TEST(OpeningsTest, WhoSaysNothingKeepsNobodyOut) {
   NoRegion nothing;
   std::atomic<int> refused{0};
@@ -343,10 +337,10 @@ TEST(OpeningsTest, WhoSaysNothingKeepsNobodyOut) {
                                            nothing, [](Stream, const std::string&) {}));
   std::vector<os::Fd> silent;
   for (int i = 0; i < 400; ++i) {
-    silent.push_back(std::move(*os::connect_tcp(server->address(), kPatience)));
+    silent.push_back(std::move(*os::connect_tcp(server->address(), patience())));
     if (i % 100 != 99) continue;
-    const Stream stream = os::plain_stream(std::move(*os::connect_tcp(server->address(), kPatience)));
-    const auto opened = open_connection(*stream, Purpose::kStream, "caller", "listener", kToken, kPatience);
+    const Stream stream = os::plain_stream(std::move(*os::connect_tcp(server->address(), patience())));
+    const auto opened = open_connection(*stream, Purpose::kStream, "caller", "listener", kToken, patience());
     EXPECT_TRUE(opened.is_ok()) << i << ": " << opened.message();
   }
   EXPECT_GT(server->stats().refused, 0u);

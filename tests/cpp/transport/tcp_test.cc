@@ -14,12 +14,11 @@
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/requests.h"
 #include "beeline/transport/tcp/stream.h"
+#include "patience.h"
 #include "seed.h"
 
 namespace beeline::transport::tcp {
 namespace {
-
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
 
 // One region of memory, as slot 1, generation 1; all of it registered but its last 16 bytes.
 class OneRegion final : public RegionSource {
@@ -42,23 +41,23 @@ class TcpServerTest : public ::testing::Test {
  protected:
   using Stream = std::unique_ptr<os::ByteStream>;
   [[nodiscard]] Stream connect() const {
-    return os::plain_stream(std::move(*os::connect_tcp(server_->address(), kPatience)));
+    return os::plain_stream(std::move(*os::connect_tcp(server_->address(), patience())));
   }
   [[nodiscard]] Stream open() const {
     auto stream = connect();
-    EXPECT_TRUE(open_connection(*stream, Purpose::kStream, "caller", "listener", "secret", kPatience));
+    EXPECT_TRUE(open_connection(*stream, Purpose::kStream, "caller", "listener", "secret", patience()));
     return stream;
   }
   static Status send(os::ByteStream& stream, BytesView bytes) {
     std::vector<iovec> pieces{{const_cast<std::byte*>(bytes.data()), bytes.size()}};
-    return send_all(stream, pieces, kPatience);
+    return send_all(stream, pieces, patience());
   }
   // Whether the server closes the connection.
   static bool ends(const Stream& stream) {
     const int fd = stream->fd();
     std::array<std::byte, 4096> ignored{};
     for (;;) {
-      if (!os::wait_ready(fd, POLLIN, kPatience, "the end of a connection")) return false;
+      if (!os::wait_ready(fd, POLLIN, patience(), "the end of a connection")) return false;
       const auto got = ::recv(fd, ignored.data(), ignored.size(), 0);
       if (got == 0 || (got < 0 && errno == ECONNRESET)) return true;
       if (got < 0 && errno != EAGAIN) return false;
@@ -78,11 +77,11 @@ class TcpServerTest : public ::testing::Test {
     header.bytes = bytes;
     EXPECT_TRUE(send(*stream, request(header, {run})));
     ReplyHeader reply;
-    EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, kPatience));
+    EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, patience()));
     std::vector<std::byte> rest(reply.message_bytes + reply.bytes);
-    EXPECT_TRUE(receive_exactly(*stream, rest.data(), rest.size(), kPatience));
+    EXPECT_TRUE(receive_exactly(*stream, rest.data(), rest.size(), patience()));
     if (reply.code == 0) {
-      EXPECT_TRUE(receive_exactly(*stream, &trailer_, sizeof trailer_, kPatience));
+      EXPECT_TRUE(receive_exactly(*stream, &trailer_, sizeof trailer_, patience()));
     }
     return static_cast<Code>(reply.code);
   }
@@ -139,10 +138,10 @@ TEST_F(TcpServerTest, AWriteThatIsNotGrantedIsReadAndDropped) {
   bytes.resize(bytes.size() + 1000);
   EXPECT_TRUE(send(*stream, bytes));
   ReplyHeader reply;
-  EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, kPatience));
+  EXPECT_TRUE(receive_exactly(*stream, &reply, sizeof reply, patience()));
   EXPECT_EQ(static_cast<Code>(reply.code), Code::kInvalidArgument);
   std::string message(reply.message_bytes, ' ');
-  EXPECT_TRUE(receive_exactly(*stream, message.data(), message.size(), kPatience));
+  EXPECT_TRUE(receive_exactly(*stream, message.data(), message.size(), patience()));
   EXPECT_EQ(ask(stream, {1, 1, 0, 100, 1, 0}, 100), Code::kOk);
   EXPECT_EQ(region_.memory()[0], std::byte{42});
 }
@@ -166,7 +165,7 @@ TEST_F(TcpServerTest, NonsenseEndsTheConnection) {
 TEST_F(TcpServerTest, AWrongTokenIsToldSo) {
   for (const std::string token : {"", "Secret", "secret2", "secre"}) {
     const auto stream = connect();
-    const auto status = open_connection(*stream, Purpose::kStream, "caller", "listener", token, kPatience);
+    const auto status = open_connection(*stream, Purpose::kStream, "caller", "listener", token, patience());
     EXPECT_EQ(status.code(), Code::kInvalidArgument);
     EXPECT_NE(status.message().find("token"), std::string::npos);
     EXPECT_TRUE(ends(stream));
@@ -180,7 +179,7 @@ TEST_F(TcpServerTest, ControlConnectionsAreHandedOn) {
   peer.self_id = "caller";
   peer.peer_id = "listener";
   peer.token = "secret";
-  const auto stream = connect_control(server_->address(), peer, kPatience);
+  const auto stream = connect_control(server_->address(), peer, patience());
   ASSERT_TRUE(stream.is_ok());
   EXPECT_TRUE(ends(*stream));  // the test let go of it
   EXPECT_EQ(controls_, 1);

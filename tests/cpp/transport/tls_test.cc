@@ -19,12 +19,13 @@
 #include "beeline/transport/builtin.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/stream.h"
+#include "patience.h"
 #include "seed.h"
+#include "transport/no_region.h"
 
 namespace beeline::transport::tcp {
 namespace {
 
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(100)));
 using Stream = std::unique_ptr<os::ByteStream>;
 using TlsPtr = std::shared_ptr<const os::Tls>;
 
@@ -58,12 +59,12 @@ class TlsTest : public ::testing::Test {
             listening_->listening_stream(std::move(sockets->second))};
   }
   static std::future<Status> begin(const Stream& stream) {
-    return std::async(std::launch::async, [&stream] { return stream->begin(kPatience); });
+    return std::async(std::launch::async, [&stream] { return stream->begin(patience()); });
   }
   [[nodiscard]] Pair make_begun_pair() const {
     Pair pair = make_pair();
     auto listening = begin(pair.listener);
-    const auto connected = pair.caller->begin(kPatience);
+    const auto connected = pair.caller->begin(patience());
     const auto listened = listening.get();
     EXPECT_TRUE(connected.is_ok()) << connected.message();
     EXPECT_TRUE(listened.is_ok()) << listened.message();
@@ -100,9 +101,9 @@ TEST_F(TlsTest, BytesArriveBothWaysAlsoUnderNewKeys) {
     Bytes sent = random_bytes((5u << 20) + 3, seed);
     Bytes received(sent.size());
     auto pieces = cut(sent, random);
-    auto sending = std::async(std::launch::async, [&] { return send_all(**from, pieces, kPatience); });
+    auto sending = std::async(std::launch::async, [&] { return send_all(**from, pieces, patience()); });
     auto targets = cut(received, random);
-    const auto status = receive_all(**to, targets, kPatience);
+    const auto status = receive_all(**to, targets, patience());
     ASSERT_TRUE(status.is_ok()) << status.message() << ", seed " << seed;
     ASSERT_TRUE(sending.get().is_ok()) << "seed " << seed;
     ASSERT_TRUE(received == sent) << "seed " << seed;
@@ -126,7 +127,7 @@ TEST_F(TlsTest, EachListenerHasACertificateOfItsOwn) {
 TEST_F(TlsTest, AnotherCertificateIsRefused) {
   const Pair pair = make_pair(make_tls(true)->fingerprint());
   auto listening = begin(pair.listener);
-  const auto connected = pair.caller->begin(kPatience);
+  const auto connected = pair.caller->begin(patience());
   EXPECT_EQ(connected.code(), Code::kInvalidArgument);
   EXPECT_NE(connected.message().find(listening_->fingerprint()), std::string::npos) << connected.message();
   EXPECT_TRUE(listening.get().is_ok());  // it knows nothing of it, and the opening that follows never comes
@@ -146,9 +147,9 @@ TEST_F(TlsTest, WhatIsNoHandshakeIsAnErrorOnEitherSide) {
         std::memcpy(bytes.data(), kRecord.data(), kRecord.size());
       }
       std::vector<iovec> pieces{{bytes.data(), bytes.size()}};
-      ASSERT_TRUE(send_all(*hostile, pieces, kPatience).is_ok());
+      ASSERT_TRUE(send_all(*hostile, pieces, patience()).is_ok());
       ::shutdown(hostile->fd(), SHUT_WR);
-      const auto status = stream->begin(kPatience);
+      const auto status = stream->begin(patience());
       ASSERT_TRUE(status.code() == Code::kInvalidArgument || status.code() == Code::kPeerLost)
           << status.message() << ", seed " << seed << ", " << round << " bytes";
     }
@@ -169,11 +170,11 @@ TEST_F(TlsTest, AConnectionThatBreaksIsLost) {
   pair.caller.reset();
   std::array<std::byte, 10> target{};
   for (int round = 0; round < 2; ++round) {
-    EXPECT_EQ(receive_exactly(*pair.listener, target.data(), target.size(), kPatience).code(), Code::kPeerLost);
+    EXPECT_EQ(receive_exactly(*pair.listener, target.data(), target.size(), patience()).code(), Code::kPeerLost);
   }
   Bytes bytes(1 << 20);
   std::vector<iovec> pieces{{bytes.data(), bytes.size()}};
-  EXPECT_EQ(send_all(*pair.listener, pieces, kPatience).code(), Code::kPeerLost);
+  EXPECT_EQ(send_all(*pair.listener, pieces, patience()).code(), Code::kPeerLost);
 }
 
 // Two pairs of sockets, and what passes bytes on from one to the other.
@@ -221,14 +222,14 @@ TEST_F(TlsTest, AByteThatIsChangedOnTheWayEndsTheStream) {
   const Pair pair{connecting_->connecting_stream(std::move(wire.left), "somewhere", listening_->fingerprint()),
                   listening_->listening_stream(std::move(wire.right))};
   auto listening = begin(pair.listener);
-  ASSERT_TRUE(pair.caller->begin(kPatience).is_ok());
+  ASSERT_TRUE(pair.caller->begin(patience()).is_ok());
   ASSERT_TRUE(listening.get().is_ok());
   std::array<std::byte, 100> bytes{};
   for (const bool changes : {false, true}) {
     if (changes) wire.change_next();
     std::vector<iovec> pieces{{bytes.data(), bytes.size()}};
-    ASSERT_TRUE(send_all(*pair.caller, pieces, kPatience).is_ok());
-    const auto status = receive_exactly(*pair.listener, bytes.data(), bytes.size(), kPatience);
+    ASSERT_TRUE(send_all(*pair.caller, pieces, patience()).is_ok());
+    const auto status = receive_exactly(*pair.listener, bytes.data(), bytes.size(), patience());
     EXPECT_EQ(status.code(), changes ? Code::kCorrupt : Code::kOk) << status.message();
   }
 }
@@ -254,13 +255,6 @@ TEST_F(TlsTest, FilesThatDoNotDoAreNamed) {
 }
 
 // Registers nothing.
-class NoRegion final : public RegionSource {
- public:
-  Result<Held> hold(memory::PublicationId /*id*/, Access /*access*/, std::string_view /*agent_id*/) override {
-    return Status(Code::kStale, "nothing is registered");
-  }
-};
-
 class TlsServerTest : public TlsTest {
  protected:
   void SetUp() override {
@@ -283,7 +277,7 @@ class TlsServerTest : public TlsTest {
     return peer;
   }
   [[nodiscard]] Status connecting_with(const PeerFacts& peer) const {
-    return connect(server_->address(), Purpose::kStream, peer, kPatience).status();
+    return connect(server_->address(), Purpose::kStream, peer, patience()).status();
   }
 
   NoRegion nothing_;
@@ -294,16 +288,16 @@ TEST_F(TlsServerTest, ARequestIsAnsweredWithinTls) {
   for (const auto& own : {TlsPtr(), connecting_}) {
     PeerFacts peer = facts();
     peer.tls = own;
-    const auto stream = connect(server_->address(), Purpose::kStream, peer, kPatience);
+    const auto stream = connect(server_->address(), Purpose::kStream, peer, patience());
     ASSERT_TRUE(stream.is_ok()) << stream.status().message();
     RequestHeader header;
     header.runs = 1;
     header.bytes = 8;
     const RunRecord run{1, 1, 0, 8, 1, 0};
     std::vector<iovec> pieces{{&header, sizeof header}, {const_cast<RunRecord*>(&run), sizeof run}};
-    ASSERT_TRUE(send_all(**stream, pieces, kPatience).is_ok());
+    ASSERT_TRUE(send_all(**stream, pieces, patience()).is_ok());
     ReplyHeader reply;
-    ASSERT_TRUE(receive_exactly(**stream, &reply, sizeof reply, kPatience).is_ok());
+    ASSERT_TRUE(receive_exactly(**stream, &reply, sizeof reply, patience()).is_ok());
     EXPECT_EQ(static_cast<Code>(reply.code), Code::kStale);
   }
 }
@@ -337,7 +331,7 @@ TEST_F(TlsServerTest, AListenerThatSpeaksPlainIsAnErrorForWhoSpeaksTls) {
 }
 
 TEST_F(TlsServerTest, TheDestructorWaitsForNoHandshake) {
-  const auto silent = os::connect_tcp(server_->address(), kPatience);
+  const auto silent = os::connect_tcp(server_->address(), patience());
   ASSERT_TRUE(silent.is_ok());
   server_.reset();
 }

@@ -18,12 +18,11 @@
 #include "beeline/transport/ucx/library.h"
 #include "beeline/transport/ucx/selection.h"
 #include "beeline/transport/ucx/transport.h"
+#include "patience.h"
+#include "poison.h"
 
 namespace beeline::transport::ucx {
 namespace {
-
-const os::Wait kPatience(Deadline::after(std::chrono::seconds(60)));
-constexpr std::byte kPoison{0xEE};
 
 TEST(UcxSelectionTest, TheUsersListLeavesOutAndAddsNothing) {
   const struct {
@@ -84,7 +83,7 @@ class UcxTest : public ::testing::Test, private OwnerLine {
   void SetUp() override {
     if (const auto found = describe({}); !found) GTEST_SKIP() << found.status().message();
     ASSERT_TRUE(reader_->reaches(facts_, region_));
-    auto connected = reader_->connect(facts_, kPatience);
+    auto connected = reader_->connect(facts_, patience());
     ASSERT_TRUE(connected.is_ok()) << connected.status().message();
     endpoint_ = std::move(*connected);
   }
@@ -141,7 +140,7 @@ TEST_F(UcxTest, EveryByteArrivesAndNothingElseIsTouched) {
     const std::uint64_t offset = size <= 1000 ? 0 : 1000;
     std::vector<std::byte> target(size + 2, kPoison);
     const transport::Run run{&region_, offset, target.data() + 1, size};
-    const auto status = endpoint_->read({&run, 1}, kPatience);
+    const auto status = endpoint_->read({&run, 1}, patience());
     ASSERT_TRUE(status.is_ok()) << status.message();
     EXPECT_TRUE(std::equal(target.begin() + 1, target.end() - 1, memory_.begin() + static_cast<long>(offset))) << size;
     EXPECT_EQ(target.front(), kPoison);
@@ -162,7 +161,7 @@ TEST_F(UcxTest, ManyRunsOfBothExtentsArrive) {
                   expected.begin() + static_cast<long>(i * 80 + k * 20));
     }
   }
-  const auto status = endpoint_->read(runs, kPatience);
+  const auto status = endpoint_->read(runs, patience());
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(target, expected);
 }
@@ -171,7 +170,7 @@ TEST_F(UcxTest, WhatIsNotRegisteredIsRefused) {
   std::vector<std::byte> target(4096, kPoison);
   for (const std::uint64_t offset : {memory_.size() - 4096, memory_.size() - 4097}) {
     const transport::Run run{&region_, offset, target.data(), 2};
-    EXPECT_EQ(endpoint_->read({&run, 1}, kPatience).code(), Code::kInvalidArgument) << offset;
+    EXPECT_EQ(endpoint_->read({&run, 1}, patience()).code(), Code::kInvalidArgument) << offset;
   }
   EXPECT_EQ(std::count(target.begin(), target.end(), kPoison), 4096);
 }
@@ -181,7 +180,7 @@ TEST_F(UcxTest, WritesAreThereWhenTheyAreDone) {
     const std::vector<std::byte> source(size, static_cast<std::byte>(size % 251));
     const std::byte before = memory_[1000 + size];
     const transport::Run run{&region_, 1000, const_cast<std::byte*>(source.data()), size};
-    const auto status = endpoint_->write({&run, 1}, kPatience);
+    const auto status = endpoint_->write({&run, 1}, patience());
     ASSERT_TRUE(status.is_ok()) << status.message();
     EXPECT_TRUE(std::equal(source.begin(), source.end(), memory_.begin() + 1000));
     EXPECT_EQ(memory_[1000 + size], before);
@@ -194,7 +193,7 @@ TEST_F(UcxTest, WhoGivesUpIsNotWrittenToLaterAndTheNextTransferWorks) {
   const transport::Run run{&region_, 1000, given_up.data(), given_up.size()};
   const auto cancellation = *os::Cancellation::make();
   cancellation->cancel();
-  os::Wait cancelled = kPatience;
+  os::Wait cancelled = patience();
   cancelled.cancellation = cancellation.get();
   for (const auto& [wait, code] : {std::pair{cancelled, Code::kCancelled},
                                    {os::Wait(Deadline::after(std::chrono::microseconds(100))), Code::kDeadlineExceeded},
@@ -203,7 +202,7 @@ TEST_F(UcxTest, WhoGivesUpIsNotWrittenToLaterAndTheNextTransferWorks) {
     EXPECT_EQ(status.code(), code) << status.message();
     std::fill(given_up.begin(), given_up.end(), kPoison);
     const transport::Run next{&region_, 1000, target.data(), target.size()};
-    ASSERT_TRUE(endpoint_->read({&next, 1}, kPatience));
+    ASSERT_TRUE(endpoint_->read({&next, 1}, patience()));
     EXPECT_TRUE(std::equal(target.begin(), target.end(), memory_.begin() + 1000));
     EXPECT_EQ(std::count(given_up.begin(), given_up.end(), kPoison), static_cast<long>(given_up.size()));
   }
@@ -217,7 +216,7 @@ TEST_F(UcxTest, ThreadsThatGiveUpDoNotDisturbOthers) {
     for (int i = 0; i < 30; ++i) {
       std::fill(target.begin(), target.end(), kPoison);
       const auto status =
-          endpoint_->read({&run, 1}, gives_up ? os::Wait(Deadline::after(std::chrono::microseconds(50))) : kPatience);
+          endpoint_->read({&run, 1}, gives_up ? os::Wait(Deadline::after(std::chrono::microseconds(50))) : patience());
       if (gives_up) continue;
       ASSERT_TRUE(status.is_ok()) << status.message();
       ASSERT_TRUE(std::equal(target.begin(), target.end(), memory_.begin() + 1000));
@@ -233,10 +232,10 @@ TEST_F(UcxTest, ManyEndpointsOneAfterTheOtherLeaveNothingAtTheOwner) {
   std::byte value{};
   const transport::Run run{&region_, 0, &value, 1};
   for (int i = 0; i < 300; ++i) {
-    auto endpoint = reader_->connect(facts_, kPatience);
+    auto endpoint = reader_->connect(facts_, patience());
     ASSERT_TRUE(endpoint.is_ok()) << endpoint.status().message();
     value = static_cast<std::byte>(i);
-    const auto status = (*endpoint)->write({&run, 1}, kPatience);
+    const auto status = (*endpoint)->write({&run, 1}, patience());
     ASSERT_TRUE(status.is_ok()) << i << ": " << status.message();
     ASSERT_EQ(memory_[0], value);
   }
@@ -247,14 +246,14 @@ TEST_F(UcxTest, MemoryThatIsGoneIsAnErrorAndTheNextTransferWorks) {
   const Region other{{2, 1}, 4096, reinterpret_cast<std::uintptr_t>(page), Region::kOutsideArena, {}};
   std::vector<std::byte> target(4096);
   const transport::Run run{&other, 0, target.data(), 4096};
-  ASSERT_TRUE(endpoint_->read({&run, 1}, kPatience));
+  ASSERT_TRUE(endpoint_->read({&run, 1}, patience()));
   ::munmap(page, 4096);
-  for (const auto& status : {endpoint_->read({&run, 1}, kPatience), endpoint_->write({&run, 1}, kPatience)}) {
+  for (const auto& status : {endpoint_->read({&run, 1}, patience()), endpoint_->write({&run, 1}, patience())}) {
     EXPECT_EQ(status.code(), Code::kSystem);
     EXPECT_NE(status.message().find("UCX says"), std::string::npos) << status.message();
   }
   const transport::Run next{&region_, 1000, target.data(), 4096};
-  ASSERT_TRUE(endpoint_->read({&next, 1}, kPatience));
+  ASSERT_TRUE(endpoint_->read({&next, 1}, patience()));
   EXPECT_TRUE(std::equal(target.begin(), target.end(), memory_.begin() + 1000));
 }
 
@@ -262,7 +261,7 @@ TEST_F(UcxTest, AGarbledKeyIsRefused) {
   is_garbling_ = true;
   std::vector<std::byte> target(8, kPoison);
   const transport::Run run{&region_, 0, target.data(), 8};
-  EXPECT_EQ(endpoint_->read({&run, 1}, kPatience).code(), Code::kCorrupt);
+  EXPECT_EQ(endpoint_->read({&run, 1}, patience()).code(), Code::kCorrupt);
 }
 
 }  // namespace

@@ -12,17 +12,13 @@ constexpr std::uint64_t kMaxCalls = 512;
 // Of one copy with rows.
 constexpr std::uint64_t kMaxRows = std::uint64_t{1} << 16;
 
-cuda::Address address_of(const std::byte* data) {
-  return reinterpret_cast<std::uintptr_t>(data);
-}
-
 }  // namespace
 
 Status Copies::copy(cuda::Address remote, std::byte* local, std::uint64_t bytes) {
   const auto& functions = lane_.driver().functions();
   const bool reads = access_ == Access::kRead;
-  const cuda::Address from = reads ? remote : address_of(local);
-  const cuda::Address to = reads ? address_of(local) : remote;
+  const cuda::Address from = reads ? remote : cuda::address_of(local);
+  const cuda::Address to = reads ? cuda::address_of(local) : remote;
   if (!is_between_gpus()) return lane_.driver().call(functions.copy, to, from, bytes, lane_.stream());
   const cuda::Context from_context = (reads ? remote_ : local_)->context();
   const cuda::Context to_context = (reads ? local_ : remote_)->context();
@@ -36,7 +32,7 @@ Status Copies::copy_rows(cuda::Address remote, std::byte* local, const Run& run,
     std::uint64_t pitch;
   };
   Side from{remote_, remote, run.stride};
-  Side to{local_, address_of(local), run.local_stride};
+  Side to{local_, cuda::address_of(local), run.local_stride};
   if (access_ == Access::kWrite) std::swap(from, to);
   const std::uint32_t device = is_between_gpus() ? cuda::kMemoryUnified : cuda::kMemoryDevice;
   cuda::Copy2d copy;

@@ -8,13 +8,6 @@
 #include "beeline/transport/cuda_ipc/keys.h"
 
 namespace beeline::transport::cuda_ipc {
-namespace {
-
-cuda::Address address_of(const std::byte* data) {
-  return reinterpret_cast<std::uintptr_t>(data);
-}
-
-}  // namespace
 
 Result<Bytes> CudaExporter::contact() {
   BEELINE_ASSIGN(const cuda::Driver* const driver, cuda::Driver::open());
@@ -45,7 +38,8 @@ Status CudaExporter::check(const std::byte* data, std::uint64_t length, const De
 Result<CudaExporter::Allocation> CudaExporter::allocation_of(const cuda::Driver& driver, const std::byte* data) {
   Allocation allocation;
   std::size_t length = 0;
-  BEELINE_RETURN_IF_ERROR(driver.call(driver.functions().address_range, &allocation.base, &length, address_of(data)));
+  BEELINE_RETURN_IF_ERROR(
+      driver.call(driver.functions().address_range, &allocation.base, &length, cuda::address_of(data)));
   allocation.length = length;
   BEELINE_ASSIGN(allocation.buffer_id, pointer_attribute<unsigned long long>(driver, cuda::kPointerBufferId, data));
   return allocation;
@@ -65,7 +59,7 @@ Result<Bytes> CudaExporter::key_of(const Announcer& announcer, const std::byte* 
   const cuda::Driver& driver = announcer.gpu()->driver();
   BEELINE_ASSIGN(const Allocation allocation, allocation_of(driver, data));
   BEELINE_ASSIGN(const cuda::IpcHandle memory, handle_of(driver, allocation));
-  return pack(MemoryKey{announcer.gpu()->ordinal(), address_of(data) - allocation.base, allocation.length,
+  return pack(MemoryKey{announcer.gpu()->ordinal(), cuda::address_of(data) - allocation.base, allocation.length,
                         bytes_of_plain(memory), bytes_of_plain(announcer.handle()), allocation.base,
                         reinterpret_cast<std::uintptr_t>(announcer.event())});
 }
@@ -82,7 +76,7 @@ Result<Bytes> CudaExporter::key(memory::PublicationId id, const RegionSource::He
     const std::uint64_t end = extent.offset + extent.length;
     for (std::uint64_t at = extent.offset; at < end; at = extents.back().offset + extents.back().length) {
       BEELINE_ASSIGN(const Allocation allocation, allocation_of(driver, held.data + at));
-      const std::uint64_t left = allocation.base + allocation.length - address_of(held.data + at);
+      const std::uint64_t left = allocation.base + allocation.length - cuda::address_of(held.data + at);
       extents.push_back({at, std::min(left, end - at)});
     }
   }

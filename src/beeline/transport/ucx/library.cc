@@ -16,7 +16,7 @@
 namespace beeline::transport::ucx {
 namespace {
 
-constexpr const char* kName = "libucp.so.0";
+constexpr const char* kLibraryName = "libucp.so.0";
 constexpr const char* kAdvice = "pip install libucx-cu12, or BEELINE_UCX_LIBRARY=/path/to/libucp.so.0";
 
 thread_local Words* listening = nullptr;
@@ -125,9 +125,9 @@ int Words::hear(const char* /*file*/, unsigned /*line*/, const char* /*function*
 
 Result<std::shared_ptr<const Library>> Library::open(const std::string& given) {
   const char* const named = std::getenv("BEELINE_UCX_LIBRARY");
-  const std::string wanted = named != nullptr && *named != 0 ? named : !given.empty() ? given : kName;
+  const std::string wanted = named != nullptr && *named != 0 ? named : !given.empty() ? given : kLibraryName;
   // Two versions in one process would share what they depend on.
-  void* handle = ::dlopen(kName, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+  void* handle = ::dlopen(kLibraryName, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
   if (handle == nullptr) handle = load(wanted);
   if (handle == nullptr) {
     return Status(Code::kUnsupported, std::string("UCX is not there (") + kAdvice + "): " + ::dlerror());
