@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from beeline.transfer import Agent, TensorRefs, devices, get_include
-from tests.conformance import emulated_gpu
+from tests.conformance import emulated_gpu, owners
 from tests.conformance.paths import HARMLESS, LIES, MISSING, SLOW
 
 TOKEN = "conformance"
@@ -99,6 +99,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("agent", values, indirect=True, scope="module")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _zygotes():
+    yield
+    owners.end()
+
+
 @pytest.fixture(autouse=True)
 def _path_that_is_here(request):
     path = request.node.callspec.params.get("path") if hasattr(request.node, "callspec") else None
@@ -175,15 +181,14 @@ class Owner:
             from beeline.engines import preload as preloading
 
             environment |= preloading.environment()
-        script = pathlib.Path(__file__).with_name("owner.py")
+        options = {**DEFAULTS, **options}
         prefix = [*within(namespace, boot_id, shm), *(limited() if is_limited else ())]
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, str(script), json.dumps({**DEFAULTS, **options})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        if prefix or environ:
+            command = [*prefix, sys.executable, str(owners.SCRIPT), json.dumps(options)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
+        else:
+            self.process = owners.start(options, environment)
         self.address = self._hear()
 
     def _hear(self):
@@ -230,14 +235,14 @@ def folder():
 
 @pytest.fixture
 def start_owner(folder):
-    owners = []
+    started = []
 
     def start(**options):
-        owners.append(Owner(**{"folder": folder, "tcp": "127.0.0.1:0", **options}))
-        return owners[-1]
+        started.append(Owner(**{"folder": folder, "tcp": "127.0.0.1:0", **options}))
+        return started[-1]
 
     yield start
-    for owner in owners:
+    for owner in started:
         owner.end()
 
 

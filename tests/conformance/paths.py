@@ -23,6 +23,12 @@ _has_ucx, _ucx = _core.describe_ucx(ucx.library())
 MISSING = {} if _has_ucx else {"ucx": _ucx}
 MISSING |= {} if nixl.library() else {"nixl": "the NIXL package is not installed"}
 
+
+def on_push(*pushed: str, of=PATHS):
+    """Values of a test's parameter: the paths, all but the `pushed` ones for `./dev test --full`."""
+    return [pytest.param(path, marks=[pytest.mark.full] * (path not in pushed)) for path in of]
+
+
 HARMLESS = {
     "well": [],
     "delayed": [Fault("delay", delay_s=0.001, after_bytes=1, times=0)],

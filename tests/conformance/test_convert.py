@@ -83,7 +83,7 @@ def test_every_number_arrives_as_torch_makes_it(owner, agent, source, target, pa
     assert same(agent.fetch(refs[0], dtype=target, path=path), out)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", paths.on_push("shm", "cma", "tcp", "gloo", of=PATHS))
 def test_parts_and_strides_on_both_sides(owner, agent, path):
     source = "torch.linspace(-1000, 1000, 1 << 20).reshape(64, 128, 128)"
     refs = owner.register(f"[{source}, {source}.permute(2, 0, 1)]")
@@ -155,7 +155,7 @@ def test_some_of_several_are_converted(owner, agent, path):
     assert same(agent.fetch(refs["bias"], dtype=torch.bfloat16, **require), plain["bias"])
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", paths.on_push("shm", "cma", "tcp", of=PATHS))
 def test_a_batch_converts_again_and_again(owner, agent, path):
     refs = owner.register("[torch.zeros(1 << 20), torch.zeros(512, 1024).t(), torch.zeros(1024, 512)]")
     out = [torch.full((1 << 20,), -1.0).bfloat16(), torch.full((1024, 512), -1.0).half()]

@@ -292,6 +292,7 @@ def test_paths_to_nobody(reader, place):
         assert done.returncode == 1 and "2 agents are called 'reader'" in done.stderr
 
 
+@pytest.mark.full
 def test_bench_against_a_fresh_peer(place):
     options = ("--size", "1KiB", "--size", "1MiB", "--seconds", "0.01", "--folder", place)
     report = json.loads(beeline("bench", "transfer", *options, "--json").stdout)
@@ -333,6 +334,7 @@ def test_bench_between_two_agents_also_shows_what_the_first_has_measured(start_o
     assert beeline("bench", "transfer", "a", "b", "c", check=False).returncode == 2
 
 
+@pytest.mark.full
 def test_bench_against_an_agent_that_has_published_nothing(reader, place):
     done = beeline("bench", "transfer", "reader", "--folder", place, check=False)
     assert done.returncode == 1 and 'agent.publish("beeline.bench"' in done.stderr

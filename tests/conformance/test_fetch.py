@@ -7,7 +7,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import OF_DEVICES, PATHS, WRITING
+from tests.conformance.paths import OF_DEVICES, PATHS, WRITING, on_push
 
 DTYPES = [
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64",
@@ -110,7 +110,7 @@ def test_push_fills_what_was_granted(owner, agent, path):
     assert owner.run("answer = [float(t.sum()) for t in kept['tensors']]") == [1 << 20, 4096]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", on_push("shm", "cma", "tcp"))
 def test_a_batch_is_run_again_and_again(owner, agent, path):
     refs = owner.register("[torch.zeros(1 << 20), torch.zeros(512, 1024).t()]")
     out = [torch.full((1 << 20,), -1.0), torch.full((1024, 512), -1.0)]

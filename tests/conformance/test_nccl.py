@@ -394,6 +394,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size, is_filled", [("4k", False), ("1m", True)], ids=["too small", "full"])
 def test_without_room_in_dev_shm_nccl_says_so_and_other_paths_go_on(start_gpu_owner, folder, tmp_path, size, is_filled):
     with mounted(tmp_path, size) as shm:
@@ -427,8 +428,8 @@ def test_without_room_in_dev_shm_nccl_says_so_and_other_paths_go_on(start_gpu_ow
     "environment, why",
     [
         ({"BEELINE_NCCL_LIBRARY": "/nowhere/libnccl.so"}, "/nowhere/libnccl.so"),
-        ({"NCCL_EMULATOR_VERSION": "21703"}, "2.17.3 .* will not do: 2.18.0"),
-        ({"NCCL_COMM_BLOCKING": "1"}, "NCCL_COMM_BLOCKING"),
+        pytest.param({"NCCL_EMULATOR_VERSION": "21703"}, "2.17.3 .* will not do: 2.18.0", marks=pytest.mark.full),
+        pytest.param({"NCCL_COMM_BLOCKING": "1"}, "NCCL_COMM_BLOCKING", marks=pytest.mark.full),
     ],
 )
 def test_a_library_that_is_missing_or_will_not_do(start_gpu_owner, gpu_owner, emulated_nccl, environment, why):

@@ -10,7 +10,7 @@ import torch
 from beeline import exceptions
 from beeline.transfer import Agent, Fault
 from tests.conformance.conftest import TOKEN
-from tests.conformance.paths import PATHS, SERVED, WRITING
+from tests.conformance.paths import SERVED, WRITING, on_push
 
 COUNT = 3 << 18  # of float32: 3 MiB
 HALF = COUNT * 2  # bytes
@@ -26,7 +26,7 @@ PHASES = {
 }
 # The same of a transfer that writes.
 WRITTEN = {phase: {**place, "at": "connect" if phase == "connecting" else "write"} for phase, place in PHASES.items()}
-# Every path's owner and reader are killed while a transfer is under way; the rest is for `./dev test --full`.
+# Owners and readers are killed while a transfer is under way; the rest is for `./dev test --full`.
 IN_PHASES = [pytest.param(phase, marks=[pytest.mark.full] * (phase != "under way"), id=phase) for phase in PHASES]
 ENDS = [
     pytest.param(signal.SIGKILL, id="killed"),
@@ -75,7 +75,7 @@ def paused(folder):
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("phase", IN_PHASES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", on_push("cma", "ucx", "tcp", "gloo"))
 def test_an_owner_that_is_read(start_owner, paused, path, phase, end):
     owner = start_owner()
     refs = owner.register(SOURCE)
@@ -108,7 +108,7 @@ def test_an_owner_that_is_read(start_owner, paused, path, phase, end):
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("phase", IN_PHASES)
-@pytest.mark.parametrize("path", WRITING)
+@pytest.mark.parametrize("path", on_push("cma", "tcp", of=WRITING))
 def test_an_owner_that_is_written_to(start_owner, paused, path, phase, end):
     owner = start_owner()
     refs = owner.register(f"[torch.zeros({COUNT})]")
@@ -147,7 +147,7 @@ while agent.stats()['faults'] == 0:
 
 
 @pytest.mark.parametrize(("phase", "end"), IN_PHASES_OF_CALLERS)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", on_push("cma", "tcp", "gloo"))
 def test_a_reader(start_owner, agent, path, phase, end):
     owner = start_owner()
     refs = owner.register(SOURCE)
@@ -167,7 +167,7 @@ def test_a_reader(start_owner, agent, path, phase, end):
 
 
 @pytest.mark.parametrize(("phase", "end"), IN_PHASES_OF_CALLERS)
-@pytest.mark.parametrize("path", WRITING)
+@pytest.mark.parametrize("path", on_push("cma", "tcp", of=WRITING))
 def test_a_writer(start_owner, agent, path, phase, end):
     owner = start_owner()
     refs = owner.register(f"[torch.zeros({COUNT})]")

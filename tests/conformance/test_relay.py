@@ -178,6 +178,7 @@ def test_a_relay_that_withdraws_is_given_up(start_owner, publisher, slow_child):
     assert child.stats()["parents_lost"] == 1
 
 
+@pytest.mark.full
 def test_a_subscriber_that_stalls_holds_up_others_for_a_part_of_their_time(start_owner, publisher, slow_child):
     publish(publisher, 1)
     _, _, fetching = slow_child(pause_s=8, timeout_s=60)  # the publisher's one child, for a while

@@ -110,6 +110,7 @@ def test_a_transfer_whose_streams_break_is_taken_up_again(reader, refs, forwarde
     assert [(row.transfers, row.nbytes, row.failures) for row in rows] == [(1, 4 * COUNT, 0)]
 
 
+@pytest.mark.full
 def test_a_transfer_whose_streams_break_ever_again_fails_in_time(reader, refs, forwarder):
     give(reader, refs)
     forwarder.cuts = [True] * 100

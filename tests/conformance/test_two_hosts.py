@@ -201,6 +201,7 @@ def bytes_received(namespace: str) -> int:
     return json.loads(shown.stdout)[0]["stats64"]["rx"]["bytes"]
 
 
+@pytest.mark.full
 def test_a_version_crosses_the_link_once_for_all_who_relay_on_a_host(hosts, start_owner, tmp_path):
     boot_ids = {host: tmp_path / host for host in HOSTS}
     for path in boot_ids.values():

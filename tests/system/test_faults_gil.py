@@ -10,7 +10,7 @@ PRELUDE = """
     import ctypes
     import numpy as np
 
-    HELD_S = 8
+    HELD_S = 5
 
     def hold_gil(seconds=HELD_S):
         ctypes.PyDLL(None).usleep(int(seconds * 1e6))
@@ -157,6 +157,7 @@ def test_cancel_of_a_queued_call_is_delivered(start_driver):
     assert driver.expect("after") == ["held", "f"]
 
 
+@pytest.mark.full
 def test_driver_that_holds_the_gil_is_not_in_the_path(start_driver):
     driver = start_driver(
         PRELUDE

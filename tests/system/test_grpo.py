@@ -203,9 +203,9 @@ def plain_compass(tmp_path_factory) -> dict:
 @pytest.mark.parametrize(
     ("transport", "direct", "guard"),
     [
-        ("auto", "weights", "snapshot"),
+        pytest.param("auto", "weights", "snapshot", marks=pytest.mark.full),
         ("auto", "all", "wait"),
-        ("shm", "weights", "wait"),
+        pytest.param("shm", "weights", "wait", marks=pytest.mark.full),
         ("object_store", "all", "auto"),
     ],
 )
@@ -278,6 +278,7 @@ def test_ray_learns_as_one_plain_process(tmp_path, plain_compass):
     assert actors["reward"] == plain_compass["reward"]
 
 
+@pytest.mark.full
 def test_compare_prints_the_runs_side_by_side(tmp_path):
     file = tmp_path / "all.json"
     flags = ["--input", "compass", "--steps", "10", "--compare", "--json", str(file)]

@@ -196,9 +196,12 @@ IDLE = {
     "main thread in wait": "ray.wait([pending], timeout=600)",
     "a future pending": "future = pending.future(); hear()",
 }
+PUSHED = ("main thread in get", "a future pending")  # the rest is for `./dev test --full`
 
 
-@pytest.mark.parametrize("state", IDLE.values(), ids=IDLE.keys())
+@pytest.mark.parametrize(
+    "state", [pytest.param(IDLE[name], id=name, marks=[pytest.mark.full] * (name not in PUSHED)) for name in IDLE]
+)
 def test_no_cpu_is_used_when_nothing_runs(start_driver, state):
     driver = start_working_driver(
         start_driver,

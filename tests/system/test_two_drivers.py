@@ -183,6 +183,7 @@ def _end(driver):
     driver.expect("down")
 
 
+@pytest.mark.full
 def test_nccl_side_by_side(start_driver, emulators):
     drivers = [start_driver(NCCL_SCRIPT, environment=emulators) for _ in range(2)]
     for driver in drivers:

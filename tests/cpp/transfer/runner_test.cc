@@ -14,6 +14,7 @@
 
 #include "patience.h"
 #include "seed.h"
+#include "short_form.h"
 
 namespace beeline::transfer {
 namespace {
@@ -182,7 +183,7 @@ TEST_F(RunnerTest, InAChildOfForkItIsTheParents) {
 // Each is told of once, however starts, ends, deadlines and cancellations meet.
 TEST(RunnerRaceTest, EachEndsOnce) {
   std::mt19937_64 random(test_seed());
-  constexpr int kEach = 400;
+  const int each = is_short() ? 40 : 400;
   std::atomic<int> ended{0}, twice{0};
   const auto runner = Runner::make();
   std::vector<std::thread> threads;
@@ -190,7 +191,7 @@ TEST(RunnerRaceTest, EachEndsOnce) {
     threads.emplace_back([&, seed = random()] {
       std::mt19937_64 own(seed);
       std::vector<std::shared_ptr<Runner::Started>> all;
-      for (int i = 0; i < kEach; ++i) {
+      for (int i = 0; i < each; ++i) {
         auto once = std::make_shared<std::atomic<bool>>(false);
         const auto deadline =
             own() % 3 == 0 ? Deadline::after(std::chrono::microseconds(own() % 500)) : Deadline::never();
@@ -213,7 +214,7 @@ TEST(RunnerRaceTest, EachEndsOnce) {
   }
   for (std::thread& thread : threads) thread.join();
   runner->close();
-  EXPECT_EQ(ended, 4 * kEach);
+  EXPECT_EQ(ended, 4 * each);
   EXPECT_EQ(twice, 0);
 }
 
