@@ -1,6 +1,7 @@
 """One script on Beeline and on real Ray, same outcome: a failing case is one failing test."""
 
 import pytest
+import record
 import runner
 
 
@@ -21,6 +22,16 @@ def test_same_outcome_as_ray(outcomes, case):
     assert ray.broke is None, f"the case itself is wrong, it does not run on Ray:\n{ray.broke}"
     assert beeline.broke is None, beeline.broke
     assert runner.disagreements(ray.value, beeline.value) == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(2 * runner.CHILD_TIMEOUT_S)
+@pytest.mark.parametrize("case", runner.cases())
+def test_the_record_is_what_ray_gives(outcomes, case):
+    recorded = record.outcomes([case])
+    assert case in recorded, "the case is new or has changed: python tests/compat/runner.py record"
+    given = outcomes["ray"][case].value
+    assert runner.disagreements(given, recorded[case]) == runner.disagreements(recorded[case], given) == []
 
 
 def test_disagreements_are_found():
