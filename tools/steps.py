@@ -31,9 +31,7 @@ def environment(**extra: str) -> dict[str, str]:
     env["VIRTUAL_ENV"] = str(VENV)
     env["PYTHONNOUSERSITE"] = "1"
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    # The wheel and the release preset compile the same sources with the same flags: ccache does it once.
     env.setdefault("CXX", "c++")
-    env["CCACHE_NOHASHDIR"] = "1"
     env.update(extra)
     return env
 
