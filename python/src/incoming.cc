@@ -65,7 +65,7 @@ class Maker {
   std::pair<nb::object, LocalTensor> fill(const TensorSpec& spec, std::optional<nb::object> target, const char* whose) {
     if (!target) {
       auto [tensor, data] = make_tensor(arena_, spec);
-      return {std::move(tensor), LocalTensor{data, {}}};
+      return {std::move(tensor), LocalTensor{data, spec.strides}};
     }
     incoming_.kept.append(owner_of(*target));
     LocalTensor local = local_of(*target, spec, whose, transfer::Use::kFilled);
@@ -101,6 +101,7 @@ Incoming incoming_of(const std::shared_ptr<memory::Arena>& arena, std::span<cons
     if (block && is_asked && spec.dtype == transfer::kFloat8E4M3) {
       maker.add_quantized(std::move(copy), spec, {block->first, block->second}, std::move(target));
     } else {
+      spec.strides = transfer::preserved_strides(remotes[i]->spec);
       maker.add(std::move(copy), spec, std::move(target));
     }
   }
@@ -124,7 +125,8 @@ std::pair<nb::object, std::byte*> make_tensor(const std::shared_ptr<memory::Aren
     data = static_cast<std::byte*>(memory.get());
   }
   const transfer::DType& dtype = spec.dtype;
-  return {import_tensor({dtype.code, dtype.bits, dtype.lanes}, spec.shape, {}, data, std::move(memory)), data};
+  return {import_tensor({dtype.code, dtype.bits, dtype.lanes}, spec.shape, spec.strides, data, std::move(memory)),
+          data};
 }
 
 LocalTensor local_of(nb::handle value, const TensorSpec& spec, const std::string& whose, transfer::Use use) {

@@ -40,7 +40,7 @@ Incoming incoming_of(const std::shared_ptr<memory::Arena>& arena,
                      std::span<const transfer::RemoteTensor* const> remotes, const std::optional<nb::list>& targets,
                      const DTypeRows& dtypes, const BlockRow& block);
 
-// A row-major tensor of that shape; large ones in the arena, so that they can be registered in turn.
+// A tensor of that shape, whose strides leave no gaps; large ones in the arena, so that they can be registered in turn.
 std::pair<nb::object, std::byte*> make_tensor(const std::shared_ptr<memory::Arena>& arena,
                                               const transfer::TensorSpec& spec, std::uint64_t arena_from = kArenaFrom);
 

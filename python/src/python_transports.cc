@@ -266,6 +266,14 @@ class PythonEngine final : public transport::PluginEngine {
     });
   }
 
+  void count_refusals_in(transport::SharedCount refused) override {
+    end_in_python("count_refusals", [&] {
+      if (!nb::hasattr(transport_->get(), "count_refusals")) return;
+      const auto count = [refused = std::move(refused)] { refused->fetch_add(1, std::memory_order_relaxed); };
+      transport_->get().attr("count_refusals")(engine_->get(), nb::cpp_function(count));
+    });
+  }
+
  private:
   const std::shared_ptr<Held> transport_, engine_;
 };

@@ -221,10 +221,10 @@ class PyAgent {
     return make_tensor(agent()->arena(), spec, 1).first;
   }
 
-  // As a tensor that is fetched into the host's memory.
-  nb::object make(const TensorRow& row) const {
-    const auto& [code, bits, lanes, shape] = row;
-    return make_tensor(agent()->arena(), {dtype_of({code, bits, lanes}), shape, {}}).first;
+  // As what a fetch of that tensor fills in the host's memory.
+  nb::object make(const TensorRef& ref, const DTypeRow& dtype) const {
+    const TensorSpec& remote = ref.remote.spec;
+    return make_tensor(agent()->arena(), {dtype_of(dtype), remote.shape, transfer::preserved_strides(remote)}).first;
   }
 
   // The device of a tensor of another agent as this process numbers it: (type, id), as DLPack's.
@@ -483,6 +483,11 @@ void bind_transfer(nb::module_& m) {
   nb::class_<TensorRef>(m, "TensorRef")
       .def_prop_ro("owner", [](const TensorRef& ref) { return ref.remote.descriptor->owner; })
       .def("row", [](const TensorRef& ref) { return row_of(ref.remote); })
+      .def("new_strides",
+           [](const TensorRef& ref) {
+             const TensorSpec& spec = ref.remote.spec;
+             return TensorSpec{spec.dtype, spec.shape, transfer::preserved_strides(spec)}.strides_or_dense();
+           })
       .def_prop_ro("shape", [](const TensorRef& ref) { return ref.remote.spec.shape; })
       .def_prop_ro("nbytes", [](const TensorRef& ref) { return ref.remote.spec.bytes(); })
       .def_prop_ro("device",

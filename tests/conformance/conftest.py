@@ -288,10 +288,10 @@ def arrays(monkeypatch):
     """Where torch would make tensors on a GPU, arrays of the emulator's; which devices were asked for."""
     asked = []
 
-    def make(shape, dtype, device):
+    def make(shape, strides, dtype, device):
         asked.append(device)
-        like = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
-        return emulated_gpu.poisoned(like, int(device.partition(":")[2] or 0))
+        like = torch.empty_strided(tuple(shape), tuple(strides), dtype=getattr(torch, dtype))
+        return emulated_gpu.poisoned(like, int(device.partition(":")[2] or 0), keeps_strides=True)
 
     monkeypatch.setattr(devices, "empty", make)
     return asked

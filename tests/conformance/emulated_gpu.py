@@ -182,10 +182,12 @@ class DeviceTensor:
         return capsule_of(self, (CUDA, self.device), self.memory.address, self.versioned, self.readonly)
 
 
-def poisoned(like, device=0):
-    """Memory for a tensor of that shape, without gaps, on a GPU."""
+def poisoned(like, device=0, *, keeps_strides=False):
+    """Memory for a tensor of that shape, without gaps, on a GPU: row-major, or with strides that leave none."""
     raw = torch.full((max(1, like.numel() * like.element_size()),), POISON, dtype=torch.uint8)
     dense = raw[: like.numel() * like.element_size()].view(like.dtype).reshape(like.shape)
+    if keeps_strides:
+        dense = dense.as_strided(like.shape, like.stride())
     return DeviceTensor(dense, device)
 
 

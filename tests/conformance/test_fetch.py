@@ -55,7 +55,7 @@ def test_every_layout_arrives(owner, agent, layout, path):
     assert agent.fetch(refs, out, **require) is out
     assert same(out[0], expected)
     (fresh,) = agent.fetch(refs, **require)
-    assert same(fresh, expected)
+    assert same(fresh, expected) and fresh.stride() == expected.clone().stride()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -29,6 +29,29 @@ def test_a_read_during_a_write_is_torn(owner, agent, path):
     batch.run()
 
 
+ENDED_IN_A_CHILD = """
+import os
+writing = agent.writing(kept['refs'])
+writing.__enter__()
+child = os.fork()
+if child == 0:
+    writing.__exit__(None, None, None)
+    os._exit(0)
+answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_child_of_fork_does_not_end_what_its_parent_writes(start_owner, agent, preload):
+    owner = start_owner(preload=preload)
+    refs = owner.register("[torch.ones(1 << 20)]")
+    assert owner.run(ENDED_IN_A_CHILD) == 0
+    with pytest.raises(exceptions.TornReadError):
+        agent.fetch(refs)
+    owner.run("writing.__exit__(None, None, None)")
+    assert bool((agent.fetch(refs)[0] == 1).all())
+
+
 @pytest.mark.parametrize(("path", "shared"), [*((path, True) for path in PATHS), *((path, False) for path in BEYOND)])
 def test_readers_beside_a_busy_writer_see_one_state(start_owner, folder, path, shared):
     owner = start_owner(share_memory=shared)

@@ -83,8 +83,7 @@ def test_an_owner_without_threads_turns_away_who_is_new_and_serves_the_others(st
     assert owner.run(NO_THREADS) == "none"
     refused = owner.run("answer = agent.stats()['refused']")
     assert SAID[path] in fetch(reader, refs, path, "kept['late']")["error"]
-    if path == "tcp":
-        assert owner.run("answer = agent.stats()['refused']") > refused
+    assert owner.run("answer = agent.stats()['refused']") > refused
     assert fetch(reader, refs, path) == {"answer": SMALL}
     assert fetch(reader, refs, "cma", "kept['late']") == {"answer": SMALL}
     owner.run(THREADS)

@@ -199,3 +199,21 @@ def expect_nothing_held(owner, before):
     while owner.run("answer = agent.stats()['registrations_waiting']") or holdings(owner.process) > before:
         assert time.monotonic() < deadline, f"{before} threads and descriptors before, {holdings(owner.process)} now"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", on_push("cma", "tcp", "gloo", of=WRITING))
+def test_a_registration_that_is_undone_while_a_peer_writes(start_owner, paused, path):
+    owner = start_owner()
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    agent = paused(path, **WRITTEN["under way"])
+    owner.run(f"agent.grant(kept['refs'], {agent.address!r})")
+    transfer = agent.push_async(refs, [EXPECTED], path=path, timeout_s=20)
+    until_paused(agent)
+    owner.run("kept.clear()")
+    # What takes the memory's place is not written to, neither while the transfer goes on nor afterwards.
+    owner.run(f"kept['new'] = [agent.empty(({COUNT},), 'float32').fill_(7) for _ in range(4)]")
+    error = outcome(transfer)
+    assert error is None or isinstance(error, exceptions.StaleReferenceError), repr(error)
+    assert owner.run("answer = all(bool((tensor == 7).all()) for tensor in kept['new'])")
+    with pytest.raises(exceptions.StaleReferenceError):
+        agent.push(refs, [EXPECTED], path=path)

@@ -269,8 +269,9 @@ class Agent:
         Args:
             refs: A `TensorRef`, a sequence or dict of them, or `TensorRefs`; all of one agent.
             out: Tensors or arrays to fill, in the same structure, of the same shapes and any strides, of the dtypes
-                that the references have or that `dtype` gives; by default new torch tensors. On GPUs, what torch's
-                current stream holds is done before they are filled.
+                that the references have or that `dtype` gives; by default new torch tensors, laid out as
+                `Tensor.clone()` lays them out: without gaps, in the order of the strides that they have at their
+                owner's. On GPUs, what torch's current stream holds is done before they are filled.
             device: Where new tensors are made: "cpu", "cuda" or "cuda:1" as torch has it. By default where the owner
                 has them: on the same GPU, whatever its number is here, or in the host's memory.
             dtype: What elements become, bit for bit as `Tensor.to(dtype)` makes them: a torch dtype or its name, for

@@ -39,12 +39,12 @@ def stream_handle(stream: Any) -> int | None:
     raise TypeError(f"stream= is a torch.cuda.Stream or a handle, not {type(stream).__name__}")
 
 
-def empty(shape: Sequence[int], dtype: str, device: str) -> Any:
+def empty(shape: Sequence[int], strides: Sequence[int], dtype: str, device: str) -> Any:
     """A tensor on a GPU whose content is undefined; by torch, whose allocator is the program's own."""
     import torch
 
     try:
-        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=device)
+        return torch.empty_strided(tuple(shape), tuple(strides), dtype=getattr(torch, dtype), device=device)
     except torch.cuda.OutOfMemoryError:
         raise
     except (AssertionError, RuntimeError) as error:
@@ -84,10 +84,10 @@ def new_targets(
                 known[part.owner, theirs] = agent.device_here(part, left_s(until))
             place = known[part.owner, theirs]
         if place[0] == HOST:
-            targets.append(agent.make((*row, shape)))
+            targets.append(agent.make(part, row))
         else:
             name = "cuda" if place[1] is None else f"cuda:{place[1]}"
-            targets.append(empty(shape, dtype_name(row[0], row[1]), name))
+            targets.append(empty(shape, part.new_strides(), dtype_name(row[0], row[1]), name))
     return targets
 
 

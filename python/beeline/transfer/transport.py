@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import atexit
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 from beeline import _core
@@ -97,6 +97,10 @@ class Transport(abc.ABC):
         `local`; each next one `stride` and `local_stride` bytes further. `run.view()` spans all of them here, and is
         good for the call.
         """
+
+    def count_refusals(self, engine: Any, count: Callable[[], None]) -> None:  # noqa: B027, it may be left out
+        """Called after `open()`: `count()` is for each peer that the engine turns away, and shows in the agent's
+        counters. Any thread may call it, as long as it likes."""
 
 
 _METHODS = ("open", "close", "contact", "expose", "withdraw", "connect", "disconnect", "transfer")

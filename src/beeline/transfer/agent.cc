@@ -113,6 +113,11 @@ Status Agent::settle_in(const Options& options) {
     BEELINE_ASSIGN(counters_, Counters::create_unseen(address_.id, name_));
   }
   regions_->count_in({counters_, &counters_->numbers().registrations});
+  for (const auto& transport : *transports_) {
+    if (transport->exporter() != nullptr) {
+      transport->exporter()->count_refusals_in({counters_, &counters_->numbers().refused});
+    }
+  }
   return Status::ok();
 }
 

@@ -85,6 +85,7 @@ std::vector<Portion> portions_of(std::span<const Copy> copies) {
     for (std::size_t i = first; i < portion.runs.size(); ++i) portion.runs[i].local_device = copy.local.device;
     if (copy.quantization) append_matrices(copy, portion.matrices);
   }
+  for (Portion& portion : portions) portion.look_for_scattering();
   return portions;
 }
 

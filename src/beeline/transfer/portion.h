@@ -35,16 +35,23 @@ struct Portion {
   std::optional<Conversion> conversion;
   std::optional<Quantizer> quantizer;
   std::vector<QuantizedMatrix> matrices;  // what the runs are made of, where they are quantised
+  bool scatters = false;                  // see look_for_scattering()
 
+  // Whether the bytes of many short runs lie side by side in the region, as those of a transposed tensor do: then they
+  // are read together, and put in their places here. Once the runs are known.
+  void look_for_scattering();
   // How the portion is read; empty where Endpoint::read() will do. As long as the portion stays where it is.
-  [[nodiscard]] ReadBy read_by() { return conversion || quantizer ? ReadBy(*this) : ReadBy(nullptr); }
+  [[nodiscard]] ReadBy read_by() { return conversion || quantizer || scatters ? ReadBy(*this) : ReadBy(nullptr); }
   // Reads straight out of the path's mapping where it has one, and writes each target element once. Else in slices of
   // the path's choice, through memory that is kept for the next read. Looks at the deadline between slices.
   Status operator()(transport::Endpoint& endpoint, const transport::Capabilities& capabilities, const os::Wait& wait);
 
  private:
   Status convert_mapped(const std::byte* view, const os::Wait& wait) const;
-  Status convert_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, const os::Wait& wait);
+  // Elements of so many bytes there and here; `place` is called with what has arrived, a slice at a time.
+  template <typename Place>
+  Status read_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, std::uint64_t from, std::uint64_t to,
+                        const os::Wait& wait, Place&& place);
   Status quantize_mapped(const std::byte* view, const os::Wait& wait) const;
   Status quantize_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, const os::Wait& wait);
   // Some of a matrix, from element (row, column) on: whole blocks, but for the matrix's edges.

@@ -66,7 +66,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   static std::shared_ptr<Regions> make(std::shared_ptr<memory::Arena> arena,
                                        std::shared_ptr<const transport::Transports> transports);
   // Says there how many regions are registered, from here on; before the first one.
-  void count_in(std::shared_ptr<std::atomic<std::uint64_t>> registrations);
+  void count_in(transport::SharedCount registrations);
 
   // Blocks of the arena are pinned; memory outside it is kept by `keep_alive`, which is dropped on any thread, the
   // agent's control thread among them, without a lock held. The same pieces of the arena are registered once: a block

@@ -1,7 +1,9 @@
 #include "beeline/transfer/tensor.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iterator>
+#include <numeric>
 
 namespace beeline::transfer {
 namespace {
@@ -11,6 +13,14 @@ struct Dimension {
   std::int64_t from;  // bytes to the next index in the region
   std::int64_t to;    // likewise in local memory
 };
+
+// Larger steps in the region come first, that what lies side by side there is moved together, in whatever order the
+// dimensions are named. An element that is in several places is read for one after the other of them.
+bool comes_before(const Dimension& a, const Dimension& b) {
+  if ((a.from == 0) != (b.from == 0)) return a.from == 0;
+  if (std::abs(a.from) != std::abs(b.from)) return std::abs(a.from) > std::abs(b.from);
+  return std::abs(a.to) > std::abs(b.to);
+}
 
 // What is left of the dimensions once those of size 1 are gone and neighbours that are one run on both sides are one.
 std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
@@ -22,18 +32,46 @@ std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64
   std::vector<Dimension> dimensions;
   for (std::size_t i = 0; i < spec.shape.size(); ++i) {
     if (spec.shape[i] == 1) continue;
-    const Dimension inner{static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * local_size};
-    if (!dimensions.empty()) {
-      Dimension& outer = dimensions.back();
-      const auto count = static_cast<std::int64_t>(inner.size);
-      if (outer.from == inner.from * count && outer.to == inner.to * count) {
-        outer = {outer.size * inner.size, inner.from, inner.to};
-        continue;
-      }
-    }
-    dimensions.push_back(inner);
+    dimensions.push_back({static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * local_size});
   }
+  std::ranges::stable_sort(dimensions, comes_before);
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < dimensions.size(); ++i) {
+    Dimension& outer = dimensions[kept];
+    const Dimension& inner = dimensions[i];
+    const auto count = static_cast<std::int64_t>(inner.size);
+    if (outer.from == inner.from * count && outer.to == inner.to * count) {
+      outer = {outer.size * inner.size, inner.from, inner.to};
+    } else {
+      dimensions[++kept] = inner;
+    }
+  }
+  if (!dimensions.empty()) dimensions.resize(kept + 1);
   return dimensions;
+}
+
+// Each byte from the first to the last is of one element; of a spec with strides.
+bool fills_its_memory(const TensorSpec& spec) {
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < spec.shape.size(); ++i) {
+    if (spec.shape[i] == 0) return true;
+    if (spec.shape[i] > 1) order.push_back(i);
+  }
+  std::ranges::sort(order, {}, [&](std::size_t i) { return spec.strides[i]; });
+  std::int64_t dense = 1;
+  for (const std::size_t i : order) {
+    if (spec.strides[i] != dense) return false;
+    dense *= spec.shape[i];
+  }
+  return true;
+}
+
+// Below 0 where dimension `a` is further in than `b`, above where it is further out, 0 where nothing says.
+int compare_dimensions(const TensorSpec& spec, std::size_t a, std::size_t b) {
+  const std::int64_t of_a = std::abs(spec.strides[a]), of_b = std::abs(spec.strides[b]);
+  if (of_a == 0 || of_b == 0) return 0;
+  if (of_a != of_b) return of_a < of_b ? -1 : 1;
+  return spec.shape[a] > spec.shape[b] ? 1 : 0;
 }
 
 }  // namespace
@@ -118,6 +156,32 @@ Extent extent_of(const TensorSpec& spec) {
     (reach < 0 ? extent.first : extent.end) += reach;
   }
   return extent;
+}
+
+std::vector<std::int64_t> preserved_strides(const TensorSpec& spec) {
+  if (spec.strides.empty() || fills_its_memory(spec)) return spec.strides;
+  // From the innermost dimension out. Where the strides do not say which of two that is, it is the later one, as in
+  // torch's infer_dense_strides(), whose order this is.
+  std::vector<std::size_t> order(spec.shape.size());
+  std::iota(order.rbegin(), order.rend(), std::size_t{0});
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    std::size_t at = i;
+    for (std::size_t before = i; before-- > 0;) {
+      const auto compared = compare_dimensions(spec, order[before], order[at]);
+      if (compared < 0) break;
+      if (compared == 0) continue;
+      std::swap(order[before], order[at]);
+      at = before;
+    }
+  }
+  std::vector<std::int64_t> strides(order.size());
+  std::int64_t dense = 1;
+  for (const std::size_t i : order) {
+    strides[i] = dense;
+    dense *= std::max<std::int64_t>(1, spec.shape[i]);
+  }
+  if (strides == TensorSpec{spec.dtype, spec.shape, {}}.strides_or_dense()) strides.clear();
+  return strides;
 }
 
 Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, std::int64_t& offset) {

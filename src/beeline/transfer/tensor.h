@@ -56,6 +56,11 @@ struct Extent {
 // Of a checked spec; both zero where there is no element.
 Extent extent_of(const TensorSpec& spec);
 
+// In elements, of a new tensor that holds the same elements, as torch's preserve_format has them (Tensor.clone(),
+// torch.empty_like()): without gaps, in the order that the dimensions have in memory. Empty: row-major. Of a checked
+// spec.
+std::vector<std::int64_t> preserved_strides(const TensorSpec& spec);
+
 // A piece of one dimension: `count` indices from `start` on, `step` apart (negative: backwards). As Python's slices
 // after slice.indices().
 struct Slice {
@@ -67,11 +72,11 @@ struct Slice {
 // distance of its first element from the tensor's.
 Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, std::int64_t& offset);
 
-// Appends the runs that bring a tensor's elements, in row-major order, to memory laid out by `local_strides` (in
-// elements; empty: without gaps). `offset` is that of its first element in the region. Dimensions that are contiguous
-// on both sides become one run. Both specs are checked. Where elements change their size on the way, `local_bytes` is
-// that of a local one (0: the same): local addresses and strides are those of such elements, lengths those of the
-// tensor's.
+// Appends the runs that bring a tensor's elements to memory laid out by `local_strides` (in elements; empty: row-major
+// without gaps), in the order in which they lie in the region. `offset` is that of its first element there. Dimensions
+// that are contiguous on both sides become one run. Both specs are checked. Where elements change their size on the
+// way, `local_bytes` is that of a local one (0: the same): local addresses and strides are those of such elements,
+// lengths those of the tensor's.
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
                  std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
                  std::uint64_t local_bytes = 0);

@@ -108,7 +108,12 @@ void ConnectionServer::accept_loop(int listener, Accept accept) {
   }
 }
 
+void ConnectionServer::count_refusal() const {
+  if (refused_ != nullptr) refused_->fetch_add(1, std::memory_order_relaxed);  // a statistic on its own
+}
+
 void ConnectionServer::turn_away(os::Fd fd, const Status& why) {
+  if (fd.is_open()) count_refusal();  // else it waits
   if (options_.turn_away) options_.turn_away(std::move(fd), why);
 }
 

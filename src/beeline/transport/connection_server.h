@@ -7,12 +7,14 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "beeline/base/function_ref.h"
 #include "beeline/os/fd.h"
 #include "beeline/os/fork_count.h"
 #include "beeline/os/tcp_socket.h"
 #include "beeline/os/wait.h"
+#include "beeline/transport/transport.h"
 
 namespace beeline::transport {
 
@@ -50,6 +52,10 @@ class ConnectionServer {
   Result<os::TcpAddress> tcp_address(const std::string& host);
   // Listens at that address, and says which port it got.
   Result<os::TcpAddress> listen(const os::TcpAddress& address);
+  // Where those are counted whom it turns away; before it listens.
+  void count_refusals_in(SharedCount refused) { refused_ = std::move(refused); }
+  // Of one whom `serve` turns away.
+  void count_refusal() const;
   // How many are being served.
   [[nodiscard]] std::size_t connections() const;
 
@@ -73,6 +79,7 @@ class ConnectionServer {
   void join_ended();
 
   const Options options_;
+  SharedCount refused_;  // may be null
   const std::uint64_t fork_count_ = os::fork_count();
   mutable std::mutex mutex_;
   std::string unix_name_;                       // needs mutex_; empty until it listens

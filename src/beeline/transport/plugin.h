@@ -43,6 +43,8 @@ class PluginEngine {
                                                          Access access) = 0;
   virtual Result<std::unique_ptr<PluginConnection>> connect(const std::string& peer, BytesView contact,
                                                             const os::Wait& wait) = 0;
+  // As Exporter::count_refusals_in().
+  virtual void count_refusals_in(SharedCount /*refused*/) {}
 };
 
 // Thread-safe.

@@ -89,6 +89,9 @@ class RegionSource {
   ~RegionSource() = default;
 };
 
+// Of events that others read of while they happen.
+using SharedCount = std::shared_ptr<std::atomic<std::uint64_t>>;
+
 // The owner's side of a back end whose peers need more than what a descriptor holds. What it gives out travels over the
 // agents' own connections: whoever was not admitted there learns none of it. Thread-safe.
 class Exporter {
@@ -107,6 +110,8 @@ class Exporter {
   // What a stream of the device holds by now is done before peers that ask from now on read; does not wait for it.
   // `stream` is the device API's own handle, 0 the one that is used where none is named.
   virtual Status announce(const Device& /*device*/, std::uintptr_t /*stream*/) { return Status::ok(); }
+  // Where those are counted whom it turns away. Before anybody asks for a contact.
+  virtual void count_refusals_in(SharedCount /*refused*/) {}
 };
 
 // The way to ask a peer's exporters. Each answer is asked for once. Thread-safe.

@@ -32,6 +32,7 @@ class FakeEndpoint final : public transport::Endpoint {
     ++reads;
     if (reads == failing_read) return {Code::kSystem, "the path has failed"};
     for (const Run& run : runs) {
+      pieces += run.count;
       for (std::uint64_t i = 0; i < run.count; ++i) {
         std::memcpy(run.local + i * run.local_stride, memory_.data() + run.offset + i * run.stride, run.length);
       }
@@ -44,7 +45,10 @@ class FakeEndpoint final : public transport::Endpoint {
     return maps_ ? memory_.data() : nullptr;
   }
 
+  [[nodiscard]] bool maps() const { return maps_; }
+
   int reads = 0;
+  std::uint64_t pieces = 0;
   std::uint64_t largest = 0;
   int failing_read = 0;  // from 1
   int cancelling_read = 0;
@@ -171,6 +175,79 @@ TEST(PortionTest, AnyViewIsConvertedAsItsElementsAre) {
       ASSERT_LE(endpoint.largest, slice_bytes);
     }
   }
+}
+
+TEST(PortionTest, AnyViewIsPutInItsPlaces) {
+  const auto seed = test_seed();
+  std::mt19937_64 random(seed);
+  const DType dtypes[] = {{1, 8, 1}, kBFloat16, kFloat32, kFloat64, {5, 128, 1}};
+  int scattered = 0;
+  for (int round = 0; round < 400; ++round) {
+    const DType dtype = dtypes[round % std::size(dtypes)];
+    const auto size = static_cast<std::int64_t>(dtype.bytes());
+    std::vector<std::int64_t> shape(random() % 4);
+    for (auto& each : shape) each = 1 + static_cast<std::int64_t>(random() % (round % 20 == 0 ? 60 : 9));
+    const auto source = random_bytes(TensorSpec{dtype, shape, {}}.bytes(), random);
+    std::int64_t offset = 0;
+    auto remote = remote_of(source.size(), random_view(dtype, shape, random, offset), 0);
+    remote.offset = static_cast<std::uint64_t>(offset);
+    const TensorSpec target_spec{dtype, remote.spec.shape, random_strides(remote.spec.shape, random)};
+    std::vector<std::byte> expected(static_cast<std::size_t>(extent_of(target_spec).end) + 8, kPoison);
+    for_each_index(remote.spec.shape, [&](const std::vector<std::int64_t>& index) {
+      const auto to = static_cast<std::size_t>(distance(index, target_spec.strides_or_dense()) * size);
+      const auto from = static_cast<std::size_t>(offset + distance(index, remote.spec.strides_or_dense()) * size);
+      std::memcpy(expected.data() + to, source.data() + from, dtype.bytes());
+    });
+    for (const std::uint64_t slice_bytes : {0, 16, 40, 4096}) {
+      std::vector<std::byte> target(expected.size(), kPoison);
+      FakeEndpoint endpoint(source, slice_bytes == 0);
+      const Copy copy{&remote, {target.data(), target_spec.strides}};
+      auto portions = portions_of({&copy, 1});
+      ASSERT_EQ(portions.size(), 1u);
+      scattered += portions[0].scatters ? 1 : 0;
+      portions[0].scatters = true;  // it works for any
+      ASSERT_TRUE(read(portions[0], endpoint, slice_bytes));
+      ASSERT_EQ(target, expected) << "seed " << seed << ", round " << round << ", slices of " << slice_bytes;
+      ASSERT_LE(endpoint.largest, std::max<std::uint64_t>(slice_bytes, endpoint.maps() ? source.size() : 0));
+    }
+  }
+  EXPECT_GT(scattered, 0);
+}
+
+TEST(PortionTest, WhatLiesSideBySideIsReadTogether) {
+  std::mt19937_64 random(test_seed());
+  const auto source = random_bytes(std::size_t{4} * 300 * 400, random);
+  std::vector<std::byte> target(source.size());
+  const auto pieces_of = [&](const TensorSpec& spec, std::vector<std::int64_t> strides) {
+    const RemoteTensor remote = remote_of(source.size(), spec, 0);
+    const Copy copy{&remote, {target.data(), std::move(strides)}};
+    auto portions = portions_of({&copy, 1});
+    FakeEndpoint endpoint(source, false);
+    EXPECT_TRUE(portions[0].scatters);
+    EXPECT_TRUE(read(portions[0], endpoint, 1 << 16));
+    return endpoint.pieces;
+  };
+  const std::uint64_t slices = (source.size() + (1 << 16) - 1) / (1 << 16);
+  // Transposed on one side, on the other, and channels last.
+  EXPECT_EQ(pieces_of({kFloat32, {300, 400}, {1, 300}}, {}), slices);
+  EXPECT_EQ(pieces_of({kFloat32, {300, 400}, {}}, {1, 300}), slices);
+  EXPECT_EQ(pieces_of({kFloat32, {4, 3, 100, 100}, {30000, 1, 300, 3}}, {}), slices);
+  // Some columns of a transposed one.
+  EXPECT_LE(pieces_of({kFloat32, {200, 400}, {1, 300}}, {}), 400 + slices);
+}
+
+TEST(PortionTest, LongRunsAndThoseApartAreReadAsTheyAre) {
+  std::vector<std::byte> target(1 << 20);
+  const auto scatters = [&](const TensorSpec& spec, std::vector<std::int64_t> strides) {
+    const RemoteTensor remote = remote_of(1 << 20, spec, 0);
+    const Copy copy{&remote, {target.data(), std::move(strides)}};
+    return portions_of({&copy, 1})[0].scatters;
+  };
+  EXPECT_FALSE(scatters({kFloat32, {512, 512}, {}}, {}));
+  EXPECT_FALSE(scatters({kFloat32, {256, 256}, {512, 2}}, {}));   // with gaps
+  EXPECT_FALSE(scatters({kFloat32, {64, 2048}, {}}, {2100, 1}));  // rows of 8 KiB
+  EXPECT_FALSE(scatters({kFloat32, {3}, {}}, {2}));               // not worth it
+  EXPECT_TRUE(scatters({kFloat32, {512, 512}, {1, 512}}, {}));
 }
 
 TEST(PortionTest, AnyViewIsQuantisedAsItsBlocksAre) {

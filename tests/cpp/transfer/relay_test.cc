@@ -301,6 +301,31 @@ TEST_F(RudeTest, ACallerWithTheAddressOfAnotherIsNotLetIn) {
   EXPECT_FALSE(garbled.hear<messages::Welcome>(messages::Type::kWelcome));
 }
 
+TEST_F(RudeTest, WritesAtOnceAreBoundedAndEndsOfWritesThatThereAreNotHarmNobody) {
+  const Piece piece{*publisher_->arena()->allocate(4096), 4096};
+  const auto registration = *publisher_->regions()->add({&piece, 1}, nullptr);
+  const transport::Region region = registration->regions().at(0);
+  ASSERT_TRUE(publisher_->regions()->grant(region.id, id_).is_ok());
+  Visitor visitor(*publisher_, id_, address_);
+  std::uint64_t serial = 0;
+  const auto begin = [&] {
+    const auto question = static_cast<std::uint8_t>(messages::Question::kBeginWrite);
+    visitor.say(
+        messages::Type::kAsk,
+        messages::Ask{question, {}, region.id.slot, region.id.generation, region.address, region.length, ++serial});
+    const auto answer = visitor.hear<messages::Answer>(messages::Type::kAnswer);
+    return answer ? static_cast<Code>(answer->code) : Code::kPeerLost;
+  };
+  while (serial < 4096) ASSERT_EQ(begin(), Code::kOk) << serial;
+  EXPECT_EQ(begin(), Code::kResourceExhausted);
+  for (std::uint64_t unknown = 0; unknown < 20'000; ++unknown) {
+    visitor.say(messages::Type::kWritten, messages::Written{1'000'000 + unknown});
+  }
+  EXPECT_EQ(begin(), Code::kResourceExhausted);
+  visitor.say(messages::Type::kWritten, messages::Written{1});
+  EXPECT_EQ(begin(), Code::kOk);
+}
+
 TEST_F(RudeTest, OffersThatFitNothingAreRefusedAndHarmNobody) {
   publish(1, 2, 1);
   Visitor visitor(*publisher_, id_, address_);

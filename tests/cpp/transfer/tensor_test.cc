@@ -61,6 +61,58 @@ TEST(TensorTest, ColumnsAreOneRunOfMany) {
   EXPECT_EQ(runs[0].local_stride, 12u);
 }
 
+TEST(TensorTest, ATransposedTensorIsReadInTheOrderThatItHas) {
+  const Region region = region_of(4096);
+  std::byte local{};
+  const TensorSpec transposed{kFloat, {16, 8}, {1, 16}};
+  // Into one that is laid out likewise.
+  const std::array<std::int64_t, 2> likewise{1, 16};
+  const auto whole = runs_of(region, 0, transposed, &local, likewise);
+  ASSERT_EQ(whole.size(), 1u);
+  EXPECT_EQ(whole[0].length, 16u * 8 * 4);
+  // Into a row-major one.
+  const auto rows = runs_of(region, 0, transposed, &local);
+  ASSERT_EQ(rows.size(), 8u);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i].offset, i * 64);
+    EXPECT_EQ(rows[i].local, &local + i * 4);
+    EXPECT_EQ(rows[i].length, 4u);
+    EXPECT_EQ(rows[i].count, 16u);
+    EXPECT_EQ(rows[i].stride, 4u);
+    EXPECT_EQ(rows[i].local_stride, 32u);
+  }
+}
+
+TEST(TensorTest, AnExpandedTensorIsReadByRows) {
+  const Region region = region_of(4096);
+  std::byte local{};
+  const auto runs = runs_of(region, 0, {kFloat, {5, 8}, {0, 1}}, &local);
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs[0].length, 32u);
+  EXPECT_EQ(runs[0].count, 5u);
+  EXPECT_EQ(runs[0].stride, 0u);
+}
+
+TEST(TensorTest, StridesArePreservedAsTorchDoes) {
+  using Strides = std::vector<std::int64_t>;
+  const auto preserved = [](std::vector<std::int64_t> shape, Strides strides) {
+    return preserved_strides({kFloat, std::move(shape), std::move(strides)});
+  };
+  EXPECT_EQ(preserved({2, 3}, {}), Strides());
+  EXPECT_EQ(preserved({2, 3}, {1, 2}), Strides({1, 2}));
+  EXPECT_EQ(preserved({2, 3, 4, 5}, {60, 1, 15, 3}), Strides({60, 1, 15, 3}));  // channels last
+  EXPECT_EQ(preserved({2, 1, 3}, {1, 77, 2}), Strides({1, 77, 2}));
+  // What torch.empty_like() gives where there are gaps, or an element is in several places.
+  EXPECT_EQ(preserved({2, 3}, {6, 2}), Strides());
+  EXPECT_EQ(preserved({3, 4}, {2, 6}), Strides({1, 3}));
+  EXPECT_EQ(preserved({2, 4, 3}, {2, 12, 4}), Strides({1, 6, 2}));
+  EXPECT_EQ(preserved({8, 2, 4, 5}, {60, 1, 15, 3}), Strides({40, 1, 10, 2}));
+  EXPECT_EQ(preserved({3, 5}, {0, 1}), Strides());
+  EXPECT_EQ(preserved({4, 5}, {1, 1}), Strides({1, 4}));
+  EXPECT_EQ(preserved({3, 2}, {-1, -3}), Strides({1, 3}));
+  EXPECT_EQ(preserved({0, 3, 4}, {4, 4, 1}), Strides({4, 4, 1}));
+}
+
 TEST(TensorTest, ScalarsAndEmptyTensors) {
   const Region region = region_of(4);
   std::byte local{};

@@ -196,6 +196,8 @@ class NcclTest : public ::testing::Test {
 };
 
 TEST_F(NcclTest, WhoHasNotTheSecretIsRefusedAndLearnsNothing) {
+  const auto refused = std::make_shared<std::atomic<std::uint64_t>>(0);
+  exporter_.count_refusals_in(refused);
   Contact own = contact();
   const Bytes secret = own.secret;
   own.secret[7] ^= std::byte{1};
@@ -217,6 +219,7 @@ TEST_F(NcclTest, WhoHasNotTheSecretIsRefusedAndLearnsNothing) {
   EXPECT_EQ(verdict.proof, Proof{});
   char rest = 0;
   EXPECT_EQ(os::receive_exactly(*again, &rest, 1, patience()).code(), Code::kPeerLost);
+  wait_until([&] { return refused->load() == 2; });
 }
 
 TEST_F(NcclTest, WhatIsNoOpeningEndsTheConnection) {

@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 import torch.distributed as dist
 
@@ -26,6 +27,7 @@ class Engine:
         self._lock = threading.Lock()
         self._device = dist.ProcessGroupGloo.create_device(hostname=LOOPBACK)
         self._owner: Owner | None = None  # needs the lock
+        self.count_refusal: Callable[[], None] = lambda: None
         self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         _engines.add(self)
@@ -36,7 +38,7 @@ class Engine:
             if self._device is None:
                 raise TransportUnavailableError("the agent was closed")
             if self._owner is None:
-                self._owner = Owner(self._device)
+                self._owner = Owner(self._device, self.count_refusal)
             return self._owner
 
     def connection(self, peer_name: str, contact: bytes) -> Connection:

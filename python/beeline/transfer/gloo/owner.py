@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from beeline.exceptions import PeerLostError, StaleReferenceError
@@ -37,8 +38,9 @@ def user_at(connection: socket.socket) -> int:
 class Owner:
     """Exposures of an engine, and its listener. Thread-safe."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, count_refusal: Callable[[], None]) -> None:
         self._device = device
+        self._count_refusal = count_refusal
         self._secret = secrets.token_bytes(messages.SECRET_BYTES)
         self._lock = threading.Lock()
         self._exposures: dict[bytes, Exposure] = {}  # needs the lock
@@ -125,6 +127,7 @@ class Owner:
 
     def _turn_away(self, control: socket.socket, why: str) -> None:
         log.warning("a reader by gloo was turned away: %s", why)
+        self._count_refusal()
         control.close()
 
     def _serve(self, control: socket.socket) -> None:
@@ -152,9 +155,11 @@ class Owner:
         try:
             control.settimeout(HELLO_S)
             if user_at(control) != os.geteuid():
+                self._count_refusal()
                 return None
             secret = messages.decode_hello(control.recv(messages.MAX_MESSAGE))
             if not hmac.compare_digest(secret, self._secret):
+                self._count_refusal()
                 control.send(messages.encode_reply(Code.REFUSED, b"the secret is another one"))
                 return None
         except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from beeline.exceptions import TransportUnavailableError
@@ -56,6 +56,9 @@ class GlooTransport(Transport):
 
     def close(self, engine: Engine) -> None:
         engine.close()
+
+    def count_refusals(self, engine: Engine, count: Callable[[], None]) -> None:
+        engine.count_refusal = count
 
     def contact(self, engine: Engine) -> bytes:
         return engine.owner().contact

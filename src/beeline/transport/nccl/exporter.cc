@@ -123,7 +123,10 @@ Status NcclExporter::check(const std::byte* data, std::uint64_t length, const De
 
 Status NcclExporter::serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait, FunctionRef<void()> admit) {
   wait.deadline = Deadline::after(kOpeningPatience);
-  BEELINE_RETURN_IF_ERROR(admit_connection(*stream, secret_, wait));
+  if (Status admitted = admit_connection(*stream, secret_, wait); !admitted) {
+    connections_.count_refusal();
+    return admitted;
+  }
   admit();
   Session session;
   session.socket = os::FrameSocket(std::move(stream));

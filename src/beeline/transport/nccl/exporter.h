@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "beeline/os/byte_stream.h"
@@ -37,6 +38,7 @@ class NcclExporter final : public Exporter {
   void withdraw(memory::PublicationId id) override { extents_.withdraw(id); }
   Status check(const std::byte* data, std::uint64_t length, const Device& device) override;
   Status announce(const Device& device, std::uintptr_t stream) override { return announcers_.announce(device, stream); }
+  void count_refusals_in(SharedCount refused) override { connections_.count_refusals_in(std::move(refused)); }
 
  private:
   // One reader.

@@ -1,6 +1,8 @@
 // The owner's side: it copies what readers ask for into memory that both have mapped, and out of it.
 #pragma once
 
+#include <utility>
+
 #include "beeline/os/unix_socket.h"
 #include "beeline/os/wait.h"
 #include "beeline/transport/connection_server.h"
@@ -20,6 +22,7 @@ class Server final : public Exporter {
   Result<Bytes> key(memory::PublicationId id, const RegionSource::Held& held, Access access) override;
   // What is being copied is waited for: of a chunk at most, and by threads of this process alone.
   void withdraw(memory::PublicationId id) override { extents_.withdraw(id); }
+  void count_refusals_in(SharedCount refused) override { connections_.count_refusals_in(std::move(refused)); }
 
  private:
   Status serve(os::FrameSocket& socket, os::Wait wait);

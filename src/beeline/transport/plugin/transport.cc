@@ -40,6 +40,7 @@ class Engine final : public Exporter {
       auto opened = plugin_->open(agent_name_);
       BEELINE_RETURN_IF_ERROR(opened.status().with_context("while opening an engine"));
       engine_ = {opened->release(), UnlessForked()};
+      if (refused_ != nullptr) engine_->count_refusals_in(refused_);
     }
     return engine_.get();
   }
@@ -68,10 +69,16 @@ class Engine final : public Exporter {
 
   void withdraw(memory::PublicationId id) override { exposures_.withdraw(id); }
 
+  void count_refusals_in(SharedCount refused) override {
+    const std::lock_guard guard(mutex_);
+    refused_ = std::move(refused);
+  }
+
  private:
   const std::shared_ptr<Plugin> plugin_;
   const std::string agent_name_;
   std::mutex mutex_;
+  SharedCount refused_;                   // needs mutex_
   std::shared_ptr<PluginEngine> engine_;  // needs mutex_ until it is set
   Exposures exposures_;                   // below the engine: ends before it does
 };
