@@ -77,10 +77,11 @@ def beeline(*, tls: bool = False) -> None:
     kept: dict[str, Any] = {}
 
     def register(asked: list[int] | dict[str, Any]) -> str:
-        """Of so many bytes each; or one of a shape and dtype."""
+        """Of so many bytes each; or one of a shape and dtype, which may be transposed."""
         kept.clear()
         if isinstance(asked, dict):
-            tensors = [agent.empty(asked["shape"], asked["dtype"])]
+            tensor = agent.empty(asked["shape"], asked["dtype"])
+            tensors = [tensor.t() if asked.get("transposed") else tensor]
         else:
             tensors = [agent.empty((size,), "uint8") for size in asked]
         for tensor in tensors:

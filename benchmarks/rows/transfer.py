@@ -121,6 +121,33 @@ def convert_nothing(ctx: Context) -> Samples:
     return {path: _convert(ctx, "float32", path, "plain") for path in OURS}
 
 
+# 16 MiB of float32.
+TRANSPOSED = (2048, 2048)
+
+
+@probe
+def transpose(ctx: Context) -> Samples:
+    """A prepared fetch of a transposed matrix into a row-major one; the variant says by which path."""
+    from beeline.transfer import Agent, TensorRefs
+
+    with Owner("beeline") as owner, Agent("reader", token=TOKEN) as agent:
+        refs = TensorRefs.from_json(owner.ask({"shape": TRANSPOSED, "dtype": "float32", "transposed": True}))
+        target = agent.empty(TRANSPOSED, "float32").zero_()
+        batch = agent.prepare(refs, [target], path=ctx.variant)
+        samples = each(batch.run, ctx.reps(15, 5), 2)
+        check(target)
+    return {"16 MiB": samples}
+
+
+@probe
+def transpose_here(ctx: Context) -> Samples:
+    """As torch copies the like within a process, on as many threads as it likes."""
+    import torch
+
+    source, target = torch.ones(TRANSPOSED).t(), torch.zeros(TRANSPOSED)
+    return {"16 MiB": each(lambda: target.copy_(source), ctx.reps(15, 5), 2)}
+
+
 @probe
 def read_from_cpp(ctx: Context) -> Samples:
     """A prepared read of 1 KiB and maps, as a program in C++ makes them; and what memcpy takes there."""
@@ -440,6 +467,21 @@ ROWS = [
             Limit("publish", f"{size} to 1"),
         )
         for size, factor in (("1 KiB", 6.0), ("256 MiB", 1.2))
+    ),
+    *(
+        Row(
+            f"transpose_{path}",
+            f"copying fetch by {path}, a transposed matrix of 16 MiB into a row-major one; limit: torch's copy_()",
+            "ms",
+            "transpose",
+            "transpose",
+            "16 MiB",
+            None,
+            ours=Contender(f"beeline {path}", "none", path),
+            limit=Limit("transpose_here", "16 MiB"),
+            timeout_s=300,
+        )
+        for path in ("shm", "cma", "ucx", "nixl", "tcp")
     ),
     _convert_row("bfloat16", "shm", "bfloat16", Bound("<=", 0.5)),
     _convert_row("bfloat16", "cma", "bfloat16", None),

@@ -101,7 +101,7 @@ Incoming incoming_of(const std::shared_ptr<memory::Arena>& arena, std::span<cons
     if (block && is_asked && spec.dtype == transfer::kFloat8E4M3) {
       maker.add_quantized(std::move(copy), spec, {block->first, block->second}, std::move(target));
     } else {
-      spec.strides = transfer::preserved_strides(remotes[i]->spec);
+      if (!target) spec.strides = transfer::preserved_strides(remotes[i]->spec);
       maker.add(std::move(copy), spec, std::move(target));
     }
   }

@@ -10,6 +10,7 @@ using transport::Run;
 // Neighbours that continue each other on both sides become one.
 void join_neighbours(Portion& portion) {
   std::vector<Run>& runs = portion.runs;
+  if (!portion.strided.empty()) return;
   const std::uint64_t from = portion.conversion ? portion.conversion->from().bytes() : 1;
   const std::uint64_t to = portion.conversion ? portion.conversion->to().bytes() : 1;
   std::size_t kept = 0;
@@ -34,7 +35,7 @@ Result<std::unique_ptr<Batch>> Batch::prepare(std::shared_ptr<Peer> peer, std::s
   std::unique_ptr<Batch> batch(new Batch());
   batch->peer_ = std::move(peer);
   batch->requirement_ = requirement;
-  for (auto portions = portions_of(copies); Portion& portion : portions) {
+  for (auto portions = portions_of(copies, Use::kFilled); Portion& portion : portions) {
     const auto& runs = portion.runs;
     BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));
     join_neighbours(portion);

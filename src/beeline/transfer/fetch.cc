@@ -10,9 +10,10 @@ using transport::Region;
 
 namespace {
 
-bool belongs(const Copy& copy, const Portion& portion) {
+bool belongs(const Copy& copy, bool is_strided, const Portion& portion) {
   return portion.region == &copy.remote->home() && portion.local_device == copy.local.device &&
-         portion.conversion == copy.conversion && portion.quantizer.has_value() == copy.quantization.has_value() &&
+         portion.strided.empty() != is_strided && portion.conversion == copy.conversion &&
+         portion.quantizer.has_value() == copy.quantization.has_value() &&
          (!copy.quantization || *portion.quantizer == copy.quantization->quantizer);
 }
 
@@ -56,26 +57,42 @@ void append_matrices(const Copy& copy, std::vector<QuantizedMatrix>& matrices) {
   }
 }
 
+// Where it is worth it.
+std::optional<StridedCopy> strided_copy_of(const Copy& copy) {
+  if (copy.conversion || copy.quantization || !copy.local.device.is_host() || !copy.remote->home().device.is_host()) {
+    return std::nullopt;
+  }
+  return StridedCopy::of(copy.remote->offset, copy.remote->spec, copy.local.data, copy.local.strides);
+}
+
 }  // namespace
 
-std::vector<Portion> portions_of(std::span<const Copy> copies) {
+std::vector<Portion> portions_of(std::span<const Copy> copies, Use use) {
   std::vector<Portion> portions;
+  const auto scratch = std::make_shared<Scratch>();
   std::size_t last = 0;
   for (const Copy& copy : copies) {
     if (copy.remote->spec.elements() == 0) continue;
     const Region& region = copy.remote->home();
-    if (last >= portions.size() || !belongs(copy, portions[last])) {
-      for (last = 0; last < portions.size() && !belongs(copy, portions[last]); ++last) {
+    const auto strided = use == Use::kFilled ? strided_copy_of(copy) : std::nullopt;
+    if (last >= portions.size() || !belongs(copy, strided.has_value(), portions[last])) {
+      for (last = 0; last < portions.size() && !belongs(copy, strided.has_value(), portions[last]); ++last) {
       }
       if (last == portions.size()) {
         Portion& portion = portions.emplace_back();
         portion.region = &region;
         portion.local_device = copy.local.device;
+        portion.scratch = scratch;
         portion.conversion = copy.conversion;
         if (copy.quantization) portion.quantizer = copy.quantization->quantizer;
       }
     }
     Portion& portion = portions[last];
+    if (strided) {
+      strided->append_runs(region, portion.runs);
+      portion.strided.push_back(*strided);
+      continue;
+    }
     std::uint64_t local_bytes = 0;
     if (copy.conversion) local_bytes = copy.conversion->to().bytes();
     if (copy.quantization) local_bytes = kFloat8E4M3.bytes();
@@ -85,7 +102,6 @@ std::vector<Portion> portions_of(std::span<const Copy> copies) {
     for (std::size_t i = first; i < portion.runs.size(); ++i) portion.runs[i].local_device = copy.local.device;
     if (copy.quantization) append_matrices(copy, portion.matrices);
   }
-  for (Portion& portion : portions) portion.look_for_scattering();
   return portions;
 }
 
@@ -198,7 +214,7 @@ Status compare_sums(std::span<const Copy> copies) {
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
   BEELINE_RETURN_IF_ERROR(check_on_host(copies));
   if (requirement.verify) BEELINE_RETURN_IF_ERROR(check_sums(copies));
-  std::vector<Portion> portions = portions_of(copies);
+  std::vector<Portion> portions = portions_of(copies, Use::kFilled);
   // All or nothing is refused.
   for (std::size_t i = 0; portions.size() > 1 && i < portions.size(); ++i) {
     BEELINE_RETURN_IF_ERROR(peer.check_path(portions[i].runs, requirement, wait));
@@ -214,7 +230,7 @@ Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requir
 }
 
 Status push(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
-  for (const Portion& portion : portions_of(copies)) {
+  for (const Portion& portion : portions_of(copies, Use::kRead)) {
     BEELINE_RETURN_IF_ERROR(peer.write(portion.runs, requirement, wait));
   }
   return Status::ok();

@@ -64,8 +64,9 @@ Status check_one_owner(std::span<const Copy> copies);
 // For messages: "3 tensors, 4096 bytes".
 std::string text_of(std::span<const Copy> copies);
 
-// The copies by region and by what is done to the elements: different regions may be reached by different paths.
-std::vector<Portion> portions_of(std::span<const Copy> copies);
+// The copies by region and by what is done to the elements: different regions may be reached by different paths. What
+// is to become of the local memory says whether elements can be put in their places here.
+std::vector<Portion> portions_of(std::span<const Copy> copies, Use use);
 
 // All of one peer. Checksums are compared where the requirement asks for it: kTorn, and local memory is undefined,
 // where one differs; kInvalidArgument, before a byte moves, where a tensor has none. See Peer::read() and write() for

@@ -20,10 +20,8 @@ constexpr std::uint64_t kShort = 4096;
 // Cuts runs into pieces of a limited size; local addresses follow in elements of another size.
 class Pieces {
  public:
-  // Elements of so many bytes on either side.
-  Pieces(std::span<const Run> runs, std::uint64_t from, std::uint64_t to) : runs_(runs), from_(from), to_(to) {}
   Pieces(std::span<const Run> runs, const Conversion& conversion)
-      : Pieces(runs, conversion.from().bytes(), conversion.to().bytes()) {}
+      : runs_(runs), from_(conversion.from().bytes()), to_(conversion.to().bytes()) {}
 
   [[nodiscard]] bool is_done() const { return at_ == runs_.size(); }
   // The next one, of at most `limit` bytes and at least one element.
@@ -74,121 +72,42 @@ void convert(const Conversion& conversion, const Run& piece, const std::byte* fr
   }
 }
 
-// A piece, and where its bytes have arrived, side by side.
-struct Arrived {
-  Run piece;
-  const std::byte* from = nullptr;
-};
-
-// Appends what reads the piece to `to`, side by side; it goes on with the last one where it lies behind that.
-void append_gathered(const Run& piece, std::byte* to, std::vector<Run>& gathered) {
-  if (piece.count > 1 && piece.stride != piece.length) {
-    gathered.push_back({piece.region, piece.offset, to, piece.length, piece.count, piece.stride, piece.length});
-    return;
-  }
-  if (!gathered.empty() && gathered.back().count == 1 &&
-      gathered.back().offset + gathered.back().length == piece.offset) {
-    gathered.back().length += piece.bytes();
-    return;
-  }
-  gathered.push_back({piece.region, piece.offset, to, piece.bytes()});
-}
-
-// Pieces side by side in memory here, as columns of a matrix are, are filled together: as many as a line holds.
-constexpr std::size_t kTogether = 16;
-
-template <std::size_t kLength>
-void scatter_together(std::span<const Arrived> pieces, std::size_t length) {
-  const Run& first = pieces.front().piece;
-  for (std::uint64_t i = 0; i < first.count; ++i) {
-    for (const Arrived& each : pieces) {
-      std::byte* const to = each.piece.local + i * first.local_stride;
-      if constexpr (kLength != 0) {
-        std::memcpy(to, each.from + i * kLength, kLength);
-      } else {
-        std::memcpy(to, each.from + i * length, length);
-      }
-    }
-  }
-}
-
-void scatter(std::span<const Arrived> arrived) {
-  while (!arrived.empty()) {
-    const Run& first = arrived.front().piece;
-    std::size_t together = 1;
-    while (together < std::min(arrived.size(), kTogether) && arrived[together].piece.length == first.length &&
-           arrived[together].piece.count == first.count && arrived[together].piece.local_stride == first.local_stride) {
-      ++together;
-    }
-    const auto pieces = arrived.first(together);
-    switch (first.length) {
-      case 1:
-        scatter_together<1>(pieces, 1);
-        break;
-      case 2:
-        scatter_together<2>(pieces, 2);
-        break;
-      case 4:
-        scatter_together<4>(pieces, 4);
-        break;
-      case 8:
-        scatter_together<8>(pieces, 8);
-        break;
-      default:
-        scatter_together<0>(pieces, first.length);
-    }
-    arrived = arrived.subspan(together);
-  }
-}
-
 Stores stores_of(std::span<const Run> runs, const Conversion& conversion) {
   const std::uint64_t bytes = transport::bytes_of(runs) / conversion.from().bytes() * conversion.to().bytes();
   return bytes < kPastCaches ? Stores::kCached : Stores::kPastCaches;
 }
 
-// For each read there would be, so many pieces are put in their places: fewer are not worth a second copy.
-constexpr std::uint64_t kWorthScattering = 4;
-
 }  // namespace
-
-void Portion::look_for_scattering() {
-  if (!region->device.is_host() || !local_device.is_host()) return;
-  std::uint64_t pieces = 0, reads = 0;
-  const Run* last = nullptr;
-  for (const Run& run : runs) {
-    const bool is_solid = run.count == 1 || run.stride == run.length;
-    const bool goes_on = is_solid && last != nullptr && last->offset + last->bytes() == run.offset;
-    pieces += run.count;
-    if (!goes_on) reads += is_solid ? 1 : run.count;
-    last = is_solid ? &run : nullptr;
-  }
-  scatters = pieces >= kWorthScattering * reads && transport::bytes_of(runs) < pieces * kShort;
-}
 
 Status Portion::operator()(transport::Endpoint& endpoint, const transport::Capabilities& capabilities,
                            const os::Wait& wait) {
   const std::byte* const view = endpoint.view(*region);
+  if (!strided.empty()) return place_strided(endpoint, view, capabilities.slice_bytes, wait);
   if (conversion) {
-    if (view != nullptr) return convert_mapped(view, wait);
-    const auto place = [&, stores = stores_of(runs, *conversion)](std::span<const Arrived> arrived) {
-      for (const auto& [piece, from] : arrived) convert(*conversion, piece, from, piece.length, stores);
-    };
-    return read_in_slices(endpoint, capabilities.slice_bytes, conversion->from().bytes(), conversion->to().bytes(),
-                          wait, place);
-  }
-  if (!quantizer) {
-    if (view != nullptr) return endpoint.read(runs, wait);
-    return read_in_slices(endpoint, capabilities.slice_bytes, 1, 1, wait, scatter);
+    return view != nullptr ? convert_mapped(view, wait) : convert_in_slices(endpoint, capabilities.slice_bytes, wait);
   }
   return view != nullptr ? quantize_mapped(view, wait) : quantize_in_slices(endpoint, capabilities.slice_bytes, wait);
 }
 
-std::span<std::byte> Portion::slice(std::uint64_t bytes) {
-  if (slice_size_ < bytes) {
-    slice_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    slice_size_ = bytes;
+std::span<std::byte> Scratch::bytes(std::uint64_t size) {
+  if (size_ < size) {
+    bytes_ = std::make_unique_for_overwrite<std::byte[]>(size);
+    size_ = size;
   }
-  return {slice_.get(), bytes};
+  return {bytes_.get(), size};
+}
+
+Status Portion::place_strided(transport::Endpoint& endpoint, const std::byte* view, std::uint64_t slice_bytes,
+                              const os::Wait& wait) const {
+  for (const StridedCopy& copy : strided) {
+    if (view != nullptr) {
+      BEELINE_RETURN_IF_ERROR(copy.place_mapped(view, wait));
+    } else {
+      const auto slice = scratch->bytes(std::max(copy.piece_bytes(), std::min(slice_bytes, copy.bytes())));
+      BEELINE_RETURN_IF_ERROR(copy.read_in_slices(endpoint, *region, slice, wait));
+    }
+  }
+  return Status::ok();
 }
 
 Status Portion::convert_mapped(const std::byte* view, const os::Wait& wait) const {
@@ -205,24 +124,26 @@ Status Portion::convert_mapped(const std::byte* view, const os::Wait& wait) cons
   return Status::ok();
 }
 
-template <typename Place>
-Status Portion::read_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, std::uint64_t from,
-                               std::uint64_t to, const os::Wait& wait, Place&& place) {
-  const auto memory = slice(std::min(slice_bytes, transport::bytes_of(runs)));
+Status Portion::convert_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, const os::Wait& wait) {
+  const Stores stores = stores_of(runs, *conversion);
+  const std::uint64_t element = conversion->from().bytes();
+  const auto memory = scratch->bytes(std::min(slice_bytes, transport::bytes_of(runs)));
   std::vector<Run> gathered;  // what is read, side by side
-  std::vector<Arrived> arrived;
-  for (Pieces pieces(runs, from, to); !pieces.is_done();) {
+  std::vector<Run> targets;
+  for (Pieces pieces(runs, *conversion); !pieces.is_done();) {
     gathered.clear();
-    arrived.clear();
+    targets.clear();
     std::uint64_t used = 0;
-    while (!pieces.is_done() && memory.size() - used >= from) {
-      const Run piece = pieces.next(memory.size() - used);
-      arrived.push_back({piece, memory.data() + used});
-      append_gathered(piece, memory.data() + used, gathered);
+    while (!pieces.is_done() && memory.size() - used >= element) {
+      const Run& piece = targets.emplace_back(pieces.next(memory.size() - used));
+      gathered.push_back(
+          {region, piece.offset, memory.data() + used, piece.length, piece.count, piece.stride, piece.length});
       used += piece.bytes();
     }
     BEELINE_RETURN_IF_ERROR(endpoint.read(gathered, wait));
-    place(std::span<const Arrived>(arrived));
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      convert(*conversion, targets[i], gathered[i].local, gathered[i].local_stride, stores);
+    }
     BEELINE_RETURN_IF_ERROR(wait.check());
   }
   return Status::ok();
@@ -274,7 +195,7 @@ Status Portion::quantize_in_slices(transport::Endpoint& endpoint, std::uint64_t 
         largest, std::min(matrix.rows, matrix.shape.rows) * std::min(matrix.columns, matrix.shape.columns) * size);
   }
   const auto memory =
-      slice(std::max(std::min(slice_bytes, transport::bytes_of(runs)), static_cast<std::uint64_t>(largest)));
+      scratch->bytes(std::max(std::min(slice_bytes, transport::bytes_of(runs)), static_cast<std::uint64_t>(largest)));
   std::vector<Run> gathered;
   std::vector<Tile> tiles;
   std::uint64_t used = 0;

@@ -11,6 +11,7 @@
 #include "beeline/transfer/convert.h"
 #include "beeline/transfer/paths.h"
 #include "beeline/transfer/quantize.h"
+#include "beeline/transfer/strided_copy.h"
 
 namespace beeline::transfer {
 
@@ -26,6 +27,16 @@ struct QuantizedMatrix {
   Grid<std::byte> scales;  // float32
 };
 
+// Memory for what is on its way, kept for what comes next: of portions that are read one after the other.
+class Scratch {
+ public:
+  std::span<std::byte> bytes(std::uint64_t size);
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+  std::uint64_t size_ = 0;
+};
+
 // Borrows the region and the local memory. One read at a time.
 struct Portion {
   const transport::Region* region = nullptr;
@@ -35,23 +46,20 @@ struct Portion {
   std::optional<Conversion> conversion;
   std::optional<Quantizer> quantizer;
   std::vector<QuantizedMatrix> matrices;  // what the runs are made of, where they are quantised
-  bool scatters = false;                  // see look_for_scattering()
+  std::vector<StridedCopy> strided;       // likewise, where elements are put in another order
+  std::shared_ptr<Scratch> scratch;       // for slices
 
-  // Whether the bytes of many short runs lie side by side in the region, as those of a transposed tensor do: then they
-  // are read together, and put in their places here. Once the runs are known.
-  void look_for_scattering();
   // How the portion is read; empty where Endpoint::read() will do. As long as the portion stays where it is.
-  [[nodiscard]] ReadBy read_by() { return conversion || quantizer || scatters ? ReadBy(*this) : ReadBy(nullptr); }
+  [[nodiscard]] ReadBy read_by() {
+    return conversion || quantizer || !strided.empty() ? ReadBy(*this) : ReadBy(nullptr);
+  }
   // Reads straight out of the path's mapping where it has one, and writes each target element once. Else in slices of
-  // the path's choice, through memory that is kept for the next read. Looks at the deadline between slices.
+  // the path's choice, through the scratch memory. Looks at the deadline between slices.
   Status operator()(transport::Endpoint& endpoint, const transport::Capabilities& capabilities, const os::Wait& wait);
 
  private:
   Status convert_mapped(const std::byte* view, const os::Wait& wait) const;
-  // Elements of so many bytes there and here; `place` is called with what has arrived, a slice at a time.
-  template <typename Place>
-  Status read_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, std::uint64_t from, std::uint64_t to,
-                        const os::Wait& wait, Place&& place);
+  Status convert_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, const os::Wait& wait);
   Status quantize_mapped(const std::byte* view, const os::Wait& wait) const;
   Status quantize_in_slices(transport::Endpoint& endpoint, std::uint64_t slice_bytes, const os::Wait& wait);
   // Some of a matrix, from element (row, column) on: whole blocks, but for the matrix's edges.
@@ -61,10 +69,8 @@ struct Portion {
     std::int64_t rows = 0, columns = 0;
   };
   void quantize(const Tile& tile, const Grid<const std::byte>& from) const;
-  std::span<std::byte> slice(std::uint64_t bytes);
-
-  std::unique_ptr<std::byte[]> slice_;
-  std::uint64_t slice_size_ = 0;
+  Status place_strided(transport::Endpoint& endpoint, const std::byte* view, std::uint64_t slice_bytes,
+                       const os::Wait& wait) const;
 };
 
 // Several portions that are to show one state of the owner's tensors: each by itself does.

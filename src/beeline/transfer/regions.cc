@@ -143,7 +143,7 @@ Status Regions::add_region(Registration& registration, std::span<const std::size
   return Status::ok();
 }
 
-void Regions::count_in(std::shared_ptr<std::atomic<std::uint64_t>> registrations) {
+void Regions::count_in(transport::SharedCount registrations) {
   registrations_ = std::move(registrations);
 }
 

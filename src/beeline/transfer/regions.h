@@ -158,7 +158,7 @@ class Regions final : public transport::RegionSource, public std::enable_shared_
   std::unordered_multimap<std::uint64_t, std::weak_ptr<Registration>> cache_;  // by hash of the pieces
   std::vector<Waiting> waiting_;
   std::uint64_t reused_ = 0;
-  std::shared_ptr<std::atomic<std::uint64_t>> registrations_;
+  transport::SharedCount registrations_;
 };
 
 }  // namespace beeline::transfer

@@ -4,57 +4,41 @@
 #include <cstdlib>
 #include <iterator>
 #include <numeric>
+#include <utility>
 
 namespace beeline::transfer {
 namespace {
 
-struct Dimension {
-  std::uint64_t size;
-  std::int64_t from;  // bytes to the next index in the region
-  std::int64_t to;    // likewise in local memory
-};
-
-// Larger steps in the region come first, that what lies side by side there is moved together, in whatever order the
-// dimensions are named. An element that is in several places is read for one after the other of them.
+// An element that is in several places is read for one after the other of them.
 bool comes_before(const Dimension& a, const Dimension& b) {
   if ((a.from == 0) != (b.from == 0)) return a.from == 0;
   if (std::abs(a.from) != std::abs(b.from)) return std::abs(a.from) > std::abs(b.from);
   return std::abs(a.to) > std::abs(b.to);
 }
 
-// What is left of the dimensions once those of size 1 are gone and neighbours that are one run on both sides are one.
-std::vector<Dimension> merged(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
-                              std::int64_t local_size) {
-  const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
-  const auto strides = spec.strides_or_dense();
-  const TensorSpec local{spec.dtype, spec.shape, {local_strides.begin(), local_strides.end()}};
-  const auto local_dense = local.strides_or_dense();
-  std::vector<Dimension> dimensions;
-  for (std::size_t i = 0; i < spec.shape.size(); ++i) {
-    if (spec.shape[i] == 1) continue;
-    dimensions.push_back({static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size, local_dense[i] * local_size});
+bool is_contiguous(const Dimension& dimension, std::uint64_t length, std::uint64_t local_length) {
+  return dimension.from == static_cast<std::int64_t>(length) && dimension.to == static_cast<std::int64_t>(local_length);
+}
+
+bool goes_forward(const Dimension& dimension) {
+  return dimension.from >= 0 && dimension.to >= 0;
+}
+
+std::uint64_t count_runs(std::span<const Dimension> dimensions, std::uint64_t length, std::uint64_t local_length) {
+  if (!dimensions.empty() && is_contiguous(dimensions.back(), length, local_length)) {
+    dimensions = dimensions.first(dimensions.size() - 1);
   }
-  std::ranges::stable_sort(dimensions, comes_before);
-  std::size_t kept = 0;
-  for (std::size_t i = 1; i < dimensions.size(); ++i) {
-    Dimension& outer = dimensions[kept];
-    const Dimension& inner = dimensions[i];
-    const auto count = static_cast<std::int64_t>(inner.size);
-    if (outer.from == inner.from * count && outer.to == inner.to * count) {
-      outer = {outer.size * inner.size, inner.from, inner.to};
-    } else {
-      dimensions[++kept] = inner;
-    }
-  }
-  if (!dimensions.empty()) dimensions.resize(kept + 1);
-  return dimensions;
+  if (!dimensions.empty() && goes_forward(dimensions.back())) dimensions = dimensions.first(dimensions.size() - 1);
+  std::uint64_t runs = 1;
+  for (const Dimension& dimension : dimensions) runs *= dimension.size;
+  return runs;
 }
 
 // Each byte from the first to the last is of one element; of a spec with strides.
 bool fills_its_memory(const TensorSpec& spec) {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < spec.shape.size(); ++i) {
-    if (spec.shape[i] == 0) return true;
+    if (spec.strides[i] < 0) return false;  // torch has none such
     if (spec.shape[i] > 1) order.push_back(i);
   }
   std::ranges::sort(order, {}, [&](std::size_t i) { return spec.strides[i]; });
@@ -159,6 +143,7 @@ Extent extent_of(const TensorSpec& spec) {
 }
 
 std::vector<std::int64_t> preserved_strides(const TensorSpec& spec) {
+  if (spec.elements() == 0) return {};
   if (spec.strides.empty() || fills_its_memory(spec)) return spec.strides;
   // From the innermost dimension out. Where the strides do not say which of two that is, it is the later one, as in
   // torch's infer_dense_strides(), whose order this is.
@@ -209,52 +194,89 @@ Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, 
     }
     if (!is_empty) offset += piece.start * part.strides[i] * static_cast<std::int64_t>(spec.dtype.bytes());
     part.shape[i] = piece.count;
-    part.strides[i] *= is_empty ? 1 : piece.step;
+    if (piece.count > 1) part.strides[i] *= piece.step;
   }
   if (part.elements() == 0) offset = 0;
   return part;
+}
+
+std::vector<Dimension> dimensions_of(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
+                                     std::uint64_t local_bytes) {
+  const auto size = static_cast<std::int64_t>(spec.dtype.bytes());
+  const auto strides = spec.strides_or_dense();
+  const TensorSpec local{spec.dtype, spec.shape, {local_strides.begin(), local_strides.end()}};
+  const auto local_dense = local.strides_or_dense();
+  std::vector<Dimension> dimensions(spec.shape.size());
+  for (std::size_t i = 0; i < dimensions.size(); ++i) {
+    dimensions[i] = {static_cast<std::uint64_t>(spec.shape[i]), strides[i] * size,
+                     local_dense[i] * static_cast<std::int64_t>(local_bytes)};
+  }
+  return dimensions;
+}
+
+void sort_by_region(std::vector<Dimension>& dimensions) {
+  // There are few, and std::stable_sort() allocates.
+  for (auto at = dimensions.begin(); at != dimensions.end(); ++at) {
+    std::rotate(std::upper_bound(dimensions.begin(), at, *at, comes_before), at, at + 1);
+  }
+}
+
+void merge(std::vector<Dimension>& dimensions) {
+  std::erase_if(dimensions, [](const Dimension& dimension) { return dimension.size == 1; });
+  std::size_t kept = 0;
+  for (std::size_t i = 1; i < dimensions.size(); ++i) {
+    Dimension& outer = dimensions[kept];
+    const Dimension& inner = dimensions[i];
+    const auto count = static_cast<std::int64_t>(inner.size);
+    if (outer.from == inner.from * count && outer.to == inner.to * count) {
+      outer = {outer.size * inner.size, inner.from, inner.to};
+    } else {
+      dimensions[++kept] = inner;
+    }
+  }
+  if (!dimensions.empty()) dimensions.resize(kept + 1);
+}
+
+void append_runs(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
+                 std::uint64_t local_length, std::vector<Dimension> dimensions, std::byte* local,
+                 std::vector<transport::Run>& runs) {
+  transport::Run run;
+  run.region = &region;
+  run.length = length;
+  if (!dimensions.empty() && is_contiguous(dimensions.back(), length, local_length)) {
+    run.length *= dimensions.back().size;
+    dimensions.pop_back();
+  }
+  // The innermost dimension that is left becomes the run's count; a run only goes forward.
+  if (!dimensions.empty() && goes_forward(dimensions.back())) {
+    run.count = dimensions.back().size;
+    run.stride = static_cast<std::uint64_t>(dimensions.back().from);
+    run.local_stride = static_cast<std::uint64_t>(dimensions.back().to);
+    dimensions.pop_back();
+  }
+  for_each_index(dimensions, [&](std::int64_t from, std::int64_t to) {
+    run.offset = offset + static_cast<std::uint64_t>(from);
+    run.local = local + to;
+    runs.push_back(run);
+  });
 }
 
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
                  std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
                  std::uint64_t local_bytes) {
   if (spec.elements() == 0) return;
-  const auto local_length = static_cast<std::int64_t>(local_bytes != 0 ? local_bytes : spec.dtype.bytes());
-  auto dimensions = merged(spec, local_strides, local_length);
-  transport::Run run;
-  run.region = &region;
-  run.length = spec.dtype.bytes();
-  const auto length = static_cast<std::int64_t>(run.length);
-  if (!dimensions.empty() && dimensions.back().from == length && dimensions.back().to == local_length) {
-    run.length *= dimensions.back().size;
-    dimensions.pop_back();
+  const std::uint64_t length = spec.dtype.bytes();
+  if (local_bytes == 0) local_bytes = length;
+  const auto all = dimensions_of(spec, local_strides, local_bytes);
+  auto dimensions = all;
+  merge(dimensions);
+  if (const auto needed = count_runs(dimensions, length, local_bytes); needed > 1) {
+    auto sorted = all;
+    sort_by_region(sorted);
+    merge(sorted);
+    if (count_runs(sorted, length, local_bytes) < needed) dimensions = std::move(sorted);
   }
-  // The innermost dimension that is left becomes the run's count; a run only goes forward.
-  if (!dimensions.empty() && dimensions.back().from >= 0 && dimensions.back().to >= 0) {
-    run.count = dimensions.back().size;
-    run.stride = static_cast<std::uint64_t>(dimensions.back().from);
-    run.local_stride = static_cast<std::uint64_t>(dimensions.back().to);
-    dimensions.pop_back();
-  }
-  std::vector<std::uint64_t> index(dimensions.size());
-  std::int64_t from = static_cast<std::int64_t>(offset);
-  std::int64_t to = 0;
-  for (;;) {
-    run.offset = static_cast<std::uint64_t>(from);
-    run.local = local + to;
-    runs.push_back(run);
-    std::size_t i = dimensions.size();
-    for (; i > 0; --i) {
-      const Dimension& dimension = dimensions[i - 1];
-      from += dimension.from;
-      to += dimension.to;
-      if (++index[i - 1] < dimension.size) break;
-      from -= dimension.from * static_cast<std::int64_t>(dimension.size);
-      to -= dimension.to * static_cast<std::int64_t>(dimension.size);
-      index[i - 1] = 0;
-    }
-    if (i == 0) return;
-  }
+  append_runs(region, offset, length, local_bytes, std::move(dimensions), local, runs);
 }
 
 }  // namespace beeline::transfer

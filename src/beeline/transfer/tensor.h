@@ -72,11 +72,53 @@ struct Slice {
 // distance of its first element from the tensor's.
 Result<TensorSpec> slice(const TensorSpec& spec, std::span<const Slice> slices, std::int64_t& offset);
 
-// Appends the runs that bring a tensor's elements to memory laid out by `local_strides` (in elements; empty: row-major
-// without gaps), in the order in which they lie in the region. `offset` is that of its first element there. Dimensions
-// that are contiguous on both sides become one run. Both specs are checked. Where elements change their size on the
-// way, `local_bytes` is that of a local one (0: the same): local addresses and strides are those of such elements,
-// lengths those of the tensor's.
+// One dimension of a copy.
+struct Dimension {
+  std::uint64_t size = 0;
+  std::int64_t from = 0;  // bytes to the next index in the region
+  std::int64_t to = 0;    // likewise in local memory
+};
+
+// The dimensions in which a tensor's elements come to memory laid out by `local_strides` (in elements of `local_bytes`;
+// empty: row-major without gaps). Both specs are checked.
+std::vector<Dimension> dimensions_of(const TensorSpec& spec, std::span<const std::int64_t> local_strides,
+                                     std::uint64_t local_bytes);
+// Larger steps in the region first, whatever order the dimensions came in.
+void sort_by_region(std::vector<Dimension>& dimensions);
+// Without those of size 1; neighbours of which one goes on where the other one ends, on both sides, become one.
+void merge(std::vector<Dimension>& dimensions);
+
+// Calls with the distances of every index from the first one, in the region and in local memory.
+template <typename Call>
+void for_each_index(std::span<const Dimension> dimensions, Call&& call) {
+  std::vector<std::uint64_t> index(dimensions.size());
+  std::int64_t from = 0, to = 0;
+  for (;;) {
+    call(from, to);
+    std::size_t i = dimensions.size();
+    for (; i > 0; --i) {
+      const Dimension& dimension = dimensions[i - 1];
+      from += dimension.from;
+      to += dimension.to;
+      if (++index[i - 1] < dimension.size) break;
+      from -= dimension.from * static_cast<std::int64_t>(dimension.size);
+      to -= dimension.to * static_cast<std::int64_t>(dimension.size);
+      index[i - 1] = 0;
+    }
+    if (i == 0) return;
+  }
+}
+
+// Appends the runs of pieces of `length` bytes (`local_length` as they arrive), the first at `offset` in the region,
+// by dimensions that are merged.
+void append_runs(const transport::Region& region, std::uint64_t offset, std::uint64_t length,
+                 std::uint64_t local_length, std::vector<Dimension> dimensions, std::byte* local,
+                 std::vector<transport::Run>& runs);
+// Appends the runs that bring a tensor's elements, in row-major order unless another one takes fewer runs, to memory
+// laid out by `local_strides` (in elements; empty: without gaps). `offset` is that of its first element in the region.
+// Dimensions that are contiguous on both sides become one run. Both specs are checked. Where elements change their size
+// on the way, `local_bytes` is that of a local one (0: the same): local addresses and strides are those of such
+// elements, lengths those of the tensor's.
 void append_runs(const transport::Region& region, std::uint64_t offset, const TensorSpec& spec, std::byte* local,
                  std::span<const std::int64_t> local_strides, std::vector<transport::Run>& runs,
                  std::uint64_t local_bytes = 0);

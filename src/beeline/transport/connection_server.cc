@@ -151,6 +151,7 @@ void ConnectionServer::make_room_for_opening() {
   if (static_cast<std::size_t>(std::ranges::count_if(connections_, opens)) < kMaxOpenings) return;
   const auto oldest = std::ranges::find_if(connections_, opens);
   ::shutdown(oldest->opening.get(), SHUT_RDWR);
+  count_refusal();
   oldest->opening.reset();
 }
 

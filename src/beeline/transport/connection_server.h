@@ -52,7 +52,7 @@ class ConnectionServer {
   Result<os::TcpAddress> tcp_address(const std::string& host);
   // Listens at that address, and says which port it got.
   Result<os::TcpAddress> listen(const os::TcpAddress& address);
-  // Where those are counted whom it turns away; before it listens.
+  // Where those are counted whom it turns away, and those who had to give way; before it listens.
   void count_refusals_in(SharedCount refused) { refused_ = std::move(refused); }
   // Of one whom `serve` turns away.
   void count_refusal() const;

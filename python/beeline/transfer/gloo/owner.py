@@ -164,6 +164,9 @@ class Owner:
                 return None
         except OSError:
             return None
+        except Malformed:
+            self._count_refusal()
+            raise
         finally:
             with self._lock:
                 self._strangers -= 1

@@ -124,7 +124,8 @@ Status NcclExporter::check(const std::byte* data, std::uint64_t length, const De
 Status NcclExporter::serve(std::unique_ptr<os::ByteStream> stream, os::Wait wait, FunctionRef<void()> admit) {
   wait.deadline = Deadline::after(kOpeningPatience);
   if (Status admitted = admit_connection(*stream, secret_, wait); !admitted) {
-    connections_.count_refusal();
+    const bool is_refused = admitted.code() == Code::kInvalidArgument || admitted.code() == Code::kCorrupt;
+    if (is_refused) connections_.count_refusal();
     return admitted;
   }
   admit();
