@@ -254,6 +254,7 @@ class Visitor {
   template <typename Message>
   void say(messages::Type type, const Message& message) {
     EXPECT_TRUE(socket_.send(messages::encode(type, message)));
+    EXPECT_TRUE(socket_.flush_all(patience()));
   }
   // The next message of that type; none once the connection has ended.
   template <typename Message>
