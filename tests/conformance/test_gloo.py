@@ -267,7 +267,7 @@ def test_an_owner_that_has_no_thread_to_listen_tries_again_when_it_is_asked_agai
     for _ in range(2):
         with pytest.raises(RuntimeError, match="new thread"):
             engine.owner()
-    assert descriptors() == before
+    assert set(descriptors()) <= set(before)
     threads.clear()
     expect_service(engine)
 
@@ -293,7 +293,7 @@ def test_a_side_that_has_no_thread_to_move_by_ends_the_connection_alone(engine, 
     with pytest.raises(error):
         engine.connection("owner", contact).open(Bound())
     expect_nobody(engine.owner())
-    assert descriptors() == held
+    assert set(descriptors()) <= set(held)
     threads.clear()
     expect_service(engine)
 

@@ -96,7 +96,7 @@ class Owner final : public OwnerLine {
   std::unique_ptr<Transport> transport_;
   std::map<std::uint32_t, Own> regions_;
   std::uint32_t last_slot_ = 0;
-  int keys_ = 0;
+  std::atomic<int> keys_{0};
   std::atomic<std::uint64_t> writes_{0};
 };
 
