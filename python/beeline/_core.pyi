@@ -331,7 +331,7 @@ class TensorRef:
     @property
     def device(self) -> tuple[int, int]: ...  # DLPack's type, id at its owner's
     def row(self) -> tuple[int, int, int, list[int], list[int], int, int]:
-        """(dtype code, bits, lanes, shape, strides, region, offset); strides are empty where it is row-major without gaps."""
+        """(dtype code, bits, lanes, shape, strides, region, offset); strides are empty where it is row-major."""
 
     def new_strides(self) -> list[int]:
         """In elements, of a new tensor that holds its elements: as torch's preserve_format."""
