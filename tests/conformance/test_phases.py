@@ -217,3 +217,24 @@ def test_a_registration_that_is_undone_while_a_peer_writes(start_owner, paused, 
     assert owner.run("answer = all(bool((tensor == 7).all()) for tensor in kept['new'])")
     with pytest.raises(exceptions.StaleReferenceError):
         agent.push(refs, [EXPECTED], path=path)
+
+
+@pytest.mark.parametrize("path", ["object_store", "tcp"])
+def test_a_push_comes_after_one_that_was_given_up(start_owner, agent, path):
+    owner = start_owner()
+    refs = owner.register(f"[torch.zeros({COUNT})]")
+    owner.run(f"agent.grant(kept['refs'], {agent.address!r})")
+    agent.push(refs, [torch.zeros(COUNT)], path=path)
+    for value in range(1, 6):
+        owner.signal(signal.SIGSTOP)
+        with pytest.raises(exceptions.TransferTimeoutError):
+            agent.push(refs, [torch.full((COUNT,), -float(value))], path=path, timeout_s=0.2)
+        begin = time.monotonic()
+        with pytest.raises(exceptions.TransferTimeoutError, match="earlier push"):
+            agent.push(refs, [torch.full((COUNT,), -float(value))], path=path, timeout_s=0.2)
+        assert time.monotonic() - begin < 0.2 * 1.1 + 0.5
+        owner.signal(signal.SIGCONT)
+        agent.push(refs, [torch.full((COUNT,), float(value))], path=path)
+        for _ in range(2):
+            assert owner.run(f"answer = bool((kept['tensors'][0] == {value}).all())")
+            time.sleep(0.05)

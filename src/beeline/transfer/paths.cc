@@ -320,6 +320,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
   const Need need{direction, runs.empty() ? nullptr : runs.front().region, bytes_of(runs), &requirement,
                   runs.empty() ? transport::Device() : runs.front().local_device};
   if (need.bytes == 0) return Status::ok();
+  if (direction == Direction::kWrite) BEELINE_RETURN_IF_ERROR(quiet(wait));
   Status last;
   std::string failed;
   // Likewise.
@@ -348,6 +349,7 @@ Status Paths::move(Direction direction, std::span<const Run> runs, Chosen& chose
       if (counters_) counters_->moved(chosen.path, operation_of(direction), need.bytes, begin, took);
       return last;
     }
+    if (direction == Direction::kWrite) note_unquiet(chosen.endpoint);
     last = std::move(last).with_context("by " + std::string(path.transport->name()));
     count_failure(chosen.path, need, begin, last);
     if (!is_of_path(last)) return last;
@@ -371,6 +373,31 @@ Status Paths::read_once(const Path& path, transport::Endpoint& endpoint, std::sp
   BEELINE_RETURN_IF_ERROR(read());
   BEELINE_ASSIGN(const std::uint64_t after, facts_.owner->writes(region, wait));
   return before == after ? Status::ok() : transport::torn();
+}
+
+void Paths::note_unquiet(const std::shared_ptr<transport::Endpoint>& endpoint) {
+  const std::lock_guard guard(mutex_);
+  if (std::ranges::find(unquiet_, endpoint) == unquiet_.end()) unquiet_.push_back(endpoint);
+  is_quiet_ = false;
+}
+
+Status Paths::quiet(const os::Wait& wait) {
+  while (!is_quiet_) {
+    std::shared_ptr<transport::Endpoint> endpoint;
+    {
+      const std::lock_guard guard(mutex_);
+      is_quiet_ = unquiet_.empty();
+      if (is_quiet_) break;
+      endpoint = unquiet_.back();
+    }
+    const Status done = endpoint->quiet(wait);
+    if (!done && done.code() != Code::kPeerLost) {
+      return Status(done).with_context("while " + facts_.name + " lets go of an earlier push, which has failed");
+    }
+    const std::lock_guard guard(mutex_);
+    std::erase(unquiet_, endpoint);
+  }
+  return Status::ok();
 }
 
 void Paths::note_speed(Path& path, const Need& need, Nanos took) {

@@ -149,6 +149,10 @@ class Paths {
   Result<std::shared_ptr<transport::Endpoint>> endpoint(Path& path, const os::Wait& wait);
   void fail(Path& path, const Status& status);
   void count_failure(std::size_t path, const Need& need, Clock::time_point begin, const Status& why);
+  // Until what writes asked for that have failed, by whatever path, is done or dropped: or it would come after what is
+  // written from now on.
+  Status quiet(const os::Wait& wait);
+  void note_unquiet(const std::shared_ptr<transport::Endpoint>& endpoint);
   static void note_speed(Path& path, const Need& need, Nanos took);
 
   std::shared_ptr<const transport::Transports> transports_;
@@ -158,6 +162,8 @@ class Paths {
   std::optional<PeerCounters> counters_;
   Warn warn_;
   mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<transport::Endpoint>> unquiet_;  // needs mutex_: by which a write has failed
+  std::atomic<bool> is_quiet_{true};                           // whether there are none
   std::atomic<std::uint64_t> failovers_{0};
 };
 

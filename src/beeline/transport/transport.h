@@ -192,6 +192,8 @@ class Endpoint {
   [[nodiscard]] virtual const std::byte* view(const Region& /*region*/) const { return nullptr; }
   // Fills the peer's memory, where Capabilities::writes. After a failure the content there is undefined.
   virtual Status write(std::span<const Run> runs, const os::Wait& wait) = 0;
+  // Until nothing that writes asked for which have failed reaches the peer's memory any more. kPeerLost: it has ended.
+  virtual Status quiet(const os::Wait& /*wait*/) { return Status::ok(); }
   // Bytes of a region of device memory without a copy, once what their owner is to do with them is done.
   virtual Result<MappedBytes> map(const Region& /*region*/, std::uint64_t /*offset*/, std::uint64_t /*length*/,
                                   const os::Wait& /*wait*/) {

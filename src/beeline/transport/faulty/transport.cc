@@ -80,6 +80,7 @@ class FaultyEndpoint final : public Endpoint {
                           const os::Wait& wait) override {
     return inner_->map(region, offset, length, wait);
   }
+  Status quiet(const os::Wait& wait) override { return inner_->quiet(wait); }
   Result<Device> here(const Device& theirs, const os::Wait& wait) override { return inner_->here(theirs, wait); }
 
  private:

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "beeline/os/unix_socket.h"
+#include "beeline/transport/abandoned.h"
 #include "beeline/transport/cutter.h"
 #include "beeline/transport/exposures.h"
 #include "beeline/transport/object_store/messages.h"
@@ -71,6 +72,8 @@ class Connection {
     }
   }
 
+  [[nodiscard]] int fd() const { return socket_.fd(); }
+
  private:
   Status ask(Op op, std::uint32_t chunk, std::span<const KeyedRun> runs, const Asked& asked, const os::Wait& wait) {
     if (op == Op::kWrite) {
@@ -130,6 +133,7 @@ class ObjectStoreEndpoint final : public Endpoint {
 
   Status read(std::span<const Run> runs, const os::Wait& wait) override { return transfer(Op::kRead, runs, wait); }
   Status write(std::span<const Run> runs, const os::Wait& wait) override { return transfer(Op::kWrite, runs, wait); }
+  Status quiet(const os::Wait& wait) override { return abandoned_.hear_out(wait); }
 
  private:
   Status transfer(Op op, std::span<const Run> runs, const os::Wait& wait) {
@@ -144,7 +148,12 @@ class ObjectStoreEndpoint final : public Endpoint {
     BEELINE_ASSIGN(auto connection, take(wait));
     const Status status = connection->transfer(op, pieces, wait);
     // After a failure replies may be under way: such a connection is of no use any more.
-    if (status) give(std::move(connection));
+    if (status) {
+      give(std::move(connection));
+    } else if (op == Op::kWrite) {
+      const int fd = connection->fd();
+      abandoned_.add(std::move(connection), fd);
+    }
     return Status(status).with_context("through the object store of " + peer_name_);
   }
 
@@ -167,6 +176,7 @@ class ObjectStoreEndpoint final : public Endpoint {
 
   const std::string peer_name_, name_;
   Keys keys_;
+  Abandoned abandoned_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Connection>> idle_;  // needs mutex_
 };

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "beeline/os/thread.h"
+#include "beeline/transport/abandoned.h"
 #include "beeline/transport/tcp/opening.h"
 #include "beeline/transport/tcp/requests.h"
 #include "beeline/transport/tcp/stream.h"
@@ -38,6 +39,7 @@ class Transfer {
   [[nodiscard]] bool has_failed() const { return failed_; }
   [[nodiscard]] Status outcome() const { return failure_; }
   [[nodiscard]] const os::Wait& wait() const { return wait_; }
+  [[nodiscard]] Op op() const { return op_; }
 
   // Streams at work, so that a failure elsewhere ends their waits.
   void enter(int fd);
@@ -64,13 +66,15 @@ void Transfer::fail(const Status& status) {
   const std::lock_guard guard(mutex_);
   if (failed_.exchange(true)) return;
   failure_ = status;
+  // What was sent of a write goes on until the peer has ended the connection: Abandoned waits for that.
+  if (op_ == Op::kWrite) return;
   for (const int fd : busy_) ::shutdown(fd, SHUT_RDWR);
 }
 
 void Transfer::enter(int fd) {
   const std::lock_guard guard(mutex_);
   busy_.push_back(fd);
-  if (failed_) ::shutdown(fd, SHUT_RDWR);
+  if (failed_ && op_ == Op::kRead) ::shutdown(fd, SHUT_RDWR);
 }
 
 void Transfer::leave(int fd) {
@@ -138,6 +142,8 @@ class TcpEndpoint final : public Endpoint {
   Status read(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kRead, runs, wait); }
   Status write(std::span<const Run> runs, const os::Wait& wait) override { return move(Op::kWrite, runs, wait); }
 
+  Status quiet(const os::Wait& wait) override { return abandoned_.hear_out(wait); }
+
   // A stream that works, kept for the first transfer.
   Status open_first(const os::Wait& wait) {
     BEELINE_ASSIGN(auto stream, open(wait));
@@ -150,9 +156,16 @@ class TcpEndpoint final : public Endpoint {
     Transfer transfer(op, runs, wait);
     const std::uint64_t requests = (bytes_of(runs) + kMaxRequestBytes - 1) / kMaxRequestBytes;
     std::vector<std::thread> helpers;
+    // Signals are the calling thread's. A failure elsewhere ends a wait for the answer to a write, too.
+    const auto has_failed = [&] { return transfer.has_failed(); };
+    const auto has_failed_or_is_interrupted = [&] { return transfer.has_failed() || wait.is_interrupted(); };
+    os::Wait unsignalled = wait, own = wait;
+    unsignalled.interrupted = nullptr;
+    if (op == Op::kWrite && requests > 1) {
+      unsignalled.interrupted = has_failed;
+      own.interrupted = has_failed_or_is_interrupted;
+    }
     for (std::size_t i = 1; i < std::min<std::uint64_t>(kStreams, requests); ++i) {
-      os::Wait unsignalled = wait;
-      unsignalled.interrupted = nullptr;  // signals are the calling thread's
       auto helper = os::try_start_thread([this, &transfer, unsignalled] { work(transfer, unsignalled); });
       if (!helper) {
         transfer.fail(std::move(helper.status()).with_context("for a stream to " + peer_.name));
@@ -160,7 +173,7 @@ class TcpEndpoint final : public Endpoint {
       }
       helpers.push_back(std::move(*helper));
     }
-    work(transfer, wait);
+    work(transfer, own);
     for (std::thread& helper : helpers) helper.join();
     return transfer.outcome();
   }
@@ -177,6 +190,7 @@ class TcpEndpoint final : public Endpoint {
       transfer.leave(fd);
       // After a failure bytes of it may be under way: such a stream is of no use any more.
       if (status && !transfer.has_failed()) return give(std::move(*stream));
+      if (transfer.op() == Op::kWrite) abandoned_.add(std::move(*stream), fd);
       if (status) return;
       // One that lay idle may have ended long ago: that says nothing of the peer.
       if (status.code() == Code::kPeerLost && was_idle && !transfer.has_failed()) continue;
@@ -222,6 +236,7 @@ class TcpEndpoint final : public Endpoint {
   }
 
   PeerFacts peer_;  // but its arena, which it must not keep
+  Abandoned abandoned_;
   std::atomic<bool> was_reached_{false};
   std::mutex mutex_;
   std::vector<std::unique_ptr<os::ByteStream>> idle_;  // needs mutex_
