@@ -220,6 +220,15 @@ class PythonConnection final : public transport::PluginConnection {
     });
   }
 
+  Status quiet(const os::Wait& wait) override {
+    return in_python([&] {
+      if (!nb::hasattr(transport_->get(), "quiet")) return Status::ok();
+      const WaitOfCall bound(wait);
+      transport_->get().attr("quiet")(engine_->get(), connection_.get(), bound.get());
+      return Status::ok();
+    });
+  }
+
  private:
   const std::shared_ptr<Held> transport_, engine_;
   const Held connection_;

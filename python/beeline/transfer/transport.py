@@ -98,6 +98,10 @@ class Transport(abc.ABC):
         good for the call.
         """
 
+    def quiet(self, engine: Any, connection: Any, wait: Wait) -> None:  # noqa: B027, likewise
+        """Called before a "write" that follows one which has failed: until nothing of that reaches the peer's memory
+        any more. Without it that is not waited for."""
+
     def count_refusals(self, engine: Any, count: Callable[[], None]) -> None:  # noqa: B027, it may be left out
         """Called after `open()`: `count()` is for each peer that the engine turns away, and shows in the agent's
         counters. Any thread may call it, as long as it likes."""

@@ -32,6 +32,8 @@ class PluginConnection {
   virtual ~PluginConnection() = default;
   // The runs are of one region and one local device. Fails as Endpoint::read() and write().
   virtual Status transfer(Access access, std::span<const KeyedRun> runs, const os::Wait& wait) = 0;
+  // As Endpoint::quiet().
+  virtual Status quiet(const os::Wait& /*wait*/) { return Status::ok(); }
 };
 
 // A plug-in as one agent has opened it. What it has given out ends before it. Thread-safe.

@@ -189,10 +189,10 @@ class Link:
                 check()
                 self._check_peer()
         except BaseException:
-            self.end()
+            self._end(socket.SHUT_WR)
             raise
         if job.error is not None:
-            self.end()
+            self._end(socket.SHUT_WR)
             raise self._lost(str(job.error).partition("\n")[0]) from None
 
     def _run(self) -> None:
@@ -207,6 +207,14 @@ class Link:
 
     def end(self) -> None:
         """Nothing is moved by it from here on, and whoever waits in it is told. Repeatable."""
+        self._end(socket.SHUT_RDWR)
+
+    def abandon(self) -> socket.socket:
+        """Ends it, by who moves bytes by it; at what is left the other side's end can be heard."""
+        self._end(socket.SHUT_WR)
+        return self._control
+
+    def _end(self, how: int) -> None:
         with self._lock:
             if self._ended:
                 return
@@ -214,7 +222,7 @@ class Link:
             group = self._group
         try:
             with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_RDWR)
+                self._control.shutdown(how)
             if group is not None:
                 never = torch.empty(1, dtype=torch.uint8)
                 # The wait that runs out, or a pair that is closed.

@@ -62,6 +62,7 @@ class Connection:
         self._threads = threads  # a set, for those of links: whoever ends the engine waits for them
         self._lock = threading.Lock()
         self._link: Link | None = None  # needs the lock, but to be ended
+        self._abandoned: list[socket.socket] = []  # needs the lock
         try:
             self._secret, self._name = messages.decode_contact(contact)
         except Malformed as error:
@@ -122,16 +123,36 @@ class Connection:
             except StaleReferenceError:
                 raise  # the link is in order
             except Malformed as error:
-                self.close()
+                self._give_up_link(operation)
                 raise PeerLostError(f"{self._peer_name} said what makes no sense: {error}") from None
             except BaseException:
-                self.close()
+                self._give_up_link(operation)
                 raise
 
+    def quiet(self, wait: Wait) -> None:
+        """Until the owner has done, or dropped, what writes asked it for that have failed. Raises as `wait.check`."""
+        with self._alone(wait):
+            while self._abandoned:
+                wait.check()
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    if not self._abandoned[-1].recv(messages.MAX_MESSAGE):
+                        self._abandoned.pop().close()
+
     def close(self) -> None:
-        """Ends the link; its thread ends soon."""
+        """Ends the link; its thread ends soon. Nothing is waited for."""
         link, self._link = self._link, None
         if link is not None:
+            link.close()
+        while self._abandoned:
+            self._abandoned.pop().close()
+
+    def _give_up_link(self, operation: Operation) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if operation == "write":
+            self._abandoned.append(link.abandon())
+        else:
             link.close()
 
     def end(self) -> None:
@@ -144,6 +165,8 @@ class Connection:
         """After fork(): the owner sees the end though the child lives."""
         if self._link is not None:
             self._link.close_in_child()
+        for control in self._abandoned:
+            control.close()
 
     @contextlib.contextmanager
     def _alone(self, wait: Wait) -> Iterator[None]:

@@ -77,6 +77,9 @@ class GlooTransport(Transport):
     def disconnect(self, engine: Engine, connection: Connection) -> None:
         connection.close()
 
+    def quiet(self, engine: Engine, connection: Connection, wait: Wait) -> None:
+        connection.quiet(wait)
+
     def transfer(
         self, engine: Engine, connection: Connection, operation: Operation, runs: Sequence[Run], wait: Wait
     ) -> None:

@@ -92,6 +92,7 @@ class PluginEndpoint final : public Endpoint {
   Status write(std::span<const Run> runs, const os::Wait& wait) override {
     return transfer(runs, Access::kWrite, wait);
   }
+  Status quiet(const os::Wait& wait) override { return connection_->quiet(wait); }
 
  private:
   Status transfer(std::span<const Run> runs, Access access, const os::Wait& wait) {
