@@ -24,3 +24,8 @@ class Echo:
 class AsyncEcho:
     async def nop(self):
         return None
+
+
+class Numbers:
+    def numbers(self, count):
+        yield from range(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.actors import AsyncEcho, Echo
+from benchmarks.actors import AsyncEcho, Echo, Numbers
 from benchmarks.engines import Context
 from benchmarks.registry import Bound, Limit, Row, Samples, probe
 from benchmarks.timing import clock, per_call
@@ -49,6 +49,29 @@ def tasks(ctx: Context) -> Samples:
     return {"round_trip": trips, "rate": _rates(task.remote, ray, ctx.reps(2000, 500), 3)}
 
 
+def numbers(count):
+    yield from range(count)
+
+
+@probe
+def streams(ctx: Context) -> Samples:
+    """Items of a generator per second, each fetched as it comes."""
+    ctx.init()
+    ray = ctx.ray
+    count = ctx.reps(4000, 1000)
+    stream = ray.remote(numbers)
+    rates = {"task": [], "method": []}
+    actor = ray.remote(Numbers).remote()
+    for name, submit in (("task", stream.remote), ("method", actor.numbers.remote)):
+        for _ in range(4):
+            start = clock()
+            total = sum(ray.get(ref) for ref in submit(count))
+            rates[name].append(count / (clock() - start))
+            if total != count * (count - 1) // 2:
+                raise AssertionError("other items came")
+    return {name: found[1:] for name, found in rates.items()}
+
+
 FUTEX = Limit("futex", "round_trip")
 
 ROWS = [
@@ -90,5 +113,7 @@ ROWS = [
         Bound("<=", 1 / 40),
         limit=FUTEX,
     ),
+    Row("stream_task", "items of a task that yields", "1/s", "calls", "streams", "task", Bound(">=", 20)),
+    Row("stream_method", "items of a method that yields", "1/s", "calls", "streams", "method", Bound(">=", 20)),
     Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50)),
 ]

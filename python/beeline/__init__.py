@@ -7,14 +7,17 @@ from beeline import _core, actor, exceptions, experimental, remote_function, run
 from beeline.actor import method
 from beeline.api import hooks as _hooks
 from beeline.api import object_ref as _object_ref
+from beeline.api import streams as _streams
 from beeline.api.cluster import available_resources, cluster_resources, get_gpu_ids, nodes
 from beeline.api.object_ref import ObjectRef
 from beeline.api.objects import cancel, get, get_actor, kill, put, wait
 from beeline.api.remote import remote
 from beeline.api.session import init, is_initialized, shutdown
+from beeline.api.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from beeline.runtime_context import get_runtime_context
 
 _object_ref.install()
+_streams.install()
 _hooks.install()
 
 
@@ -27,7 +30,9 @@ def __getattr__(name: str) -> str:
 
 
 __all__ = [
+    "DynamicObjectRefGenerator",
     "ObjectRef",
+    "ObjectRefGenerator",
     "__version__",
     "actor",
     "available_resources",

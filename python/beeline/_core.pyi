@@ -107,6 +107,7 @@ ERROR_TRANSFER_TIMEOUT: int  # TransferTimeoutError
 ERROR_TRANSFER_CANCELLED: int  # TransferCancelledError
 ERROR_TORN: int  # TornReadError
 ERROR_REFUSED: int  # NotificationRefusedError
+ERROR_END_OF_STREAM: int  # ObjectRefStreamEndOfStreamError: what is asked for comes after a stream's last item
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 
@@ -159,6 +160,23 @@ class CompletionQueue:
     def drain(self) -> list[Any]: ...
     def wait(self, timeout_s: float | None) -> bool: ...  # blocks without the GIL; True if drain() has something
 
+class ObjectRefGenerator:
+    """What a call that streams returns; `beeline.api.streams` adds asynchronous iteration and Ray's other names.
+
+    Any number of threads may take items: each gets another one. When it goes, what nobody took is freed; the call goes
+    on to its end.
+    """
+
+    def __iter__(self) -> ObjectRefGenerator: ...
+    def __next__(self) -> ObjectRef:
+        """Waits for the next item. What the call itself failed with comes as the last one; then StopIteration."""
+
+    def next_within(self, timeout_s: float | None) -> ObjectRef | None: ...  # as __next__; None: not in time
+    def peek(self) -> ObjectRef: ...  # what is ready once there is a next item, or none any more
+    def completed(self) -> ObjectRef: ...  # ready when the call has ended: None, or what it failed with
+    def next_ready(self) -> bool: ...  # whether __next__ would return at once
+    def is_finished(self) -> bool: ...  # whether __next__ would raise StopIteration
+
 def set_target(ref: ObjectRef, targets: Any) -> None: ...
 def holds_overlapping(address: int, nbytes: int) -> int:
     """How many live direct publications of this process refer to memory that overlaps this range."""
@@ -191,12 +209,14 @@ class ActorCall:
         actor: ActorRef,
         method: str,
         name: str,  # "Counter.incr", for people
-        num_returns: int,  # >= 0
+        num_returns: int,  # >= 0; 1 where it yields
         mode: int,  # -1: as the actor's class declares; 0, 1, 2 as for dumps
         max_task_retries: int,  # -1: without bound
         retry_exceptions: bool | Sequence[type],
         concurrency_group: int,  # 0: none, else its place in the actor's group_limits
         max_pending_calls: int,  # -1: no bound
+        yields: int,  # 0: it returns; 1: its items are a stream; 2: its return is the collection of its items
+        window: int,  # how many items of a stream may be untaken before it pauses; 0: any number
     ) -> None: ...
     def set_signature(self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
         """From now on remote() calls check(args, kwargs), which raises TypeError for arguments that do not fit, where
@@ -220,6 +240,8 @@ class FunctionCall:
         wants_torch: bool,
         env: dict[str, str],
         max_calls: int,  # after as many of its calls a worker exits; 0: never
+        yields: int,  # as of ActorCall
+        window: int,
     ) -> None: ...
     def set_signature(
         self, least: int, most: int, check: Callable[[tuple[Any, ...], dict[str, Any]], None]
@@ -286,6 +308,13 @@ def next_calls(limit: int) -> list[tuple[Task, Any, Any, Any]] | None:
 def calls_fileno() -> int: ...  # an eventfd, readable when next_calls has something
 def reply(task: Task, value: Any) -> None: ...  # serializes by the call's mode; returns count checked
 def reply_error(task: Task, exception: BaseException) -> None: ...
+def streams(task: Task) -> bool: ...  # whether the call's items are sent one by one
+def send_item(task: Task, item: Any) -> bool: ...  # False: nobody takes more
+def has_room(task: Task) -> bool: ...  # whether another item may be sent now
+def finish_stream(task: Task, error: BaseException | None) -> None: ...  # the end: a last item that raises, or none
+def set_room_callback(callback: Callable[[Task], None]) -> None:
+    """Async actors: called in the loop's thread by next_calls() when has_room() may have changed."""
+
 def current_task() -> Task | None: ...
 def exit_actor() -> None:
     """The actor ends after the current call, on purpose."""

@@ -32,7 +32,19 @@ class ActorRef {
   runtime::ActorTarget* target_;
 };
 
-nb::object returns_of(const std::vector<store::Entry*>& entries) {
+// How a call gives its results: 0, one object per return; 1, a stream; 2, an object that is the collection of a stream.
+enum Yields : int { kNoStream = 0, kStream = 1, kCollection = 2 };
+
+void set_stream(runtime::CallOptions& options, int yields, std::uint32_t window) {
+  if (yields == kNoStream) return;
+  options.return_count = 1;
+  options.window = window;
+  options.flags |= runtime::kCallStreams;
+  if (yields == kCollection) options.flags |= runtime::kCallCollects;
+}
+
+nb::object returns_of(const runtime::CallOptions& options, const std::vector<store::Entry*>& entries) {
+  if (options.streams() && !options.collects()) return make_stream(*entries.front());
   if (entries.empty()) return nb::none();
   if (entries.size() == 1) return nb::cast(new Ref(*entries.front()), nb::rv_policy::take_ownership);
   nb::list refs;
@@ -80,7 +92,7 @@ class ActorCall {
  public:
   ActorCall(nb::object actor, std::string method, const std::string& name, std::uint32_t num_returns, int mode,
             std::int32_t max_task_retries, nb::object retry_exceptions, std::uint32_t concurrency_group,
-            std::int64_t max_pending_calls)
+            std::int64_t max_pending_calls, int yields, std::uint32_t window)
       : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
     options_.name = process().intern(name);
     options_.method = std::move(method);
@@ -88,6 +100,7 @@ class ActorCall {
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_task_retries;
     options_.group = concurrency_group;
+    set_stream(options_, yields, window);
     if (is_true(retry_exceptions)) {
       options_.flags |= runtime::kCallRetryExceptions;
       auto definition = definition_of({}, retry_exceptions, 0);
@@ -111,7 +124,7 @@ class ActorCall {
     }
     std::vector<store::Entry*> dependencies;
     auto payload = to_call_payload(args, kwargs, dependencies);
-    return returns_of(running.call_actor(target, options_, std::move(payload), dependencies));
+    return returns_of(options_, running.call_actor(target, options_, std::move(payload), dependencies));
   }
 
  private:
@@ -126,11 +139,12 @@ class FunctionCall {
   FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
                const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
                nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env,
-               std::uint64_t max_calls)
+               std::uint64_t max_calls, int yields, std::uint32_t window)
       : name_(name), resources_(resources), wants_torch_(wants_torch), env_(env) {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_retries;
+    set_stream(options_, yields, window);
     definition_ = definition_of({blob.c_str(), blob.size()}, retry_exceptions, max_calls);
     options_.function = hash_of(definition_);
     if (is_true(retry_exceptions)) options_.flags |= runtime::kCallRetryExceptions;
@@ -151,7 +165,7 @@ class FunctionCall {
     }
     std::vector<store::Entry*> dependencies;
     auto payload = to_call_payload(args, kwargs, dependencies);
-    return returns_of(running.call_function(*shape_, options_, std::move(payload), dependencies));
+    return returns_of(options_, running.call_function(*shape_, options_, std::move(payload), dependencies));
   }
 
  private:
@@ -254,18 +268,19 @@ void bind_calls(nb::module_& m) {
       nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
   nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
       .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, nb::object,
-                    std::uint32_t, std::int64_t>(),
+                    std::uint32_t, std::int64_t, int, std::uint32_t>(),
            nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("num_returns"), nb::arg("mode"),
            nb::arg("max_task_retries"), nb::arg("retry_exceptions"), nb::arg("concurrency_group"),
-           nb::arg("max_pending_calls"))
+           nb::arg("max_pending_calls"), nb::arg("yields"), nb::arg("window"))
       .def("set_signature", &ActorCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &ActorCall::remote);
   nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
       .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
-                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t>(),
+                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t, int,
+                    std::uint32_t>(),
            nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
            nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"),
-           nb::arg("max_calls"))
+           nb::arg("max_calls"), nb::arg("yields"), nb::arg("window"))
       .def("set_signature", &FunctionCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &FunctionCall::remote);
   m.def("create_actor", &create_actor, nb::arg("blob"), nb::arg("class_name"), nb::arg("args"), nb::arg("kwargs"),

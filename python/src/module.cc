@@ -30,12 +30,14 @@ NB_MODULE(_core, m) {
   error("ERROR_TRANSFER_CANCELLED", ErrorKind::kTransferCancelled);
   error("ERROR_TORN", ErrorKind::kTorn);
   error("ERROR_REFUSED", ErrorKind::kRefused);
+  error("ERROR_END_OF_STREAM", ErrorKind::kEndOfStream);
   beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
   beeline::python::bind_trees(m);
   beeline::python::bind_objects(m);
   beeline::python::bind_calls(m);
+  beeline::python::bind_streams(m);
   beeline::python::bind_worker(m);
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);

@@ -68,6 +68,7 @@ nb::dict start_session(const nb::dict& options) {
   the_process = std::move(started).value().release();
   process_forks = os::fork_count();
   watch_publications(*the_process);
+  the_process->collect = collection_of;
   heed_signals(*the_process);
   return session_facts(*the_process);
 }
@@ -82,6 +83,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
   if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
   the_process = std::move(joined).value().release();
   process_forks = os::fork_count();
+  the_process->collect = collection_of;
   heed_signals(*the_process);
   return session_facts(*the_process);
 }

@@ -44,6 +44,11 @@ struct View {
 // A copy of the bytes, 64-byte aligned.
 View copy_of(std::string_view bytes, bool writable);
 
+// What the caller of a call that streams gets: its items, one after the other. Takes over a hold.
+nb::object make_stream(store::Entry& stream);
+// The value of a collection of objects, without Python.
+store::PayloadPtr collection_of(std::vector<store::ObjectId> items);
+
 // Pickles a value; large arrays are published. In live mode drivers and actors keep one with tensors until its object
 // is freed: fetched here, it is the same.
 store::PayloadPtr to_payload(nb::handle value, runtime::Mode mode);

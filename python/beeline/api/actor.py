@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor_meta, session, signature
+from beeline.api import actor_meta, session, signature, streams
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
-from beeline.api.function import pickled, uses_torch
+from beeline.api.function import is_generator, pickled, uses_torch
 from beeline.exceptions import ActorAlreadyExistsError, AsyncioActorExit
 from beeline.tensors import registered
 
@@ -40,7 +40,10 @@ class ActorMethod(_core.ActorCall):
 
     def __init__(self, actor: Any, meta: ActorMeta, name: str, overrides: Mapping[str, Any] | None = None) -> None:
         method, given = meta.methods[name], overrides or {}
-        num_returns, mode = given.get("num_returns"), option_table.mode(given)
+        mode = option_table.mode(given)
+        num_returns, yields = streams.returns_of(
+            method.num_returns if given.get("num_returns") is None else given["num_returns"]
+        )
         retries = given.get("max_task_retries")
         if retries is None:
             retries = meta.max_task_retries if method.max_task_retries is None else method.max_task_retries
@@ -52,12 +55,14 @@ class ActorMethod(_core.ActorCall):
             actor,
             name,
             given.get("name") or f"{meta.class_name}.{name}",
-            method.num_returns if num_returns is None else num_returns,
+            num_returns,
             method.mode if mode is None else mode,
             retries,
             retry_exceptions,
             meta.group_number(given.get("concurrency_group") or method.concurrency_group),
             meta.max_pending_calls,
+            yields,
+            option_table.window({**method.generator_options, **given}),
         )
         self.set_signature(*signature.arity(method.parameters), signature.checker(method.parameters, name))
 
@@ -72,13 +77,16 @@ class ActorMethod(_core.ActorCall):
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for its calls; this one is unchanged.
 
-        num_returns, name, max_task_retries, retry_exceptions, concurrency_group, tensor_transport, isolation.
+        num_returns, name, max_task_retries, retry_exceptions, concurrency_group, tensor_transport, isolation,
+        _generator_backpressure_num_objects (of a generator: how many items may be untaken before it pauses).
         Raises TypeError for an option that there is not, ValueError for a bad value.
         """
         for name in options:
             if name not in option_table.CALL_OPTIONS:
                 raise TypeError(f"options() got an unexpected keyword argument '{name}'")
         option_table.validate(options, option_table.CALL_OPTIONS, "actor methods")
+        _, meta, name = self._parts
+        streams.check(options.get("num_returns"), meta.methods[name].is_generator, f"{meta.class_name}.{name}")
         return ActorMethod(*self._parts, options)
 
     def __repr__(self) -> str:
@@ -102,10 +110,6 @@ class ActorHandle:
         meta = self.__dict__.get("_beeline_meta")
         if meta is None or name not in meta.methods:
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
-        if meta.methods[name].is_generator:
-            raise NotImplementedError(
-                f"{meta.class_name}.{name} is a generator: streams of results are not in this version. Return a list."
-            )
         method = self.__dict__[name] = ActorMethod(self._beeline_actor, meta, name)
         return method
 
@@ -316,7 +320,7 @@ def method(*args: Any, **options: Any) -> Any:
     """Sets options of one method of an actor class: `@method(num_returns=2)`; `@method` alone changes nothing.
 
     num_returns, tensor_transport, isolation ("live" or "snapshot"), concurrency_group, max_task_retries,
-    retry_exceptions. Returns the function itself, marked.
+    retry_exceptions, _generator_backpressure_num_objects. Returns the function itself, marked.
     Raises AssertionError (as Ray) for an option that methods do not have, ValueError or TypeError for a bad value.
     """
     if len(args) == 1 and callable(args[0]) and not options:
@@ -332,6 +336,7 @@ def method(*args: Any, **options: Any) -> Any:
     option_table.validate(options, option_table.METHOD_OPTIONS, "actor methods")
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        streams.check(options.get("num_returns"), is_generator(function), function.__name__)
         setattr(function, actor_meta.METHOD_OPTIONS_ATTRIBUTE, options)
         return function
 

@@ -21,12 +21,13 @@ class MethodMeta(NamedTuple):
     """One method, as the caller sees it."""
 
     parameters: signature.Parameters | None
-    num_returns: int
+    num_returns: int | str
     mode: int  # -1: as the class
     max_task_retries: int | None  # None: as the actor
     retry_exceptions: Any
     concurrency_group: str
     is_generator: bool
+    generator_options: dict[str, Any]
 
 
 class ActorMeta(NamedTuple):
@@ -78,7 +79,7 @@ def describe(cls: type, options: Mapping[str, Any]) -> ActorMeta:
         methods[name] = _method(function, skip_first=not bound)
     any_arguments = (("args", 2, False), ("kwargs", 4, False))
     for name, parameters in ((READY, ()), (TERMINATE, ()), (CALL, (("fn", 0, False), *any_arguments))):
-        methods[name] = MethodMeta(parameters, 1, -1, None, None, "", False)
+        methods[name] = MethodMeta(parameters, 1, -1, None, None, "", False, {})
     retries, pending = options.get("max_task_retries"), options.get("max_pending_calls")
     return ActorMeta(
         cls.__name__, cls.__module__, methods, is_async, retries or 0, -1 if pending is None else pending, cls.__doc__
@@ -88,12 +89,16 @@ def describe(cls: type, options: Mapping[str, Any]) -> ActorMeta:
 def _method(function: Any, skip_first: bool) -> MethodMeta:
     options = getattr(function, METHOD_OPTIONS_ATTRIBUTE, {})
     num_returns, mode = options.get("num_returns"), option_table.mode(options)
+    is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    if num_returns is None:
+        num_returns = "streaming" if is_generator else 1
     return MethodMeta(
         parameters=signature.parameters_of(function, skip_first),
-        num_returns=1 if num_returns is None else num_returns,
+        num_returns=num_returns,
         mode=-1 if mode is None else mode,
         max_task_retries=options.get("max_task_retries"),
         retry_exceptions=options.get("retry_exceptions"),
         concurrency_group=options.get("concurrency_group") or "",
-        is_generator=inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
+        is_generator=is_generator,
+        generator_options={name: value for name, value in options.items() if name.startswith("_generator")},
     )

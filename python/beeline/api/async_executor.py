@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from types import CoroutineType
+from collections.abc import AsyncIterator, Callable
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from beeline import _core
@@ -28,6 +28,8 @@ class AsyncExecutor:
         self._limit = 1
         self._instance: Any = None
         self._methods: dict[str, Callable[..., Any]] = {}
+        # Streams that wait for their callers to take something, by task.
+        self._paused: dict[bytes, asyncio.Future[None]] = {}
 
     def construct(self, make: Callable[[], Any]) -> Any:
         """Runs the actor's constructor in the loop, so that it may create tasks; returns the instance."""
@@ -42,6 +44,7 @@ class AsyncExecutor:
         self._instance, self._limit = instance, max_concurrency
         objects.BlockingGet.is_warned_of = True
         _core.set_cancelled_callback(self._cancel)
+        _core.set_room_callback(self._resume)
         self._loop.add_reader(_core.calls_fileno(), self._take_calls)
         self._loop.call_soon(self._take_calls)
         try:
@@ -70,19 +73,48 @@ class AsyncExecutor:
             value = function(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = await value
+            if _core.streams(task):
+                await self._stream(task, value)
         except (AsyncioActorExit, SystemExit):
             _core.reply_error(task, SystemExit(0))  # the core ends the actor, which answers the caller
         except asyncio.CancelledError:
             _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
         except BaseException as error:
-            _core.reply_error(task, error)
+            if _core.streams(task):
+                _core.finish_stream(task, error)
+            else:
+                _core.reply_error(task, error)
         else:
-            _core.reply(task, value)
+            if _core.streams(task):
+                _core.finish_stream(task, None)
+            else:
+                _core.reply(task, value)
         self._end(task.task_id())
+
+    async def _stream(self, task: Any, items: Any) -> None:
+        """Sends what a generator yields. Others have their turn after each item."""
+        if type(items) is not AsyncGeneratorType:
+            items = _stepwise(items)
+        try:
+            async for item in items:
+                if not _core.send_item(task, item):
+                    return  # the caller is gone
+                while not _core.has_room(task):
+                    paused = self._paused[task.task_id()] = self._loop.create_future()
+                    await paused
+        finally:
+            await items.aclose()
+
+    def _resume(self, task: Any) -> None:
+        """Called by next_calls when the caller has taken something."""
+        paused = self._paused.pop(task.task_id(), None)
+        if paused is not None and not paused.done():
+            paused.set_result(None)
 
     def _end(self, task_id: bytes) -> None:
         was_full = len(self._running) >= self._limit
         self._running.pop(task_id, None)
+        self._paused.pop(task_id, None)
         if was_full or not self._running:  # the last one may have been what the exit waited for
             self._take_calls()
 
@@ -97,3 +129,9 @@ class AsyncExecutor:
         if never_ran:
             _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
             self._end(task_id)
+
+
+async def _stepwise(items: Any) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+        await asyncio.sleep(0)

@@ -16,7 +16,7 @@ import cloudpickle
 
 from beeline import _core
 from beeline.api import options as option_table
-from beeline.api import session, signature
+from beeline.api import session, signature, streams
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import registered, transports
 
@@ -46,7 +46,8 @@ class RemoteFunction:
         )
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submits a task and returns one ObjectRef, a list of them, or None, by `num_returns`. Never blocks.
+        """Submits a task and returns one ObjectRef, a list of them, or None, by `num_returns`; of a generator an
+        ObjectRefGenerator. Never blocks.
 
         Raises TypeError for arguments that do not fit the function or cannot be pickled; nothing was submitted then.
         """
@@ -62,7 +63,7 @@ class RemoteFunction:
     def _call(self) -> Any:
         options = self._options
         blob = self._pickled.blob()
-        num_returns = options.get("num_returns")
+        num_returns, yields = streams.returns_of(self._num_returns())
         max_retries = options.get("max_retries")
         mode = option_table.mode(options)
         if mode is not None and mode >= registered.FIRST_MODE:
@@ -73,7 +74,7 @@ class RemoteFunction:
         return _core.FunctionCall(
             blob,
             options.get("name") or self._pickled.name,
-            1 if num_returns is None else num_returns,
+            num_returns,
             option_table.resources(options, default_cpus=1),
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
@@ -81,7 +82,15 @@ class RemoteFunction:
             uses_torch(self._function, blob),
             option_table.environment(options, session.current.env),
             option_table.max_calls(options),
+            yields,
+            option_table.window(options),
         )
+
+    def _num_returns(self) -> int | str:
+        given = self._options.get("num_returns")
+        if given is None:
+            return streams.STREAMING if is_generator(self._function) else 1
+        return given
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options (those of `@remote`); this one is unchanged.
@@ -91,6 +100,7 @@ class RemoteFunction:
         option_table.validate_task(options)
         if "max_calls" in options:
             raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
+        streams.check(options.get("num_returns"), is_generator(self._function), self._pickled.name)
         return RemoteFunction(self._function, {**self._options, **options}, self._pickled)
 
     def session_ended(self) -> None:
@@ -155,6 +165,11 @@ def pickled(value: Any, what: str) -> bytes:
     return blob
 
 
+def is_generator(function: Any) -> bool:
+    """Whether calls of it are streams: it yields, plainly or as a coroutine."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
 def uses_torch(definition: Any, blob: bytes) -> bool:
     """Whether what `blob` defines will want torch, so that its worker comes from the zygote that has it imported.
 
@@ -192,17 +207,14 @@ def _names_in(code: Any) -> Iterator[tuple[str, ...]]:
 
 def make_remote_function(function: Callable[..., Any], options: Mapping[str, Any]) -> RemoteFunction:
     """What the decorator returns for a function. Raises ValueError or TypeError for bad options, ValueError for a
-    coroutine function or a generator.
+    coroutine function.
     """
     option_table.validate_task(options)
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ValueError(
             "'async def' should not be used for remote tasks. You can wrap the async function with "
             "`asyncio.run(f())`, or use an async actor."
         )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ValueError(
-            f"{getattr(function, '__name__', function)} is a generator: streams of results are not in this version. "
-            "Return a list, or use num_returns=N."
-        )
+    name = getattr(function, "__name__", type(function).__name__)
+    streams.check(options.get("num_returns"), is_generator(function), name)
     return RemoteFunction(function, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from beeline import _core
@@ -36,8 +36,8 @@ def _settle(ref: Any, future: Any) -> None:
         future.set_result(value)
 
 
-def _drain(queue: Any, settle: Callable[[Any, Any], None]) -> None:
-    for ref, future in queue.drain():
+def _drain(queue: Any) -> None:
+    for settle, ref, future in queue.drain():
         settle(ref, future)
 
 
@@ -45,7 +45,7 @@ def _queue_of(loop: asyncio.AbstractEventLoop) -> Any:
     queue = _loop_queues.get(loop)
     if queue is None:
         queue = _loop_queues[loop] = _core.CompletionQueue()
-        loop.add_reader(queue.fileno(), _drain, queue, _settle)
+        loop.add_reader(queue.fileno(), _drain, queue)
     return queue
 
 
@@ -53,7 +53,20 @@ def _as_future(ref: Any) -> asyncio.Future[Any]:
     """An asyncio future of the running loop for this reference's value or error."""
     loop = sys.modules["asyncio"].get_running_loop()
     future = loop.create_future()
-    _queue_of(loop).add(ref, (ref, future))
+    _queue_of(loop).add(ref, (_settle, ref, future))
+    return future
+
+
+def _wake(ref: Any, future: Any) -> None:
+    if not future.cancelled():
+        future.set_result(None)
+
+
+def when_ready(ref: Any) -> asyncio.Future[None]:
+    """An asyncio future of the running loop that is done when the reference has a value or an error."""
+    loop = sys.modules["asyncio"].get_running_loop()
+    future = loop.create_future()
+    _queue_of(loop).add(ref, (_wake, ref, future))
     return future
 
 
@@ -72,7 +85,7 @@ def _settle_concurrent(ref: Any, future: concurrent.futures.Future[Any]) -> None
 def _serve_futures(queue: Any) -> None:
     while True:
         queue.wait(None)
-        _drain(queue, _settle_concurrent)
+        _drain(queue)
 
 
 def _future(ref: Any) -> concurrent.futures.Future[Any]:
@@ -85,7 +98,7 @@ def _future(ref: Any) -> concurrent.futures.Future[Any]:
         if _thread_queue is None:
             _thread_queue = _core.CompletionQueue()
             threading.Thread(target=_serve_futures, args=(_thread_queue,), name="beeline-futures", daemon=True).start()
-        _thread_queue.add(ref, (ref, future))
+        _thread_queue.add(ref, (_settle_concurrent, ref, future))
     return future
 
 

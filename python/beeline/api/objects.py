@@ -11,6 +11,7 @@ from typing import Any
 from beeline import _core
 from beeline.api import actor as actors
 from beeline.api import session
+from beeline.api.streams import ObjectRefGenerator
 from beeline.tensors import mutation, transports
 
 _log = logging.getLogger("beeline")
@@ -54,6 +55,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         _warn_of_blocking_get()
     if type(object_refs) is ObjectRef:
         return _core.get((object_refs,), timeout)[0]
+    if type(object_refs) is ObjectRefGenerator:  # as in Ray: what gives references is given back
+        return object_refs
     if not isinstance(object_refs, list):
         raise ValueError(
             f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must either be an ObjectRef "
@@ -101,7 +104,8 @@ def wait(
     """Waits until `num_returns` of the references are ready (a value or an error), or the timeout has passed.
 
     Args:
-        ray_waitables: A list of distinct ObjectRefs.
+        ray_waitables: A list of distinct ObjectRefs, and of ObjectRefGenerators: ready when their next item is, or
+            when they have ended.
         num_returns: How many to wait for.
         timeout: Seconds to wait at most; None: without bound.
         fetch_local: On one machine every object is local: both values mean the same.
@@ -116,7 +120,7 @@ def wait(
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
     for ref in ray_waitables:
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, ObjectRef | ObjectRefGenerator):
             raise TypeError(f"wait() expected a list of beeline.ObjectRef, got list containing {type(ref)}")
     session.ensure()
     if not ray_waitables:
@@ -132,7 +136,8 @@ def wait(
         )
     ready: list[Any] = []
     others: list[Any] = []
-    for ref, is_ready in zip(ray_waitables, _core.wait(ray_waitables, num_returns, timeout), strict=True):
+    refs = [item.peek() if type(item) is ObjectRefGenerator else item for item in ray_waitables]
+    for ref, is_ready in zip(ray_waitables, _core.wait(refs, num_returns, timeout), strict=True):
         (ready if is_ready and len(ready) < num_returns else others).append(ref)
     return ready, others
 
@@ -156,6 +161,8 @@ def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) ->
 
     Raises TypeError for anything but a reference, ValueError for force=True with an actor's method.
     """
+    if isinstance(ray_waitable, ObjectRefGenerator):
+        ray_waitable = ray_waitable.completed()
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() only supported for object refs. For actors, try kill(). Got: {type(ray_waitable)}.")
     session.require()

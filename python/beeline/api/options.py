@@ -77,8 +77,19 @@ def _num_returns_error(value: Any) -> str | None:
     if isinstance(value, int) and value > CALL_LIMIT:
         return f"num_returns={value}: a call has at most {CALL_LIMIT} returns; return lists of values instead"
     if value in ("streaming", "dynamic"):
-        return f"num_returns='{value}': generators are not in this version; return a list, or use num_returns=N"
-    return f"The keyword 'num_returns' only accepts None or a non-negative integer, got {value!r}"
+        return None
+    return (
+        f"The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' or 'dynamic', got {value!r}"
+    )
+
+
+def _backpressure_error(value: int | None) -> str | None:
+    if value is None or value == -1 or 0 < value < 1 << 32:
+        return None
+    return (
+        f"_generator_backpressure_num_objects={value} is not allowed. Use a value > 0: how many items may be there "
+        "that nobody has taken; 1 makes one at each `next`. Use -1 for any number."
+    )
 
 
 def _retry_exceptions_error(value: Any) -> str | None:
@@ -152,6 +163,7 @@ _COMMON: dict[str, Option] = {
 TASK_OPTIONS: dict[str, Option] = {
     **_COMMON,
     "num_returns": Option((int, str, _NONE), _num_returns_error),
+    "_generator_backpressure_num_objects": Option((int, _NONE), _backpressure_error),
     "max_calls": _count("max_calls", infinite=False),
     "max_retries": _count("max_retries"),
     "retry_exceptions": Option((bool, list, tuple), _retry_exceptions_error),
@@ -174,6 +186,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
 }
 METHOD_OPTIONS: dict[str, Option] = {
     "num_returns": TASK_OPTIONS["num_returns"],
+    "_generator_backpressure_num_objects": TASK_OPTIONS["_generator_backpressure_num_objects"],
     "max_task_retries": ACTOR_OPTIONS["max_task_retries"],
     "retry_exceptions": TASK_OPTIONS["retry_exceptions"],
     "concurrency_group": Option((str, _NONE)),
@@ -216,6 +229,11 @@ def max_calls(options: Mapping[str, Any]) -> int:
     """
     given = options.get("max_calls")
     return int(bool(options.get("num_gpus"))) if given is None else int(given)
+
+
+def window(options: Mapping[str, Any]) -> int:
+    """How many items of a stream may be untaken before it pauses; 0: any number."""
+    return max(0, options.get("_generator_backpressure_num_objects") or 0)
 
 
 def validate_actor(options: Mapping[str, Any], in_options: bool) -> None:

@@ -47,6 +47,7 @@ OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std:
     }
   }
   call->task = call->returns.front()->id.serial;
+  if (call->options.streams()) streams_.open(call->task, call->options.name);
   return call;
 }
 
@@ -107,6 +108,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   } else {
     header.lease = call.lease;
   }
+  if (streams_.contains(call.task) && !call.options.collects()) header.window = call.options.window;
   const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
   header.name_size = static_cast<std::uint16_t>(name.size());
 
@@ -148,8 +150,14 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   store::encode_payload(*call.args, writer);
   // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call.
   peers.send(to, Message::kCall, scratch_);
+  if (header.window > 0 && streams_.taken(call.task) > 0) say_taken(call, streams_.taken(call.task));
   // After the call: what tells of a producer's end is told to the consumer behind it.
   for (const auto& [producer, forward] : forwards) peers.send(producer, Message::kForward, view_of(forward));
+}
+
+void Caller::say_taken(const OutgoingCall& call, std::uint64_t count) {
+  if (call.options.window == 0 || call.sent_to == 0) return;
+  process_.peers().send(call.sent_to, Message::kTaken, view_of(TakenRecord{call.task, count}));
 }
 
 void Caller::pump(ActorTarget& actor) {
@@ -202,15 +210,10 @@ Status Caller::on_result(ProcessIndex from, Reader& reader) {
   }
   if (!reader.ok()) return {Code::kCorrupt, "a result that ends early"};
   if (header.leaving != 0) on_leaving(from);
-  Entry* entry = process_.objects().find({process_.self(), store::ObjectKind::kValue, header.task});
-  auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
-  if (call == nullptr || call->attempt != header.attempt || call->sent_to != from) {
-    // Of an attempt that was given up: what it published is freed, nothing else.
+  OutgoingCall* call = find_call(from, header.task, header.attempt);
+  if (call == nullptr) {
     ++stale_results_;
-    for (const auto& value : values) {
-      if (value->placement) process_.free_placement_now(*value->placement);
-    }
-    if (header.refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(header.refs_token));
+    refuse_values(from, values, header.refs_token);
     return Status::ok();
   }
   if (call->shape != nullptr) {
@@ -233,6 +236,49 @@ Status Caller::on_result(ProcessIndex from, Reader& reader) {
   return Status::ok();
 }
 
+OutgoingCall* Caller::find_call(ProcessIndex from, std::uint64_t task, std::uint32_t attempt) {
+  Entry* entry = process_.objects().find({process_.self(), store::ObjectKind::kValue, task});
+  auto* call = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
+  return call != nullptr && call->attempt == attempt && call->sent_to == from ? call : nullptr;
+}
+
+void Caller::refuse_values(ProcessIndex from, const std::vector<PayloadPtr>& values, std::uint64_t refs_token) {
+  for (const auto& value : values) {
+    if (value->placement) process_.free_placement_now(*value->placement);
+  }
+  if (refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(refs_token));
+}
+
+Status Caller::on_item(ProcessIndex from, Reader& reader) {
+  const auto header = reader.read<ItemHeader>();
+  BEELINE_ASSIGN(PayloadPtr value, store::decode_payload(reader));
+  if (!reader.ok()) return {Code::kCorrupt, "an item that ends early"};
+  const OutgoingCall* call = find_call(from, header.task, header.attempt);
+  if (call == nullptr || !streams_.receive(header.task, header.index, value)) {
+    // Received from an earlier attempt, or given up by this one, or wanted by nobody any more.
+    refuse_values(from, {value}, header.refs_token);
+    return Status::ok();
+  }
+  if (header.refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(header.refs_token));
+  return Status::ok();
+}
+
+Entry* Caller::take_item(Entry& stream) {
+  Entry* item = streams_.take(stream.id.serial);
+  if (const auto* call = static_cast<const OutgoingCall*>(stream.producer); item != nullptr && call != nullptr) {
+    say_taken(*call, streams_.taken(call->task));
+  }
+  return item;
+}
+
+// The call goes on to its end, as on Ray, and what it yields is dropped.
+void Caller::drop_stream(const store::ObjectId& stream) {
+  streams_.drop(stream.serial);
+  const Entry* entry = process_.objects().find(stream);
+  const auto* call = entry != nullptr ? static_cast<const OutgoingCall*>(entry->producer) : nullptr;
+  if (call != nullptr) say_taken(*call, TakenRecord::kAll);
+}
+
 // Takes the call out of its target's list.
 void Caller::unlink(OutgoingCall& call) {
   if (call.sent_to == 0) return;
@@ -248,6 +294,9 @@ void Caller::unlink(OutgoingCall& call) {
 void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
   auto& objects = process_.objects();
   unlink(call);
+  if (call.options.collects()) {
+    if (!values.empty() && !values.front()->is_error()) values = {process_.collect(streams_.items(call.task))};
+  }
   for (Entry* entry : call.returns) entry->producer = nullptr;
   for (std::size_t i = 0; i < call.returns.size(); ++i) {
     if (i < values.size()) {
@@ -256,6 +305,8 @@ void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
       objects.set_ready(*call.returns[i], values.empty() ? std::make_shared<store::Payload>() : values.front());
     }
   }
+  if (call.options.streams()) streams_.end(call.task);
+  if (call.options.collects()) streams_.drop(call.task);
   for (Entry* dependency : call.dependencies) objects.drop_hold(*dependency);
   process_.release_args(call.args);
   Shape* shape = call.shape;

@@ -15,6 +15,7 @@
 
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
+#include "beeline/runtime/streams.h"
 #include "beeline/store/object_table.h"
 
 namespace beeline::runtime {
@@ -31,7 +32,11 @@ struct CallOptions {
   std::int8_t mode = 0;
   std::uint8_t flags = 0;    // CallFlag
   std::uint32_t group = 0;   // of a method: its concurrency group
+  std::uint32_t window = 0;  // of a stream: as in CallHeader
   std::int32_t retries = 0;  // -1: without bound
+
+  [[nodiscard]] bool streams() const { return (flags & kCallStreams) != 0; }
+  [[nodiscard]] bool collects() const { return (flags & kCallCollects) != 0; }
 };
 
 // A call as its executor knows it: who made it, and its number there. {} stands for none.
@@ -105,7 +110,7 @@ struct Shape {
 
 class Caller {
  public:
-  explicit Caller(Process& process) : process_(process) {}
+  Caller(Process& process, store::ObjectTable& objects) : process_(process), streams_(objects) {}
 
   // Both return the entries of the returns, each held once for the caller. `dependencies` and the references of
   // `args` are held by the call from here on.
@@ -126,7 +131,13 @@ class Caller {
   // Cancels what was called on behalf of `parent` and has not ended, and so on below.
   void cancel_children(const CallKey& parent, bool force);
 
+  // Of a stream, by its call's return: see Streams.
+  store::Entry* next_item(const store::ObjectId& stream) { return streams_.next(stream.serial); }
+  store::Entry* take_item(store::Entry& stream);
+  void drop_stream(const store::ObjectId& stream);
+
   Status on_result(ProcessIndex from, Reader& reader);
+  Status on_item(ProcessIndex from, Reader& reader);
   void on_rejected(ProcessIndex from, std::uint64_t task);
   void on_actor_update(const control::ActorUpdate& update);
   void on_lease_granted(const control::LeaseGranted& granted);
@@ -143,6 +154,11 @@ class Caller {
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
   void send(OutgoingCall& call, ProcessIndex to);
+  void say_taken(const OutgoingCall& call, std::uint64_t count);
+  // The call that the answer is to, null if it is of an attempt that was given up.
+  OutgoingCall* find_call(ProcessIndex from, std::uint64_t task, std::uint32_t attempt);
+  // What such an answer holds is freed.
+  void refuse_values(ProcessIndex from, const std::vector<store::PayloadPtr>& values, std::uint64_t refs_token);
   void pump(ActorTarget& actor);
   void pump(Shape& shape);
   void request_lease(Shape& shape);
@@ -160,6 +176,7 @@ class Caller {
   [[nodiscard]] store::PayloadPtr death_of(const ActorTarget& actor, const std::string& call_name) const;
 
   Process& process_;
+  Streams streams_;
   std::unordered_map<ActorId, std::unique_ptr<ActorTarget>> actors_;
   std::vector<std::unique_ptr<Shape>> shapes_;
   std::unordered_map<LeaseId, Shape*> shape_of_lease_;

@@ -234,6 +234,34 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   release(call);
 }
 
+bool Executor::send_item(IncomingCall& call, const PayloadPtr& item) {
+  ItemHeader header;
+  header.task = call.header.task;
+  header.index = call.yielded++;
+  header.attempt = call.header.attempt;
+  if (!item->refs.empty()) header.refs_token = process_.pin_for(call.caller, item->refs);
+  Bytes message;
+  Writer writer(message);
+  writer.write(header);
+  store::encode_payload(*item, writer);
+  if (process_.peers().send(call.caller, Message::kItem, message)) return true;
+  if (item->placement) process_.free_placement_now(*item->placement);
+  process_.unpin(header.refs_token);
+  return false;
+}
+
+void Executor::on_taken(ProcessIndex from, const TakenRecord& record) {
+  const auto it = calls_.find(Key{from, record.task});
+  if (it == calls_.end()) return;
+  IncomingCall& call = *it->second;
+  if (record.count == TakenRecord::kAll) {
+    call.header.window = 0;
+  } else {
+    call.taken = std::max(call.taken, record.count);
+  }
+  if (call.started && on_room) on_room(call);
+}
+
 // Takes a call that has not started out of whatever it waits in.
 void Executor::withdraw(IncomingCall& call) {
   std::erase(runnable_, &call);

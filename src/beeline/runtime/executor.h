@@ -37,9 +37,17 @@ struct IncomingCall final : store::Watcher {
   bool queued = false;    // in runnable_
   bool in_group = false;  // has one of the places of its concurrency group
   bool started = false;
+  std::uint64_t yielded = 0;  // of a stream: items sent, and how many of those the caller has taken
+  std::uint64_t taken = 0;
   std::atomic<bool> cancelled{false};
   std::atomic<bool> caller_gone{false};
   Clock::time_point started_at{};
+
+  [[nodiscard]] bool streams() const { return (header.flags & kCallStreams) != 0; }
+  // Whether the next item may be sent now. One whose call ends anyway waits for nobody.
+  [[nodiscard]] bool has_room() const {
+    return header.window == 0 || yielded < taken + header.window || cancelled.load() || caller_gone.load();
+  }
 };
 
 class Executor {
@@ -57,6 +65,8 @@ class Executor {
 
   // Called when a running call is to be interrupted (force: the process must end). Any thread, state lock held.
   std::function<void(IncomingCall&, bool force)> on_cancel;
+  // Called when a stream that had no room may have some. Any thread, state lock held.
+  std::function<void(IncomingCall&)> on_room;
   // Called when a call became runnable and nobody waits in the process for it (event loops).
   std::function<void()> on_runnable;
 
@@ -65,6 +75,9 @@ class Executor {
   IncomingCall* take();
   // Sends the results (as many as the call's return_count) or one failure to the caller and ends the call.
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
+
+  // Sends the next item of a call that streams. False if the caller is gone: nobody takes more.
+  bool send_item(IncomingCall& call, const store::PayloadPtr& item);
 
   // What the daemon assigned to this process. Its callers may know of that sooner than it does itself: calls that came
   // before wait for it.
@@ -95,6 +108,7 @@ class Executor {
 
   Status on_call(ProcessIndex from, Reader& reader);
   void on_forward(const ForwardRecord& record);
+  void on_taken(ProcessIndex from, const TakenRecord& record);
   void on_cancel_message(ProcessIndex from, const CancelRecord& record);
   void on_function(std::uint64_t key, std::string blob);
   void on_process_lost(ProcessIndex process);

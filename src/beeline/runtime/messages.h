@@ -29,10 +29,14 @@ enum class Message : std::uint16_t {
   kFunction = 15,         // u64 key, blob
   kRejected = 16,         // u64 task: to a caller, not started here; submit it elsewhere
   kGreeted = 17,          // from the side that connected, once per link: from here on each record rings
+  kItem = 18,             // ItemHeader, payload: to a caller, the next item of its call's stream
+  kTaken = 19,            // TakenRecord: to a worker, how much of a stream has been taken
 };
 
 enum CallFlag : std::uint8_t {
   kCallRetryExceptions = 1,  // an exception of user code may be retried: the worker asks the function's filter
+  kCallStreams = 2,          // what it yields is sent item by item; its one return tells of the end
+  kCallCollects = 4,         // with kCallStreams: its return is the collection of the items
 };
 
 struct CallHeader {
@@ -49,8 +53,10 @@ struct CallHeader {
     std::uint32_t lease = 0;  // of a function: the lease it was sent on; starts once its worker was assigned that
     std::uint32_t group;      // of a method: its concurrency group, 0 for the actor's own max_concurrency
   };
+  std::uint32_t window = 0;  // of a stream: how many items may lie untaken before it pauses; 0: any number
+  std::uint32_t reserved = 0;
 };
-static_assert(sizeof(CallHeader) == 40);
+static_assert(sizeof(CallHeader) == 48);
 
 // After the name, per dependency: this, and the payload if it is attached.
 struct DependencyHeader {
@@ -87,6 +93,22 @@ struct ForwardRecord {
   std::uint32_t reserved = 0;
 };
 static_assert(sizeof(ForwardRecord) == 40);
+
+struct ItemHeader {
+  std::uint64_t task = 0;
+  std::uint64_t index = 0;       // from 0; an attempt sends all from the first on
+  std::uint64_t refs_token = 0;  // as of a result
+  std::uint32_t attempt = 0;
+  std::uint32_t reserved = 0;
+};
+static_assert(sizeof(ItemHeader) == 32);
+
+struct TakenRecord {
+  static constexpr std::uint64_t kAll = UINT64_MAX;  // nobody waits for the rest
+  std::uint64_t task = 0;
+  std::uint64_t count = 0;
+};
+static_assert(sizeof(TakenRecord) == 16);
 
 struct CancelRecord {
   std::uint64_t task = 0;

@@ -43,7 +43,8 @@ struct Countdown final : store::Watcher {
 
 }  // namespace
 
-Process::Process() : control_(lock_), progress_(lock_, mailbox_), objects_(*this), caller_(*this), executor_(*this) {}
+Process::Process()
+    : control_(lock_), progress_(lock_, mailbox_), objects_(*this), caller_(*this, objects_), executor_(*this) {}
 
 Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::Arena::Options arena) {
   std::unique_ptr<Process> process(new Process);
@@ -232,22 +233,26 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
   }
   // Once all are watched: whose owner is gone is ready at once, and may be among the entries more than once.
   for (Entry* entry : entries) subscribe(*entry);
+  const auto outcome = wait_giving_way(locked, deadline, [&] { return countdown.left == 0; });
+  for (Entry* entry : entries) {
+    if (!entry->ready()) objects_.unwatch(*entry, countdown);
+  }
+  return outcome;
+}
+
+// While this thread sleeps, others use the CPU of the function that it executes.
+WaitOutcome Process::wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done) {
   bool blocked = false;
   const bool gives_way = executing_task;
-  const auto outcome = progress_.wait(
-      locked, deadline, [&] { return countdown.left == 0; },
-      [&] {
-        if (!gives_way || blocked) return;
-        blocked = true;
-        tell_daemon(control::Type::kBlocked, control::Empty{});
-        executor_.set_blocked(true);
-      });
+  const auto outcome = progress_.wait(locked, deadline, done, [&] {
+    if (!gives_way || blocked) return;
+    blocked = true;
+    tell_daemon(control::Type::kBlocked, control::Empty{});
+    executor_.set_blocked(true);
+  });
   if (blocked) {
     executor_.set_blocked(false);
     tell_daemon(control::Type::kUnblocked, control::Empty{});
-  }
-  for (Entry* entry : entries) {
-    if (!entry->ready()) objects_.unwatch(*entry, countdown);
   }
   return outcome;
 }
@@ -330,6 +335,28 @@ bool Process::cancel(Entry& entry, bool force, bool recursive) {
   return found;
 }
 
+Process::Entry* Process::next_item(Entry& stream) {
+  Locked locked(lock_);
+  Entry* item = caller_.next_item(stream.id);
+  if (item == nullptr) return nullptr;
+  if (!item->ready()) progress_.poke(locked);
+  item = caller_.next_item(stream.id);
+  objects_.add_hold(*item);
+  return item;
+}
+
+Process::Entry* Process::take_item(Entry& stream) {
+  const Locked locked(lock_);
+  return caller_.take_item(stream);
+}
+
+void Process::drop_stream(Entry& stream) {
+  Locked locked(lock_);
+  if (stopped_) return;
+  caller_.drop_stream(stream.id);
+  if (objects_.has_doomed() && !mailbox_.has_mail()) reap();
+}
+
 // ----- PeerEvents
 
 Status Process::on_message(ProcessIndex from, Message type, BytesView body) {
@@ -343,6 +370,13 @@ Status Process::handle_message(ProcessIndex from, Message type, Reader& reader, 
       return executor_.on_call(from, reader);
     case Message::kResult:
       return caller_.on_result(from, reader);
+    case Message::kItem:
+      return caller_.on_item(from, reader);
+    case Message::kTaken: {
+      const auto record = reader.read<TakenRecord>();
+      if (reader.ok()) executor_.on_taken(from, record);
+      break;
+    }
     case Message::kSubscribe: {
       const auto id = reader.read<store::ObjectId>();
       if (reader.ok()) on_subscribe(from, id);

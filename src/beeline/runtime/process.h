@@ -136,6 +136,15 @@ class Process final : public PeerEvents, public store::TableEvents {
   void define_function(std::uint64_t key, std::string blob);
   std::uint64_t pending_calls(ActorTarget& actor);
   bool cancel(Entry& entry, bool force, bool recursive);
+  // ----- streams: calls with kCallStreams give one return, which names the stream until drop_stream()
+  // The object of the next item, held once more. A stream that has ended gives one that holds kEndOfStream.
+  Entry* next_item(Entry& stream);
+  // The next item, if it is there, with its hold; null at the end.
+  Entry* take_item(Entry& stream);
+  void drop_stream(Entry& stream);
+  // Makes the value that stands for a collection of objects. Set before other threads use the process; short, called
+  // with the state lock held.
+  std::function<store::PayloadPtr(std::vector<store::ObjectId>)> collect;
   // Whether the object is what a call of this process to an actor will give.
   bool is_actor_call(Entry& entry);
   const std::string* intern(std::string_view name);
@@ -169,6 +178,10 @@ class Process final : public PeerEvents, public store::TableEvents {
   IncomingCall* try_take();
   Assignment assignment();
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
+  // Sends the next item of a call that streams; false if nobody takes more.
+  bool send_item(IncomingCall& call, const store::PayloadPtr& item);
+  // Waits until the call may send another one. As any wait, it gives way meanwhile.
+  WaitOutcome wait_for_room(IncomingCall& call, Deadline deadline);
   void actor_ready(bool failed, const std::string& message, BytesView error);
   void actor_exited(control::DeathCause cause);
   // Parts of what create_actor encoded.
@@ -237,6 +250,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   void free_placement(const store::Placement& placement) override;
   void actor_unreferenced(const store::ObjectId& id) override;
 
+  WaitOutcome wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done);
+  void hand_over(const store::Payload& value, ProcessIndex owner);
   Status handle_message(ProcessIndex from, Message type, Reader& reader, BytesView body);
   void on_subscribe(ProcessIndex from, const store::ObjectId& id);
   void on_daemon_socket(std::uint32_t events);

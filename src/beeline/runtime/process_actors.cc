@@ -230,17 +230,32 @@ Process::Assignment Process::assignment() {
 
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
   const Locked locked(lock_);
-  for (const auto& result : results) {
-    if (result->placement) {
-      const auto it = publications_.find(result->placement->publication.slot);
-      if (it != publications_.end() && it->second.id == result->placement->publication) it->second.owner = call.caller;
-    }
-    if (!result->is_inline()) continue;
-    ++transfers_.inline_objects;
-    transfers_.inline_bytes += result->skeleton.size();
-  }
+  for (const auto& result : results) hand_over(*result, call.caller);
   executor_.finish(call, std::move(results), retryable);
   if (executor_.terminating()) progress_.notify();  // it may have been the last
+}
+
+// What was published for the value ends with its owner.
+void Process::hand_over(const store::Payload& value, ProcessIndex owner) {
+  if (value.placement) {
+    const auto it = publications_.find(value.placement->publication.slot);
+    if (it != publications_.end() && it->second.id == value.placement->publication) it->second.owner = owner;
+  }
+  if (!value.is_inline()) return;
+  ++transfers_.inline_objects;
+  transfers_.inline_bytes += value.skeleton.size();
+}
+
+bool Process::send_item(IncomingCall& call, const PayloadPtr& item) {
+  const Locked locked(lock_);
+  hand_over(*item, call.caller);
+  return executor_.send_item(call, item);
+}
+
+WaitOutcome Process::wait_for_room(IncomingCall& call, Deadline deadline) {
+  Locked locked(lock_);
+  if (call.has_room()) return WaitOutcome::kDone;
+  return wait_giving_way(locked, deadline, [&] { return call.has_room(); });
 }
 
 void Process::actor_ready(bool failed, const std::string& message, BytesView error) {
