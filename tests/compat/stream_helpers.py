@@ -1,5 +1,6 @@
 """What the cases of streams share."""
 
+import builtins
 import time
 import warnings
 
@@ -21,7 +22,7 @@ KINDS = ("RayTaskError", "TaskCancelledError", "ActorDiedError", "WorkerCrashedE
 
 
 def _kind(ray, name):
-    return getattr(ray.exceptions, name, None) or getattr(__builtins__, name, None) or __builtins__[name]
+    return getattr(ray.exceptions, name, None) or getattr(builtins, name)
 
 
 def stops(stream):

@@ -128,7 +128,8 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
       record.state = DependencyHeader::kSubscribe;
     } else {
       record.state = DependencyHeader::kWillCome;
-      if (producer->sent_to != 0) {
+      // The collection of a stream's items is made here.
+      if (producer->sent_to != 0 && !producer->options.collects()) {
         const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
         const auto index = static_cast<std::uint32_t>(at - producer->returns.begin());
         producer->forwards.push_back({index, to});
