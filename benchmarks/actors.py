@@ -28,4 +28,5 @@ class AsyncEcho:
 
 class Numbers:
     def numbers(self, count):
-        yield from range(count)
+        for number in range(count):
+            yield number

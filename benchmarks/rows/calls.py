@@ -50,7 +50,8 @@ def tasks(ctx: Context) -> Samples:
 
 
 def numbers(count):
-    yield from range(count)
+    for number in range(count):  # Ray cannot `yield from` an iterator
+        yield number
 
 
 @probe
