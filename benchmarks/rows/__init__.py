@@ -1,6 +1,19 @@
 """The measures, one file per subject. Importing this fills the registry of probes, and imports no engine or torch."""
 
-from benchmarks.rows import calls, grpo, handoff, limits, memory, objects, preload, startup, sweep, transfer, weights
+from benchmarks.rows import (
+    calls,
+    grpo,
+    handoff,
+    limits,
+    memory,
+    objects,
+    preload,
+    spilling,
+    startup,
+    sweep,
+    transfer,
+    weights,
+)
 
 CORE = [
     *calls.ROWS,
@@ -8,6 +21,7 @@ CORE = [
     *handoff.ROWS,
     *weights.ROWS,
     *objects.ROWS,
+    *spilling.ROWS,
     *preload.ROWS,
     *memory.ROWS,
     *grpo.ROWS,

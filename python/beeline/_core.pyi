@@ -28,7 +28,8 @@ def start_session(options: dict[str, Any]) -> dict[str, Any]:
 
     options: beelined (path), zygote_command (list), zygote_env (dict: on top of the daemon's environment, for the
     zygote alone), resources (dict name -> float),
-    config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, prestart (int),
+    config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, spill_dir
+    (where a folder for spilled values is made, "" for the session's own), prestart (int),
     log_to_driver (bool), job_name. Returns {session_name, session_dir, process_index, pid}.
     """
 

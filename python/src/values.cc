@@ -224,6 +224,9 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
   }();
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
+  if (const auto notice = running.take_notice(); !notice.empty()) {
+    nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(notice);
+  }
   if (mode == runtime::Mode::kLive) {
     const auto& id = payload->placement->publication;
     keep(id, is_kept ? value : nb::handle(), true, shipped);

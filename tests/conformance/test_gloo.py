@@ -579,6 +579,8 @@ with Agent("reader", folder=sys.argv[1], token="conformance") as agent:
     refs = TensorRefs.from_json(sys.argv[2])
     agent.fetch(refs, path="gloo")
     os.kill(int(sys.argv[3]), signal.SIGSTOP)
+    while "T (stopped)" not in open(f"/proc/{sys.argv[3]}/status").read():
+        time.sleep(0.001)
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
         agent.fetch(refs, path="gloo", timeout_s=None)

@@ -143,6 +143,7 @@ def _groups_error(value: Any) -> str | None:
 
 
 NAME = Option((str, _NONE), _name_error)
+DIRECTORY = Option((str, _NONE))
 OBJECT_STORE_MEMORY = _count("object_store_memory", infinite=False)
 _LABELS = Option((dict, _NONE), without_effect="labels are for choosing nodes, and there is one")
 _COMMON: dict[str, Option] = {

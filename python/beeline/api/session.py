@@ -90,6 +90,7 @@ def init(
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -113,7 +114,9 @@ def init(
         num_gpus: How many GPUs; None: those in CUDA_VISIBLE_DEVICES or /dev.
         resources: Amounts of custom resources by name.
         labels: Labels of the node, as nodes() and get_runtime_context().get_node_labels() give them.
-        object_store_memory: Bytes that published objects may take at most (the arena quota).
+        object_store_memory: Bytes that published objects of one process may take at most (the arena quota). Stored
+            values beyond that are moved to disk.
+        object_spilling_directory: A folder on the disk for that; None: the session's own, below BEELINE_TMPDIR or /tmp.
         local_mode: Not in this version.
         ignore_reinit_error: Return the running session's context instead of raising.
         include_dashboard: There is no dashboard; True is warned of, and so is a dashboard_port.
@@ -138,7 +141,16 @@ def init(
     """
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
-    _check_arguments(address, local_mode, job_config, resources, object_store_memory, namespace, runtime_env)
+    _check_arguments(
+        address,
+        local_mode,
+        job_config,
+        resources,
+        object_store_memory,
+        namespace,
+        object_spilling_directory,
+        runtime_env,
+    )
     node_labels = _checked_labels(labels)
     _note_without_effect(include_dashboard, dashboard_port, logging_format, logging_config)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
@@ -175,6 +187,7 @@ def init(
                 object_store_memory,
                 True if log_to_driver is None else log_to_driver,
                 os.path.basename(sys.argv[0]) if sys.argv else "",
+                object_spilling_directory or "",
             )
         except BaseException:
             _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
@@ -190,6 +203,7 @@ def _check_arguments(
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
     namespace: str | None,
+    object_spilling_directory: str | None,
     runtime_env: Mapping[str, Any] | None,
 ) -> None:
     if address not in (None, "local"):
@@ -205,12 +219,14 @@ def _check_arguments(
         "resources": option_table.ACTOR_OPTIONS["resources"],
         "object_store_memory": option_table.OBJECT_STORE_MEMORY,
         "namespace": option_table.ACTOR_OPTIONS["namespace"],
+        "object_spilling_directory": option_table.DIRECTORY,
         "runtime_env": option_table.ACTOR_OPTIONS["runtime_env"],
     }
     given = {
         "resources": resources,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
+        "object_spilling_directory": object_spilling_directory,
         "runtime_env": runtime_env,
     }
     option_table.validate({name: value for name, value in given.items() if value is not None}, table, "init")

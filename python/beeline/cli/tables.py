@@ -71,6 +71,7 @@ def _moved(usage: dict[str, int], path: str) -> str:
 def _show_processes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     processes = Table("process", "pid", "memory (PSS)", "objects owned", "borrowed", "arena used", "kept warm")
     transfers = Table("transfers by", "pid", "published in place", "copied", "in messages", "fetched")
+    disk = Table("values on disk, of", "pid", "moved out", "read there", "waited for the disk")
     for row in rows:
         usage = row["usage"]
         own = [row["what"], str(row["pid"])]
@@ -78,13 +79,17 @@ def _show_processes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
             held = [str(usage["objects_owned"]), str(usage["objects_borrowed"])]
             held += [_mib(usage["arena_used_bytes"]), _mib(usage["arena_warm_bytes"])]
             transfers.add_row(*own, *(_moved(usage, path) for path in ("mapped", "copied", "inline", "fetched")))
+            if usage["spilled_objects"] or usage["restored_objects"]:
+                waited = f"{usage['spill_stalled_us'] / 1e6:.1f} s"
+                disk.add_row(*own, _moved(usage, "spilled"), _moved(usage, "restored"), waited)
         else:
             # The daemon and the zygotes hold no objects; whoever else says nothing is stopped, or starved.
             held = ["no answer" if row["index"] and row["kind"] != _TOOL else ""]
         processes.add_row(*own, _mib(row["pss_bytes"]), *held)
     console.print(processes)
-    if transfers.row_count:
-        console.print(transfers)
+    for table in (transfers, disk):
+        if table.row_count:
+            console.print(table)
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -23,11 +23,17 @@ QUOTA_VARIABLE = "BEELINE_ARENA_QUOTA_BYTES"
 
 
 def start(
-    resources: Mapping[str, float], config: bytes, quota_bytes: int | None, log_to_driver: bool, job_name: str
+    resources: Mapping[str, float],
+    config: bytes,
+    quota_bytes: int | None,
+    log_to_driver: bool,
+    job_name: str,
+    spill_dir: str = "",
 ) -> dict[str, Any]:
     """Starts a session with this process as its driver; returns what `_core.start_session` returns.
 
     quota_bytes: how much published objects may take, None for a share of the machine's memory.
+    spill_dir: where a folder is made for values beyond that, "" for the session's own folder.
     Raises CoreError or OSError where the daemon does not come up; nothing is left running then.
     """
     quota = int(memory_bytes() * QUOTA_SHARE) if quota_bytes is None else quota_bytes
@@ -40,6 +46,7 @@ def start(
             "config": config,
             "arena_capacity_bytes": 0,  # the core's own choice: addresses cost nothing
             "arena_quota_bytes": quota,
+            "spill_dir": spill_dir,
             "prestart": 1,
             "log_to_driver": log_to_driver,
             "job_name": job_name,

@@ -174,13 +174,11 @@ void Arena::end_publications() {
   if (table_ == nullptr || !heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
   for (std::uint32_t slot = 0; slot < publications_.size(); ++slot) {
-    Publication& publication = publications_[slot];
-    if (publication.state != SlotState::kPublished) continue;
-    publication.state = SlotState::kRetired;
-    table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kRetired));
+    const SlotState state = publications_[slot].state;
+    if (state != SlotState::kPublished && state != SlotState::kMovedOut) continue;
+    stop_leases(slot);
     waiting_.push_back(slot);
   }
-  published_ = 0;
   // What is still leased stays pinned: its readers keep their bytes.
   sweep_locked();
 }
@@ -281,14 +279,59 @@ bool Arena::is(PublicationId id, SlotState state) const {
          publications_[id.slot].state == state;
 }
 
+void Arena::unpin(std::vector<std::uint64_t>& blocks) {
+  for (const std::uint64_t block : blocks) heap_.unpin(heap_.heap, block);
+  blocks.clear();
+}
+
+bool Arena::keep(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return false;
+  const std::lock_guard guard(mutex_);
+  if (!is(id, SlotState::kPublished) || !publications_[id.slot].kept.empty()) return false;
+  for (const std::uint64_t block : publications_[id.slot].blocks) {
+    if (heap_.pin(heap_.heap, block, 1) >= 0) publications_[id.slot].kept.push_back(block);
+  }
+  return true;
+}
+
+void Arena::let_go(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return;
+  const std::lock_guard guard(mutex_);
+  if (id.slot < publications_.size()) unpin(publications_[id.slot].kept);
+}
+
+bool Arena::move_out(PublicationId id) {
+  if (!heap_.is_active(heap_.heap)) return false;
+  const std::lock_guard guard(mutex_);
+  if (!is(id, SlotState::kPublished)) return false;
+  PublicationSlot& shared = table_->slots[id.slot];
+  // Protocol (a) of lease_table.h: either the reader's bit shows here, or the reader sees that it is moved out.
+  shared.state.store(PublicationSlot::pack(id.generation, SlotState::kMovedOut));
+  if (shared.held.count(holders_end_) > 0) {
+    shared.state.store(PublicationSlot::pack(id.generation, SlotState::kPublished));
+    return false;
+  }
+  Publication& publication = publications_[id.slot];
+  publication.state = SlotState::kMovedOut;
+  --published_;
+  unpin(publication.kept);
+  unpin(publication.blocks);
+  return true;
+}
+
 void Arena::retire(PublicationId id) {
   if (!heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
-  if (!is(id, SlotState::kPublished)) return;
-  publications_[id.slot].state = SlotState::kRetired;
-  --published_;
-  table_->slots[id.slot].state.store(PublicationSlot::pack(id.generation, SlotState::kRetired));
+  if (!is(id, SlotState::kPublished) && !is(id, SlotState::kMovedOut)) return;
+  stop_leases(id.slot);
   if (!finish_if_returned(id.slot)) waiting_.push_back(id.slot);
+}
+
+void Arena::stop_leases(std::uint32_t slot) {
+  Publication& publication = publications_[slot];
+  if (publication.state == SlotState::kPublished) --published_;
+  publication.state = SlotState::kRetired;
+  table_->slots[slot].state.store(PublicationSlot::pack(publication.generation, SlotState::kRetired));
 }
 
 bool Arena::finish_if_returned(std::uint32_t slot) {
@@ -297,8 +340,7 @@ bool Arena::finish_if_returned(std::uint32_t slot) {
   Publication& publication = publications_[slot];
   shared.state.store(PublicationSlot::pack(publication.generation, SlotState::kFree));
   publication.state = SlotState::kFree;
-  for (const std::uint64_t block : publication.blocks) heap_.unpin(heap_.heap, block);
-  publication.blocks.clear();
+  unpin(publication.blocks);
   free_slots_.push_back(slot);
   return true;
 }

@@ -50,6 +50,10 @@ class Arena {
 
   // A page-aligned block of `size` bytes (> 0), warm where possible; kResourceExhausted past the quota.
   Result<std::byte*> allocate(std::size_t size);
+  // The byte at an offset, in this process's own mapping.
+  [[nodiscard]] const std::byte* at(std::uint64_t offset) const {
+    return static_cast<const std::byte*>(heap_.base(heap_.heap)) + offset;
+  }
   // Ends the allocation's own hold; the memory is reused once no publication pins the block.
   void release(std::byte* data);
   // Where [data, data + size) lies in the arena, if wholly inside one allocated block whose content the file
@@ -64,6 +68,13 @@ class Arena {
   Result<PublicationId> publish(std::span<const Range> ranges, Content content = Content::kAsPublished);
   // No new leases from here on; pins drop when no lease is left. Ignores ids that are not published.
   void retire(PublicationId id);
+  // For who moves the bytes of a publication elsewhere, which must not change any more. keep(): they stay where they
+  // are until move_out() or let_go(). move_out(): new leases fail from here on (PeerArena::is_moved_out), and the
+  // memory is reused. Both return false where it is not published, move_out() also while somebody has a lease: it stays
+  // then.
+  bool keep(PublicationId id);
+  bool move_out(PublicationId id);
+  void let_go(PublicationId id);
   // No new leases, because the bytes were written while somebody read them: acquire() fails with kMutated.
   void mark_mutated(PublicationId id);
   // Around writes to published bytes in place: who copies them meanwhile is told that its copy is torn.
@@ -104,6 +115,7 @@ class Arena {
     std::uint32_t generation = 0;
     SlotState state = SlotState::kFree;
     std::vector<std::uint64_t> blocks;  // pinned, each once
+    std::vector<std::uint64_t> kept;    // pinned once more by keep()
     Content content = Content::kAsPublished;
   };
 
@@ -120,6 +132,8 @@ class Arena {
   void detach_written();
   std::size_t sweep_locked();
   bool finish_if_returned(std::uint32_t slot);
+  void stop_leases(std::uint32_t slot);
+  void unpin(std::vector<std::uint64_t>& blocks);
   [[nodiscard]] bool is(PublicationId id, SlotState state) const;
 
   struct HeapMemory;  // a Heap with its lifetime

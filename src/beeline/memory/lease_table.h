@@ -22,7 +22,8 @@ inline constexpr std::uint32_t kControlVersion = 1;
 inline constexpr std::uint32_t kMaxHolders = 4096;
 inline constexpr std::uint32_t kMaxPublications = 65536;
 
-enum class SlotState : std::uint32_t { kFree = 0, kPublished = 1, kRetired = 2 };
+// kMovedOut: the bytes lie elsewhere, whoever offers them says where. Of values of a session alone.
+enum class SlotState : std::uint32_t { kFree = 0, kPublished = 1, kRetired = 2, kMovedOut = 3 };
 
 // One bit per holder. Thread-safe and process-safe.
 struct HolderBitmap {

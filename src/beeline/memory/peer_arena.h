@@ -90,6 +90,12 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   // meanwhile.
   [[nodiscard]] bool is_published(PublicationId id) const;
 
+  // Whether its bytes lie elsewhere: see Arena::move_out().
+  [[nodiscard]] bool is_moved_out(PublicationId id) const {
+    return id.slot < kMaxPublications &&
+           table_->slots[id.slot].state.load() == PublicationSlot::pack(id.generation, SlotState::kMovedOut);
+  }
+
   // Whether view() and leases show no more what its owner writes: PublicationSlot::detached.
   [[nodiscard]] bool is_detached(PublicationId id) const {
     const std::uint64_t detached = table_->slots[id.slot % kMaxPublications].detached.load(std::memory_order_acquire);

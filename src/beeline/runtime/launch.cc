@@ -25,6 +25,7 @@ namespace {
 constexpr auto kRegisterTimeout = std::chrono::seconds(20);
 // A directory that is being made has a name of its own until its lock is held; one of this age was abandoned.
 constexpr const char* kUnfinishedPrefix = ".new-";
+constexpr const char* kSpillPrefix = "beeline-spill-";
 constexpr auto kUnfinishedAge = std::chrono::seconds(60);
 // Descriptors of the daemon: its driver and its lock.
 constexpr int kDriverFd = 3;
@@ -158,7 +159,33 @@ Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
                                         (why.empty() ? "" : " (it says: " + why + ")"));
 }
 
+// Another disk for spilled values: a folder there, by a link here.
+Status link_spill_folder(const LaunchOptions& options) {
+  if (options.spill_dir.empty()) return Status::ok();
+  const std::filesystem::path session(options.session_dir);
+  std::error_code error;
+  const auto parent = std::filesystem::absolute(options.spill_dir, error);
+  if (error || !std::filesystem::is_directory(parent, error)) {
+    return {Code::kInvalidArgument, "object_spilling_directory: " + options.spill_dir + " is no directory"};
+  }
+  const auto target = parent / (kSpillPrefix + session.filename().string());
+  BEELINE_RETURN_IF_ERROR(os::make_private_folder(target.string()));
+  if (::symlink(target.c_str(), (session / "spill").c_str()) == 0) return Status::ok();
+  return Status::from_errno("link the folder for spilled values", errno);
+}
+
 }  // namespace
+
+Status remove_session_dir(const std::string& session_dir) {
+  const std::filesystem::path path(session_dir);
+  std::error_code error;
+  const auto spill = std::filesystem::read_symlink(path / "spill", error);
+  if (!error && spill.filename().string() == kSpillPrefix + path.filename().string()) {
+    std::filesystem::remove_all(spill, error);
+  }
+  std::filesystem::remove_all(path, error);
+  return error ? Status::from_errno("remove " + session_dir, error.value()) : Status::ok();
+}
 
 Result<Session> launch_session(LaunchOptions options) {
   // What others left behind is no reason to fail.
@@ -167,11 +194,9 @@ Result<Session> launch_session(LaunchOptions options) {
   }
   BEELINE_ASSIGN(auto dir, make_session_dir());
   options.session_dir = dir.path;
-  auto session = start_daemon(options, dir.lock);
-  if (!session.is_ok()) {
-    std::error_code ignored;
-    std::filesystem::remove_all(dir.path, ignored);
-  }
+  const auto linked = link_spill_folder(options);
+  auto session = linked ? start_daemon(options, dir.lock) : Result<Session>(linked);
+  if (!session.is_ok()) (void)remove_session_dir(dir.path);
   return session;
 }
 
@@ -211,9 +236,7 @@ Result<StaleSessions> remove_stale_sessions() {
   if (stale.empty()) return result;
   result.processes = kill_processes_of(stale);
   for (const auto& path : stale) {
-    std::error_code error;
-    std::filesystem::remove_all(path, error);
-    if (error) return Status::from_errno("remove " + path.string(), error.value());
+    BEELINE_RETURN_IF_ERROR(remove_session_dir(path.string()));
     ++result.directories;
   }
   ::rmdir(sessions_dir().c_str());

@@ -4,6 +4,7 @@
 //   lock          held (flock) by the daemon for as long as it lives: a directory whose lock is free is stale
 //   daemon.sock   where the daemon listens
 //   p<index>      where process <index> listens for its peers
+//   spill/        values that were moved to disk, see spill.h; or a link to the session's own folder on another one
 //   logs/         beelined.err, zygote.log, worker-<pid>.{out,err}
 //
 // Every process of a session has BEELINE_SESSION=<session_dir> in its environment, and so have its descendants.
@@ -36,9 +37,10 @@ struct LaunchOptions {
   std::uint32_t idle_workers = 0;           // idle workers to keep; 0: as many as CPUs, at least `prestart`
   std::uint32_t idle_timeout_ms = 60'000;   // beyond `prestart`, idle workers end after this
   std::uint64_t max_log_bytes = 64u << 20;  // size at which a worker's log file stops growing
+  std::string spill_dir;                    // where the session's folder for spilled values is made; empty: session_dir
   std::string session_dir;                  // filled in by launch_session
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
-                       idle_workers, idle_timeout_ms, max_log_bytes, session_dir)
+                       idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir)
 };
 
 // The driver's end of a session. Closing the socket (or dying) ends the session, detached actors excepted.
@@ -71,6 +73,9 @@ struct StaleSessions {
 };
 // Removes what sessions without a daemon have left behind. Sessions that live are not touched.
 Result<StaleSessions> remove_stale_sessions();
+
+// Removes a session's directory, and what it has spilled elsewhere.
+Status remove_session_dir(const std::string& session_dir);
 
 // Directories of the sessions that have a daemon.
 Result<std::vector<std::string>> live_sessions();

@@ -86,6 +86,7 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   registered_ = std::move(registered);
   self_ = registered_.index;
   objects_.set_self(self_);
+  spill_.emplace(registered_.session_dir);
   daemon_ = std::move(socket);
   peers_ = std::make_unique<Peers>(*this, mailbox_, *arena_);
   mapped_.count_in(control::agents_folder(registered_.session_dir), "p" + std::to_string(self_),
@@ -141,6 +142,7 @@ void Process::stop() {
       if (!is_worker_) arena_->retire(publication.id);
     }
     publications_.clear();
+    movable_.clear();
     retired_.clear();
     mapped_.close();
     mailbox_ = {};
@@ -507,6 +509,8 @@ void Process::on_peer_lost(ProcessIndex process, const Status& why) {
   arena_->sweep();
   settle_publications();
   progress_.notify();
+  // What it alone held is freed though no message comes.
+  if (objects_.has_doomed()) progress_.request_chores();
 }
 
 // A producer that is gone may have said that it told us a value while that was still waiting for room in our ring:
@@ -559,7 +563,12 @@ void Process::send_object(ProcessIndex to, const Entry& entry) {
 
 void Process::free_placement(const store::Placement& placement) {
   if (placement.holder == self_) return retire(placement.publication);
-  peers_->send(placement.holder, Message::kFree, view_of(placement.publication));
+  const bool is_told = peers_->send(placement.holder, Message::kFree, view_of(placement.publication));
+  // A holder that is gone, or about to be, removes no file.
+  const auto paths = mapped_.find(placement.holder);
+  if (!is_told || (paths && paths->facts().arena->is_moved_out(placement.publication))) {
+    spill_->remove(placement.holder, placement.publication);
+  }
 }
 
 // ----- progress

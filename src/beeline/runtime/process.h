@@ -5,7 +5,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -22,6 +24,7 @@
 #include "beeline/runtime/mapped_peers.h"
 #include "beeline/runtime/peers.h"
 #include "beeline/runtime/progress.h"
+#include "beeline/runtime/spill.h"
 
 namespace beeline::runtime {
 
@@ -43,9 +46,10 @@ struct SourceBuffer {
 // Memory of the program.
 using Extent = std::span<const std::byte>;
 
-// A large value, opened: the bytes of each buffer, valid while `lease` lives.
+// A large value, opened: the bytes of each buffer, valid while `lease` lives. A lease on its publication, or a mapping
+// of the file that its holder has moved it to.
 struct Opened {
-  std::shared_ptr<memory::Lease> lease;
+  std::shared_ptr<void> lease;
   std::vector<std::span<std::byte>> buffers;
 };
 
@@ -56,7 +60,10 @@ struct TransferStats {
   std::uint64_t copied_objects = 0, copied_bytes = 0;  // copied into the arena at publication
   std::uint64_t fetched_objects = 0, fetched_bytes = 0;
   std::uint64_t rehomed_objects = 0;
-  std::uint64_t publications = 0;  // now: live, or read by somebody yet
+  std::uint64_t spilled_objects = 0, spilled_bytes = 0;    // moved to disk by this process
+  std::uint64_t restored_objects = 0, restored_bytes = 0;  // fetched from there
+  std::uint64_t spill_stalled_ns = 0;                      // that publications waited for it
+  std::uint64_t publications = 0;                          // now: live, or read by somebody yet
 };
 
 class Process final : public PeerEvents, public store::TableEvents {
@@ -97,7 +104,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   // `referred`: the program's memory that the value stands for, see wait_unpublished().
   Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode,
                                                     std::vector<Extent> referred = {});
-  // The same for a value that travels inline: nobody fetches it from here. Null once the session has ended.
+  // What the program is to be told of the store, once; empty when there is nothing. Cheap.
+  std::string take_notice();
+  // As publish(), for a value that travels inline: nobody fetches it from here. Null once the session has ended.
   std::unique_ptr<store::Placement> publish_inline(std::vector<Extent> referred);
   // Ends what was published for values that go nowhere.
   void discard(const std::vector<store::PayloadPtr>& values);
@@ -231,7 +240,10 @@ class Process final : public PeerEvents, public store::TableEvents {
   struct Publication {
     memory::PublicationId id;
     std::vector<Extent> referred;
-    ProcessIndex owner = 0;  // of the object: with it, what was published for it ends
+    ProcessIndex owner = 0;     // of the object: with it, what was published for it ends
+    std::uint64_t number = 0;   // in movable_; 0 for what stays where it is
+    memory::Range block{};      // its bytes
+    bool is_moved_out = false;  // they lie in spill_
   };
 
   Process();
@@ -252,6 +264,13 @@ class Process final : public PeerEvents, public store::TableEvents {
 
   WaitOutcome wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done);
   void hand_over(const store::Payload& value, ProcessIndex owner);
+  void add_publication(const store::Placement& placement, std::vector<Extent> referred, bool is_movable);
+  Result<std::byte*> allocate(memory::Arena& arena, std::size_t size);
+  Result<std::uint64_t> make_room(memory::Arena& arena, std::uint64_t wanted);
+  Result<std::uint64_t> move_out_oldest(memory::Arena& arena);
+  Result<Opened> open_moved_out(const store::Placement& placement);
+  Result<Opened> open_buffers(transfer::Paths& from, const store::Placement& placement);
+  Result<store::PayloadPtr> copy_here(memory::Arena& arena, transfer::Paths& from, const store::Payload& value);
   Status handle_message(ProcessIndex from, Message type, Reader& reader, BytesView body);
   void on_subscribe(ProcessIndex from, const store::ObjectId& id);
   void on_daemon_socket(std::uint32_t events);
@@ -307,8 +326,14 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::set<std::string> names_;
 
   std::unordered_map<std::uint32_t, Publication> publications_;  // by slot; until retired and read by nobody
-  std::vector<memory::PublicationId> retired_;                   // of these, the ones that somebody may read yet
-  std::uint64_t inline_publications_ = 0;                        // ever made
+  std::map<std::uint64_t, std::uint32_t> movable_;               // slots of those that may be moved out, oldest first
+  std::uint64_t next_movable_ = 1;
+  std::optional<Spill> spill_;  // there once started
+  std::mutex spill_mutex_;      // before the state lock; held while values are being moved out
+  std::atomic<bool> has_notice_{false};
+  bool was_noticed_ = false;
+  std::vector<memory::PublicationId> retired_;  // of these, the ones that somebody may read yet
+  std::uint64_t inline_publications_ = 0;       // ever made
   MappedPeers mapped_;
   // Own values in the memory of a process that is gone.
   struct LostValue {

@@ -32,9 +32,11 @@ struct LaidOut {
   bool has_copies = false;
 };
 
+using Allocate = FunctionRef<Result<std::byte*>(std::size_t size)>;
+
 // Publishes the buffers: where they are, if that is wanted and lies in the arena, else as copies in one block.
-Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<const SourceBuffer> buffers,
-                        bool in_place) {
+Result<LaidOut> lay_out(memory::Arena& arena, Allocate allocate, ProcessIndex holder,
+                        std::span<const SourceBuffer> buffers, bool in_place) {
   constexpr std::size_t kAlign = 64;
   LaidOut laid;
   std::vector<memory::Range> ranges(buffers.size());
@@ -54,7 +56,7 @@ Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<con
   std::byte* copies = nullptr;
   if (laid.has_copies) {
     const auto size = std::max<std::size_t>(laid.copied_bytes, 1);
-    BEELINE_ASSIGN(copies, arena.allocate(size));
+    BEELINE_ASSIGN(copies, allocate(size));
     const auto base = arena.offset_of(copies, size);
     BEELINE_CHECK(base.has_value(), "a block that was just allocated lies in the arena");
     std::size_t at = 0;
@@ -78,29 +80,6 @@ Result<LaidOut> lay_out(memory::Arena& arena, ProcessIndex holder, std::span<con
   return laid;
 }
 
-// The same value, with its bytes in `arena`.
-Result<store::PayloadPtr> copy_to(memory::Arena& arena, ProcessIndex holder, transfer::Paths& from,
-                                  const Payload& value) {
-  std::vector<memory::Range> ranges;
-  for (const auto& buffer : value.placement->buffers) {
-    if (buffer.range.length > 0) ranges.push_back(buffer.range);
-  }
-  BEELINE_ASSIGN(const auto lease, from.map(value.placement->publication, ranges));
-  std::vector<SourceBuffer> sources;
-  for (const auto& buffer : value.placement->buffers) {
-    const std::byte* data = buffer.range.length > 0 ? lease.at(buffer.range.offset) : nullptr;
-    if (buffer.range.length > 0 && data == nullptr) return Status(Code::kCorrupt, "a buffer outside its publication");
-    sources.push_back({data, buffer.range.length, buffer.writable});
-  }
-  BEELINE_ASSIGN(auto laid, lay_out(arena, holder, sources, false));
-  auto copy = std::make_shared<Payload>();
-  copy->skeleton = value.skeleton;
-  copy->skeleton_in_buffer = value.skeleton_in_buffer;
-  copy->refs = value.refs;
-  copy->placement = std::move(laid.placement);
-  return store::PayloadPtr(std::move(copy));
-}
-
 }  // namespace
 
 bool Process::is_shareable(const void* data, std::size_t size) {
@@ -121,23 +100,44 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
     if (stopped_) return Status(Code::kShutdown, session_error_);
     arena = arena_;
   }
-  BEELINE_ASSIGN(auto laid, lay_out(*arena, self_, buffers, mode == Mode::kLive));
-  laid.placement->direct = mode != Mode::kStored;
-  const auto id = laid.placement->publication;
+  const auto allocated = [&](std::size_t size) { return allocate(*arena, size); };
+  auto laid = lay_out(*arena, allocated, self_, buffers, mode == Mode::kLive);
+  if (!laid) return laid.status();
+  laid->placement->direct = mode != Mode::kStored;
 
   const Locked locked(lock_);
   if (!arena_) return Status(Code::kShutdown, session_error_);
-  publications_[id.slot] = {id, std::move(referred), self_};
+  add_publication(*laid->placement, std::move(referred), mode == Mode::kStored);
   progress_.expect_lull();
-  if (laid.has_copies) {
+  if (laid->has_copies) {
     ++transfers_.copied_objects;
-    transfers_.copied_bytes += laid.copied_bytes;
+    transfers_.copied_bytes += laid->copied_bytes;
   }
-  if (laid.bytes_in_place > 0) {
+  if (laid->bytes_in_place > 0) {
     ++transfers_.mapped_objects;
-    transfers_.mapped_bytes += laid.bytes_in_place;
+    transfers_.mapped_bytes += laid->bytes_in_place;
   }
-  return std::move(laid.placement);
+  return std::move(laid->placement);
+}
+
+void Process::add_publication(const store::Placement& placement, std::vector<Extent> referred, bool is_movable) {
+  const auto id = placement.publication;
+  Publication publication{.id = id, .referred = std::move(referred), .owner = self_};
+  if (is_movable) {
+    // A copy: all of it lies in one block.
+    std::uint64_t start = UINT64_MAX, end = 0;
+    for (const auto& buffer : placement.buffers) {
+      if (buffer.range.length == 0) continue;
+      start = std::min(start, buffer.range.offset);
+      end = std::max(end, buffer.range.offset + buffer.range.length);
+    }
+    if (start < end) {
+      publication.block = {start, end - start};
+      publication.number = next_movable_++;
+      movable_[publication.number] = id.slot;
+    }
+  }
+  publications_[id.slot] = std::move(publication);
 }
 
 std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> referred) {
@@ -152,7 +152,7 @@ std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> re
   placement->holder = self_;
   placement->publication = id;
   placement->direct = true;
-  publications_[id.slot] = {id, std::move(referred), self_};
+  publications_[id.slot] = {.id = id, .referred = std::move(referred), .owner = self_};
   return placement;
 }
 
@@ -200,27 +200,43 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
     }
     paths = std::move(*found);
   }
-  std::vector<memory::Range> ranges;
-  std::uint64_t bytes = 0;
-  for (const auto& buffer : placement.buffers) {
-    if (buffer.range.length > 0) ranges.push_back(buffer.range);
-    bytes += buffer.range.length;
-  }
-  BEELINE_ASSIGN(auto lease, paths->map(placement.publication, ranges));
-  Opened opened;
-  opened.lease = std::shared_ptr<memory::Lease>(new memory::Lease(std::move(lease)), [this](memory::Lease* ended) {
-    delete ended;
-    lease_ended();
-  });
-  for (const auto& buffer : placement.buffers) {
-    std::byte* data = buffer.range.length > 0 ? opened.lease->at(buffer.range.offset) : nullptr;
-    if (buffer.range.length > 0 && data == nullptr) return Status(Code::kCorrupt, "a buffer outside its publication");
-    opened.buffers.emplace_back(data, buffer.range.length);
-  }
+  BEELINE_ASSIGN(auto opened, open_buffers(*paths, placement));
   const Locked locked(lock_);
   ++transfers_.fetched_objects;
-  transfers_.fetched_bytes += bytes;
+  for (const auto& buffer : placement.buffers) transfers_.fetched_bytes += buffer.range.length;
   return opened;
+}
+
+// The bytes of each buffer: in the holder's arena, or in the file that it has moved them to.
+Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placement& placement) {
+  const auto& arena = from.facts().arena;
+  std::vector<memory::Range> ranges;
+  for (const auto& buffer : placement.buffers) {
+    if (buffer.range.length > 0) ranges.push_back(buffer.range);
+  }
+  for (int attempt = 0;; ++attempt) {
+    if (arena->is_moved_out(placement.publication)) {
+      auto opened = open_moved_out(placement);
+      // Not moved after all, because somebody took a lease meanwhile; or freed.
+      if (opened.status().code() == Code::kNotFound && attempt < 2) continue;
+      return opened;
+    }
+    auto lease = from.map(placement.publication, ranges);
+    if (!lease && arena->is_moved_out(placement.publication)) continue;
+    if (!lease) return lease.status();
+    auto* const held = new memory::Lease(std::move(*lease));
+    Opened opened;
+    opened.lease = std::shared_ptr<memory::Lease>(held, [this](memory::Lease* ended) {
+      delete ended;
+      lease_ended();
+    });
+    for (const auto& buffer : placement.buffers) {
+      std::byte* data = buffer.range.length > 0 ? held->at(buffer.range.offset) : nullptr;
+      if (buffer.range.length > 0 && data == nullptr) return Status(Code::kCorrupt, "a buffer outside its publication");
+      opened.buffers.emplace_back(data, buffer.range.length);
+    }
+    return opened;
+  }
 }
 
 void Process::lease_ended() {
@@ -279,6 +295,8 @@ void Process::retire(memory::PublicationId id) {
   arena_->retire(id);
   const auto it = publications_.find(id.slot);
   if (it == publications_.end() || it->second.id.generation != id.generation) return;
+  movable_.erase(std::exchange(it->second.number, 0));
+  if (it->second.is_moved_out) spill_->remove(self_, id);
   if (on_retired) on_retired(id);
   retired_.push_back(id);
   settle_publications();
@@ -372,6 +390,11 @@ control::Counts Process::usage() {
           {"fetched_objects", transfers_.fetched_objects},
           {"fetched_bytes", transfers_.fetched_bytes},
           {"rehomed_objects", transfers_.rehomed_objects},
+          {"spilled_objects", transfers_.spilled_objects},
+          {"spilled_bytes", transfers_.spilled_bytes},
+          {"restored_objects", transfers_.restored_objects},
+          {"restored_bytes", transfers_.restored_bytes},
+          {"spill_stalled_us", transfers_.spill_stalled_ns / 1000},
           {"late_borrows", objects.late_borrows}};
 }
 
@@ -403,6 +426,27 @@ void Process::lose(Entry& entry, const std::string& reason, const std::string& m
                                            ": its value lay in a process that is gone (" + reason + ")" + more));
 }
 
+// The same value, with its bytes in this process's arena.
+Result<store::PayloadPtr> Process::copy_here(memory::Arena& arena, transfer::Paths& from, const Payload& value) {
+  BEELINE_ASSIGN(const auto opened, open_buffers(from, *value.placement));
+  std::vector<SourceBuffer> sources;
+  for (std::size_t i = 0; i < opened.buffers.size(); ++i) {
+    sources.push_back({opened.buffers[i].data(), opened.buffers[i].size(), value.placement->buffers[i].writable});
+  }
+  const auto allocated = [&](std::size_t size) { return allocate(arena, size); };
+  BEELINE_ASSIGN(auto laid, lay_out(arena, allocated, self_, sources, false));
+  auto copy = std::make_shared<Payload>();
+  copy->skeleton = value.skeleton;
+  copy->skeleton_in_buffer = value.skeleton_in_buffer;
+  copy->refs = value.refs;
+  copy->placement = std::move(laid.placement);
+  // Of a holder that is gone: nobody else removes it.
+  if (from.facts().arena->is_moved_out(value.placement->publication)) {
+    spill_->remove(value.placement->holder, value.placement->publication);
+  }
+  return store::PayloadPtr(std::move(copy));
+}
+
 // On the helper thread: copying takes long. Until then we alone can open such a value, and nobody else is told it.
 void Process::copy_lost_values() {
   for (;;) {
@@ -415,15 +459,14 @@ void Process::copy_lost_values() {
       to_rehome_.pop_back();
       arena = arena_;
     }
-    auto copy = copy_to(*arena, self_, *lost.holder, *lost.value);
+    auto copy = copy_here(*arena, *lost.holder, *lost.value);
     const Locked locked(lock_);
     if (stopped_) return;
     Entry* entry = objects_.find(lost.id);
     const bool wanted = entry != nullptr && entry->payload == lost.value;
     if (copy) {
-      const auto id = (*copy)->placement->publication;
-      publications_[id.slot] = {id, {}, self_};
-      if (!wanted) retire(id);
+      add_publication(*(*copy)->placement, {}, true);
+      if (!wanted) retire((*copy)->placement->publication);
     }
     if (wanted && copy) {
       objects_.replace(*entry, std::move(*copy));

@@ -158,6 +158,75 @@ TEST_F(PeerArenaTest, MemoryIsReusedOnlyAfterTheLeaseCameBackClean) {
   EXPECT_EQ(arena_->allocate(4 * kMiB).value(), published.data);
 }
 
+TEST_F(PeerArenaTest, WhatIsMovedOutIsNoMoreLeasedAndItsMemoryIsReused) {
+  const auto published = publish(4 * kMiB, 1);
+  arena_->release(published.data);
+  ASSERT_TRUE(arena_->keep(published.id));
+  EXPECT_FALSE(arena_->keep(published.id)) << "by two at once";
+  EXPECT_FALSE(peer_->is_moved_out(published.id));
+  EXPECT_TRUE(arena_->move_out(published.id));
+  EXPECT_TRUE(peer_->is_moved_out(published.id));
+  EXPECT_FALSE(peer_->is_published(published.id));
+  EXPECT_EQ(peer_->acquire(published.id, {&published.range, 1}).status().code(), Code::kStale);
+  EXPECT_FALSE(arena_->keep(published.id));
+  EXPECT_FALSE(arena_->move_out(published.id)) << "twice";
+  EXPECT_EQ(arena_->allocate(4 * kMiB).value(), published.data);
+  EXPECT_EQ(arena_->stats().publications, 0u);
+
+  arena_->retire(published.id);
+  EXPECT_FALSE(peer_->is_moved_out(published.id));
+  EXPECT_EQ(arena_->sweep(), 0u);
+  EXPECT_EQ(publish(kMiB, 2).id.slot, published.id.slot) << "its slot is free";
+}
+
+TEST_F(PeerArenaTest, WhatIsReadStaysWhereItIs) {
+  const auto published = publish(4 * kMiB, 1);
+  arena_->release(published.data);
+  Lease lease = acquire(published);
+  ASSERT_TRUE(arena_->keep(published.id));
+  EXPECT_FALSE(arena_->move_out(published.id));
+  arena_->let_go(published.id);
+  EXPECT_FALSE(peer_->is_moved_out(published.id));
+  EXPECT_EQ(byte_at(acquire(published).at(published.range.offset)), 1);
+  lease.done_reading();
+  peer_->clean();
+  ASSERT_TRUE(arena_->keep(published.id));
+  EXPECT_TRUE(arena_->move_out(published.id));
+}
+
+TEST_F(PeerArenaTest, WhatIsRetiredWhileItIsKeptKeepsItsMemoryUntilItIsLetGo) {
+  const auto published = publish(4 * kMiB, 1);
+  arena_->release(published.data);
+  ASSERT_TRUE(arena_->keep(published.id));
+  arena_->retire(published.id);
+  EXPECT_NE(arena_->allocate(4 * kMiB).value(), published.data);
+  EXPECT_FALSE(arena_->move_out(published.id));
+  arena_->let_go(published.id);
+  EXPECT_EQ(arena_->allocate(4 * kMiB).value(), published.data);
+}
+
+TEST_F(PeerArenaTest, ReadersAndWhoMovesOutNeverBothHaveTheMemory) {
+  for (int round = 0; round < 300; ++round) {
+    const auto published = publish(kMiB, 1);
+    arena_->release(published.data);
+    ASSERT_TRUE(arena_->keep(published.id));
+    bool has_lease = false;
+    std::thread reader([&] {
+      auto lease = peer_->acquire(published.id, {&published.range, 1});
+      has_lease = lease.is_ok();
+      if (has_lease) EXPECT_EQ(byte_at(lease->at(published.range.offset)), 1);
+    });
+    const bool is_moved = arena_->move_out(published.id);
+    if (is_moved) std::memset(published.data, 2, kMiB);
+    arena_->let_go(published.id);
+    reader.join();
+    EXPECT_FALSE(is_moved && has_lease);
+    peer_->clean();
+    arena_->retire(published.id);
+    EXPECT_EQ(arena_->sweep(), 0u);
+  }
+}
+
 TEST_F(PeerArenaTest, AViewHoldsItsMemoryAndNeedsNoCleaning) {
   const auto published = publish(4 * kMiB, 1);
   auto view = peer_->acquire_view(published.id, published.range).value();

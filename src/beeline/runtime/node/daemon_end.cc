@@ -70,9 +70,8 @@ void Daemon::kill_rest() {
 
 void Daemon::remove_session_dir() {
   const std::filesystem::path path(options_.session_dir);
-  std::error_code error;
-  std::filesystem::remove_all(path, error);
-  if (error) std::fprintf(stderr, "beelined: %s is not removed: %s\n", path.c_str(), error.message().c_str());
+  const auto removed = runtime::remove_session_dir(path.string());
+  if (!removed) std::fprintf(stderr, "beelined: %s\n", removed.message().c_str());
   ::rmdir(path.parent_path().c_str());  // when it was the last session
 }
 
