@@ -28,26 +28,32 @@ def disk(ctx: Context) -> Samples:
     data, target = np.ones(SIZE, np.uint8), np.ones(SIZE, np.uint8)
     written, read = [], []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BEELINE_TMPDIR", "/tmp")) as folder:
-        for i in range(ctx.reps(12, 6)):
-            path = os.path.join(folder, str(i))
+        paths = [os.path.join(folder, str(i)) for i in range(ctx.reps(12, 6))]
+        for path in paths:
             start = clock()
             with open(path, "wb", buffering=0) as file:
                 file.write(data)
                 os.fdatasync(file.fileno())
             written.append(SIZE / (clock() - start))
             _forget(path)
+        for path in paths:
             start = clock()
             with open(path, "rb", buffering=0) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
                 if file.readinto(target) != SIZE:
                     raise AssertionError("a file ended early")
             read.append(SIZE / (clock() - start))
+            _forget(path)
     return {"write": written, "read": read}
 
 
 @probe
 def spilling(ctx: Context) -> Samples:
-    """Values of 64 MiB in a store of 256: the rate at which each publication waits, and that of fetching them again."""
+    """Values of 64 MiB in a store of 256: the rate at which each publication waits, and that of fetching them again.
+
+    As for the limit, each file is forgotten once it is written, and once it was read: the cache that the next one fills
+    is memory that was used before.
+    """
     import numpy as np
 
     ray = ctx.ray
@@ -55,6 +61,7 @@ def spilling(ctx: Context) -> Samples:
     from beeline import _core
     from beeline.api import session
 
+    folder = pathlib.Path(session.current.info["session_dir"], "spill")
     data, target = np.ones(SIZE, np.uint8), np.ones(SIZE, np.uint8)
     refs, written, read = [], [], []
     before = _core.transfer_stats()
@@ -64,13 +71,15 @@ def spilling(ctx: Context) -> Samples:
         if after["spilled_bytes"] > before["spilled_bytes"]:
             stalled = after["spill_stalled_s"] - before["spill_stalled_s"]
             written.append((after["spilled_bytes"] - before["spilled_bytes"]) / stalled)
+            for path in folder.iterdir():
+                _forget(path)
         before = after
-    for path in pathlib.Path(session.current.info["session_dir"], "spill").iterdir():
-        _forget(path)
     for ref in refs[: len(written)]:
         start = clock()
         np.copyto(target, ray.get(ref))
         read.append(SIZE / (clock() - start))
+        for path in folder.iterdir():
+            _forget(path)
     if _core.transfer_stats()["restored_objects"] != len(read):
         raise AssertionError("not all of them lay on disk")
     return {"write": written, "read": read}

@@ -7,13 +7,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <vector>
+#include <string>
 
 namespace beeline::os {
 namespace {
-
-// At once: so much is written while the disk writes what came before.
-constexpr std::size_t kChunk = std::size_t{8} << 20;
 
 Status failed(const std::string& operation, const std::string& path, int error) {
   auto status = Status::from_errno(operation + " " + path, error);
@@ -25,11 +22,9 @@ Status write_all(int fd, const std::string& path, std::span<const iovec> pieces)
   for (const iovec& piece : pieces) {
     const auto* data = static_cast<const std::byte*>(piece.iov_base);
     for (std::size_t done = 0; done < piece.iov_len;) {
-      const ssize_t wrote = ::write(fd, data + done, std::min(kChunk, piece.iov_len - done));
+      const ssize_t wrote = ::write(fd, data + done, piece.iov_len - done);
       if (wrote < 0 && errno == EINTR) continue;
       if (wrote < 0) return failed("write", path, errno);
-      const auto from = ::lseek(fd, 0, SEEK_CUR) - wrote;
-      (void)::sync_file_range(fd, from, wrote, SYNC_FILE_RANGE_WRITE);
       done += static_cast<std::size_t>(wrote);
     }
   }
@@ -64,8 +59,19 @@ void remove_file(const std::string& path) {
   ::unlink(path.c_str());
 }
 
-void read_ahead(const Mapping& mapping) {
-  ::madvise(mapping.data(), mapping.size(), MADV_WILLNEED);
+Status read_in(const Mapping& mapping, Deadline deadline) {
+  // Between two looks at the deadline.
+  constexpr std::size_t kChunk = std::size_t{16} << 20;
+  for (std::size_t at = 0; at < mapping.size(); at += kChunk) {
+    if (deadline.passed()) return {Code::kDeadlineExceeded, "the disk has not given all of a value in time"};
+    const std::size_t size = std::min(kChunk, mapping.size() - at);
+    while (::madvise(mapping.data() + at, size, MADV_POPULATE_READ) != 0) {
+      if (errno == EINTR || errno == EAGAIN) continue;
+      if (errno == EINVAL) return Status::ok();  // a kernel without it: pages come by faults
+      return Status::from_errno("read " + std::to_string(mapping.size()) + " bytes of a file", errno);
+    }
+  }
+  return Status::ok();
 }
 
 }  // namespace beeline::os

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "beeline/base/clock.h"
 #include "beeline/os/fd.h"
 
 namespace beeline::os {
@@ -20,7 +21,8 @@ Result<std::uint64_t> size_of(const Fd& file, const std::string& path);
 // Removes a file that may be gone already.
 void remove_file(const std::string& path);
 
-// Has the system read the mapping's pages ahead of their first use.
-void read_ahead(const Mapping& mapping);
+// Reads a mapping's pages, at the speed of the disk, which faults by themselves do not reach. kSystem where the disk
+// fails: a fault would be a SIGBUS. kDeadlineExceeded with what was read so far in memory.
+Status read_in(const Mapping& mapping, Deadline deadline);
 
 }  // namespace beeline::os

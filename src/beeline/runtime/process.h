@@ -268,8 +268,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   Result<std::byte*> allocate(memory::Arena& arena, std::size_t size);
   Result<std::uint64_t> make_room(memory::Arena& arena, std::uint64_t wanted);
   Result<std::uint64_t> move_out_oldest(memory::Arena& arena);
-  Result<Opened> open_moved_out(const store::Placement& placement);
-  Result<Opened> open_buffers(transfer::Paths& from, const store::Placement& placement);
+  Result<Opened> open_moved_out(const store::Placement& placement, Deadline deadline);
+  Result<Opened> open_buffers(transfer::Paths& from, const store::Placement& placement, Deadline deadline);
   Result<store::PayloadPtr> copy_here(memory::Arena& arena, transfer::Paths& from, const store::Payload& value);
   Status handle_message(ProcessIndex from, Message type, Reader& reader, BytesView body);
   void on_subscribe(ProcessIndex from, const store::ObjectId& id);

@@ -90,8 +90,8 @@ Result<std::uint64_t> Process::move_out_oldest(memory::Arena& arena) {
   }
 }
 
-Result<Opened> Process::open_moved_out(const store::Placement& placement) {
-  BEELINE_ASSIGN(auto file, spill_->open(placement.holder, placement.publication));
+Result<Opened> Process::open_moved_out(const store::Placement& placement, Deadline deadline) {
+  BEELINE_ASSIGN(auto file, spill_->open(placement.holder, placement.publication, deadline));
   auto kept = std::make_shared<Spill::Opened>(std::move(file));
   Opened opened;
   std::uint64_t bytes = 0;

@@ -200,7 +200,7 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
     }
     paths = std::move(*found);
   }
-  BEELINE_ASSIGN(auto opened, open_buffers(*paths, placement));
+  BEELINE_ASSIGN(auto opened, open_buffers(*paths, placement, deadline));
   const Locked locked(lock_);
   ++transfers_.fetched_objects;
   for (const auto& buffer : placement.buffers) transfers_.fetched_bytes += buffer.range.length;
@@ -208,7 +208,7 @@ Result<Opened> Process::open(const store::Placement& placement, Deadline deadlin
 }
 
 // The bytes of each buffer: in the holder's arena, or in the file that it has moved them to.
-Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placement& placement) {
+Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placement& placement, Deadline deadline) {
   const auto& arena = from.facts().arena;
   std::vector<memory::Range> ranges;
   for (const auto& buffer : placement.buffers) {
@@ -216,7 +216,7 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
   }
   for (int attempt = 0;; ++attempt) {
     if (arena->is_moved_out(placement.publication)) {
-      auto opened = open_moved_out(placement);
+      auto opened = open_moved_out(placement, deadline);
       // Not moved after all, because somebody took a lease meanwhile; or freed.
       if (opened.status().code() == Code::kNotFound && attempt < 2) continue;
       return opened;
@@ -428,7 +428,7 @@ void Process::lose(Entry& entry, const std::string& reason, const std::string& m
 
 // The same value, with its bytes in this process's arena.
 Result<store::PayloadPtr> Process::copy_here(memory::Arena& arena, transfer::Paths& from, const Payload& value) {
-  BEELINE_ASSIGN(const auto opened, open_buffers(from, *value.placement));
+  BEELINE_ASSIGN(const auto opened, open_buffers(from, *value.placement, Deadline::never()));
   std::vector<SourceBuffer> sources;
   for (std::size_t i = 0; i < opened.buffers.size(); ++i) {
     sources.push_back({opened.buffers[i].data(), opened.buffers[i].size(), value.placement->buffers[i].writable});

@@ -48,14 +48,14 @@ void Spill::remove(store::ProcessIndex holder, memory::PublicationId id) const {
   os::remove_file(path(holder, id));
 }
 
-Result<Spill::Opened> Spill::open(store::ProcessIndex holder, memory::PublicationId id) const {
+Result<Spill::Opened> Spill::open(store::ProcessIndex holder, memory::PublicationId id, Deadline deadline) const {
   const auto name = path(holder, id);
   BEELINE_ASSIGN(const auto file, os::open_file(name));
   BEELINE_ASSIGN(const auto size, os::size_of(file, name));
   if (size < sizeof(SpillHeader)) return Status(Code::kCorrupt, name + " ends early");
   Opened opened;
   BEELINE_ASSIGN(opened.file_, os::Mapping::map(file.get(), 0, size, os::Access::kReadWrite, os::Sharing::kPrivate));
-  os::read_ahead(opened.file_);
+  BEELINE_RETURN_IF_ERROR(os::read_in(opened.file_, deadline));
   const auto& header = *reinterpret_cast<const SpillHeader*>(opened.file_.data());
   if (header.magic != SpillHeader::kMagic || header.publication != number_of(id) ||
       header.size != size - sizeof header) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "beeline/base/bytes.h"
+#include "beeline/base/clock.h"
 #include "beeline/memory/region.h"
 #include "beeline/os/fd.h"
 #include "beeline/store/ids.h"
@@ -34,7 +35,7 @@ class Spill {
     std::uint64_t offset_ = 0;
   };
   // kNotFound once its owner has freed it; kCorrupt for a file that is not of this publication.
-  [[nodiscard]] Result<Opened> open(store::ProcessIndex holder, memory::PublicationId id) const;
+  [[nodiscard]] Result<Opened> open(store::ProcessIndex holder, memory::PublicationId id, Deadline deadline) const;
 
  private:
   [[nodiscard]] std::string path(store::ProcessIndex holder, memory::PublicationId id) const;

@@ -35,7 +35,7 @@ class SpillTest : public ::testing::Test {
 
 TEST_F(SpillTest, TheBytesComeBackAtTheirOffsets) {
   ASSERT_TRUE(write(10'000));
-  auto opened = spill_->open(3, kId);
+  auto opened = spill_->open(3, kId, Deadline::never());
   ASSERT_TRUE(opened) << opened.status().message();
   EXPECT_EQ(std::memcmp(opened->at(kOffset, 10'000), bytes_.data(), 10'000), 0);
   EXPECT_EQ(*opened->at(kOffset + 9'999, 1), std::byte{6});
@@ -48,32 +48,37 @@ TEST_F(SpillTest, TheBytesComeBackAtTheirOffsets) {
 
 TEST_F(SpillTest, WhatAReaderWritesIsItsOwn) {
   ASSERT_TRUE(write(5'000));
-  auto one = spill_->open(3, kId);
+  auto one = spill_->open(3, kId, Deadline::never());
   *one->at(kOffset, 1) = std::byte{9};
-  EXPECT_EQ(*spill_->open(3, kId)->at(kOffset, 1), std::byte{5});
+  EXPECT_EQ(*spill_->open(3, kId, Deadline::never())->at(kOffset, 1), std::byte{5});
 }
 
 TEST_F(SpillTest, ARemovedFileIsNotFoundAndLivesOnForItsReaders) {
   ASSERT_TRUE(write(5'000));
-  auto opened = spill_->open(3, kId);
+  auto opened = spill_->open(3, kId, Deadline::never());
   spill_->remove(3, kId);
   spill_->remove(3, kId);
-  EXPECT_EQ(spill_->open(3, kId).status().code(), Code::kNotFound);
+  EXPECT_EQ(spill_->open(3, kId, Deadline::never()).status().code(), Code::kNotFound);
   EXPECT_EQ(*opened->at(kOffset + 4'999, 1), std::byte{6});
 }
 
 TEST_F(SpillTest, AnotherPublicationsFileIsRefused) {
   ASSERT_TRUE(write(5'000));
   std::filesystem::copy(file(), folder_ + "/spill/p3-7-3");
-  EXPECT_EQ(spill_->open(3, {7, 3}).status().code(), Code::kCorrupt);
+  EXPECT_EQ(spill_->open(3, {7, 3}, Deadline::never()).status().code(), Code::kCorrupt);
 }
 
 TEST_F(SpillTest, AFileThatEndsEarlyIsRefused) {
   ASSERT_TRUE(write(5'000));
   for (const std::uintmax_t size : {std::uintmax_t{9'000}, std::uintmax_t{4'095}, std::uintmax_t{0}}) {
     std::filesystem::resize_file(file(), size);
-    EXPECT_EQ(spill_->open(3, kId).status().code(), Code::kCorrupt) << size;
+    EXPECT_EQ(spill_->open(3, kId, Deadline::never()).status().code(), Code::kCorrupt) << size;
   }
+}
+
+TEST_F(SpillTest, ADeadlineEndsTheReading) {
+  ASSERT_TRUE(write(5'000));
+  EXPECT_EQ(spill_->open(3, kId, Deadline::after(Nanos(0))).status().code(), Code::kDeadlineExceeded);
 }
 
 TEST_F(SpillTest, WhatCannotBeWrittenLeavesNoFile) {
