@@ -28,5 +28,5 @@ class AsyncEcho:
 
 class Numbers:
     def numbers(self, count):
-        for number in range(count):
+        for number in range(count):  # noqa: UP028 (Ray cannot `yield from` an iterator)
             yield number

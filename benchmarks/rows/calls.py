@@ -50,7 +50,7 @@ def tasks(ctx: Context) -> Samples:
 
 
 def numbers(count):
-    for number in range(count):  # Ray cannot `yield from` an iterator
+    for number in range(count):  # noqa: UP028 (Ray cannot `yield from` an iterator)
         yield number
 
 

@@ -287,17 +287,16 @@ void Arena::unpin(std::vector<std::uint64_t>& blocks) {
 bool Arena::keep(PublicationId id) {
   if (!heap_.is_active(heap_.heap)) return false;
   const std::lock_guard guard(mutex_);
-  if (!is(id, SlotState::kPublished) || !publications_[id.slot].kept.empty()) return false;
-  for (const std::uint64_t block : publications_[id.slot].blocks) {
-    if (heap_.pin(heap_.heap, block, 1) >= 0) publications_[id.slot].kept.push_back(block);
-  }
-  return true;
+  if (!is(id, SlotState::kPublished)) return false;
+  return !std::exchange(publications_[id.slot].is_kept, true);
 }
 
 void Arena::let_go(PublicationId id) {
   if (!heap_.is_active(heap_.heap)) return;
   const std::lock_guard guard(mutex_);
-  if (id.slot < publications_.size()) unpin(publications_[id.slot].kept);
+  if (id.slot >= publications_.size() || publications_[id.slot].generation != id.generation) return;
+  publications_[id.slot].is_kept = false;
+  sweep_locked();
 }
 
 bool Arena::move_out(PublicationId id) {
@@ -313,8 +312,8 @@ bool Arena::move_out(PublicationId id) {
   }
   Publication& publication = publications_[id.slot];
   publication.state = SlotState::kMovedOut;
+  publication.is_kept = false;
   --published_;
-  unpin(publication.kept);
   unpin(publication.blocks);
   return true;
 }
@@ -336,8 +335,8 @@ void Arena::stop_leases(std::uint32_t slot) {
 
 bool Arena::finish_if_returned(std::uint32_t slot) {
   PublicationSlot& shared = table_->slots[slot];
-  if (shared.held.count(holders_end_) > 0) return false;
   Publication& publication = publications_[slot];
+  if (publication.is_kept || shared.held.count(holders_end_) > 0) return false;
   shared.state.store(PublicationSlot::pack(publication.generation, SlotState::kFree));
   publication.state = SlotState::kFree;
   unpin(publication.blocks);

@@ -115,7 +115,7 @@ class Arena {
     std::uint32_t generation = 0;
     SlotState state = SlotState::kFree;
     std::vector<std::uint64_t> blocks;  // pinned, each once
-    std::vector<std::uint64_t> kept;    // pinned once more by keep()
+    bool is_kept = false;               // by keep()
     Content content = Content::kAsPublished;
   };
 

@@ -214,7 +214,9 @@ TEST_F(PeerArenaTest, ReadersAndWhoMovesOutNeverBothHaveTheMemory) {
     std::thread reader([&] {
       auto lease = peer_->acquire(published.id, {&published.range, 1});
       has_lease = lease.is_ok();
-      if (has_lease) EXPECT_EQ(byte_at(lease->at(published.range.offset)), 1);
+      if (has_lease) {
+        EXPECT_EQ(byte_at(lease->at(published.range.offset)), 1);
+      }
     });
     const bool is_moved = arena_->move_out(published.id);
     if (is_moved) std::memset(published.data, 2, kMiB);
