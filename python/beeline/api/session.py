@@ -20,6 +20,8 @@ from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
 
 _log = logging.getLogger("beeline")
+# Of the one machine, for whoever asks.
+NODE_IP_ADDRESS = "127.0.0.1"
 _lock = threading.RLock()
 
 
@@ -45,7 +47,7 @@ class Context(Mapping[str, Any]):
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self.address_info = {
-            "node_ip_address": "127.0.0.1",
+            "node_ip_address": NODE_IP_ADDRESS,
             "node_id": node_id(),
             "session_dir": info["session_dir"],
             "session_name": info["session_name"],

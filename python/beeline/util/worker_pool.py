@@ -1,0 +1,254 @@
+"""`WorkerPool`: a fixed number of actors that run functions, the first to come first, each one at a time.
+
+What `multiprocessing.Pool`, `joblib` and `executor` stand on. Threads: any may submit; one of the pool's own settles
+what is done and gives the next job out. A worker that dies costs the job that it ran, and is replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from beeline import _core
+from beeline.api import objects, session
+from beeline.api.actor import ActorHandle, make_actor_class
+from beeline.exceptions import ActorDiedError, CoreError, dump_task_error, load_task_error
+
+_log = logging.getLogger("beeline")
+
+# Positional and keyword arguments of one call of a function.
+Call = tuple[Iterable[Any], Mapping[str, Any]]
+
+
+class Failure(NamedTuple):
+    """Stands among the results for a call that raised."""
+
+    payload: bytes
+
+    def error(self) -> BaseException:
+        """What the function raised; its `__cause__` shows where, in the worker."""
+        task_error = load_task_error(self.payload)
+        task_error.cause.__cause__ = task_error
+        return task_error.cause
+
+
+class Job:
+    """Calls of one function that one worker makes. What they need is pickled here and now.
+
+    Args:
+        function, calls: What to call with what.
+        settle: Is given the list of results and Failures, or what kept the job from being done. Must not block.
+        begin: Asked when the job's turn has come; False drops it without `settle`.
+
+    Raises TypeError for what cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        calls: list[Call],
+        settle: Callable[[list[Any] | BaseException], None],
+        begin: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.ref = objects.put((function, calls))
+        self.settle = settle
+        self.begin = begin
+
+
+class PoolActor:
+    """A worker of the pool."""
+
+    def __init__(self, initializer: Callable[..., Any] | None, initargs: Iterable[Any]) -> None:
+        if initializer is not None:
+            initializer(*initargs)
+
+    def ping(self) -> None:
+        """Answers once the worker is there."""
+
+    def run(self, batch: tuple[Callable[..., Any], list[Call]]) -> list[Any]:
+        """The results of the calls, a Failure for each that raised."""
+        function, calls = batch
+        results: list[Any] = []
+        for args, kwargs in calls:
+            try:
+                results.append(function(*args, **kwargs))
+            except Exception as error:
+                name = getattr(function, "__name__", type(function).__name__)
+                results.append(Failure(dump_task_error(error, name)))
+        return results
+
+
+class _Worker:
+    """One place in the pool and the actor that has it now."""
+
+    def __init__(self, actor: ActorHandle) -> None:
+        self.actor = actor
+        self.jobs = 0
+
+
+class WorkerPool:
+    """See the file.
+
+    Args:
+        size: How many workers.
+        initializer, initargs: Called in each worker before anything else.
+        jobs_per_worker: After so many a worker is replaced by a fresh one; None: never.
+        actor_options: Options of the actors, as of `@remote`.
+
+    Raises ValueError or TypeError for bad options, and ActorDiedError where an initializer raised; nothing runs then.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Iterable[Any] = (),
+        jobs_per_worker: int | None = None,
+        actor_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.size = size
+        self._jobs_per_worker = jobs_per_worker
+        actor_class = make_actor_class(PoolActor, {"num_cpus": 0}).options(**(actor_options or {}))
+        arguments = (initializer, tuple(initargs))
+        self._new_actor: Callable[[], ActorHandle] = lambda: actor_class.remote(*arguments)
+        # Guards what follows. Reentrant, for `settle` may run what the program wants to be called.
+        self._lock = threading.RLock()
+        self._waiting: deque[Job] = deque()
+        self._running: dict[_Worker, Job] = {}
+        self._leaving: list[Any] = []  # of each worker that was told to exit: what it answers
+        self._is_closed = False
+        self._is_killed = False
+        self._workers = [_Worker(self._new_actor()) for _ in range(size)]
+        self._idle = deque(self._workers)
+        try:
+            objects.get([worker.actor.ping.remote() for worker in self._workers])
+        except BaseException:
+            for worker in self._workers:
+                objects.kill(worker.actor)
+            raise
+        self._completed = _core.CompletionQueue()
+        session.current.dependents.add(self)
+        self._thread = threading.Thread(target=self._serve, name="beeline-worker-pool", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no job is taken any more."""
+        return self._is_closed
+
+    def submit(self, job: Job) -> None:
+        """Has the job done. Raises ValueError when the pool is closed."""
+        with self._lock:
+            if self._is_closed:
+                raise ValueError("Pool not running")
+            self._waiting.append(job)
+            self._assign()
+
+    def close(self) -> None:
+        """Takes no more jobs; what was taken is done, then the workers exit."""
+        self._is_closed = True
+        self._wake()
+
+    def kill(self) -> None:
+        """Ends the workers at once. Jobs that are not done are settled with ActorDiedError."""
+        with self._lock:
+            if self._is_killed:
+                return
+            self._is_closed = self._is_killed = True
+            waiting = self._take_waiting()
+            if _core.is_running():
+                for worker in self._workers:
+                    objects.kill(worker.actor)
+        for job in waiting:
+            job.settle(ActorDiedError(None, "The pool was terminated before this was run."))
+        self._wake()
+
+    def drop_waiting(self) -> list[Job]:
+        """The jobs that no worker has yet; they will not be done."""
+        with self._lock:
+            return self._take_waiting()
+
+    def join(self) -> None:
+        """Waits until a closed or killed pool has done what it had to do and its workers are gone."""
+        self._thread.join()
+        if self._leaving and _core.is_running():
+            objects.wait(self._leaving, num_returns=len(self._leaving))
+
+    def session_ended(self) -> None:
+        """Settles what will not be done any more."""
+        with self._lock:
+            self._is_closed = self._is_killed = True
+            lost = [*self._running.values(), *self._take_waiting()]
+            self._running.clear()
+        for job in lost:
+            job.settle(CoreError("The session has ended, and the pool with it."))
+        self._wake()
+
+    def _take_waiting(self) -> list[Job]:
+        jobs = list(self._waiting)
+        self._waiting.clear()
+        return jobs
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._completed.fileno(), 1)
+
+    def _assign(self) -> None:
+        """Gives waiting jobs to idle workers. With the lock."""
+        while self._waiting and self._idle:
+            job = self._waiting.popleft()
+            if not job.begin():
+                continue
+            worker = self._idle.popleft()
+            try:
+                ref = worker.actor.run.remote(job.ref)
+                self._completed.add(ref, (worker, job, ref))
+            except Exception as error:  # the session has just ended
+                self._idle.append(worker)
+                job.settle(error)
+                continue
+            worker.jobs += 1
+            self._running[worker] = job
+
+    def _serve(self) -> None:
+        while True:
+            self._completed.wait(None)
+            for worker, job, ref in self._completed.drain():
+                self._finish(worker, job, ref)
+            with self._lock:
+                if self._is_closed and not self._waiting and not self._running:
+                    self._dismiss(self._idle)
+                    return
+
+    def _finish(self, worker: _Worker, job: Job, ref: Any) -> None:
+        outcome: list[Any] | BaseException
+        try:
+            outcome = objects.get(ref)
+        except Exception as error:
+            outcome = error
+        with self._lock:
+            if self._running.pop(worker, None) is None:
+                return  # settled when the session ended
+            is_worn = worker.jobs == self._jobs_per_worker
+            if not self._is_killed and (is_worn or isinstance(outcome, ActorDiedError)):
+                self._replace(worker, is_worn)
+            self._idle.append(worker)
+            self._assign()
+        try:
+            job.settle(outcome)
+        except Exception:
+            _log.exception("A result of a pool of workers could not be handed over")
+
+    def _replace(self, worker: _Worker, is_worn: bool) -> None:
+        if is_worn:
+            self._dismiss([worker])
+        else:
+            _log.warning("A worker of a pool has died while it ran a job; another one takes its place.")
+        worker.actor, worker.jobs = self._new_actor(), 0
+
+    def _dismiss(self, workers: Iterable[_Worker]) -> None:
+        if not self._is_killed and _core.is_running():
+            self._leaving += [worker.actor.__ray_terminate__.remote() for worker in workers]
