@@ -11,7 +11,7 @@ from typing import Any
 
 from beeline.api import objects
 from beeline.api.actor import ActorHandle
-from beeline.exceptions import ActorDiedError
+from beeline.exceptions import ActorDiedError, TaskError
 
 Submitted = Callable[[Any, Any], Any]
 
@@ -154,7 +154,7 @@ class ActorPool:
         try:
             value = objects.get(task.future)
         except ActorDiedError as error:
-            if error.actor_id in (None, actor._actor_id.hex()):  # not another one, which the task has asked
+            if _is_of(error, actor):
                 self._last_death = error
                 self._assign()
             else:
@@ -193,6 +193,11 @@ class ActorPool:
             "The actors of the pool have all died, so this task was not submitted; push() adds another one. The last "
             f"one: {self._last_death}",
         )
+
+
+def _is_of(error: ActorDiedError, actor: ActorHandle) -> bool:
+    """Whether it is this actor that has died, not another one, which the task has asked or had a result of."""
+    return not isinstance(error, TaskError) and error.actor_id in (None, actor._actor_id.hex())
 
 
 def _is_ready(task: _Task, timeout: float | None) -> bool:

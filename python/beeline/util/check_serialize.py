@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from beeline.tensors import serializers
+from beeline.tensors import transports, values
 
 
 class FailureTuple:
@@ -69,7 +69,7 @@ class _Search:
     def visit(self, value: Any, path: tuple[str, ...], depth: int, parent: Any) -> bool:
         """Whether `value` can be pickled; what is in the way is in `found`."""
         try:
-            serializers.dumps(value)
+            values.dumps(value, transports.OBJECT_STORE)
             return True
         except Exception as error:
             self.say(f"!!! {' -> '.join(path) or 'It'} ({type(value).__name__}): {error}")

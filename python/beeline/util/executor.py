@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from beeline.api import cluster, session
-from beeline.util.worker_pool import Failure, Job, WorkerPool
+from beeline.util.worker_pool import Failure, PoolClosedError, WorkerPool
 
 
 class ActorPoolExecutor(Executor):
@@ -92,12 +92,11 @@ class ActorPoolExecutor(Executor):
 
     def _submit(self, fn: Callable[..., Any], calls: list[Any], finish: Callable[[list[Any]], Any]) -> Future[Any]:
         future: Future[Any] = Future()
-        if self._workers.is_closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        job = Job(fn, calls, lambda outcome: _settle(future, outcome, finish), future.set_running_or_notify_cancel)
+        begin = future.set_running_or_notify_cancel
         try:
+            job = self._workers.make_job(fn, calls, lambda outcome: _settle(future, outcome, finish), begin)
             self._workers.submit(job)
-        except ValueError:
+        except PoolClosedError:
             raise RuntimeError("cannot schedule new futures after shutdown") from None
         return future
 

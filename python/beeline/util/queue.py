@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from beeline.api import objects
 from beeline.api.actor import make_actor_class
+from beeline.exceptions import CoreError, SessionLostError
 
 # A get() that waits is a call under way. Were there a bound, that many of them would keep the put() out that they wait
 # for.
@@ -73,24 +75,14 @@ class Queue:
         Raises Full where there was no room, ValueError for a negative timeout. The item was not added then.
         """
         ref = self._putting(item, block, timeout)
-        try:
+        with self._waiting_for(ref):
             objects.get(ref)
-        except (Empty, Full) as error:
-            _raise_plainly(error)
-        except BaseException:  # KeyboardInterrupt, or what cancels this task
-            self._withdraw(ref)
-            raise
 
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """As put(), for coroutines. When cancelled while it waits, it adds nothing."""
         ref = self._putting(item, block, timeout)
-        try:
+        with self._waiting_for(ref):
             await ref
-        except (Empty, Full) as error:
-            _raise_plainly(error)
-        except BaseException:
-            self._withdraw(ref)
-            raise
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Takes the first item.
@@ -102,24 +94,14 @@ class Queue:
         Raises Empty where there was none, ValueError for a negative timeout.
         """
         ref = self._getting(block, timeout)
-        try:
+        with self._waiting_for(ref, gives_back=True):
             return objects.get(ref)
-        except (Empty, Full) as error:
-            _raise_plainly(error)
-        except BaseException:
-            self._withdraw(ref, gives_back=True)
-            raise
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As get(), for coroutines. When cancelled it takes nothing: an item that was on its way goes back."""
         ref = self._getting(block, timeout)
-        try:
+        with self._waiting_for(ref, gives_back=True):
             return await ref
-        except (Empty, Full) as error:
-            _raise_plainly(error)
-        except BaseException:
-            self._withdraw(ref, gives_back=True)
-            raise
 
     def put_nowait(self, item: Any) -> None:
         """As put(item, block=False)."""
@@ -133,7 +115,9 @@ class Queue:
         """Adds all items, in order. Raises Full where not all have room, and adds none; TypeError for no iterable."""
         if not isinstance(items, Iterable):
             raise TypeError("Argument 'items' must be an Iterable")
-        self._at_once(self._living().put_nowait_batch.remote(list(items)))
+        ref = self._living().put_nowait_batch.remote(list(items))
+        with self._waiting_for(ref):
+            objects.get(ref)
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """The first `num_items` items, in order.
@@ -144,7 +128,9 @@ class Queue:
             raise TypeError("Argument 'num_items' must be an int")
         if num_items < 0:
             raise ValueError("'num_items' must be nonnegative")
-        return list(self._at_once(self._living().get_nowait_batch.remote(num_items)))
+        ref = self._living().get_nowait_batch.remote(num_items)
+        with self._waiting_for(ref):
+            return list(objects.get(ref))
 
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
         """Ends the queue for everybody who has it; what is in it is gone. Nothing happens the second time.
@@ -174,29 +160,32 @@ class Queue:
             return self._living().get_nowait.remote()
         return self._living().get.remote(_checked(timeout))
 
-    def _at_once(self, ref: Any) -> Any:
+    @contextlib.contextmanager
+    def _waiting_for(self, ref: Any, gives_back: bool = False) -> Iterator[None]:
+        """Around the wait for a call. When it is interrupted, the call is withdrawn."""
         try:
-            return objects.get(ref)
-        except (Empty, Full) as error:
-            _raise_plainly(error)
+            yield
+        except (Empty, Full) as error:  # without the trace of the actor: it is nobody's fault
+            kind = Empty if isinstance(error, Empty) else Full
+            raise kind(*getattr(error, "cause", error).args) from None
+        except Exception:
+            raise
+        except BaseException:  # KeyboardInterrupt, also that of a task that is cancelled, or asyncio.CancelledError
+            self._withdraw(ref, gives_back)
+            raise
 
-    def _withdraw(self, ref: Any, gives_back: bool = False) -> None:
+    def _withdraw(self, ref: Any, gives_back: bool) -> None:
         """Nobody waits for the call any more: it is cancelled, and an item that it has taken meanwhile goes back."""
-        objects.cancel(ref)
-        if gives_back and self.actor is not None:
-            self.actor.put_back.remote(ref)  # does not run where the call has no value
+        with contextlib.suppress(CoreError, SessionLostError):  # nothing to withdraw it from
+            objects.cancel(ref)
+            if gives_back and self.actor is not None:
+                self.actor.put_back.remote(ref)  # does not run where the call has no value
 
 
 def _checked(timeout: float | None) -> float | None:
     if timeout is not None and timeout < 0:
         raise ValueError("'timeout' must be a non-negative number")
     return timeout
-
-
-def _raise_plainly(error: BaseException) -> NoReturn:
-    """Raises what the actor raised without the trace of the actor: it is no fault of anybody's."""
-    kind = Empty if isinstance(error, Empty) else Full
-    raise kind(*getattr(error, "cause", error).args) from None
 
 
 class _QueueActor:

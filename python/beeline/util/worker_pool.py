@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 from beeline import _core
 from beeline.api import objects, session
 from beeline.api.actor import ActorHandle, make_actor_class
-from beeline.exceptions import ActorDiedError, CoreError, dump_task_error, load_task_error
+from beeline.exceptions import ActorDiedError, CoreError, SessionLostError, dump_task_error, load_task_error
 
 _log = logging.getLogger("beeline")
 
 # Positional and keyword arguments of one call of a function.
 Call = tuple[Iterable[Any], Mapping[str, Any]]
+
+
+class PoolClosedError(ValueError):
+    """The pool takes no more jobs."""
 
 
 class Failure(NamedTuple):
@@ -36,27 +40,12 @@ class Failure(NamedTuple):
         return task_error.cause
 
 
-class Job:
-    """Calls of one function that one worker makes. What they need is pickled here and now.
+class Job(NamedTuple):
+    """Calls of one function that one worker makes."""
 
-    Args:
-        function, calls: What to call with what.
-        settle: Is given the list of results and Failures, or what kept the job from being done. Must not block.
-        begin: Asked when the job's turn has come; False drops it without `settle`.
-
-    Raises TypeError for what cannot be pickled.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        calls: list[Call],
-        settle: Callable[[list[Any] | BaseException], None],
-        begin: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self.ref = objects.put((function, calls))
-        self.settle = settle
-        self.begin = begin
+    ref: Any  # to the function and its calls
+    settle: Callable[[list[Any] | BaseException], None]
+    begin: Callable[[], bool]
 
 
 class PoolActor:
@@ -140,11 +129,31 @@ class WorkerPool:
         """Whether no job is taken any more."""
         return self._is_closed
 
+    def make_job(
+        self,
+        function: Callable[..., Any],
+        calls: list[Call],
+        settle: Callable[[list[Any] | BaseException], None],
+        begin: Callable[[], bool] = lambda: True,
+    ) -> Job:
+        """A job to submit. What it needs is pickled here and now.
+
+        Args:
+            function, calls: What to call with what.
+            settle: Is given the list of results and Failures, or what kept the job from being done. Must not block.
+            begin: Asked when the job's turn has come; False drops it without `settle`.
+
+        Raises TypeError for what cannot be pickled, PoolClosedError when the pool is closed.
+        """
+        if self._is_closed:
+            raise PoolClosedError("Pool not running")
+        return Job(objects.put((function, calls)), settle, begin)
+
     def submit(self, job: Job) -> None:
-        """Has the job done. Raises ValueError when the pool is closed."""
+        """Has the job done. Raises PoolClosedError when the pool is closed."""
         with self._lock:
             if self._is_closed:
-                raise ValueError("Pool not running")
+                raise PoolClosedError("Pool not running")
             self._waiting.append(job)
             self._assign()
 
@@ -216,31 +225,38 @@ class WorkerPool:
     def _serve(self) -> None:
         while True:
             self._completed.wait(None)
-            for worker, job, ref in self._completed.drain():
-                self._finish(worker, job, ref)
+            self._finish_completed()
             with self._lock:
                 if self._is_closed and not self._waiting and not self._running:
                     self._dismiss(self._idle)
                     return
 
-    def _finish(self, worker: _Worker, job: Job, ref: Any) -> None:
-        outcome: list[Any] | BaseException
+    def _finish_completed(self) -> None:
+        for worker, job, ref in self._completed.drain():
+            outcome: list[Any] | BaseException
+            try:
+                outcome = objects.get(ref)
+            except Exception as error:
+                outcome = error
+            with self._lock:
+                if self._running.pop(worker, None) is None:
+                    continue  # settled when the session ended
+                self._release(worker, isinstance(outcome, ActorDiedError))
+            try:
+                job.settle(outcome)
+            except Exception:
+                _log.exception("A result of a pool of workers could not be handed over")
+
+    def _release(self, worker: _Worker, has_died: bool) -> None:
+        """Lets the worker, or the one that takes its place, have the next job. With the lock."""
+        is_worn = worker.jobs == self._jobs_per_worker
         try:
-            outcome = objects.get(ref)
-        except Exception as error:
-            outcome = error
-        with self._lock:
-            if self._running.pop(worker, None) is None:
-                return  # settled when the session ended
-            is_worn = worker.jobs == self._jobs_per_worker
-            if not self._is_killed and (is_worn or isinstance(outcome, ActorDiedError)):
+            if not self._is_killed and (is_worn or has_died):
                 self._replace(worker, is_worn)
-            self._idle.append(worker)
-            self._assign()
-        try:
-            job.settle(outcome)
-        except Exception:
-            _log.exception("A result of a pool of workers could not be handed over")
+        except (CoreError, SessionLostError):  # the session has just ended
+            return
+        self._idle.append(worker)
+        self._assign()
 
     def _replace(self, worker: _Worker, is_worn: bool) -> None:
         if is_worn:

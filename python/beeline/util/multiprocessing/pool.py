@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
@@ -9,8 +10,8 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 from beeline.api import cluster, notices, session
-from beeline.util.multiprocessing.results import AsyncResult, Callbacks, IMapIterator
-from beeline.util.worker_pool import Call, Job, WorkerPool
+from beeline.util.multiprocessing.results import AsyncResult, Callbacks, IMapIterator, Outcome
+from beeline.util.worker_pool import Call, WorkerPool
 
 
 class Pool:
@@ -198,7 +199,7 @@ class Pool:
         self._check_running()
         result = AsyncResult(len(chunks), self._callbacks, callback, error_callback, is_single)
         jobs = [
-            Job(func, calls, lambda outcome, index=index: result.settle(index, outcome))  # type: ignore[misc]
+            self._workers.make_job(func, calls, functools.partial(result.settle, index))
             for index, calls in enumerate(chunks)
         ]
         for job in jobs:
@@ -219,7 +220,7 @@ class Pool:
         if chunksize is None:
             chunksize = self._chunksize(len(iterable)) if isinstance(iterable, Sized) else 1
         iterator = IMapIterator(
-            lambda settle, calls: self._workers.submit(Job(func, calls, settle)),
+            functools.partial(_submit, self._workers, func),
             iterable,
             _checked(chunksize),
             self._workers.size,
@@ -227,6 +228,12 @@ class Pool:
         )
         self._iterators.add(iterator)
         return iterator
+
+
+def _submit(
+    workers: WorkerPool, func: Callable[..., Any], settle: Callable[[Outcome], None], calls: list[Call]
+) -> None:
+    workers.submit(workers.make_job(func, calls, settle))
 
 
 def _checked(chunksize: int) -> int:
