@@ -25,10 +25,7 @@ class DefinitionPickler(cloudpickle.Pickler):
 def dumps(value: Any) -> bytes:
     """The pickle of a definition; raises what pickling it raises."""
     file = io.BytesIO()
-    try:
-        DefinitionPickler(file, protocol=5).dump(value)
-    except RecursionError as error:
-        raise cloudpickle.pickle.PicklingError("The definition is nested too deeply to be pickled.") from error
+    DefinitionPickler(file, protocol=5).dump(value)
     return file.getvalue()
 
 

@@ -194,7 +194,7 @@ class WorkerPool:
             lost = [*self._running.values(), *self._take_waiting()]
             self._running.clear()
         for job in lost:
-            job.settle(CoreError("The session has ended, and the pool with it."))
+            job.settle(SessionLostError("The session has ended, and the pool with it."))
         self._wake()
 
     def _take_waiting(self) -> list[Job]:
