@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from beeline.api import cluster, session
-from beeline.util.worker_pool import Failure, PoolClosedError, WorkerPool
+from beeline.util.worker_pool import NO_KEYWORDS, Failure, PoolClosedError, WorkerPool
 
 
 class ActorPoolExecutor(Executor):
@@ -74,7 +74,7 @@ class ActorPoolExecutor(Executor):
         arguments = zip(*iterables, strict=False)
         futures = []
         while chunk := list(itertools.islice(arguments, chunksize)):
-            calls: list[Any] = [(args, {}) for args in chunk]
+            calls: list[Any] = [(args, NO_KEYWORDS) for args in chunk]
             futures.append(self._submit(fn, calls, lambda results: results))
         return _results(futures, end)
 

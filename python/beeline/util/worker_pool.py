@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,8 @@ _log = logging.getLogger("beeline")
 
 # Positional and keyword arguments of one call of a function.
 Call = tuple[Iterable[Any], Mapping[str, Any]]
+# Of the many calls that have none.
+NO_KEYWORDS: Mapping[str, Any] = {}
 
 
 class PoolClosedError(ValueError):
@@ -71,6 +74,15 @@ class PoolActor:
         return results
 
 
+class TorchPoolActor(PoolActor):
+    """The same with torch imported, which it has from its zygote: for a program that has torch itself."""
+
+    def __init__(self, initializer: Callable[..., Any] | None, initargs: Iterable[Any]) -> None:
+        import torch  # noqa: F401 - this name is what gets it a worker with torch
+
+        super().__init__(initializer, initargs)
+
+
 class _Worker:
     """One place in the pool and the actor that has it now."""
 
@@ -101,7 +113,8 @@ class WorkerPool:
     ) -> None:
         self.size = size
         self._jobs_per_worker = jobs_per_worker
-        actor_class = make_actor_class(PoolActor, {"num_cpus": 0}).options(**(actor_options or {}))
+        cls = TorchPoolActor if "torch" in sys.modules else PoolActor
+        actor_class = make_actor_class(cls, {"num_cpus": 0}).options(**(actor_options or {}))
         arguments = (initializer, tuple(initargs))
         self._new_actor: Callable[[], ActorHandle] = lambda: actor_class.remote(*arguments)
         # Guards what follows. Reentrant, for `settle` may run what the program wants to be called.

@@ -237,6 +237,11 @@ def test_arguments_are_those_of_the_submission(make_pool, gate):
     assert later.get(60) == [1]
 
 
+def test_a_program_with_torch_has_workers_with_torch(make_pool):
+    pytest.importorskip("torch")
+    assert make_pool(1).apply(lambda: "torch" in __import__("sys").modules)
+
+
 def test_a_pool_cannot_be_passed_on(make_pool):
     with pytest.raises(NotImplementedError):
         pickle.dumps(make_pool(1))

@@ -11,7 +11,7 @@ from typing import Any
 
 from beeline.api import cluster, notices, session
 from beeline.util.multiprocessing.results import AsyncResult, Callbacks, IMapIterator, Outcome
-from beeline.util.worker_pool import Call, WorkerPool
+from beeline.util.worker_pool import NO_KEYWORDS, Call, WorkerPool
 
 
 class Pool:
@@ -114,7 +114,7 @@ class Pool:
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> AsyncResult:
         """As map(), but returns at once. `callback` is given the list, `error_callback` the first error to come."""
-        calls: list[Call] = [((item,), {}) for item in iterable]
+        calls: list[Call] = [((item,), NO_KEYWORDS) for item in iterable]
         return self._start(func, self._chunks(calls, chunksize), callback, error_callback)
 
     def starmap(
@@ -133,7 +133,7 @@ class Pool:
         chunksize: int | None = None,
     ) -> AsyncResult:
         """As map_async(), of `func(*item)`."""
-        calls: list[Call] = [(tuple(item), {}) for item in iterable]
+        calls: list[Call] = [(tuple(item), NO_KEYWORDS) for item in iterable]
         return self._start(func, self._chunks(calls, chunksize), callback, error_callback)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> IMapIterator:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any, NamedTuple
 
-from beeline.util.worker_pool import Call, Failure
+from beeline.util.worker_pool import NO_KEYWORDS, Call, Failure
 
 _log = logging.getLogger("beeline")
 
@@ -222,7 +222,7 @@ class IMapIterator:
         raised = None
         try:
             for argument in itertools.islice(self._arguments, self._chunksize):
-                calls.append(((argument,), {}))
+                calls.append(((argument,), NO_KEYWORDS))
         except Exception as error:
             raised = error
         if len(calls) < self._chunksize:
