@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import pickle
@@ -10,7 +11,7 @@ import sys
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beeline import _core
@@ -287,6 +288,13 @@ def ensure() -> None:
             raise CoreError("This worker has left its session.")
         if not current.info:
             init()
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[bool]:
+    """Whether there is a session, which nobody can end or start meanwhile: for what must not start one by itself."""
+    with _lock:
+        yield _core.is_running()
 
 
 def require() -> None:

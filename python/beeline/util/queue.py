@@ -221,6 +221,8 @@ class _QueueActor:
                 return await self._items.get()
         except TimeoutError:
             raise Empty(f"No item within {timeout} s") from None
+        finally:
+            self._refill()
 
     def put_nowait(self, item: Any) -> None:
         self.put_nowait_batch([item])
@@ -241,10 +243,13 @@ class _QueueActor:
         return returned + [self._items.get_nowait() for _ in range(num_items - len(returned))]
 
     def put_back(self, item: Any) -> None:
-        if self._items.empty():
-            self._items.put_nowait(item)  # somebody may wait for one
-        else:
-            self._returned.appendleft(item)
+        self._returned.appendleft(item)
+        self._refill()
+
+    def _refill(self) -> None:
+        """While `_items` is empty, calls may wait in it, which what came back must reach."""
+        if self._returned and self._items.empty():
+            self._items.put_nowait(self._returned.popleft())
 
     def _state(self) -> str:
         return f"there are {self.qsize()} in the queue, of {self._maxsize or 'any number'} at most"

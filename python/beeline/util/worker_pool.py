@@ -6,6 +6,7 @@ what is done and gives the next job out. A worker that dies costs the job that i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -49,6 +50,9 @@ class Job(NamedTuple):
     ref: Any  # to the function and its calls
     settle: Callable[[list[Any] | BaseException], None]
     begin: Callable[[], bool]
+
+
+_Settled = list[tuple[Job, list[Any] | BaseException]]
 
 
 class PoolActor:
@@ -117,8 +121,8 @@ class WorkerPool:
         actor_class = make_actor_class(cls, {"num_cpus": 0}).options(**(actor_options or {}))
         arguments = (initializer, tuple(initargs))
         self._new_actor: Callable[[], ActorHandle] = lambda: actor_class.remote(*arguments)
-        # Guards what follows. Reentrant, for `settle` may run what the program wants to be called.
-        self._lock = threading.RLock()
+        # Guards what follows. The session's lock comes before it: nothing under it may start or end a session.
+        self._lock = threading.Lock()
         self._waiting: deque[Job] = deque()
         self._running: dict[_Worker, Job] = {}
         self._leaving: list[Any] = []  # of each worker that was told to exit: what it answers
@@ -168,7 +172,8 @@ class WorkerPool:
             if self._is_closed:
                 raise PoolClosedError("Pool not running")
             self._waiting.append(job)
-            self._assign()
+            unsent = self._assign()
+        _settle_all(unsent)
 
     def close(self) -> None:
         """Takes no more jobs; what was taken is done, then the workers exit."""
@@ -182,11 +187,12 @@ class WorkerPool:
                 return
             self._is_closed = self._is_killed = True
             waiting = self._take_waiting()
-            if _core.is_running():
-                for worker in self._workers:
-                    objects.kill(worker.actor)
-        for job in waiting:
-            job.settle(ActorDiedError(None, "The pool was terminated before this was run."))
+            actors = [worker.actor for worker in self._workers]
+        with contextlib.suppress(CoreError, SessionLostError):  # they have ended with the session
+            for actor in actors:
+                objects.kill(actor)
+        error = ActorDiedError(None, "The pool was terminated before this was run.")
+        _settle_all([(job, error) for job in waiting])
         self._wake()
 
     def drop_waiting(self) -> list[Job]:
@@ -197,8 +203,8 @@ class WorkerPool:
     def join(self) -> None:
         """Waits until a closed or killed pool has done what it had to do and its workers are gone."""
         self._thread.join()
-        if self._leaving and _core.is_running():
-            objects.wait(self._leaving, num_returns=len(self._leaving))
+        with contextlib.suppress(CoreError, SessionLostError):
+            _core.wait(self._leaving, len(self._leaving), None)
 
     def session_ended(self) -> None:
         """Settles what will not be done any more."""
@@ -206,8 +212,8 @@ class WorkerPool:
             self._is_closed = self._is_killed = True
             lost = [*self._running.values(), *self._take_waiting()]
             self._running.clear()
-        for job in lost:
-            job.settle(SessionLostError("The session has ended, and the pool with it."))
+        error = SessionLostError("The session has ended, and the pool with it.")
+        _settle_all([(job, error) for job in lost])
         self._wake()
 
     def _take_waiting(self) -> list[Job]:
@@ -218,8 +224,9 @@ class WorkerPool:
     def _wake(self) -> None:
         os.eventfd_write(self._completed.fileno(), 1)
 
-    def _assign(self) -> None:
-        """Gives waiting jobs to idle workers. With the lock."""
+    def _assign(self) -> _Settled:
+        """Gives waiting jobs to idle workers; returns those that could not be sent, to settle. With the lock."""
+        unsent: _Settled = []
         while self._waiting and self._idle:
             job = self._waiting.popleft()
             if not job.begin():
@@ -230,10 +237,11 @@ class WorkerPool:
                 self._completed.add(ref, (worker, job, ref))
             except Exception as error:  # the session has just ended
                 self._idle.append(worker)
-                job.settle(error)
+                unsent.append((job, error))
                 continue
             worker.jobs += 1
             self._running[worker] = job
+        return unsent
 
     def _serve(self) -> None:
         while True:
@@ -241,43 +249,52 @@ class WorkerPool:
             self._finish_completed()
             with self._lock:
                 if self._is_closed and not self._waiting and not self._running:
-                    self._dismiss(self._idle)
+                    if not self._is_killed:
+                        self._leaving += _dismissed(self._idle)
                     return
 
     def _finish_completed(self) -> None:
         for worker, job, ref in self._completed.drain():
             outcome: list[Any] | BaseException
             try:
-                outcome = objects.get(ref)
+                outcome = _core.get((ref,), 0)[0]
             except Exception as error:
                 outcome = error
+            successor = self._successor(worker, isinstance(outcome, ActorDiedError))
             with self._lock:
                 if self._running.pop(worker, None) is None:
                     continue  # settled when the session ended
-                self._release(worker, isinstance(outcome, ActorDiedError))
-            try:
-                job.settle(outcome)
-            except Exception:
-                _log.exception("A result of a pool of workers could not be handed over")
+                if successor is not None and not self._is_killed:
+                    worker.actor, worker.jobs = successor, 0
+                self._idle.append(worker)
+                unsent = self._assign()
+            _settle_all([(job, outcome), *unsent])
 
-    def _release(self, worker: _Worker, has_died: bool) -> None:
-        """Lets the worker, or the one that takes its place, have the next job. With the lock."""
+    def _successor(self, worker: _Worker, has_died: bool) -> ActorHandle | None:
+        """An actor to take the worker's place, if it has died or done what one may do. Without the lock."""
         is_worn = worker.jobs == self._jobs_per_worker
-        try:
-            if not self._is_killed and (is_worn or has_died):
-                self._replace(worker, is_worn)
-        except (CoreError, SessionLostError):  # the session has just ended
-            return
-        self._idle.append(worker)
-        self._assign()
-
-    def _replace(self, worker: _Worker, is_worn: bool) -> None:
-        if is_worn:
-            self._dismiss([worker])
-        else:
+        if self._is_killed or not (is_worn or has_died):
+            return None
+        if has_died:
             _log.warning("A worker of a pool has died while it ran a job; another one takes its place.")
-        worker.actor, worker.jobs = self._new_actor(), 0
+        else:
+            self._leaving += _dismissed([worker])
+        with session.kept() as is_running, contextlib.suppress(CoreError, SessionLostError):
+            if is_running:
+                return self._new_actor()
+        return None
 
-    def _dismiss(self, workers: Iterable[_Worker]) -> None:
-        if not self._is_killed and _core.is_running():
-            self._leaving += [worker.actor.__ray_terminate__.remote() for worker in workers]
+
+def _settle_all(outcomes: _Settled) -> None:
+    for job, outcome in outcomes:
+        try:
+            job.settle(outcome)
+        except Exception:
+            _log.exception("A result of a pool of workers could not be handed over")
+
+
+def _dismissed(workers: Iterable[_Worker]) -> list[Any]:
+    """What the workers answer that were told to exit; nothing where the session has just ended."""
+    with contextlib.suppress(CoreError, SessionLostError):
+        return [worker.actor.__ray_terminate__.remote() for worker in workers]
+    return []

@@ -290,5 +290,6 @@ def test_the_end_of_the_session_settles_everything(gate):
             next(results)
         pool.join()
         pool.terminate()
+        assert not ray.is_initialized()
     finally:
         ray.init(num_cpus=4)

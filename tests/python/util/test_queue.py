@@ -7,7 +7,7 @@ import queue
 import pytest
 
 import beeline as ray
-from beeline.util.queue import Empty, Full, Queue
+from beeline.util.queue import Empty, Full, Queue, _QueueActor
 from tests.python.util.waiting import until
 
 
@@ -124,6 +124,18 @@ def test_what_came_back_is_the_first_of_a_batch(make_queue):
     q.put_nowait_batch([2, 3])
     ray.get(q.actor.put_back.remote(1))
     assert [q.qsize(), q.get_nowait_batch(2), q.get_nowait()] == [3, [1, 2], 3]
+
+
+@pytest.mark.parametrize("maxsize", [0, 1])
+async def test_what_came_back_reaches_who_waits(maxsize):
+    actor = _QueueActor(maxsize)
+    takers = [asyncio.ensure_future(actor.get(None)) for _ in range(3)]
+    await asyncio.sleep(0)
+    actor.put_nowait("x")  # wakes one, which has not run yet
+    actor.put_back("y")
+    actor.put_back("z")
+    assert sorted(await asyncio.wait_for(asyncio.gather(*takers), 60)) == ["x", "y", "z"]
+    assert actor.empty()
 
 
 def test_batches_of_any_iterable(make_queue):

@@ -85,6 +85,23 @@ def test_executors(random_sizes):
                 assert future.cancelled() or outcome(lambda f=future: f.result(60)) == expected(x)
 
 
+def test_shutdown_at_any_time(random_sizes):
+    try:
+        for _ in range(ROUNDS):
+            ray.init(num_cpus=4, ignore_reinit_error=True)
+            pool = Pool(2, maxtasksperchild=random_sizes.choice([None, 1]))
+            results = [pool.apply_async(run, (x,)) for x in range(40)]
+            results[random_sizes.randrange(40)].wait(60)
+            ray.shutdown()
+            for result in results:
+                result.wait(60)
+                assert result.ready()
+            pool.join()
+            assert not ray.is_initialized()
+    finally:
+        ray.init(num_cpus=4, ignore_reinit_error=True)
+
+
 def test_terminate_at_any_time(random_sizes):
     for _ in range(ROUNDS):
         pool = Pool(2)
