@@ -1,7 +1,8 @@
 """What Ray gave for the cases, kept in a file: a push compares Beeline with it, `./dev test --full` with Ray itself.
 
 An entry holds for the code that it was made with: where a group's file, what the cases share or Ray's version has
-changed since, the cases run on Ray again. `python tests/compat/runner.py record` writes the file anew.
+changed since, the cases run on Ray again. `python tests/compat/runner.py record` writes the file anew; with names of
+groups, what it has of these.
 """
 
 import functools
@@ -41,13 +42,15 @@ def outcomes(names):
 
 
 def write(values):
-    """Replaces the record by {"group.case": value}."""
+    """Takes {"group.case": value} into the record, in place of all that it has of these groups."""
     groups = {}
     for name, value in sorted(values.items()):
         group, case = name.split(".")
         entry = groups.setdefault(group, {"code": fingerprint(group), "outcomes": {}})
         entry["outcomes"][case] = _without_messages(value)
-    FILE.write_text(json.dumps(groups, indent=1) + "\n")
+    known = {path.stem for path in (HERE / "cases").glob("*.py")}
+    kept = {group: entry for group, entry in _groups().items() if group in known}
+    FILE.write_text(json.dumps(dict(sorted((kept | groups).items())), indent=1) + "\n")
 
 
 def _without_messages(value):

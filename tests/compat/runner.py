@@ -6,6 +6,7 @@ itself: the rest goes on in a new child. By hand:
     python tests/compat/runner.py ray tasks objects.put_and_get     (prints what each case gave)
     python tests/compat/runner.py both tasks                        (prints where they disagree)
     python tests/compat/runner.py record                            (keeps what Ray gives for every case; see record.py)
+    python tests/compat/runner.py record tasks objects              (the same for these groups)
 """
 
 import builtins
@@ -148,9 +149,9 @@ def _error_disagreements(ray, beeline, where):
     return texts
 
 
-def keep_record():
-    """Runs every case on Ray and writes the record; not if one broke."""
-    results = run("ray", cases())
+def keep_record(groups):
+    """Runs every case, or all those of the groups, on Ray and writes the record; not if one broke."""
+    results = run("ray", [name for name in cases() if not groups or name.split(".")[0] in groups])
     broken = {name: outcome.broke for name, outcome in results.items() if outcome.broke}
     for name, why in broken.items():
         print(f"FAILED {name}\n    {why}")
@@ -165,7 +166,7 @@ def main(arguments):
     engine, *wanted = arguments
     sys.path.insert(0, str(HERE))
     if engine == "record":
-        return keep_record()
+        return keep_record(wanted)
     names = [
         name
         for name, full in cases().items()

@@ -33,9 +33,9 @@ def nodes() -> list[dict[str, Any]]:
             "NodeID": session.node_id(),
             "Alive": True,
             "alive": True,
-            "NodeManagerAddress": "127.0.0.1",
+            "NodeManagerAddress": session.NODE_IP_ADDRESS,
             "NodeManagerHostname": socket.gethostname(),
-            "NodeName": "127.0.0.1",
+            "NodeName": session.NODE_IP_ADDRESS,
             "Resources": cluster_resources(),
             "Labels": session.node_labels(),
         }

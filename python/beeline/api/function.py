@@ -12,13 +12,11 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import cloudpickle
-
 from beeline import _core
 from beeline.api import options as option_table
 from beeline.api import session, signature, streams
 from beeline.exceptions import TransportUnavailableError
-from beeline.tensors import registered, transports
+from beeline.tensors import registered, serializers, transports
 
 _log = logging.getLogger("beeline")
 
@@ -148,7 +146,7 @@ def pickled(value: Any, what: str) -> bytes:
     where that takes more than MAX_DEFINITION.
     """
     try:
-        blob = cloudpickle.dumps(value, protocol=5)
+        blob = serializers.dumps(value)
     except Exception as error:
         raise TypeError(
             f"Could not serialize {what}: {error}. Something that it refers to (a global, a closure or a default "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import pickle
@@ -10,7 +11,7 @@ import sys
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beeline import _core
@@ -20,6 +21,8 @@ from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
 
 _log = logging.getLogger("beeline")
+# Of the one machine, for whoever asks.
+NODE_IP_ADDRESS = "127.0.0.1"
 _lock = threading.RLock()
 
 
@@ -45,7 +48,7 @@ class Context(Mapping[str, Any]):
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self.address_info = {
-            "node_ip_address": "127.0.0.1",
+            "node_ip_address": NODE_IP_ADDRESS,
             "node_id": node_id(),
             "session_dir": info["session_dir"],
             "session_name": info["session_name"],
@@ -301,6 +304,13 @@ def ensure() -> None:
             raise CoreError("This worker has left its session.")
         if not current.info:
             init()
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[bool]:
+    """Whether there is a session, which nobody can end or start meanwhile: for what must not start one by itself."""
+    with _lock:
+        yield _core.is_running()
 
 
 def require() -> None:

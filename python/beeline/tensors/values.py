@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 
 from beeline import _core
-from beeline.tensors import mutation, transports
+from beeline.tensors import mutation, serializers, transports
 
 # Arrays that are not contiguous and larger than this travel as a contiguous copy out of band.
 STRIDED_ARRAY_BYTES = 64 << 10
@@ -61,7 +61,9 @@ class Sink:
 
 
 class ValuePickler(cloudpickle.Pickler):
-    """cloudpickle that knows references, handles, tensors and strided arrays."""
+    """cloudpickle that knows references, handles, tensors, strided arrays and what the program has registered."""
+
+    dispatch_table = serializers.dispatch_table
 
     def __init__(self, file: io.BytesIO, sink: Sink) -> None:
         super().__init__(file, protocol=5, buffer_callback=sink.take)

@@ -1,0 +1,21 @@
+"""Polling, for what nobody tells of."""
+
+import time
+
+
+def until(condition, timeout_s=60):
+    """What `condition()` gives once that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.01)
+    return value
+
+
+def is_gone(pid):
+    """Whether no process (zombies aside) has this id."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
