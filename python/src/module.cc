@@ -30,6 +30,7 @@ NB_MODULE(_core, m) {
   error("ERROR_TRANSFER_CANCELLED", ErrorKind::kTransferCancelled);
   error("ERROR_TORN", ErrorKind::kTorn);
   error("ERROR_REFUSED", ErrorKind::kRefused);
+  error("ERROR_GROUP_REMOVED", ErrorKind::kGroupRemoved);
   beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
@@ -37,6 +38,7 @@ NB_MODULE(_core, m) {
   beeline::python::bind_objects(m);
   beeline::python::bind_calls(m);
   beeline::python::bind_worker(m);
+  beeline::python::bind_groups(m);
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);
   beeline::python::bind_devices(m);

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor_meta, session, signature
+from beeline.api import actor_meta, scheduling, session, signature
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
 from beeline.api.function import pickled, uses_torch
@@ -267,10 +267,12 @@ class ActorClass:
             for name, method in meta.methods.items()
             if method.mode >= 0 or class_mode is not None
         }
+        # As Ray: placing an actor that asks for nothing needs a CPU for the moment of its creation.
+        to_place = held if options.get("num_cpus") is not None else {**held, "CPU": 1.0}
         return {
             "resources": held,
-            # As Ray: placing an actor that asks for nothing needs a CPU for the moment of its creation.
-            "creation_resources": held if options.get("num_cpus") is not None else {**held, "CPU": 1.0},
+            "creation_resources": to_place,
+            "scheduling": scheduling.where(options, held, to_place, meta.class_name),
             "name": options.get("name") or "",
             "namespace": options.get("namespace") or session.current.namespace,
             "max_restarts": options.get("max_restarts") or 0,

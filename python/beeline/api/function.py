@@ -16,7 +16,7 @@ import cloudpickle
 
 from beeline import _core
 from beeline.api import options as option_table
-from beeline.api import session, signature
+from beeline.api import scheduling, session, signature
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import registered, transports
 
@@ -56,7 +56,7 @@ class RemoteFunction:
         parameters = self._pickled.parameters
         call.set_signature(*signature.arity(parameters), signature.checker(parameters, self._pickled.name))
         remote = self.__dict__["remote"] = call.remote
-        session.current.dependents.add(self)
+        session.current.functions.add(self)
         return remote(*args, **kwargs)
 
     def _call(self) -> Any:
@@ -64,6 +64,7 @@ class RemoteFunction:
         blob = self._pickled.blob()
         num_returns = options.get("num_returns")
         max_retries = options.get("max_retries")
+        resources = option_table.resources(options, default_cpus=1)
         mode = option_table.mode(options)
         if mode is not None and mode >= registered.FIRST_MODE:
             raise TransportUnavailableError(
@@ -74,13 +75,14 @@ class RemoteFunction:
             blob,
             options.get("name") or self._pickled.name,
             1 if num_returns is None else num_returns,
-            option_table.resources(options, default_cpus=1),
+            resources,
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             options.get("retry_exceptions", False),
             uses_torch(self._function, blob),
             option_table.environment(options, session.current.env),
             option_table.max_calls(options),
+            scheduling.where(options, resources, {}, self._pickled.name),
         )
 
     def options(self, **options: Any) -> RemoteFunction:
@@ -93,7 +95,7 @@ class RemoteFunction:
             raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
         return RemoteFunction(self._function, {**self._options, **options}, self._pickled)
 
-    def session_ended(self) -> None:
+    def forget(self) -> None:
         """The next call starts from scratch."""
         self.__dict__.pop("remote", None)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beeline import _core
+from beeline.api import labels as label_rules
 from beeline.api import notices
 from beeline.api import options as option_table
 from beeline.engines import embedded
@@ -30,11 +31,29 @@ class _Session:
         self.info: dict[str, Any] = {}
         self.namespace = ""
         self.env: dict[str, str] = {}
-        self.labels: dict[str, str] = {}  # of the node
+        self.labels: dict[str, str] = {}  # of the driver's node
+        self.has_virtual_nodes = False
+        # Where this worker is; a driver is on node 0, and in no placement group.
+        self.node = 0
+        self.group = 0
+        self.captures = False  # what is called from here runs in the group too
         self.is_worker = False
         self.pid = 0  # of the process that is in it; a fork of it is not
         # Things with state that ends with the session; each has `session_ended()`.
         self.dependents: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Remote functions that were called: what they know holds for this session, and this placement group.
+        self.functions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def move_to(self, node: int, group: int, captures: bool) -> None:
+        """This worker is somewhere else from here on."""
+        if (self.group, self.captures) != (group, captures):
+            self.forget_functions()
+        self.node, self.group, self.captures = node, group, captures
+
+    def forget_functions(self) -> None:
+        """The next call of each remote function starts from scratch."""
+        for function in list(self.functions):
+            function.forget()
 
 
 current = _Session()
@@ -103,6 +122,7 @@ def init(
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    _virtual_nodes: bool = False,
     **unknown: Any,
 ) -> Context:
     """Starts a session on this machine with this process as its driver.
@@ -127,6 +147,7 @@ def init(
         log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
         namespace: Where names of actors are looked up; None: one of this session's own.
         runtime_env: {"env_vars": {...}}: environment variables of all workers.
+        _virtual_nodes: For beeline.testing.VirtualCluster: nodes may be added.
         **unknown: Nothing else.
 
     Returns: facts about the session.
@@ -139,7 +160,7 @@ def init(
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
     _check_arguments(address, local_mode, job_config, resources, object_store_memory, namespace, runtime_env)
-    node_labels = _checked_labels(labels)
+    node_labels = checked_labels(labels)
     _note_without_effect(include_dashboard, dashboard_port, logging_format, logging_config)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and amount < 0:
@@ -175,11 +196,14 @@ def init(
                 object_store_memory,
                 True if log_to_driver is None else log_to_driver,
                 os.path.basename(sys.argv[0]) if sys.argv else "",
+                node_labels,
+                _virtual_nodes,
             )
         except BaseException:
             _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
             raise
         current.namespace, current.env, current.labels = own_namespace, env, node_labels
+        current.has_virtual_nodes = _virtual_nodes
         return Context(current.info)
 
 
@@ -218,7 +242,8 @@ def _check_arguments(
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
 
 
-def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of a node's labels. Raises ValueError for what is none."""
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise ValueError(f"labels must map strings to strings, got {key!r}: {value!r}")
@@ -261,6 +286,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         current.info, current.namespace, current.env, current.labels = {}, "", {}, {}
         if was_running:
             _core.stop()
+        current.forget_functions()
         for dependent in list(current.dependents):
             dependent.session_ended()
 
@@ -296,13 +322,15 @@ def require() -> None:
 
 
 def node_id() -> str:
-    """The node's id in hexadecimal, as Ray's (28 bytes); one machine is one node."""
-    return uuid.uuid5(uuid.NAMESPACE_DNS, "node").hex + "0" * 24
+    """The id of this process's node in hexadecimal, as Ray's (28 bytes)."""
+    return _core.node_id(current.node)
 
 
 def node_labels() -> dict[str, str]:
-    """The node's labels: those of `init`, and its id under Ray's name."""
-    return {"ray.io/node-id": node_id(), **current.labels}
+    """The labels of this process's node: those that it was given, and its id under Ray's name."""
+    if current.node == 0:
+        return {label_rules.NODE_ID: node_id(), **current.labels}
+    return dict(_core.node_state()["nodes"][current.node]["labels"])
 
 
 atexit.register(lambda: shutdown(_exiting_interpreter=True))

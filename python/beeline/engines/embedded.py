@@ -23,7 +23,13 @@ QUOTA_VARIABLE = "BEELINE_ARENA_QUOTA_BYTES"
 
 
 def start(
-    resources: Mapping[str, float], config: bytes, quota_bytes: int | None, log_to_driver: bool, job_name: str
+    resources: Mapping[str, float],
+    config: bytes,
+    quota_bytes: int | None,
+    log_to_driver: bool,
+    job_name: str,
+    labels: Mapping[str, str],
+    virtual_nodes: bool,
 ) -> dict[str, Any]:
     """Starts a session with this process as its driver; returns what `_core.start_session` returns.
 
@@ -43,6 +49,8 @@ def start(
             "prestart": 1,
             "log_to_driver": log_to_driver,
             "job_name": job_name,
+            "labels": dict(labels),
+            "virtual_nodes": virtual_nodes,
         }
     )
 

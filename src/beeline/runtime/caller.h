@@ -94,6 +94,7 @@ struct Shape {
   Resources resources;
   bool wants_torch = false;
   std::map<std::string, std::string> env;
+  Scheduling scheduling;
   std::string name;
   std::deque<OutgoingCall*> queued;
   std::map<LeaseId, Lease> leases;
@@ -117,7 +118,7 @@ class Caller {
   ActorTarget& actor(ActorId id);
   ActorTarget* find_actor(ActorId id);
   Shape& shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-               const std::string& name);
+               const Scheduling& scheduling, const std::string& name);
   void define_function(std::uint64_t key, std::string blob) { functions_.try_emplace(key, std::move(blob)); }
   [[nodiscard]] const std::string* function(std::uint64_t key) const;
 

@@ -32,14 +32,18 @@ std::vector<Entry*> Caller::call_function(Shape& shape, CallOptions options, Pay
 }
 
 Shape& Caller::shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-                     const std::string& name) {
+                     const Scheduling& scheduling, const std::string& name) {
   for (auto& shape : shapes_) {
-    if (shape->resources == resources && shape->wants_torch == wants_torch && shape->env == env) return *shape;
+    if (shape->resources == resources && shape->wants_torch == wants_torch && shape->env == env &&
+        shape->scheduling == scheduling) {
+      return *shape;
+    }
   }
   auto shape = std::make_unique<Shape>();
   shape->resources = resources;
   shape->wants_torch = wants_torch;
   shape->env = env;
+  shape->scheduling = scheduling;
   shape->name = name;
   shapes_.push_back(std::move(shape));
   return *shapes_.back();
@@ -76,8 +80,8 @@ void Caller::request_lease(Shape& shape) {
   const LeaseId id = next_lease_++;
   shape.requested.insert(id);
   shape_of_lease_[id] = &shape;
-  process_.tell_daemon(control::Type::kRequestLease,
-                       control::RequestLease{id, shape.resources, shape.wants_torch, shape.env, shape.name});
+  process_.tell_daemon(control::Type::kRequestLease, control::RequestLease{id, shape.resources, shape.wants_torch,
+                                                                           shape.env, shape.name, shape.scheduling});
 }
 
 void Caller::schedule_idle_check(Shape& shape) {
@@ -177,8 +181,10 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   }
   shape_of_lease_.erase(it);
   shape.requested.erase(failed.lease);
-  const auto kind =
-      static_cast<Code>(failed.code) == Code::kResourceExhausted ? ErrorKind::kInfeasible : ErrorKind::kWorkerCrashed;
+  const auto code = static_cast<Code>(failed.code);
+  const auto kind = code == Code::kResourceExhausted ? ErrorKind::kInfeasible
+                    : code == Code::kNotFound        ? ErrorKind::kGroupRemoved
+                                                     : ErrorKind::kWorkerCrashed;
   auto doomed = std::move(shape.queued);
   shape.queued.clear();
   for (OutgoingCall* call : doomed) fail(*call, make_failure(kind, *call->options.name + ": " + failed.message));

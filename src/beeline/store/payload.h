@@ -44,6 +44,7 @@ enum class ErrorKind : std::uint8_t {
   kTransferCancelled = 22,
   kTorn = 23,
   kRefused = 24,
+  kGroupRemoved = 25,
 };
 
 struct Buffer {

@@ -96,7 +96,7 @@ class ScriptedTest : public ::testing::Test {
     CallOptions options;
     options.name = caller.intern("scripted");
     options.retries = retries;
-    auto& shape = caller.shape({{"CPU", 1}}, false, {}, "scripted");
+    auto& shape = caller.shape({{"CPU", 1}}, false, {}, {}, "scripted");
     return caller.call_function(shape, options, std::move(args), dependencies).at(0);
   }
   // Answers the next request of the lessee, and lets the worker know or not.

@@ -43,7 +43,7 @@ class CancelTest : public ScriptedTest {
     ScriptedTest::SetUp();
     lessee_ = &join();
     worker_ = &join();
-    Shape& shape = lessee_->shape({{"CPU", 1}}, false, {}, "scripted");
+    Shape& shape = lessee_->shape({{"CPU", 1}}, false, {}, {}, "scripted");
     {
       const Locked locked(lessee_->lock());
       shape.mean_ns = 1;
