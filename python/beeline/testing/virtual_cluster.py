@@ -122,7 +122,7 @@ class VirtualCluster:
                 {
                     "CPU": float(num_cpus),
                     "GPU": float(num_gpus),
-                    "memory": float(embedded.memory_bytes() * embedded.MEMORY_SHARE if memory is None else memory),
+                    "memory": float(int(embedded.memory_bytes() * embedded.MEMORY_SHARE) if memory is None else memory),
                     **{name: float(amount) for name, amount in (resources or {}).items()},
                 },
                 {**own_labels, VIRTUAL_LABEL: "true"},

@@ -56,17 +56,19 @@ const std::string* Caller::function(std::uint64_t key) const {
 
 void Caller::pump(Shape& shape) {
   dismiss_leaving(shape);
+  if (shape.spreads()) return_used(shape);
   const auto ahead =
       static_cast<std::size_t>(std::clamp(kAheadNs / std::max(shape.mean_ns, 1.0), 1.0, double{kMaxAhead}));
   while (!shape.queued.empty()) {
     Lease* best = nullptr;
     for (auto& [id, lease] : shape.leases) {
-      if (lease.leaving) continue;
+      if (lease.leaving || (shape.spreads() && lease.used)) continue;
       if (best == nullptr || lease.in_flight.size() < best->in_flight.size()) best = &lease;
     }
     if (best == nullptr || best->in_flight.size() >= ahead) break;
     OutgoingCall* call = shape.queued.front();
     shape.queued.pop_front();
+    best->used = true;
     call->lease = best->id;
     call->position = best->in_flight.insert(best->in_flight.end(), call);
     send(*call, best->process);
@@ -116,6 +118,15 @@ void Caller::dismiss_leaving(Shape& shape) {
     done.push_back(id);
   }
   for (const auto id : done) return_lease(shape, id, control::WorkerAfter::kLeaving);
+}
+
+// Each call of a shape that spreads has a lease of its own, so that the daemon chooses a node for it.
+void Caller::return_used(Shape& shape) {
+  std::vector<LeaseId> done;
+  for (auto& [id, lease] : shape.leases) {
+    if (lease.used && !lease.leaving && lease.in_flight.empty()) done.push_back(id);
+  }
+  for (const auto id : done) return_lease(shape, id, control::WorkerAfter::kIdle);
 }
 
 // Gives back leases without work, and requests that nothing waits for.

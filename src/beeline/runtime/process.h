@@ -332,6 +332,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   // What is known of placement groups that this process has made, or waits for; not of removed ones.
   struct GroupTarget {
     control::GroupState state = control::GroupState::kPending;
+    bool condemned = false;  // this process has asked for its removal: whatever it hears, it is not there any more
     std::vector<std::pair<Entry*, store::PayloadPtr>> waiting;  // each held
   };
   std::unordered_map<GroupId, GroupTarget> groups_;

@@ -32,6 +32,7 @@ Result<GroupId> Process::create_group(control::CreateGroup request) {
 
 void Process::remove_group(GroupId id) {
   const Locked locked(lock_);
+  if (const auto known = groups_.find(id); known != groups_.end()) known->second.condemned = true;
   tell_daemon(control::Type::kRemoveGroup, control::RemoveGroup{id});
 }
 
@@ -51,7 +52,7 @@ Process::Entry* Process::group_ready(GroupId id, store::PayloadPtr value) {
   }
   const auto [target, is_new] = groups_.try_emplace(id);
   if (is_new) tell_daemon(control::Type::kWatchGroup, control::WatchGroup{id});
-  if (target->second.state == GroupState::kCreated) {
+  if (target->second.state == GroupState::kCreated && !target->second.condemned) {
     objects_.set_ready(entry, std::move(value));
   } else {
     objects_.add_hold(entry);
@@ -66,7 +67,7 @@ void Process::on_group_update(const control::GroupUpdate& update) {
   auto& target = found->second;
   target.state = static_cast<GroupState>(update.state);
   const bool removed = target.state == GroupState::kRemoved;
-  if (!removed && target.state != GroupState::kCreated) return;
+  if (!removed && (target.state != GroupState::kCreated || target.condemned)) return;
   for (auto& [entry, value] : std::exchange(target.waiting, {})) {
     objects_.set_ready(*entry, removed ? group_failure(update.message) : std::move(value));
     objects_.drop_hold(*entry);

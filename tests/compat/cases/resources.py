@@ -128,6 +128,23 @@ def case_tasks_wait_for_their_turn(ray):
     return ray.get([alone.remote(i) for i in range(4)])
 
 
+def case_no_more_tasks_at_once_than_cpus(ray):
+    @ray.remote
+    def enter(folder):
+        inside = os.path.join(folder, str(os.getpid()))
+        open(inside, "w").close()
+        time.sleep(0.3)
+        count = len(os.listdir(folder))
+        time.sleep(0.3)
+        os.remove(inside)
+        return count
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return max(ray.get([enter.remote(folder) for _ in range(8)])) <= 4
+
+
 def case_custom_resource_limits_parallelism(ray):
     @ray.remote(resources={"slot": 1}, num_cpus=0)
     def enter(folder):

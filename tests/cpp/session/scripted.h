@@ -107,7 +107,7 @@ class ScriptedTest : public ::testing::Test {
     return request.lease;
   }
   void assign(Process& lessee, Process& worker, LeaseId lease) {
-    tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self(), lease, {}, {}});
+    tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self(), lease, {}, {}, {}});
   }
   // The next call that the process may run; nullptr (and a failure) if there is none.
   IncomingCall* take(Process& worker) {
