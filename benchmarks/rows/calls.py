@@ -49,6 +49,30 @@ def tasks(ctx: Context) -> Samples:
     return {"round_trip": trips, "rate": _rates(task.remote, ray, ctx.reps(2000, 500), 3)}
 
 
+@probe
+def placement_groups(ctx: Context) -> Samples:
+    """As Ray's own benchmark: groups of one bundle, made, waited for, removed, and seen as removed."""
+    ctx.init()
+    util = ctx.ray.util
+    count = ctx.reps(100, 50)
+
+    def round_of_groups() -> float:
+        start = clock()
+        groups = [util.placement_group([{"CPU": 0.001}]) for _ in range(count)]
+        if not all([group.wait(30) for group in groups]):
+            raise RuntimeError("a group did not come to be within 30 s")
+        for group in groups:
+            util.remove_placement_group(group)
+        left = {group.id.hex() for group in groups}
+        while left:
+            table = util.placement_group_table()
+            left = {group for group in left if group in table and table[group]["state"] != "REMOVED"}
+        return count / (clock() - start)
+
+    round_of_groups()
+    return {"rate": [round_of_groups() for _ in range(5)]}
+
+
 FUTEX = Limit("futex", "round_trip")
 
 ROWS = [
@@ -89,6 +113,15 @@ ROWS = [
         "round_trip",
         Bound("<=", 1 / 40),
         limit=FUTEX,
+    ),
+    Row(
+        "placement_groups",
+        "placement groups made and removed",
+        "1/s",
+        "calls",
+        "placement_groups",
+        "rate",
+        Bound(">=", 20),
     ),
     Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50)),
 ]

@@ -274,7 +274,8 @@ def create_group(
 def remove_group(group: int) -> None: ...
 def groups(group: int, name: str, namespace: str) -> list[dict[str, Any]]:
     """Rows of one group, of the living one of that name, or (0, "", "") of all: group, name, strategy, state (0
-    pending, 1 created, 2 rescheduling, 3 removed), bundles, nodes (a number for each bundle, or NO_NODE), lacks.
+    pending, 1 created, 2 rescheduling, 3 removed), bundles, nodes (a number for each bundle, or NO_NODE), accelerators
+    (a dict for each bundle, as {"GPU": [0]}), lacks.
     """
 
 def group_ready(group: int, value: Any) -> ObjectRef:

@@ -54,7 +54,7 @@ nb::list groups(std::uint64_t group, const std::string& name, const std::string&
   if (!found) raise_status(found.status(), "ask for placement groups");
   return list_of(found->groups, [](const auto& row) {
     return dict_of("group", row.group, "name", row.name, "strategy", row.strategy, "state", row.state, "bundles",
-                   row.bundles, "nodes", row.nodes, "lacks", row.lacks);
+                   row.bundles, "nodes", row.nodes, "accelerators", row.accelerators, "lacks", row.lacks);
   });
 }
 

@@ -147,6 +147,17 @@ def test_tasks_spread(cluster):
     assert {nodes.count(node) for node in ids(cluster)} == {2}
 
 
+def test_gpus_of_bundles_are_told(cluster):
+    cluster.add_node(num_cpus=1, num_gpus=4)
+    group = placement_group([{"GPU": 2}, {"GPU": 0.5}, {"CPU": 1}], strategy="STRICT_PACK")
+    assert group.wait(30)
+    told = placement_group_table(group)["bundles_to_accelerators"]
+    assert told == {0: {"GPU": [0, 1]}, 1: {"GPU": [2]}, 2: {}}
+    inside = [PlacementGroupSchedulingStrategy(group, bundle) for bundle in (0, 1)]
+    tasks = [where(num_cpus=0, num_gpus=n, scheduling_strategy=s) for n, s in zip((2, 0.5), inside, strict=True)]
+    assert [gpus for _, gpus in ray.get(tasks)] == [["0", "1"], ["2"]]
+
+
 def test_affinity_and_labels(cluster):
     first, second, third = ids(cluster)
     assert ray.get(where(scheduling_strategy=NodeAffinitySchedulingStrategy(second, soft=False)))[0] == second

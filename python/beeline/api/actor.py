@@ -260,15 +260,13 @@ class ActorClass:
                 "Set `allow_out_of_order_execution=True`, or leave it out."
             )
         groups = options.get("concurrency_groups") or {}
-        held = option_table.resources(options, default_cpus=0)
+        held, to_place = option_table.actor_resources(options)
         class_mode = option_table.mode(options)
         modes = {
             name: class_mode if method.mode < 0 else method.mode
             for name, method in meta.methods.items()
             if method.mode >= 0 or class_mode is not None
         }
-        # As Ray: placing an actor that asks for nothing needs a CPU for the moment of its creation.
-        to_place = held if options.get("num_cpus") is not None else {**held, "CPU": 1.0}
         return {
             "resources": held,
             "creation_resources": to_place,

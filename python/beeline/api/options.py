@@ -273,6 +273,18 @@ def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, floa
     return {name: amount for name, amount in amounts.items() if amount}
 
 
+def actor_resources(options: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What an actor holds while it lives, and what it needs to be placed.
+
+    As Ray: one that asks for nothing holds nothing, and needs a CPU for the moment of its creation; one that asks for
+    anything but memory holds a CPU as well, unless it says how many.
+    """
+    asks = any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "accelerator_type"))
+    asks = asks or bool(options.get("resources"))
+    held = resources(options, default_cpus=1 if asks else 0)
+    return held, held if asks else {**held, "CPU": 1.0}
+
+
 def environment(options: Mapping[str, Any], session_env: Mapping[str, str]) -> dict[str, str]:
     """Environment variables of the worker, on top of the driver's: the session's, then the option's own."""
     own = (options.get("runtime_env") or {}).get("env_vars") or {}

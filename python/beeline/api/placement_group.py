@@ -193,7 +193,8 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
     """What there is to know of a group, {} if it is not known; without one, of all, by id.
 
-    Groups that were removed are there too (the last 1000).
+    Groups that were removed are there too (the last 1000). Beyond Ray's keys, "bundles_to_accelerators": the numbers of
+    each bundle's GPUs on its node, as {0: {"GPU": [1]}}; the order of bundles is not that of GPUs.
     """
     session.ensure()
     if placement_group is not None:
@@ -218,6 +219,7 @@ def _description(row: Mapping[str, Any]) -> dict[str, Any]:
         "bundles_to_node_id": {
             index: "" if node == _core.NO_NODE else _core.node_id(node) for index, node in enumerate(row["nodes"])
         },
+        "bundles_to_accelerators": dict(enumerate(row["accelerators"])),
         "strategy": STRATEGIES[row["strategy"]],
         "state": state,
         "stats": {"scheduling_state": {"CREATED": "FINISHED", "REMOVED": "REMOVED"}.get(state, waiting)},

@@ -32,7 +32,6 @@ class _Session:
         self.namespace = ""
         self.env: dict[str, str] = {}
         self.labels: dict[str, str] = {}  # of the driver's node
-        self.has_virtual_nodes = False
         # Where this worker is; a driver is on node 0, and in no placement group.
         self.node = 0
         self.group = 0
@@ -203,7 +202,6 @@ def init(
             _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
             raise
         current.namespace, current.env, current.labels = own_namespace, env, node_labels
-        current.has_virtual_nodes = _virtual_nodes
         return Context(current.info)
 
 

@@ -400,8 +400,10 @@ struct GroupRow {
   std::uint8_t state = 0;
   std::vector<Resources> bundles;
   std::vector<NodeIndex> nodes;  // of the bundles, kNoNode while one has none
-  std::string lacks;             // of a pending one: what no node has, "" if it only waits for others
-  MSGPACK_DEFINE_ARRAY(group, name, strategy, state, bundles, nodes, lacks)
+  // Of the bundles of a living one: their accelerators there ("GPU": [0, 1]).
+  std::vector<std::map<std::string, std::vector<std::int32_t>>> accelerators;
+  std::string lacks;  // of a pending one: what no node has, "" if it only waits for others
+  MSGPACK_DEFINE_ARRAY(group, name, strategy, state, bundles, nodes, accelerators, lacks)
 };
 
 struct Groups {

@@ -117,6 +117,7 @@ void Daemon::get_groups(Connection& from, const control::GetGroups& message) {
     row.state = static_cast<std::uint8_t>(record.state);
     for (const auto& bundle : record.create.bundles) row.bundles.push_back(bundle.resources);
     row.nodes = record.is_removed() ? record.nodes : scheduler_.nodes_of(row.group);
+    row.accelerators = scheduler_.accelerators_of(row.group);
     row.lacks = scheduler_.lack_of(row.group);
     answer.groups.push_back(std::move(row));
   };

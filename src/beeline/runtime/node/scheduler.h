@@ -67,8 +67,9 @@ class Scheduler {
   std::vector<Ticket> remove_group(GroupId group);
   // Places groups, oldest first; returns those that have all their bundles now.
   std::vector<GroupId> place_groups();
-  // The nodes of its bundles, kNoNode while one has none.
+  // The nodes of its bundles, kNoNode while one has none, and the accelerators there that each has.
   [[nodiscard]] std::vector<NodeIndex> nodes_of(GroupId group) const;
+  [[nodiscard]] std::vector<Accelerators> accelerators_of(GroupId group) const;
   // What a group lacks that could not be placed if nobody held anything; empty if it only has to wait.
   [[nodiscard]] std::string lack_of(GroupId group) const;
 

@@ -135,6 +135,20 @@ std::vector<NodeIndex> Scheduler::nodes_of(GroupId id) const {
   return nodes;
 }
 
+std::vector<Accelerators> Scheduler::accelerators_of(GroupId id) const {
+  std::vector<Accelerators> accelerators;
+  const auto found = groups_.find(id);
+  if (found == groups_.end()) return accelerators;
+  for (const auto& bundle : found->second.bundles) {
+    auto& of_bundle = accelerators.emplace_back();
+    if (bundle.pool == 0) continue;
+    for (const auto& [name, slots] : pool(bundle.pool).slots()) {
+      for (const auto& slot : slots) of_bundle[name].push_back(slot.device);
+    }
+  }
+  return accelerators;
+}
+
 std::string Scheduler::lack_of(GroupId id) const {
   const auto found = groups_.find(id);
   if (found == groups_.end() || found->second.feasible) return {};
