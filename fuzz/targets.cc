@@ -99,7 +99,8 @@ void control_frame(BytesView input) {
   decode_each<Register, Registered, CreateActor, Reply, WatchActor, ActorUpdate, LookupActor, ActorInfo, ListActors,
               NamedActors, KillActor, ActorReady, ActorExited, RequestLease, LeaseGranted, LeaseFailed, ReturnLease,
               AssignActor, AssignLease, GetState, ReportUsage, Usage, State, LogLines, Fork, ForkZygote, Forked,
-              ChildExited>(input);
+              ChildExited, CreateGroup, RemoveGroup, WatchGroup, GroupUpdate, GetGroups, Groups, AddNode, NodeAdded,
+              RemoveNode>(input);
 }
 
 void frame_socket(BytesView input) {

@@ -73,6 +73,30 @@ def streams(ctx: Context) -> Samples:
     return {name: found[1:] for name, found in rates.items()}
 
 
+@probe
+def placement_groups(ctx: Context) -> Samples:
+    """As Ray's own benchmark: groups of one bundle, made, waited for, removed, and seen as removed."""
+    ctx.init()
+    util = ctx.ray.util
+    count = ctx.reps(100, 50)
+
+    def round_of_groups() -> float:
+        start = clock()
+        groups = [util.placement_group([{"CPU": 0.001}]) for _ in range(count)]
+        if not all(group.wait(30) for group in groups):
+            raise RuntimeError("a group did not come to be within 30 s")
+        for group in groups:
+            util.remove_placement_group(group)
+        left = {group.id.hex() for group in groups}
+        while left:
+            table = util.placement_group_table()
+            left = {group for group in left if group in table and table[group]["state"] != "REMOVED"}
+        return count / (clock() - start)
+
+    round_of_groups()
+    return {"rate": [round_of_groups() for _ in range(5)]}
+
+
 FUTEX = Limit("futex", "round_trip")
 
 ROWS = [
@@ -116,5 +140,14 @@ ROWS = [
     ),
     Row("stream_task", "items of a task that yields", "1/s", "calls", "streams", "task", Bound(">=", 20)),
     Row("stream_method", "items of a method that yields", "1/s", "calls", "streams", "method", Bound(">=", 20)),
+    Row(
+        "placement_groups",
+        "placement groups made and removed",
+        "1/s",
+        "calls",
+        "placement_groups",
+        "rate",
+        Bound(">=", 20),
+    ),
     Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50)),
 ]

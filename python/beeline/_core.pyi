@@ -30,7 +30,8 @@ def start_session(options: dict[str, Any]) -> dict[str, Any]:
     zygote alone), resources (dict name -> float),
     config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, spill_dir
     (where a folder for spilled values is made, "" for the session's own), prestart (int),
-    log_to_driver (bool), job_name. Returns {session_name, session_dir, process_index, pid}.
+    log_to_driver (bool), job_name, labels (dict, of the node), virtual_nodes (bool: add_node() may be called, and what
+    no node has is waited for). Returns {session_name, session_dir, process_index, pid}.
     """
 
 def join_session(
@@ -109,6 +110,7 @@ ERROR_TRANSFER_CANCELLED: int  # TransferCancelledError
 ERROR_TORN: int  # TornReadError
 ERROR_REFUSED: int  # NotificationRefusedError
 ERROR_END_OF_STREAM: int  # ObjectRefStreamEndOfStreamError: what is asked for comes after a stream's last item
+ERROR_GROUP_REMOVED: int  # TaskPlacementGroupRemoved, of an actor ActorPlacementGroupRemoved
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 
@@ -241,6 +243,7 @@ class FunctionCall:
         wants_torch: bool,
         env: dict[str, str],
         max_calls: int,  # after as many of its calls a worker exits; 0: never
+        scheduling: dict[str, Any] | None,  # see below; None: anywhere
         yields: int,  # as of ActorCall
         window: int,
     ) -> None: ...
@@ -259,7 +262,7 @@ def create_actor(
     """options: resources, creation_resources, name, namespace, max_restarts, max_task_retries, max_concurrency (int),
     is_async (bool), detached, wants_torch, env, handle_meta (bytes), method_modes
     (dict method -> mode), execute_out_of_order (bool), group_limits (list of int: max_concurrency, then that of each
-    concurrency group; empty without groups).
+    concurrency group; empty without groups), scheduling (see below).
 
     Anonymous: returns at once. Named: asks the daemon; ERROR_INVALID if the name is taken.
     """
@@ -271,6 +274,40 @@ def actor_state(actor: ActorRef) -> dict[str, Any]: ...  # {state, pid, incarnat
 def cancel(ref: ObjectRef, force: bool, recursive: bool) -> None: ...
 def node_state() -> dict[str, Any]: ...  # control::State as dicts
 def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes and objects by path
+
+# ----- placement groups and nodes -----------------------------------------------------------------------------------
+#
+# `scheduling` of a function or actor, all optional: policy (0 first fit, 1 spread, 2 one node), node (number), soft,
+# spill, no_wait (bool), required and preferred (lists of rules), group (0: none), bundle (-1: any), capture (bool).
+# A rule is (key, values, negated): the label is one of the values, or there at all where there are none; or not so.
+
+NO_NODE: int
+
+def create_group(
+    bundles: Sequence[dict[str, float]],
+    required: Sequence[Sequence[tuple[str, list[str], bool]]],  # rules for each bundle, or empty
+    strategy: int,  # 0 PACK, 1 SPREAD, 2 STRICT_PACK, 3 STRICT_SPREAD
+    preferred: int,  # the node to try first, or NO_NODE
+    name: str,
+    namespace: str,
+    detached: bool,
+) -> int:
+    """The group's id, at once. With a name it asks the daemon: ERROR_INVALID if the name is taken."""
+
+def remove_group(group: int) -> None: ...
+def groups(group: int, name: str, namespace: str) -> list[dict[str, Any]]:
+    """Rows of one group, of the living one of that name, or (0, "", "") of all: group, name, strategy, state (0
+    pending, 1 created, 2 rescheduling, 3 removed), bundles, nodes (a number for each bundle, or NO_NODE), accelerators
+    (a dict for each bundle, as {"GPU": [0]}), lacks.
+    """
+
+def group_ready(group: int, value: Any) -> ObjectRef:
+    """Becomes `value` once all bundles have a place; ERROR_GROUP_REMOVED when it is removed."""
+
+def add_node(resources: dict[str, float], labels: dict[str, str]) -> int: ...  # ValueError for nonsense
+def remove_node(node: int) -> None: ...
+def node_id(node: int) -> str: ...  # 56 hexadecimal digits
+def node_of_id(node_id: str) -> int: ...  # NO_NODE if no node can have it
 
 # ----- the worker side --------------------------------------------------------------------------------------------
 
@@ -292,7 +329,8 @@ def run_worker(hooks: Any) -> None:
     create_actor(blob: bytes, args: list, kwargs: dict, info: dict) -> instance
         info: {actor_id, incarnation, name, namespace, accelerators, resources, is_async, max_concurrency,
         class_name}, as actor_info() gives them; runs __init__; what it raises ends the actor (ERROR_ACTOR_INIT_FAILED).
-    assign(accelerators: dict[str, list[int]], resources: dict[str, float]) -> None  (CUDA_VISIBLE_DEVICES, threads)
+    assign(accelerators: dict[str, list[int]], resources: dict[str, float], node: int, group: int, capture: bool)
+        CUDA_VISIBLE_DEVICES, threads; where it is, and whether what it calls is in the placement group too.
     rehearse() -> None: at the start of a worker that has no assignment yet
     start_async(instance, max_concurrency: int) -> None
         only for async actors: runs the event loop in this (main) thread until exit; takes calls by next_calls().

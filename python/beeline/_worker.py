@@ -51,8 +51,11 @@ class WorkerHooks(Hooks):
         return state.instance
 
     @staticmethod
-    def assign(accelerators: dict[str, list[int]], resources: dict[str, float]) -> None:
-        """Limits CUDA to the devices, and OpenMP to the CPUs, that the actor or task was given."""
+    def assign(
+        accelerators: dict[str, list[int]], resources: dict[str, float], node: int, group: int, capture: bool
+    ) -> None:
+        """Limits CUDA to the devices, and OpenMP to the CPUs, that the actor or task was given; notes where it is."""
+        session.current.move_to(node, group, capture)
         use_gpus(accelerators.get("GPU", []))
         use_threads(resources.get("CPU", 0))
 

@@ -11,6 +11,7 @@ void bind_objects(nb::module_& m);
 void bind_calls(nb::module_& m);
 void bind_streams(nb::module_& m);
 void bind_worker(nb::module_& m);
+void bind_groups(nb::module_& m);
 void bind_transfer(nb::module_& m);
 void bind_transfer_counters(nb::module_& m);
 void bind_devices(nb::module_& m);

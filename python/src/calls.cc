@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "dicts.h"
+#include "groups.h"
 #include "hash.h"
 
 namespace beeline::python {
@@ -139,8 +140,12 @@ class FunctionCall {
   FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
                const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
                nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env,
-               std::uint64_t max_calls, int yields, std::uint32_t window)
-      : name_(name), resources_(resources), wants_torch_(wants_torch), env_(env) {
+               std::uint64_t max_calls, nb::handle scheduling, int yields, std::uint32_t window)
+      : name_(name),
+        resources_(resources),
+        wants_torch_(wants_torch),
+        env_(env),
+        scheduling_(to_scheduling(scheduling)) {
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_retries;
@@ -160,7 +165,7 @@ class FunctionCall {
     if (&running != bound_to_) {
       options_.name = running.intern(name_);
       running.define_function(options_.function, definition_);
-      shape_ = &running.shape(resources_, wants_torch_, env_, name_);
+      shape_ = &running.shape(resources_, wants_torch_, env_, scheduling_, name_);
       bound_to_ = &running;
     }
     std::vector<store::Entry*> dependencies;
@@ -174,6 +179,7 @@ class FunctionCall {
   std::map<std::string, double> resources_;
   bool wants_torch_;
   std::map<std::string, std::string> env_;
+  runtime::Scheduling scheduling_;
   runtime::CallOptions options_;
   runtime::Process* bound_to_ = nullptr;  // the session for which the rest is resolved
   runtime::Shape* shape_ = nullptr;
@@ -211,6 +217,7 @@ ActorRef* create_actor(nb::bytes blob, const std::string& class_name, nb::handle
   request.detached = option(options, "detached", false);
   request.wants_torch = option(options, "wants_torch", false);
   request.env = option(options, "env", std::map<std::string, std::string>{});
+  request.scheduling = to_scheduling(options.get("scheduling", nb::none()));
   if (options.contains("handle_meta")) {
     const auto meta = nb::cast<nb::bytes>(options["handle_meta"]);
     const auto* data = reinterpret_cast<const std::byte*>(meta.c_str());
@@ -252,9 +259,14 @@ nb::dict describe(const runtime::control::State& state) {
     return dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes", row.pss_bytes,
                    "usage", row.usage);
   });
+  const auto nodes = list_of(state.nodes, [](const auto& row) {
+    return dict_of("node", row.node, "id", row.id, "alive", row.alive, "labels", row.labels, "total", row.total,
+                   "available", row.available);
+  });
   return dict_of("session_name", state.session_name, "uptime_s", state.uptime_s, "total", state.total, "available",
                  state.available, "actors", actors, "processes", processes, "pending_actors", state.pending_actors,
-                 "pending_leases", state.pending_leases, "counters", state.counters);
+                 "pending_leases", state.pending_leases, "pending_groups", state.pending_groups, "counters",
+                 state.counters, "nodes", nodes);
 }
 
 }  // namespace
@@ -276,11 +288,11 @@ void bind_calls(nb::module_& m) {
       .def("remote", &ActorCall::remote);
   nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
       .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
-                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t, int,
-                    std::uint32_t>(),
+                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t,
+                    nb::handle, int, std::uint32_t>(),
            nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
            nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"),
-           nb::arg("max_calls"), nb::arg("yields"), nb::arg("window"))
+           nb::arg("max_calls"), nb::arg("scheduling").none(), nb::arg("yields"), nb::arg("window"))
       .def("set_signature", &FunctionCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &FunctionCall::remote);
   m.def("create_actor", &create_actor, nb::arg("blob"), nb::arg("class_name"), nb::arg("args"), nb::arg("kwargs"),

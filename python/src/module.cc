@@ -31,6 +31,7 @@ NB_MODULE(_core, m) {
   error("ERROR_TORN", ErrorKind::kTorn);
   error("ERROR_REFUSED", ErrorKind::kRefused);
   error("ERROR_END_OF_STREAM", ErrorKind::kEndOfStream);
+  error("ERROR_GROUP_REMOVED", ErrorKind::kGroupRemoved);
   beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);
@@ -39,6 +40,7 @@ NB_MODULE(_core, m) {
   beeline::python::bind_calls(m);
   beeline::python::bind_streams(m);
   beeline::python::bind_worker(m);
+  beeline::python::bind_groups(m);
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);
   beeline::python::bind_devices(m);

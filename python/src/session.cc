@@ -57,6 +57,8 @@ nb::dict start_session(const nb::dict& options) {
   launch.config = to_bytes(options["config"]);
   launch.log_to_driver = nb::cast<bool>(options["log_to_driver"]);
   launch.spill_dir = nb::cast<std::string>(options["spill_dir"]);
+  launch.labels = nb::cast<std::map<std::string, std::string>>(options["labels"]);
+  launch.virtual_nodes = nb::cast<bool>(options["virtual_nodes"]);
   launch.prestart = nb::cast<std::uint32_t>(options["prestart"]);
   memory::Arena::Options arena;
   arena.capacity_bytes = nb::cast<std::uint64_t>(options["arena_capacity_bytes"]);

@@ -41,6 +41,12 @@ void count_call(const IncomingCall& call) {
   process().executor().leave();
 }
 
+// Tells Python what the actor or the lease has, and where it is.
+void assign(const runtime::control::WorkPlace& place,
+            const std::map<std::string, std::vector<std::int32_t>>& accelerators, const runtime::Resources& resources) {
+  worker->hooks.attr("assign")(nb::cast(accelerators), nb::cast(resources), place.node, place.group, place.capture);
+}
+
 // Runs one call in this thread. The GIL is held.
 void execute(IncomingCall& call) {
   auto& running = process();
@@ -232,7 +238,7 @@ void run_worker(nb::object hooks) {
     const auto assignment = running.assignment();
     seen = assignment.version;
     if (assignment.actor && !worker->instance.is_valid()) {
-      worker->hooks.attr("assign")(nb::cast(assignment.actor->accelerators), nb::cast(assignment.actor->resources));
+      assign(assignment.actor->place, assignment.actor->accelerators, assignment.actor->resources);
       if (!become_actor(*assignment.actor)) return;
       if (worker->is_async) {
         {
@@ -246,7 +252,7 @@ void run_worker(nb::object hooks) {
       }
       run_threads(worker->concurrency);
     } else if (assignment.lease) {
-      worker->hooks.attr("assign")(nb::cast(assignment.lease->accelerators), nb::cast(assignment.lease->resources));
+      assign(assignment.lease->place, assignment.lease->accelerators, assignment.lease->resources);
       worker->lease_resources = assignment.lease->resources;
     }
     if (run_calls(seen) == LoopEnd::kExit) break;

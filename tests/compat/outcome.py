@@ -20,6 +20,8 @@ RAY_ERRORS = (
     "WorkerCrashedError",
     "TaskUnschedulableError",
     "ActorUnschedulableError",
+    "TaskPlacementGroupRemoved",
+    "ActorPlacementGroupRemoved",
     "PendingCallsLimitExceeded",
     "RayDirectTransportError",
 )

@@ -3,7 +3,7 @@
 import pytest
 
 import beeline as ray
-from beeline.api import actor_meta, notices, options, signature
+from beeline.api import actor_meta, labels, notices, options, signature
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import engine_paths, transports
 
@@ -39,7 +39,9 @@ class Plain:
         ({"no_such_option": 1}, ValueError),
         ({"num_returns": 65536}, ValueError),
         ({"name": "x" * 65536}, ValueError),
-        ({"label_selector": {"zone": "a"}}, ValueError),
+        ({"label_selector": {"zone": "in("}}, ValueError),
+        ({"scheduling_strategy": 3}, TypeError),
+        ({"placement_group": "a group", "scheduling_strategy": "SPREAD"}, ValueError),
         ({"object_store_memory": 1 << 20}, ValueError),
     ],
     ids=lambda given: str(given)[:60],
@@ -159,6 +161,35 @@ def test_resources():
     assert options.resources({"num_cpus": 0}, default_cpus=1) == {}
     given = {"num_gpus": 0.25, "memory": 100, "resources": {"slot": 2, "none": 0}}
     assert options.resources(given, default_cpus=0) == {"GPU": 0.25, "memory": 100.0, "slot": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "held", "to_place"),
+    [
+        ({}, {}, {"CPU": 1}),
+        ({"memory": 10}, {"memory": 10}, {"CPU": 1, "memory": 10}),
+        ({"num_gpus": 0.5}, {"CPU": 1, "GPU": 0.5}, None),
+        ({"num_gpus": 0}, {"CPU": 1}, None),
+        ({"resources": {"slot": 1}}, {"CPU": 1, "slot": 1}, None),
+        ({"num_cpus": 0, "num_gpus": 1}, {"GPU": 1}, None),
+        ({"num_cpus": 2}, {"CPU": 2}, None),
+    ],
+)
+def test_resources_of_an_actor(given, held, to_place):
+    assert options.actor_resources(given) == (held, held if to_place is None else to_place)
+
+
+def test_label_selectors():
+    selector = {"zone": "a", "disk": "!ssd", "gpu": "in(A100, H100)", "spot": "!in(yes,maybe)", "empty": ""}
+    assert labels.selector_error(selector) is None
+    assert labels.rules_of(selector) == [
+        ("zone", ["a"], False),
+        ("disk", ["ssd"], True),
+        ("gpu", ["A100", "H100"], False),
+        ("spot", ["yes", "maybe"], True),
+        ("empty", [""], False),
+    ]
+    assert labels.rules_of(None) == []
 
 
 def test_environment_of_a_task_is_on_top_of_the_sessions():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor_meta, session, signature, streams
+from beeline.api import actor_meta, scheduling, session, signature, streams
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
 from beeline.api.function import is_generator, pickled, uses_torch
@@ -264,7 +264,7 @@ class ActorClass:
                 "Set `allow_out_of_order_execution=True`, or leave it out."
             )
         groups = options.get("concurrency_groups") or {}
-        held = option_table.resources(options, default_cpus=0)
+        held, to_place = option_table.actor_resources(options)
         class_mode = option_table.mode(options)
         modes = {
             name: class_mode if method.mode < 0 else method.mode
@@ -273,8 +273,8 @@ class ActorClass:
         }
         return {
             "resources": held,
-            # As Ray: placing an actor that asks for nothing needs a CPU for the moment of its creation.
-            "creation_resources": held if options.get("num_cpus") is not None else {**held, "CPU": 1.0},
+            "creation_resources": to_place,
+            "scheduling": scheduling.where(options, held, to_place, meta.class_name),
             "name": options.get("name") or "",
             "namespace": options.get("namespace") or session.current.namespace,
             "max_restarts": options.get("max_restarts") or 0,

@@ -26,20 +26,37 @@ def available_resources() -> dict[str, float]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One description of this machine, with Ray's keys. Raises CoreError where no session was started."""
+    """A description of each node, with Ray's keys: this machine, then the virtual ones, also those that were removed.
+
+    Raises CoreError where no session was started.
+    """
     session.require()
     return [
         {
-            "NodeID": session.node_id(),
-            "Alive": True,
-            "alive": True,
+            "NodeID": row["id"],
+            "Alive": row["alive"],
+            "alive": row["alive"],
             "NodeManagerAddress": session.NODE_IP_ADDRESS,
             "NodeManagerHostname": socket.gethostname(),
-            "NodeName": session.NODE_IP_ADDRESS,
-            "Resources": cluster_resources(),
-            "Labels": session.node_labels(),
+            "NodeName": session.NODE_IP_ADDRESS if row["node"] == 0 else f"virtual-{row['node']}",
+            "Resources": row["total"] if row["alive"] else {},
+            "Labels": row["labels"],
         }
+        for row in _core.node_state()["nodes"]
     ]
+
+
+def available_resources_per_node() -> dict[str, dict[str, float]]:
+    """As available_resources(), of each living node by its id; what placement groups have reserved is not available.
+
+    Raises CoreError where no session was started.
+    """
+    session.require()
+    return {
+        row["id"]: {name: amount for name, amount in row["available"].items() if amount > 0}
+        for row in _core.node_state()["nodes"]
+        if row["alive"]
+    }
 
 
 def get_gpu_ids() -> list[Any]:

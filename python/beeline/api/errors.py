@@ -26,6 +26,9 @@ def make_error(kind: int, message: str, payload: bytes, actor_id: int, name: str
     if kind == _core.ERROR_INFEASIBLE:
         unschedulable = exceptions.ActorUnschedulableError if actor_id else exceptions.TaskUnschedulableError
         return unschedulable(message)
+    if kind == _core.ERROR_GROUP_REMOVED:
+        removed = exceptions.ActorPlacementGroupRemoved if actor_id else exceptions.TaskPlacementGroupRemoved
+        return removed(message)
     return _BY_KIND.get(kind, exceptions.CoreError)(message)
 
 

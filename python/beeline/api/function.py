@@ -14,7 +14,7 @@ from typing import Any
 
 from beeline import _core
 from beeline.api import options as option_table
-from beeline.api import session, signature, streams
+from beeline.api import scheduling, session, signature, streams
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import registered, serializers, transports
 
@@ -55,7 +55,7 @@ class RemoteFunction:
         parameters = self._pickled.parameters
         call.set_signature(*signature.arity(parameters), signature.checker(parameters, self._pickled.name))
         remote = self.__dict__["remote"] = call.remote
-        session.current.dependents.add(self)
+        session.current.functions.add(self)
         return remote(*args, **kwargs)
 
     def _call(self) -> Any:
@@ -63,6 +63,7 @@ class RemoteFunction:
         blob = self._pickled.blob()
         num_returns, yields = streams.returns_of(self._num_returns())
         max_retries = options.get("max_retries")
+        resources = option_table.resources(options, default_cpus=1)
         mode = option_table.mode(options)
         if mode is not None and mode >= registered.FIRST_MODE:
             raise TransportUnavailableError(
@@ -73,13 +74,14 @@ class RemoteFunction:
             blob,
             options.get("name") or self._pickled.name,
             num_returns,
-            option_table.resources(options, default_cpus=1),
+            resources,
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             options.get("retry_exceptions", False),
             uses_torch(self._function, blob),
             option_table.environment(options, session.current.env),
             option_table.max_calls(options),
+            scheduling.where(options, resources, {}, self._pickled.name),
             yields,
             option_table.window(options),
         )
@@ -101,7 +103,7 @@ class RemoteFunction:
         streams.check(options.get("num_returns"), is_generator(self._function), self._pickled.name)
         return RemoteFunction(self._function, {**self._options, **options}, self._pickled)
 
-    def session_ended(self) -> None:
+    def forget(self) -> None:
         """The next call starts from scratch."""
         self.__dict__.pop("remote", None)
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from beeline.api import notices
+from beeline.api import labels, notices
+from beeline.api.strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 from beeline.tensors import transports
 
 # Smallest amount of a resource, as in Ray.
@@ -42,7 +47,8 @@ def _count(name: str, infinite: bool = True) -> Option:
     )
 
 
-def _quantity_error(name: str, amount: float) -> str | None:
+def quantity_error(name: str, amount: float) -> str | None:
+    """What is wrong with this amount of a resource, if anything."""
     if isinstance(amount, bool) or not isinstance(amount, int | float):
         return f"The quantity of resource {name} must be a number, got {type(amount).__name__}"
     if amount < 0:
@@ -55,7 +61,7 @@ def _quantity_error(name: str, amount: float) -> str | None:
 
 
 def _quantity(name: str) -> Option:
-    return Option((float, int, _NONE), lambda value: None if value is None else _quantity_error(name, value))
+    return Option((float, int, _NONE), lambda value: None if value is None else quantity_error(name, value))
 
 
 def _resources_error(resources: dict[str, float] | None) -> str | None:
@@ -66,7 +72,7 @@ def _resources_error(resources: dict[str, float] | None) -> str | None:
     for name, amount in resources.items():
         if not isinstance(name, str):
             return f"Names in 'resources' must be strings, got {name!r}"
-        if error := _quantity_error(name, amount):
+        if error := quantity_error(name, amount):
             return error
     return None
 
@@ -114,9 +120,9 @@ def _runtime_env_error(value: Mapping[str, Any] | None) -> str | None:
 
 
 def _strategy_error(value: Any) -> str | None:
-    if value in (None, "DEFAULT", "SPREAD"):
+    if not isinstance(value, str) or value in ("DEFAULT", "SPREAD"):
         return None
-    return f"scheduling_strategy must be 'DEFAULT' or 'SPREAD' in this version, got {value!r}"
+    return f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or one of util.scheduling_strategies, got {value!r}"
 
 
 def _name_error(value: str | None) -> str | None:
@@ -125,9 +131,7 @@ def _name_error(value: str | None) -> str | None:
 
 
 def _label_selector_error(value: dict[str, str] | None) -> str | None:
-    if not value:
-        return None
-    return f"label_selector={value!r}: there is one node, and nothing to select; leave it out"
+    return labels.selector_error(value or {})
 
 
 def _choice(name: str, *choices: Any) -> Callable[[Any], str | None]:
@@ -145,7 +149,7 @@ def _groups_error(value: Any) -> str | None:
 NAME = Option((str, _NONE), _name_error)
 DIRECTORY = Option((str, _NONE))
 OBJECT_STORE_MEMORY = _count("object_store_memory", infinite=False)
-_LABELS = Option((dict, _NONE), without_effect="labels are for choosing nodes, and there is one")
+_LABELS = Option((dict, _NONE), without_effect="nodes have labels (init, VirtualCluster), tasks and actors do not")
 _COMMON: dict[str, Option] = {
     "num_cpus": _quantity("num_cpus"),
     "num_gpus": _quantity("num_gpus"),
@@ -154,7 +158,20 @@ _COMMON: dict[str, Option] = {
     "accelerator_type": Option((str, _NONE)),
     "name": NAME,
     "runtime_env": Option((dict, _NONE), _runtime_env_error),
-    "scheduling_strategy": Option((str, _NONE), _strategy_error),
+    "scheduling_strategy": Option(
+        (
+            str,
+            PlacementGroupSchedulingStrategy,
+            NodeAffinitySchedulingStrategy,
+            NodeLabelSchedulingStrategy,
+            _NONE,
+        ),
+        _strategy_error,
+    ),
+    # As Ray, which prefers PlacementGroupSchedulingStrategy.
+    "placement_group": Option((object,)),
+    "placement_group_bundle_index": Option((int,)),
+    "placement_group_capture_child_tasks": Option((bool, _NONE)),
     "tensor_transport": Option((str, _NONE)),
     "isolation": Option((str, _NONE)),
     "enable_task_events": Option((bool,)),
@@ -215,6 +232,8 @@ def validate(options: Mapping[str, Any], table: Mapping[str, Option], what: str)
             raise ValueError(error)
         if option.without_effect and value is not None:
             notices.without_effect(f"{name} of {what}", option.without_effect)
+    if options.get("placement_group", "default") not in ("default", None) and options.get("scheduling_strategy"):
+        raise ValueError("placement_group and scheduling_strategy: the latter says it all; leave the former out.")
     if "tensor_transport" in options or "isolation" in options:
         mode(options)
 
@@ -271,6 +290,18 @@ def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, floa
     if kind := options.get("accelerator_type"):
         amounts[f"accelerator_type:{kind}"] = 0.001
     return {name: amount for name, amount in amounts.items() if amount}
+
+
+def actor_resources(options: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What an actor holds while it lives, and what it needs to be placed.
+
+    As Ray: one that asks for nothing holds nothing, and needs a CPU for the moment of its creation; one that asks for
+    anything but memory holds a CPU as well, unless it says how many.
+    """
+    asks = any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "accelerator_type"))
+    asks = asks or bool(options.get("resources"))
+    held = resources(options, default_cpus=1 if asks else 0)
+    return held, held if asks else {**held, "CPU": 1.0}
 
 
 def environment(options: Mapping[str, Any], session_env: Mapping[str, str]) -> dict[str, str]:

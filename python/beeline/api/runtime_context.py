@@ -6,7 +6,7 @@ import contextvars
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor, session, this_worker
+from beeline.api import actor, placement_group, session, this_worker
 
 # The call of an async actor that this coroutine belongs to; elsewhere the core knows.
 async_task: contextvars.ContextVar[Any] = contextvars.ContextVar("beeline_task", default=None)
@@ -127,8 +127,9 @@ class RuntimeContext:
     get_resource_ids = get_accelerator_ids
 
     def get_placement_group_id(self) -> str | None:
-        """None: placement groups are not in this version."""
-        return None
+        """The id of the placement group that this task or actor is in, in hexadecimal; None where it is in none."""
+        group = session.current.group
+        return placement_group.PlacementGroupID(group).hex() if group else None
 
     def get_runtime_env_string(self) -> str:
         """The session's runtime_env as JSON."""
@@ -147,7 +148,7 @@ class RuntimeContext:
         return session.current.info.get("session_dir", "")
 
     def get_node_labels(self) -> dict[str, str]:
-        """What `init(labels=...)` says, and the node's id."""
+        """What `init(labels=...)` or VirtualCluster say of this node, and its id."""
         return session.node_labels()
 
     def is_canceled(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from beeline import _core
+from beeline.api import labels as label_rules
 from beeline.api import notices
 from beeline.api import options as option_table
 from beeline.engines import embedded
@@ -33,11 +34,28 @@ class _Session:
         self.info: dict[str, Any] = {}
         self.namespace = ""
         self.env: dict[str, str] = {}
-        self.labels: dict[str, str] = {}  # of the node
+        self.labels: dict[str, str] = {}  # of the driver's node
+        # Where this worker is; a driver is on node 0, and in no placement group.
+        self.node = 0
+        self.group = 0
+        self.captures = False  # what is called from here runs in the group too
         self.is_worker = False
         self.pid = 0  # of the process that is in it; a fork of it is not
         # Things with state that ends with the session; each has `session_ended()`.
         self.dependents: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Remote functions that were called: what they know holds for this session, and this placement group.
+        self.functions: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def move_to(self, node: int, group: int, captures: bool) -> None:
+        """This worker is somewhere else from here on."""
+        if (self.group, self.captures) != (group, captures):
+            self.forget_functions()
+        self.node, self.group, self.captures = node, group, captures
+
+    def forget_functions(self) -> None:
+        """The next call of each remote function starts from scratch."""
+        for function in list(self.functions):
+            function.forget()
 
 
 current = _Session()
@@ -107,6 +125,7 @@ def init(
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
+    _virtual_nodes: bool = False,
     **unknown: Any,
 ) -> Context:
     """Starts a session on this machine with this process as its driver.
@@ -133,6 +152,7 @@ def init(
         log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
         namespace: Where names of actors are looked up; None: one of this session's own.
         runtime_env: {"env_vars": {...}}: environment variables of all workers.
+        _virtual_nodes: For beeline.testing.VirtualCluster: nodes may be added.
         **unknown: Nothing else.
 
     Returns: facts about the session.
@@ -154,7 +174,7 @@ def init(
         object_spilling_directory,
         runtime_env,
     )
-    node_labels = _checked_labels(labels)
+    node_labels = checked_labels(labels)
     _note_without_effect(include_dashboard, dashboard_port, logging_format, logging_config)
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and amount < 0:
@@ -190,6 +210,8 @@ def init(
                 object_store_memory,
                 True if log_to_driver is None else log_to_driver,
                 os.path.basename(sys.argv[0]) if sys.argv else "",
+                node_labels,
+                _virtual_nodes,
                 object_spilling_directory or "",
             )
         except BaseException:
@@ -237,7 +259,8 @@ def _check_arguments(
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
 
 
-def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of a node's labels. Raises ValueError for what is none."""
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise ValueError(f"labels must map strings to strings, got {key!r}: {value!r}")
@@ -280,6 +303,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         current.info, current.namespace, current.env, current.labels = {}, "", {}, {}
         if was_running:
             _core.stop()
+        current.forget_functions()
         for dependent in list(current.dependents):
             dependent.session_ended()
 
@@ -322,13 +346,15 @@ def require() -> None:
 
 
 def node_id() -> str:
-    """The node's id in hexadecimal, as Ray's (28 bytes); one machine is one node."""
-    return uuid.uuid5(uuid.NAMESPACE_DNS, "node").hex + "0" * 24
+    """The id of this process's node in hexadecimal, as Ray's (28 bytes)."""
+    return _core.node_id(current.node)
 
 
 def node_labels() -> dict[str, str]:
-    """The node's labels: those of `init`, and its id under Ray's name."""
-    return {"ray.io/node-id": node_id(), **current.labels}
+    """The labels of this process's node: those that it was given, and its id under Ray's name."""
+    if current.node == 0:
+        return {label_rules.NODE_ID: node_id(), **current.labels}
+    return dict(_core.node_state()["nodes"][current.node]["labels"])
 
 
 atexit.register(lambda: shutdown(_exiting_interpreter=True))

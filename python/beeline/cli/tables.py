@@ -56,7 +56,10 @@ def show_session(console: Console, state: dict[str, Any]) -> None:
         for name, value in sorted(state["counters"].items()):
             counters.add_row(name, str(value))
         console.print(counters)
-    console.print(f"waiting: {state['pending_actors']} actors, {state['pending_leases']} tasks' leases")
+    console.print(
+        f"waiting: {state['pending_actors']} actors, {state['pending_leases']} tasks' leases, "
+        f"{state['pending_groups']} placement groups"
+    )
 
 
 def _mib(count: int) -> str:

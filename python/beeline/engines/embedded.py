@@ -28,6 +28,8 @@ def start(
     quota_bytes: int | None,
     log_to_driver: bool,
     job_name: str,
+    labels: Mapping[str, str],
+    virtual_nodes: bool,
     spill_dir: str = "",
 ) -> dict[str, Any]:
     """Starts a session with this process as its driver; returns what `_core.start_session` returns.
@@ -50,6 +52,8 @@ def start(
             "prestart": 1,
             "log_to_driver": log_to_driver,
             "job_name": job_name,
+            "labels": dict(labels),
+            "virtual_nodes": virtual_nodes,
         }
     )
 

@@ -92,6 +92,7 @@ struct Lease {
   std::list<OutgoingCall*> in_flight;
   std::uint64_t idle_round = 0;  // of the shape's idle timer
   bool leaving = false;          // its worker takes no more calls
+  bool used = false;             // a call was sent on it
 };
 
 // Functions with the same demands share workers.
@@ -99,10 +100,12 @@ struct Shape {
   Resources resources;
   bool wants_torch = false;
   std::map<std::string, std::string> env;
+  Scheduling scheduling;
   std::string name;
   std::deque<OutgoingCall*> queued;
   std::map<LeaseId, Lease> leases;
   std::unordered_set<LeaseId> requested;
+  [[nodiscard]] bool spreads() const { return scheduling.policy == static_cast<std::uint8_t>(NodePolicy::kSpread); }
   double mean_ns = 1e9;  // of executions, decaying: decides how many calls are sent ahead
   bool idle_timer = false;
   std::uint64_t round = 0;
@@ -122,7 +125,7 @@ class Caller {
   ActorTarget& actor(ActorId id);
   ActorTarget* find_actor(ActorId id);
   Shape& shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-               const std::string& name);
+               const Scheduling& scheduling, const std::string& name);
   void define_function(std::uint64_t key, std::string blob) { functions_.try_emplace(key, std::move(blob)); }
   [[nodiscard]] const std::string* function(std::uint64_t key) const;
 
@@ -167,6 +170,7 @@ class Caller {
   void return_lease(Shape& shape, LeaseId lease, control::WorkerAfter worker);
   void lose_lease(Shape& shape, LeaseId id, const std::string& reason);
   void dismiss_leaving(Shape& shape);
+  void return_used(Shape& shape);
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);

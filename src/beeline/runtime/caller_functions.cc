@@ -32,14 +32,18 @@ std::vector<Entry*> Caller::call_function(Shape& shape, CallOptions options, Pay
 }
 
 Shape& Caller::shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-                     const std::string& name) {
+                     const Scheduling& scheduling, const std::string& name) {
   for (auto& shape : shapes_) {
-    if (shape->resources == resources && shape->wants_torch == wants_torch && shape->env == env) return *shape;
+    if (shape->resources == resources && shape->wants_torch == wants_torch && shape->env == env &&
+        shape->scheduling == scheduling) {
+      return *shape;
+    }
   }
   auto shape = std::make_unique<Shape>();
   shape->resources = resources;
   shape->wants_torch = wants_torch;
   shape->env = env;
+  shape->scheduling = scheduling;
   shape->name = name;
   shapes_.push_back(std::move(shape));
   return *shapes_.back();
@@ -52,17 +56,19 @@ const std::string* Caller::function(std::uint64_t key) const {
 
 void Caller::pump(Shape& shape) {
   dismiss_leaving(shape);
+  if (shape.spreads()) return_used(shape);
   const auto ahead =
       static_cast<std::size_t>(std::clamp(kAheadNs / std::max(shape.mean_ns, 1.0), 1.0, double{kMaxAhead}));
   while (!shape.queued.empty()) {
     Lease* best = nullptr;
     for (auto& [id, lease] : shape.leases) {
-      if (lease.leaving) continue;
+      if (lease.leaving || (shape.spreads() && lease.used)) continue;
       if (best == nullptr || lease.in_flight.size() < best->in_flight.size()) best = &lease;
     }
     if (best == nullptr || best->in_flight.size() >= ahead) break;
     OutgoingCall* call = shape.queued.front();
     shape.queued.pop_front();
+    best->used = true;
     call->lease = best->id;
     call->position = best->in_flight.insert(best->in_flight.end(), call);
     send(*call, best->process);
@@ -76,8 +82,8 @@ void Caller::request_lease(Shape& shape) {
   const LeaseId id = next_lease_++;
   shape.requested.insert(id);
   shape_of_lease_[id] = &shape;
-  process_.tell_daemon(control::Type::kRequestLease,
-                       control::RequestLease{id, shape.resources, shape.wants_torch, shape.env, shape.name});
+  process_.tell_daemon(control::Type::kRequestLease, control::RequestLease{id, shape.resources, shape.wants_torch,
+                                                                           shape.env, shape.name, shape.scheduling});
 }
 
 void Caller::schedule_idle_check(Shape& shape) {
@@ -112,6 +118,15 @@ void Caller::dismiss_leaving(Shape& shape) {
     done.push_back(id);
   }
   for (const auto id : done) return_lease(shape, id, control::WorkerAfter::kLeaving);
+}
+
+// Each call of a shape that spreads has a lease of its own, so that the daemon chooses a node for it.
+void Caller::return_used(Shape& shape) {
+  std::vector<LeaseId> done;
+  for (auto& [id, lease] : shape.leases) {
+    if (lease.used && !lease.leaving && lease.in_flight.empty()) done.push_back(id);
+  }
+  for (const auto id : done) return_lease(shape, id, control::WorkerAfter::kIdle);
 }
 
 // Gives back leases without work, and requests that nothing waits for.
@@ -177,8 +192,10 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   }
   shape_of_lease_.erase(it);
   shape.requested.erase(failed.lease);
-  const auto kind =
-      static_cast<Code>(failed.code) == Code::kResourceExhausted ? ErrorKind::kInfeasible : ErrorKind::kWorkerCrashed;
+  const auto code = static_cast<Code>(failed.code);
+  const auto kind = code == Code::kResourceExhausted ? ErrorKind::kInfeasible
+                    : code == Code::kNotFound        ? ErrorKind::kGroupRemoved
+                                                     : ErrorKind::kWorkerCrashed;
   auto doomed = std::move(shape.queued);
   shape.queued.clear();
   for (OutgoingCall* call : doomed) fail(*call, make_failure(kind, *call->options.name + ": " + failed.message));

@@ -11,6 +11,7 @@
 #include "beeline/base/bytes.h"
 #include "beeline/base/msgpack.h"
 #include "beeline/base/status.h"
+#include "beeline/runtime/scheduling.h"
 #include "beeline/store/ids.h"
 
 namespace beeline::runtime {
@@ -20,8 +21,6 @@ using store::ProcessIndex;
 using ActorId = std::uint64_t;
 // Chosen by the lessee, unique within it.
 using LeaseId = std::uint32_t;
-// Amounts by name ("CPU", "GPU", "memory", custom); "GPU" may be fractional.
-using Resources = std::map<std::string, double>;
 
 namespace control {
 
@@ -38,11 +37,17 @@ enum class Type : std::uint16_t {
   kReturnLease = 9,   // also cancels a pending request
   kBlocked = 10,      // a worker's thread waits: its CPU goes back to the pool
   kUnblocked = 11,
-  kGetState = 12,    //                       kState
-  kShutdown = 13,    // from the driver: end the session
-  kListActors = 14,  //                       kNamedActors
-  kLinkLost = 15,    // another process cannot be reached any more, or sent what cannot be
-  kUsage = 16,       // the answer to kReportUsage
+  kGetState = 12,     //                       kState
+  kShutdown = 13,     // from the driver: end the session
+  kListActors = 14,   //                       kNamedActors
+  kLinkLost = 15,     // another process cannot be reached any more, or sent what cannot be
+  kUsage = 16,        // the answer to kReportUsage
+  kCreateGroup = 17,  //                       kReply (request), then kGroupUpdate
+  kRemoveGroup = 18,
+  kWatchGroup = 19,  //                       kGroupUpdate now and at each change
+  kGetGroups = 20,   //                       kGroups
+  kAddNode = 21,     //                       kNodeAdded
+  kRemoveNode = 22,  //                       kReply
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -59,6 +64,9 @@ enum class Type : std::uint16_t {
   kNamedActors = 44,
   kRetire = 45,       // to an idle worker: exit, unless it holds what others still need; no answer
   kReportUsage = 46,  // to drivers and workers: say what you hold
+  kGroupUpdate = 47,
+  kGroups = 48,
+  kNodeAdded = 49,
   // daemon -> zygote and back
   kFork = 64,        //                       kForked; two descriptors: stdout, stderr
   kForkZygote = 65,  // become two: the copy imports the named modules; one descriptor: its socket
@@ -110,8 +118,9 @@ struct CreateActor {
   Bytes handle_meta;         // opaque: what a handle found by name needs (methods and their options)
   std::map<std::string, std::string>
       env;  // environment of the worker; changes to load-time variables need a fresh interpreter
+  Scheduling scheduling;
   MSGPACK_DEFINE_ARRAY(request, actor, resources, creation_resources, name, name_space, class_name, max_restarts,
-                       detached, wants_torch, spec, handle_meta, env)
+                       detached, wants_torch, spec, handle_meta, env, scheduling)
 };
 
 struct Reply {
@@ -138,6 +147,7 @@ enum class DeathCause : std::uint8_t {
   kOwnerDied = 5,
   kUnschedulable = 6,
   kOutOfScope = 7,
+  kGroupRemoved = 8,  // its placement group, before it had a place
 };
 
 struct ActorUpdate {
@@ -219,7 +229,8 @@ struct RequestLease {
   bool wants_torch = false;
   std::map<std::string, std::string> env;
   std::string function_name;  // for people
-  MSGPACK_DEFINE_ARRAY(lease, resources, wants_torch, env, function_name)
+  Scheduling scheduling;
+  MSGPACK_DEFINE_ARRAY(lease, resources, wants_torch, env, function_name, scheduling)
 };
 
 struct LeaseGranted {
@@ -249,6 +260,14 @@ struct ReturnLease {
   MSGPACK_DEFINE_ARRAY(lease, worker)
 };
 
+// Where a worker is.
+struct WorkPlace {
+  NodeIndex node = 0;
+  GroupId group = 0;
+  bool capture = false;  // what it calls runs in the group too
+  MSGPACK_DEFINE_ARRAY(node, group, capture)
+};
+
 struct AssignActor {
   ActorId actor = 0;
   std::uint32_t incarnation = 0;
@@ -258,7 +277,8 @@ struct AssignActor {
   std::string name;
   std::string name_space;
   Resources resources;
-  MSGPACK_DEFINE_ARRAY(actor, incarnation, spec, accelerators, env, name, name_space, resources)
+  WorkPlace place;
+  MSGPACK_DEFINE_ARRAY(actor, incarnation, spec, accelerators, env, name, name_space, resources, place)
 };
 
 struct AssignLease {
@@ -266,7 +286,8 @@ struct AssignLease {
   LeaseId lease = 0;
   std::map<std::string, std::vector<std::int32_t>> accelerators;
   Resources resources;
-  MSGPACK_DEFINE_ARRAY(lessee, lease, accelerators, resources)
+  WorkPlace place;
+  MSGPACK_DEFINE_ARRAY(lessee, lease, accelerators, resources, place)
 };
 
 struct GetState {
@@ -309,6 +330,15 @@ struct ProcessRow {
   MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage)
 };
 
+struct NodeRow {
+  NodeIndex node = 0;
+  std::string id;  // as among its labels
+  bool alive = false;
+  Labels labels;
+  Resources total, available;  // available outside of placement groups
+  MSGPACK_DEFINE_ARRAY(node, id, alive, labels, total, available)
+};
+
 struct State {
   std::uint64_t request = 0;
   std::string session_name;
@@ -316,10 +346,90 @@ struct State {
   Resources total, available;
   std::vector<ActorRow> actors;
   std::vector<ProcessRow> processes;
-  std::uint64_t pending_actors = 0, pending_leases = 0;
+  std::uint64_t pending_actors = 0, pending_leases = 0, pending_groups = 0;
   Counts counters;
+  std::vector<NodeRow> nodes;
   MSGPACK_DEFINE_ARRAY(request, session_name, uptime_s, total, available, actors, processes, pending_actors,
-                       pending_leases, counters)
+                       pending_leases, pending_groups, counters, nodes)
+};
+
+struct CreateGroup {
+  std::uint64_t request = 0;  // echoed in kReply
+  GroupId group = 0;
+  std::vector<Bundle> bundles;
+  std::uint8_t strategy = 0;      // GroupStrategy
+  NodeIndex preferred = kNoNode;  // the node to try first
+  std::string name;               // empty: anonymous
+  std::string name_space;
+  bool detached = false;
+  MSGPACK_DEFINE_ARRAY(request, group, bundles, strategy, preferred, name, name_space, detached)
+};
+
+struct RemoveGroup {
+  GroupId group = 0;
+  MSGPACK_DEFINE_ARRAY(group)
+};
+
+struct WatchGroup {
+  GroupId group = 0;
+  MSGPACK_DEFINE_ARRAY(group)
+};
+
+// kRescheduling: a node was lost, some bundles wait for another one. kRemoved is final.
+enum class GroupState : std::uint8_t { kPending = 0, kCreated = 1, kRescheduling = 2, kRemoved = 3 };
+
+struct GroupUpdate {
+  GroupId group = 0;
+  std::uint8_t state = 0;  // GroupState
+  std::string message;     // why it was removed, if nobody asked for that
+  MSGPACK_DEFINE_ARRAY(group, state, message)
+};
+
+struct GetGroups {
+  std::uint64_t request = 0;
+  GroupId group = 0;  // 0: the living one of that name, or without a name all
+  std::string name;
+  std::string name_space;
+  MSGPACK_DEFINE_ARRAY(request, group, name, name_space)
+};
+
+struct GroupRow {
+  GroupId group = 0;
+  std::string name;
+  std::uint8_t strategy = 0;
+  std::uint8_t state = 0;
+  std::vector<Resources> bundles;
+  std::vector<NodeIndex> nodes;  // of the bundles, kNoNode while one has none
+  // Of the bundles of a living one: their accelerators there ("GPU": [0, 1]).
+  std::vector<std::map<std::string, std::vector<std::int32_t>>> accelerators;
+  std::string lacks;  // of a pending one: what no node has, "" if it only waits for others
+  MSGPACK_DEFINE_ARRAY(group, name, strategy, state, bundles, nodes, accelerators, lacks)
+};
+
+struct Groups {
+  std::uint64_t request = 0;
+  std::vector<GroupRow> groups;
+  MSGPACK_DEFINE_ARRAY(request, groups)
+};
+
+struct AddNode {
+  std::uint64_t request = 0;
+  Resources resources;
+  Labels labels;
+  MSGPACK_DEFINE_ARRAY(request, resources, labels)
+};
+
+struct NodeAdded {
+  std::uint64_t request = 0;
+  NodeIndex node = kNoNode;  // kNoNode: it was refused
+  std::string message;       // why
+  MSGPACK_DEFINE_ARRAY(request, node, message)
+};
+
+struct RemoveNode {
+  std::uint64_t request = 0;
+  NodeIndex node = 0;
+  MSGPACK_DEFINE_ARRAY(request, node)
 };
 
 struct LogLines {

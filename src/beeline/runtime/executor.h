@@ -96,9 +96,10 @@ class Executor {
   // of it with the next result.
   void leave();
   [[nodiscard]] bool leaving() const { return leaving_; }
-  // Functions are here that cannot start, and none runs or can.
+  // Functions are here that cannot start, and none runs or can. (A definition that is on its way needs nobody's CPU.)
   [[nodiscard]] bool awaits_arguments() const {
-    return !is_actor_ && running_ == 0 && runnable_.empty() && calls_.size() > unassigned_.size();
+    return !is_actor_ && running_ == 0 && runnable_.empty() && calls_.size() > unassigned_.size() &&
+           awaiting_function_.empty();
   }
   [[nodiscard]] std::size_t running() const { return running_; }
   [[nodiscard]] bool idle() const { return calls_.empty(); }

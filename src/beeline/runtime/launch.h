@@ -39,8 +39,10 @@ struct LaunchOptions {
   std::uint64_t max_log_bytes = 64u << 20;  // size at which a worker's log file stops growing
   std::string spill_dir;                    // where the session's folder for spilled values is made; empty: session_dir
   std::string session_dir;                  // filled in by launch_session
+  Labels labels;                            // of this node
+  bool virtual_nodes = false;               // nodes may be added: what no node has is waited for
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
-                       idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir)
+                       idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir, labels, virtual_nodes)
 };
 
 // The driver's end of a session. Closing the socket (or dying) ends the session, detached actors excepted.

@@ -308,9 +308,9 @@ ActorTarget& Process::actor(ActorId id) {
 }
 
 Shape& Process::shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-                      const std::string& name) {
+                      const Scheduling& scheduling, const std::string& name) {
   const Locked locked(lock_);
-  return caller_.shape(resources, wants_torch, env, name);
+  return caller_.shape(resources, wants_torch, env, scheduling, name);
 }
 
 void Process::define_function(std::uint64_t key, std::string blob) {

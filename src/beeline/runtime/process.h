@@ -141,7 +141,7 @@ class Process final : public PeerEvents, public store::TableEvents {
                                     const std::vector<Entry*>& dependencies);
   ActorTarget& actor(ActorId id);
   Shape& shape(const Resources& resources, bool wants_torch, const std::map<std::string, std::string>& env,
-               const std::string& name);
+               const Scheduling& scheduling, const std::string& name);
   void define_function(std::uint64_t key, std::string blob);
   std::uint64_t pending_calls(ActorTarget& actor);
   bool cancel(Entry& entry, bool force, bool recursive);
@@ -172,6 +172,18 @@ class Process final : public PeerEvents, public store::TableEvents {
   void kill_actor(ActorId id, bool no_restart);
   control::ActorUpdate actor_state(ActorId id);
   Result<control::State> node_state();
+
+  // ----- placement groups and nodes
+  // At once; with a name, after the name is taken.
+  Result<GroupId> create_group(control::CreateGroup request);
+  void remove_group(GroupId id);
+  // One group, or by name, or all; see control::GetGroups.
+  Result<control::Groups> groups(control::GetGroups request);
+  // An object with that value, held once, as soon as all bundles of the group have a place; an error when it is
+  // removed.
+  Entry* group_ready(GroupId id, store::PayloadPtr value);
+  Result<control::NodeAdded> add_node(control::AddNode request);
+  Status remove_node(NodeIndex node);
 
   // ----- the worker's side
   struct Assignment {
@@ -275,10 +287,16 @@ class Process final : public PeerEvents, public store::TableEvents {
   void on_subscribe(ProcessIndex from, const store::ObjectId& id);
   void on_daemon_socket(std::uint32_t events);
   Status on_daemon_frame(BytesView frame);
+  void on_group_update(const control::GroupUpdate& update);
   void daemon_lost(const std::string& reason);
   void send_control(const Bytes& frame);
+  // The frame that answers the request.
+  Result<Bytes> await_answer(Locked& locked, std::uint64_t request);
   template <typename Answer>
-  Result<Answer> await_reply(Locked& locked, std::uint64_t request, Deadline deadline);
+  Result<Answer> await_reply(Locked& locked, std::uint64_t request) {
+    BEELINE_ASSIGN(const auto frame, await_answer(locked, request));
+    return control::decode<Answer>(frame);
+  }
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
   bool drain();
   void on_idle();
@@ -350,6 +368,15 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::atomic<bool> leases_to_clean_{false};
   bool has_chores_for_python_ = false;
   std::uint64_t allocations_seen_ = 0;  // by trim_arena(), of the helper thread
+
+  // What is known of placement groups that this process has made, or waits for; not of removed ones.
+  struct GroupTarget {
+    control::GroupState state = control::GroupState::kPending;
+    bool condemned = false;  // this process has asked for its removal: whatever it hears, it is not there any more
+    std::vector<std::pair<Entry*, store::PayloadPtr>> waiting;  // each held
+  };
+  std::unordered_map<GroupId, GroupTarget> groups_;
+  std::uint32_t next_group_ = 1;
 
   Assignment assignment_;
   bool exiting_ = false;

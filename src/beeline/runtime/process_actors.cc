@@ -10,9 +10,6 @@ namespace {
 using store::ObjectKind;
 using store::PayloadPtr;
 
-constexpr auto kReplyWithin = std::chrono::seconds(30);
-constexpr auto kSignalSlice = std::chrono::milliseconds(200);
-
 }  // namespace
 
 // ----- actors
@@ -45,7 +42,7 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
   target.creation_args = std::move(args);
   target.creation_holds = std::move(holds);
   if (wait_for_name) {
-    auto reply = await_reply<control::Reply>(locked, request_id, Deadline::after(kReplyWithin));
+    auto reply = await_reply<control::Reply>(locked, request_id);
     const Status failure = !reply             ? reply.status()
                            : reply->code == 0 ? Status::ok()
                                               : Status(static_cast<Code>(reply->code), reply->message);
@@ -93,48 +90,25 @@ void Process::release_spec(ActorSpec& spec) {
   }
 }
 
-template <typename Answer>
-Result<Answer> Process::await_reply(Locked& locked, std::uint64_t request, Deadline deadline) {
-  for (;;) {
-    // In slices: a signal that comes just before the wait does not interrupt it.
-    const auto slice = Deadline::after(kSignalSlice);
-    const auto outcome = progress_.wait(locked, slice.at() < deadline.at() ? slice : deadline,
-                                        [&] { return replies_.contains(request) || !session_error_.empty(); });
-    if (const auto node = replies_.extract(request)) return control::decode<Answer>(node.mapped());
-    if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);
-    if (outcome == WaitOutcome::kTimedOut && deadline.passed()) {
-      return Status(Code::kDeadlineExceeded, "the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
-                                                 ") did not answer within " + std::to_string(kReplyWithin.count()) +
-                                                 " s: it is stopped, or the machine is overloaded; try again");
-    }
-    if (on_signal) {
-      locked.unlock();
-      const bool gives_up = on_signal();
-      locked.lock();
-      if (gives_up) return Status(Code::kInterrupted, "interrupted by a signal");
-    }
-  }
-}
-
 Result<control::ActorInfo> Process::lookup_actor(const std::string& name, const std::string& name_space) {
   Locked locked(lock_);
   const auto request = next_request_++;
   tell_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
-  return await_reply<control::ActorInfo>(locked, request, Deadline::after(kReplyWithin));
+  return await_reply<control::ActorInfo>(locked, request);
 }
 
 Result<control::NamedActors> Process::list_actors(const std::string& name_space, bool all) {
   Locked locked(lock_);
   const auto request = next_request_++;
   tell_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
-  return await_reply<control::NamedActors>(locked, request, Deadline::after(kReplyWithin));
+  return await_reply<control::NamedActors>(locked, request);
 }
 
 Result<control::State> Process::node_state() {
   Locked locked(lock_);
   const auto request = next_request_++;
   tell_daemon(control::Type::kGetState, control::GetState{request, false});
-  return await_reply<control::State>(locked, request, Deadline::after(kReplyWithin));
+  return await_reply<control::State>(locked, request);
 }
 
 void Process::kill_actor(ActorId id, bool no_restart) {

@@ -5,6 +5,12 @@
 #include "beeline/runtime/process.h"
 
 namespace beeline::runtime {
+namespace {
+
+constexpr auto kReplyWithin = std::chrono::seconds(30);
+constexpr auto kSignalSlice = std::chrono::milliseconds(200);
+
+}  // namespace
 
 void Process::send_control(const Bytes& frame) {
   if (!daemon_.is_open()) return;
@@ -53,6 +59,21 @@ Status Process::on_daemon_frame(BytesView frame) {
     case control::Type::kState: {
       BEELINE_ASSIGN(const auto state, control::decode<control::State>(frame));
       replies_[state.request] = Bytes(frame.begin(), frame.end());
+      return Status::ok();
+    }
+    case control::Type::kGroups: {
+      BEELINE_ASSIGN(const auto groups, control::decode<control::Groups>(frame));
+      replies_[groups.request] = Bytes(frame.begin(), frame.end());
+      return Status::ok();
+    }
+    case control::Type::kNodeAdded: {
+      BEELINE_ASSIGN(const auto added, control::decode<control::NodeAdded>(frame));
+      replies_[added.request] = Bytes(frame.begin(), frame.end());
+      return Status::ok();
+    }
+    case control::Type::kGroupUpdate: {
+      BEELINE_ASSIGN(const auto update, control::decode<control::GroupUpdate>(frame));
+      on_group_update(update);
       return Status::ok();
     }
     case control::Type::kReportUsage: {
@@ -113,6 +134,29 @@ Status Process::on_daemon_frame(BytesView frame) {
       return Status::ok();
     default:
       return {Code::kCorrupt, "a control message of unknown type " + std::to_string(static_cast<int>(type))};
+  }
+}
+
+Result<Bytes> Process::await_answer(Locked& locked, std::uint64_t request) {
+  const auto deadline = Deadline::after(kReplyWithin);
+  for (;;) {
+    // In slices: a signal that comes just before the wait does not interrupt it.
+    const auto slice = Deadline::after(kSignalSlice);
+    const auto outcome = progress_.wait(locked, slice.at() < deadline.at() ? slice : deadline,
+                                        [&] { return replies_.contains(request) || !session_error_.empty(); });
+    if (auto node = replies_.extract(request)) return std::move(node.mapped());
+    if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);
+    if (outcome == WaitOutcome::kTimedOut && deadline.passed()) {
+      return Status(Code::kDeadlineExceeded, "the node daemon (beelined, pid " + std::to_string(daemon_pid_) +
+                                                 ") did not answer within " + std::to_string(kReplyWithin.count()) +
+                                                 " s: it is stopped, or the machine is overloaded; try again");
+    }
+    if (on_signal) {
+      locked.unlock();
+      const bool gives_up = on_signal();
+      locked.lock();
+      if (gives_up) return Status(Code::kInterrupted, "interrupted by a signal");
+    }
   }
 }
 

@@ -44,7 +44,8 @@ enum class ErrorKind : std::uint8_t {
   kTransferCancelled = 22,
   kTorn = 23,
   kRefused = 24,
-  kEndOfStream = 25,
+  kGroupRemoved = 25,
+  kEndOfStream = 26,
 };
 
 struct Buffer {

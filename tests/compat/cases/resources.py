@@ -48,6 +48,27 @@ def case_an_actor_holds_no_cpu_by_default(ray):
     return _settles_at(ray, "CPU", 4)
 
 
+def case_an_actor_that_asks_for_anything_holds_a_cpu(ray):
+    @ray.remote
+    class A:
+        def assigned(self):
+            return ray.get_runtime_context().get_assigned_resources()
+
+    asked = (
+        {"num_gpus": 0.5},
+        {"resources": {"slot": 1}},
+        {"memory": 1000},
+        {"num_cpus": 0, "num_gpus": 1},
+        {"num_gpus": 0},
+    )
+    outcomes = []
+    for options in asked:
+        a = A.options(**options).remote()
+        outcomes.append(sorted(ray.get(a.assigned.remote()).items()))
+        ray.kill(a)
+    return outcomes
+
+
 @full
 def case_more_default_actors_than_cpus(ray):
     @ray.remote
@@ -126,6 +147,23 @@ def case_tasks_wait_for_their_turn(ray):
         return began
 
     return ray.get([alone.remote(i) for i in range(4)])
+
+
+def case_no_more_tasks_at_once_than_cpus(ray):
+    @ray.remote
+    def enter(folder):
+        inside = os.path.join(folder, str(os.getpid()))
+        open(inside, "w").close()
+        time.sleep(0.3)
+        count = len(os.listdir(folder))
+        time.sleep(0.3)
+        os.remove(inside)
+        return count
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return max(ray.get([enter.remote(folder) for _ in range(8)])) <= 4
 
 
 def case_custom_resource_limits_parallelism(ray):

@@ -2,6 +2,7 @@
 // (node_fake_zygote.py) that answer by a small protocol of their own; see there.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -156,5 +157,20 @@ inline Nanos time_until_nothing_is_left(const std::string& session_dir) {
   }
   return Clock::now() - start;
 }
+
+// A session to itself for each test; at its end nothing may be left of it.
+class NodeFixture : public ::testing::Test {
+ protected:
+  void TearDown() override {
+    for (const auto& dir : dirs_) EXPECT_LT(time_until_nothing_is_left(dir), kPatience) << "left over: " << dir;
+  }
+  Client start(LaunchOptions options = fake_options()) {
+    auto client = launch(std::move(options));
+    dirs_.push_back(client.dir());
+    return client;
+  }
+  SessionPlace place_;
+  std::vector<std::string> dirs_;
+};
 
 }  // namespace beeline::runtime::node

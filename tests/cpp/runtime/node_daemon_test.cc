@@ -13,20 +13,7 @@ using control::ActorState;
 using control::DeathCause;
 using control::Type;
 
-// A session to itself for each test; at its end nothing may be left of it.
-class NodeTest : public ::testing::Test {
- protected:
-  void TearDown() override {
-    for (const auto& dir : dirs_) EXPECT_LT(time_until_nothing_is_left(dir), kPatience) << "left over: " << dir;
-  }
-  Client start(LaunchOptions options = fake_options()) {
-    auto client = launch(std::move(options));
-    dirs_.push_back(client.dir());
-    return client;
-  }
-  SessionPlace place_;
-  std::vector<std::string> dirs_;
-};
+class NodeTest : public NodeFixture {};
 
 control::LeaseGranted lease(Client& client, LeaseId number, const Resources& resources) {
   control::RequestLease request;

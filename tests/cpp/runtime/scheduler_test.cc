@@ -21,7 +21,8 @@ std::vector<int> slots_of(Scheduler& scheduler, const std::vector<double>& reque
   std::vector<int> slots(requests.size(), -1);
   for (std::size_t i = 0; i < requests.size(); ++i) {
     EXPECT_TRUE(scheduler.request(i, {{"GPU", requests[i]}}).is_ok());
-    for (const auto& grant : scheduler.place()) slots[grant.ticket] = grant.allocation.accelerators.at("GPU").front();
+    for (const auto& grant : scheduler.place())
+      slots[grant.ticket] = grant.allocation.share.accelerators.at("GPU").front();
   }
   return slots;
 }
@@ -44,7 +45,7 @@ TEST(SchedulerTest, WholeRequestsTakeFreeGpusOnly) {
   ASSERT_TRUE(scheduler.request(3, {{"GPU", 1}}).is_ok());
   const auto grants = scheduler.place();
   ASSERT_EQ(grants.size(), 2u);
-  EXPECT_EQ(grants[1].allocation.accelerators.at("GPU"), (std::vector<std::int32_t>{1, 2, 3}));
+  EXPECT_EQ(grants[1].allocation.share.accelerators.at("GPU"), (std::vector<std::int32_t>{1, 2, 3}));
 }
 
 // 2,000 random cases against the plainest model there is: first fit over a list of what is left.
@@ -84,7 +85,7 @@ TEST(SchedulerTest, FractionsAgreeWithBruteForce) {
         ASSERT_TRUE(scheduler.cancel(step));
         continue;
       }
-      const auto& got = grants[0].allocation.accelerators.at("GPU");
+      const auto& got = grants[0].allocation.share.accelerators.at("GPU");
       ASSERT_EQ(std::vector<int>(got.begin(), got.end()), expected);
       for (const int slot : expected) left[static_cast<std::size_t>(slot)] -= std::min(amount, 10000);
       held.push_back({amount, expected, grants[0].allocation});

@@ -199,8 +199,8 @@ PayloadPtr Worker::relay(IncomingCall& call, bool to_function) {
   if (to_function) {
     options.function = key_of("sum");
     options.retries = 3;
-    returns =
-        process_->call_function(process_->shape({{"CPU", 1}}, false, {}, "sum"), options, numbers({given.at(0)}), {});
+    returns = process_->call_function(process_->shape({{"CPU", 1}}, false, {}, {}, "sum"), options,
+                                      numbers({given.at(0)}), {});
   } else {
     options.method = "sum";
     returns =

@@ -78,7 +78,7 @@ class SessionTest : public ::testing::Test {
     options.retries = retries;
     options.flags = kCallRetryExceptions;
     return process_
-        ->call_function(process_->shape({{"CPU", 1}}, false, {}, function), options, std::move(args), dependencies)
+        ->call_function(process_->shape({{"CPU", 1}}, false, {}, {}, function), options, std::move(args), dependencies)
         .at(0);
   }
   Entry* put(std::int64_t value) { return process_->put(numbers({value}), nullptr); }

@@ -96,7 +96,7 @@ class ScriptedTest : public ::testing::Test {
     CallOptions options;
     options.name = caller.intern("scripted");
     options.retries = retries;
-    auto& shape = caller.shape({{"CPU", 1}}, false, {}, "scripted");
+    auto& shape = caller.shape({{"CPU", 1}}, false, {}, {}, "scripted");
     return caller.call_function(shape, options, std::move(args), dependencies).at(0);
   }
   // Answers the next request of the lessee, and lets the worker know or not.
@@ -107,7 +107,7 @@ class ScriptedTest : public ::testing::Test {
     return request.lease;
   }
   void assign(Process& lessee, Process& worker, LeaseId lease) {
-    tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self(), lease, {}, {}});
+    tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self(), lease, {}, {}, {}});
   }
   // The next call that the process may run; nullptr (and a failure) if there is none.
   IncomingCall* take(Process& worker) {

@@ -2,6 +2,7 @@
 #include "session/scripted.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace beeline::runtime::session {
 namespace {
@@ -21,7 +22,7 @@ TEST_F(ScriptedTest, AFunctionStartsOnlyOnceItsWorkerKnowsOfTheLease) {
     EXPECT_FALSE(worker.executor().awaits_arguments());
   }
   // Another lessee's lease may have the same number.
-  tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self() + 7, lease, {}, {}});
+  tell(worker, control::Type::kAssignLease, control::AssignLease{lessee.self() + 7, lease, {}, {}, {}});
   IncomingCall* call = nullptr;
   EXPECT_EQ(worker.next_call(0, call, Deadline::after(kPatience)), Process::Next::kAssigned);
   {
@@ -36,6 +37,30 @@ TEST_F(ScriptedTest, AFunctionStartsOnlyOnceItsWorkerKnowsOfTheLease) {
   EXPECT_EQ(numbers_of(*get(lessee, result)).at(0), 2);
 }
 
+// Else the daemon would place another one on its CPU, before it has begun.
+TEST_F(ScriptedTest, AFunctionWhoseDefinitionIsOnItsWayLendsNoCpu) {
+  Process& lessee = join();
+  Process& worker = join();
+  Shape& shape = lessee.shape({{"CPU", 1}}, false, {}, {}, "scripted");
+  CallOptions options;
+  options.name = lessee.intern("scripted");
+  options.function = 42;
+  lessee.define_function(options.function, "definition");
+  lessee.call_function(shape, options, numbers({1}), {});
+  // The worker reads nothing until the lessee answers nothing.
+  std::optional<Locked> worker_is_held(std::in_place, worker.lock());
+  grant(lessee, worker);
+  ASSERT_TRUE(eventually(lessee, [&] { return shape.queued.empty(); }));
+  const Locked lessee_is_held(lessee.lock());
+  worker_is_held.reset();
+  IncomingCall* call = nullptr;
+  ASSERT_EQ(worker.next_call(0, call, Deadline::after(kPatience)), Process::Next::kAssigned);
+  ASSERT_TRUE(eventually(worker, [&] { return !worker.executor().idle(); }));
+  const Locked locked(worker.lock());
+  EXPECT_FALSE(worker.executor().has_runnable());
+  EXPECT_FALSE(worker.executor().awaits_arguments());
+}
+
 // Two calls on one lease, the first being executed, the second sent ahead.
 class CancelTest : public ScriptedTest {
  protected:
@@ -43,7 +68,7 @@ class CancelTest : public ScriptedTest {
     ScriptedTest::SetUp();
     lessee_ = &join();
     worker_ = &join();
-    Shape& shape = lessee_->shape({{"CPU", 1}}, false, {}, "scripted");
+    Shape& shape = lessee_->shape({{"CPU", 1}}, false, {}, {}, "scripted");
     {
       const Locked locked(lessee_->lock());
       shape.mean_ns = 1;

@@ -44,7 +44,7 @@ Daemon::~Daemon() = default;
 
 Result<std::unique_ptr<Daemon>> Daemon::make(LaunchOptions options, os::FrameSocket driver, os::Fd lock) {
   BEELINE_ASSIGN(auto loop, os::EventLoop::make());
-  BEELINE_ASSIGN(auto scheduler, Scheduler::make(options.resources));
+  BEELINE_ASSIGN(auto scheduler, Scheduler::make(options.resources, options.labels, options.virtual_nodes));
   std::unique_ptr<Daemon> daemon(
       new Daemon(std::move(options), std::move(loop), std::move(scheduler), std::move(lock)));
   BEELINE_RETURN_IF_ERROR(daemon->start(std::move(driver)));
@@ -217,6 +217,7 @@ void Daemon::sweep() {
         loop_.after(kExitGrace, [this, worker] { pool_.kill(worker); });
       }
       process_gone(connection.index);
+      end_groups_of(connection.index, connection.kind == control::ProcessKind::kDriver);
     }
   }
 }
@@ -387,6 +388,36 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
     case Type::kReturnLease: {
       BEELINE_MESSAGE(ReturnLease);
       return_lease(from, message);
+      return Status::ok();
+    }
+    case Type::kCreateGroup: {
+      BEELINE_MESSAGE(CreateGroup);
+      create_group(from, std::move(message));
+      return Status::ok();
+    }
+    case Type::kRemoveGroup: {
+      BEELINE_MESSAGE(RemoveGroup);
+      remove_group(message.group);
+      return Status::ok();
+    }
+    case Type::kWatchGroup: {
+      BEELINE_MESSAGE(WatchGroup);
+      watch_group(from.index, message.group);
+      return Status::ok();
+    }
+    case Type::kGetGroups: {
+      BEELINE_MESSAGE(GetGroups);
+      get_groups(from, message);
+      return Status::ok();
+    }
+    case Type::kAddNode: {
+      BEELINE_MESSAGE(AddNode);
+      add_node(from, message);
+      return Status::ok();
+    }
+    case Type::kRemoveNode: {
+      BEELINE_MESSAGE(RemoveNode);
+      remove_node(from, message);
       return Status::ok();
     }
     case Type::kLinkLost: {

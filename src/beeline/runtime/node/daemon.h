@@ -18,6 +18,7 @@
 #include "beeline/os/unix_socket.h"
 #include "beeline/runtime/launch.h"
 #include "beeline/runtime/node/actor_table.h"
+#include "beeline/runtime/node/group_table.h"
 #include "beeline/runtime/node/log_pump.h"
 #include "beeline/runtime/node/scheduler.h"
 #include "beeline/runtime/node/worker_pool.h"
@@ -63,6 +64,7 @@ class Daemon final : private PoolEvents {
     int blocked = 0;  // threads of the worker that wait
 
     [[nodiscard]] Flavour flavour(const ActorRecord* record) const;
+    [[nodiscard]] control::WorkPlace place(const Scheduling& scheduling) const;
   };
 
   Daemon(LaunchOptions options, os::EventLoop loop, Scheduler scheduler, os::Fd lock);
@@ -121,6 +123,26 @@ class Daemon final : private PoolEvents {
   void worker_ended(const Worker& worker, const std::string& how) override;
   void retire(Worker& worker) override;
 
+  // daemon_groups.cc
+  void create_group(Connection& from, control::CreateGroup message);
+  void remove_group(GroupId group);
+  void watch_group(ProcessIndex from, GroupId group);
+  void get_groups(Connection& from, const control::GetGroups& message);
+  // The creator's frames that lie in its socket may make it.
+  GroupRecord* find_group(GroupId group);
+  // The same before a request for it, which frames of its own process must not overtake.
+  void expect_group(const Connection& from, GroupId group);
+  void announce(const GroupRecord& record);
+  void place_groups();
+  void end_groups_of(ProcessIndex process, bool is_driver);
+  void add_node(Connection& from, const control::AddNode& message);
+  void remove_node(Connection& from, const control::RemoveNode& message);
+  [[nodiscard]] const Scheduling& scheduling_of(const Demand& demand);
+  // It can be met no more: an actor dies of `cause` if it had no place yet, a lessee is told `code`.
+  void end_demand(DemandId demand, Code code, control::DeathCause cause, const std::string& why);
+  // What it was given is gone before a worker could be had for it.
+  void place_again(DemandId demand);
+
   // daemon_state.cc
   control::State state(std::uint64_t request);
   void get_state(Connection& from, const control::GetState& message);
@@ -154,6 +176,7 @@ class Daemon final : private PoolEvents {
 
   Scheduler scheduler_;
   ActorTable actors_;
+  GroupTable groups_;
   LogPump logs_;
   WorkerPool pool_;
   DemandId next_demand_ = 1;

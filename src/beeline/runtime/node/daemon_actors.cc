@@ -17,6 +17,11 @@ constexpr auto kDismissWait = std::chrono::seconds(1);
 constexpr auto kRestartDelay = std::chrono::milliseconds(100);
 constexpr std::uint32_t kMaxRestartDelays = 10;
 
+// Of an actor that cannot be placed.
+DeathCause cause_of(const Status& status) {
+  return status.code() == Code::kNotFound ? DeathCause::kGroupRemoved : DeathCause::kUnschedulable;
+}
+
 std::string label_of(const control::CreateActor& create) {
   return create.class_name.empty() ? "actor" : create.class_name;
 }
@@ -66,13 +71,14 @@ void Daemon::create_actor(Connection& from, control::CreateActor message) {
     return;
   }
   ++counters_["actors_created"];
+  expect_group(from, (*created)->create.scheduling.group);
   const auto& create = actors_.find(actor)->create;
   auto& demand = add_demand();
-  const auto status = scheduler_.request(demand.id, create.resources, create.creation_resources);
+  const auto status = scheduler_.request(demand.id, create.resources, create.creation_resources, create.scheduling);
   answer(status);
   if (!status.is_ok()) {
     demands_.erase(demand.id);
-    return end_actor(actor, DeathCause::kUnschedulable, status.message());
+    return end_actor(actor, cause_of(status), status.message());
   }
   demand.actor = actor;
   demand_of_actor_[actor] = demand.id;
@@ -84,9 +90,10 @@ void Daemon::place_actor(ActorId actor) {
   auto& demand = add_demand();
   demand.actor = actor;
   demand_of_actor_[actor] = demand.id;
-  // It fitted the totals once, and those do not change.
-  const auto status = scheduler_.request(demand.id, record->create.resources, record->create.creation_resources);
-  BEELINE_CHECK(status.is_ok(), status.message());
+  const auto status = scheduler_.request(demand.id, record->create.resources, record->create.creation_resources,
+                                         record->create.scheduling);
+  // It fitted once, but its node or its placement group may be gone.
+  if (!status.is_ok()) end_actor(actor, cause_of(status), status.message());
 }
 
 void Daemon::assign_actor(Demand& demand, Worker& worker) {
@@ -98,11 +105,12 @@ void Daemon::assign_actor(Demand& demand, Worker& worker) {
   assign.actor = demand.actor;
   assign.incarnation = record.incarnation;
   assign.spec = record.create.spec;
-  assign.accelerators = demand.allocation->accelerators;
+  assign.accelerators = demand.allocation->share.accelerators;
   assign.env = record.create.env;
   assign.name = record.create.name;
   assign.name_space = record.create.name_space;
   assign.resources = record.create.resources;
+  assign.place = demand.place(record.create.scheduling);
   send(worker.index, Type::kAssignActor, assign);
   announce(demand.actor);
 }

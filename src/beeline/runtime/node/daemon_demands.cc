@@ -20,6 +20,14 @@ Flavour Daemon::Demand::flavour(const ActorRecord* record) const {
   return {request.wants_torch, request.env};
 }
 
+control::WorkPlace Daemon::Demand::place(const Scheduling& scheduling) const {
+  return {allocation->node, scheduling.group, scheduling.capture};
+}
+
+const Scheduling& Daemon::scheduling_of(const Demand& demand) {
+  return demand.actor == 0 ? demand.request.scheduling : actors_.find(demand.actor)->create.scheduling;
+}
+
 Daemon::Demand& Daemon::add_demand() {
   const DemandId id = next_demand_++;
   auto& demand = demands_[id];
@@ -29,10 +37,11 @@ Daemon::Demand& Daemon::add_demand() {
 
 void Daemon::request_lease(Connection& from, control::RequestLease message) {
   const LeaseKey key(from.index, message.lease);
+  expect_group(from, message.scheduling.group);
   auto& demand = add_demand();
   const auto status = demand_of_lease_.contains(key)
                           ? Status(Code::kAlreadyExists, "lease " + std::to_string(message.lease) + " exists already")
-                          : scheduler_.request(demand.id, message.resources);
+                          : scheduler_.request(demand.id, message.resources, {}, message.scheduling);
   if (!status.is_ok()) {
     demands_.erase(demand.id);
     return send(from.index, Type::kLeaseFailed,
@@ -72,6 +81,29 @@ void Daemon::withdraw(DemandId id) {
   }
 }
 
+void Daemon::end_demand(DemandId id, Code code, control::DeathCause cause, const std::string& why) {
+  const auto& demand = demands_.at(id);
+  const bool had_place = demand.worker != 0;
+  if (demand.actor != 0) return end_actor(demand.actor, had_place ? control::DeathCause::kWorkerDied : cause, why);
+  if (had_place) return pool_.kill(demand.worker, why);
+  send(demand.lease.first, Type::kLeaseFailed,
+       control::LeaseFailed{demand.lease.second, static_cast<std::uint8_t>(code), why});
+  withdraw(id);
+}
+
+void Daemon::place_again(DemandId id) {
+  auto& demand = demands_.at(id);
+  pool_.cancel(id);
+  scheduler_.release(*demand.allocation);
+  demand.allocation.reset();
+  const auto* record = demand.actor == 0 ? nullptr : actors_.find(demand.actor);
+  const auto status = record == nullptr
+                          ? scheduler_.request(id, demand.request.resources, {}, demand.request.scheduling)
+                          : scheduler_.request(id, record->create.resources, record->create.creation_resources,
+                                               record->create.scheduling);
+  if (!status.is_ok()) end_demand(id, status.code(), control::DeathCause::kUnschedulable, status.message());
+}
+
 Daemon::Demand* Daemon::demand_of_worker(WorkerToken worker) {
   const auto found = demand_of_worker_.find(worker);
   return found == demand_of_worker_.end() ? nullptr : &demands_.at(found->second);
@@ -90,6 +122,7 @@ void Daemon::set_blocked(Connection& from, bool blocked) {
 
 bool Daemon::place_demands() {
   if (ending_) return false;
+  place_groups();
   auto grants = scheduler_.place();
   for (auto& grant : grants) {
     auto& demand = demands_.at(grant.ticket);
@@ -113,8 +146,8 @@ void Daemon::worker_ready(WantId want, Worker& worker) {
 void Daemon::assign_lease(Demand& demand, Worker& worker) {
   logs_.label(worker.token, demand.request.function_name);
   send(worker.index, Type::kAssignLease,
-       control::AssignLease{demand.lease.first, demand.lease.second, demand.allocation->accelerators,
-                            demand.request.resources});
+       control::AssignLease{demand.lease.first, demand.lease.second, demand.allocation->share.accelerators,
+                            demand.request.resources, demand.place(demand.request.scheduling)});
   send(demand.lease.first, Type::kLeaseGranted,
        control::LeaseGranted{demand.lease.second, worker.index, static_cast<std::int32_t>(worker.pid)});
   ++counters_["leases_granted"];
@@ -153,7 +186,7 @@ void Daemon::retire(Worker& worker) {
 }
 
 void Daemon::recall_leases() {
-  if (scheduler_.pending() == 0 || demand_of_lease_.empty()) {
+  if (demand_of_lease_.empty() || !scheduler_.waits_for_holders()) {
     loop_.cancel(std::exchange(recall_timer_, 0));
     recall_delay_ = kFirstRecallDelay;
     return;

@@ -51,6 +51,14 @@ control::State Daemon::state(std::uint64_t request) {
     if (demand.worker != 0) continue;
     ++(demand.actor != 0 ? state.pending_actors : state.pending_leases);
   }
+  for (const auto& [id, record] : groups_.all()) {
+    state.pending_groups += record.state == control::GroupState::kPending ? 1 : 0;
+  }
+  for (NodeIndex node = 0; node < scheduler_.nodes().size(); ++node) {
+    const auto& about = scheduler_.nodes()[node];
+    state.nodes.push_back(
+        {node, node_id(node), about.is_alive, about.labels, to_resources(about.total), scheduler_.available(node)});
+  }
   state.counters = counters_;
   const auto& pool = pool_.counters();
   state.counters["workers_started"] = pool.workers_started;

@@ -1,103 +1,173 @@
 #include "beeline/runtime/node/scheduler.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 
 namespace beeline::runtime::node {
 namespace {
 
 constexpr const char* kCpu = "CPU";
 
-Amount amount_of(const Amounts& amounts, const std::string& name) {
-  const auto found = amounts.find(name);
-  return found == amounts.end() ? 0 : found->second;
-}
-
-std::string format(Amount amount) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.10g", static_cast<double>(amount) / kUnit);
-  return text;
+NodePolicy policy_of(const Scheduling& scheduling) {
+  return static_cast<NodePolicy>(scheduling.policy);
 }
 
 }  // namespace
 
-bool is_accelerator(const std::string& name) {
-  return name == "GPU" || name == "TPU" || name == "NPU" || name == "HPU" || name == "neuron_cores";
-}
+// ----- nodes
 
-Result<Amounts> to_amounts(const Resources& resources) {
-  Amounts amounts;
-  for (const auto& [name, value] : resources) {
-    // 2^50 units and less add up without overflow.
-    if (!std::isfinite(value) || value < 0 || value > 1e11) {
-      return Status(Code::kInvalidArgument, "resource " + name + " must be a number from 0 to 1e11");
-    }
-    if (is_accelerator(name) && value > 1 && value != std::floor(value)) {
-      return Status(Code::kInvalidArgument,
-                    std::to_string(value) + " of " + name + ": more than one accelerator must be a whole number");
-    }
-    const auto amount = static_cast<Amount>(std::llround(value * kUnit));
-    if (amount > 0) amounts[name] = amount;
-  }
-  return amounts;
-}
-
-Resources to_resources(const Amounts& amounts) {
-  Resources resources;
-  for (const auto& [name, amount] : amounts) resources[name] = static_cast<double>(amount) / kUnit;
-  return resources;
-}
-
-std::string describe(const Amounts& amounts) {
-  std::string text = "{";
-  for (const auto& [name, amount] : amounts) text += (text.size() > 1 ? ", " : "") + name + ": " + format(amount);
-  return text + "}";
-}
-
-Result<Scheduler> Scheduler::make(const Resources& total) {
+Result<Scheduler> Scheduler::make(const Resources& total, Labels labels, bool may_grow) {
   Scheduler scheduler;
-  BEELINE_ASSIGN(scheduler.total_, to_amounts(total));
-  for (const auto& [name, amount] : scheduler.total_) {
-    if (!is_accelerator(name)) {
-      scheduler.free_[name] = amount;
-    } else if (amount % kUnit != 0) {
-      return Status(Code::kInvalidArgument, "this machine's " + name + " must be a whole number");
-    } else {
-      scheduler.slots_[name].assign(static_cast<std::size_t>(amount / kUnit), kUnit);
-    }
-  }
+  scheduler.may_grow_ = may_grow;
+  BEELINE_ASSIGN(const auto first, scheduler.add_node(total, std::move(labels)));
+  (void)first;
   return scheduler;
 }
 
-Status Scheduler::check_against_total(const Amounts& needed) const {
-  for (const auto& [name, amount] : needed) {
-    if (amount <= amount_of(total_, name)) continue;
-    return {Code::kResourceExhausted, "a request for " + describe(needed) + " can never be met: this machine has " +
-                                          format(amount_of(total_, name)) + " of " + name + " (all of it: " +
-                                          describe(total_) + "). Ask for less, or start with more, e.g. init(" +
-                                          (name == "CPU"   ? "num_cpus=" + format(amount)
-                                           : name == "GPU" ? "num_gpus=" + format(amount)
-                                                           : "resources={\"" + name + "\": " + format(amount) + "}") +
-                                          ")"};
-  }
-  return Status::ok();
+Result<NodeIndex> Scheduler::add_node(const Resources& total, Labels labels) {
+  Node node;
+  BEELINE_ASSIGN(node.total, to_amounts(total));
+  BEELINE_ASSIGN(auto pool, ResourcePool::make(node.total));
+  const auto index = static_cast<NodeIndex>(nodes_.size());
+  node.labels = std::move(labels);
+  node.labels[kNodeIdLabel] = node_id(index);
+  node.pool = next_pool_++;
+  pools_.emplace(node.pool, std::move(pool));
+  nodes_.push_back(std::move(node));
+  judge_groups();
+  return index;
 }
 
-Status Scheduler::request(Ticket ticket, const Resources& held, const Resources& placement) {
+std::vector<Scheduler::Ticket> Scheduler::remove_node(NodeIndex index) {
+  if (!is_alive(index)) return {};
+  nodes_[index].is_alive = false;
+  pools_.erase(nodes_[index].pool);
+  for (auto& [id, group] : groups_) {
+    bool lost = false;
+    for (auto& bundle : group.bundles) {
+      if (bundle.node != index) continue;
+      pools_.erase(bundle.pool);
+      bundle.node = kNoNode;
+      bundle.pool = 0;
+      lost = true;
+    }
+    if (lost && !group.waits) waiting_groups_.push_back(id);
+    group.waits |= lost;
+  }
+  judge_groups();
+  return cancel_where(
+      [](const Shape& shape, std::uint64_t node) {
+        const auto& scheduling = shape.scheduling;
+        return policy_of(scheduling) == NodePolicy::kOne && !scheduling.soft && scheduling.node == node;
+      },
+      index);
+}
+
+Resources Scheduler::available(NodeIndex node) const {
+  return is_alive(node) ? to_resources(pool_of(node).available()) : Resources{};
+}
+
+Resources Scheduler::available() const {
+  Amounts sum;
+  for (NodeIndex node = 0; node < nodes_.size(); ++node) {
+    if (!is_alive(node)) continue;
+    for (const auto& [name, amount] : pool_of(node).available()) sum[name] += amount;
+  }
+  return to_resources(sum);
+}
+
+Resources Scheduler::total() const {
+  Amounts sum;
+  for (const auto& node : nodes_) {
+    if (!node.is_alive) continue;
+    for (const auto& [name, amount] : node.total) sum[name] += amount;
+  }
+  return to_resources(sum);
+}
+
+// ----- requests
+
+Status Scheduler::request(Ticket ticket, const Resources& held, const Resources& placement,
+                          const Scheduling& scheduling) {
   Shape shape;
+  shape.scheduling = scheduling;
   BEELINE_ASSIGN(shape.held, to_amounts(held));
   BEELINE_ASSIGN(shape.needed, to_amounts(placement));
   for (const auto& [name, amount] : shape.held) {
     auto& needed = shape.needed[name];
     needed = std::max(needed, amount);
   }
-  BEELINE_RETURN_IF_ERROR(check_against_total(shape.needed));
+  BEELINE_RETURN_IF_ERROR(check(shape));
   if (!shape_of_.emplace(ticket, shape).second) {
     return {Code::kAlreadyExists, "request " + std::to_string(ticket) + " is pending already"};
   }
   queues_[shape].push_back({next_order_++, ticket});
   return Status::ok();
+}
+
+Status Scheduler::check(const Shape& shape) const {
+  const auto& scheduling = shape.scheduling;
+  if (scheduling.group != 0) {
+    const auto group = groups_.find(scheduling.group);
+    if (group == groups_.end()) return {Code::kNotFound, "its placement group was removed"};
+    if (scheduling.bundle >= static_cast<std::int32_t>(group->second.bundles.size())) {
+      return {Code::kInvalidArgument, "bundle " + std::to_string(scheduling.bundle) + " of a placement group with " +
+                                          std::to_string(group->second.bundles.size())};
+    }
+    if (can_ever_fit(shape)) return Status::ok();
+    return {Code::kResourceExhausted, "a request for " + describe(shape.needed) +
+                                          " can never be met: no bundle of its placement group has as much"};
+  }
+  if (policy_of(scheduling) == NodePolicy::kOne && !scheduling.soft) {
+    const bool exists = is_alive(scheduling.node);
+    if (!exists || !pool_of(scheduling.node).could_fit(shape.needed)) {
+      return {Code::kResourceExhausted,
+              std::string("the node that NodeAffinitySchedulingStrategy names ") +
+                  (exists ? "can never have " + describe(shape.needed) : std::string("does not exist (any more)")) +
+                  ", and soft=False lets it run nowhere else"};
+    }
+    if (!scheduling.no_wait || pool_of(scheduling.node).fits(shape.needed)) return Status::ok();
+    return {Code::kResourceExhausted, "the node that NodeAffinitySchedulingStrategy names does not have " +
+                                          describe(shape.needed) + " now, and _fail_on_unavailable=True was given"};
+  }
+  if (may_grow_ || can_ever_fit(shape)) return Status::ok();
+  return {Code::kResourceExhausted,
+          "a request for " + describe(shape.needed) + " can never be met: " + describe_nodes(shape.needed)};
+}
+
+// Why no node will do, and what can be done about it.
+std::string Scheduler::describe_nodes(const Amounts& needed) const {
+  const auto& total = nodes_.front().total;
+  for (const auto& [name, amount] : needed) {
+    if (amount <= amount_of(total, name)) continue;
+    const std::string argument = name == "CPU"   ? "num_cpus=" + describe(amount)
+                                 : name == "GPU" ? "num_gpus=" + describe(amount)
+                                                 : "resources={\"" + name + "\": " + describe(amount) + "}";
+    return "this machine has " + describe(amount_of(total, name)) + " of " + name + " (all of it: " + describe(total) +
+           "). Ask for less, or start with more, e.g. init(" + argument + ")";
+  }
+  return "no node has the labels that it asks for; init(labels={...}) gives a node labels";
+}
+
+bool Scheduler::can_ever_fit(const Shape& shape) const {
+  const auto& scheduling = shape.scheduling;
+  if (scheduling.group != 0) {
+    const auto& bundles = groups_.at(scheduling.group).bundles;
+    const auto fits = [&shape](const GroupBundle& bundle) {
+      return std::all_of(shape.needed.begin(), shape.needed.end(), [&bundle](const auto& entry) {
+        return entry.second <= amount_of(bundle.amounts, entry.first);
+      });
+    };
+    if (scheduling.bundle >= 0) return fits(bundles[static_cast<std::size_t>(scheduling.bundle)]);
+    return std::any_of(bundles.begin(), bundles.end(), fits);
+  }
+  for (NodeIndex node = 0; node < nodes_.size(); ++node) {
+    const bool wanted = policy_of(scheduling) != NodePolicy::kOne || scheduling.soft || scheduling.node == node;
+    if (is_alive(node) && wanted && matches(nodes_[node].labels, scheduling.required) &&
+        pool_of(node).could_fit(shape.needed)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 bool Scheduler::cancel(Ticket ticket) {
@@ -110,43 +180,55 @@ bool Scheduler::cancel(Ticket ticket) {
   return true;
 }
 
-bool Scheduler::fits(const Shape& shape) const {
-  for (const auto& [name, amount] : shape.needed) {
-    if (!is_accelerator(name)) {
-      if (amount > amount_of(free_, name)) return false;
-      continue;
-    }
-    const auto slots = slots_.find(name);
-    if (slots == slots_.end()) return false;
-    // A fraction needs one slot with as much left, n whole ones need n free slots.
-    const Amount each = std::min(amount, kUnit);
-    const auto enough =
-        std::count_if(slots->second.begin(), slots->second.end(), [each](Amount left) { return left >= each; });
-    if (enough * each < amount) return false;
+std::vector<Scheduler::Ticket> Scheduler::cancel_where(bool (*concerns)(const Shape&, std::uint64_t),
+                                                       std::uint64_t argument) {
+  std::vector<Ticket> cancelled;
+  for (const auto& [shape, queue] : queues_) {
+    if (!concerns(shape, argument)) continue;
+    for (const auto& pending : queue) cancelled.push_back(pending.ticket);
   }
-  return true;
+  for (const Ticket ticket : cancelled) cancel(ticket);
+  return cancelled;
 }
 
-Allocation Scheduler::take(const Amounts& held) {
-  Allocation allocation;
-  allocation.amounts = held;
-  for (const auto& [name, amount] : held) {
-    if (!is_accelerator(name)) {
-      free_[name] -= amount;
-      continue;
-    }
-    auto& slots = slots_.at(name);
-    const Amount each = std::min(amount, kUnit);
-    Amount missing = amount;
-    for (std::size_t i = 0; i < slots.size() && missing > 0; ++i) {
-      if (slots[i] < each) continue;
-      slots[i] -= each;
-      missing -= each;
-      allocation.accelerators[name].push_back(static_cast<std::int32_t>(i));
-    }
-    BEELINE_CHECK(missing == 0, "an allocation that was found to fit does not");
+std::optional<Scheduler::Place> Scheduler::find_place(const Shape& shape) const {
+  return shape.scheduling.group != 0 ? find_bundle(shape) : find_node(shape);
+}
+
+std::optional<Scheduler::Place> Scheduler::find_bundle(const Shape& shape) const {
+  const auto& bundles = groups_.at(shape.scheduling.group).bundles;
+  for (std::size_t i = 0; i < bundles.size(); ++i) {
+    const auto index = static_cast<std::int32_t>(i);
+    if (shape.scheduling.bundle >= 0 && shape.scheduling.bundle != index) continue;
+    if (bundles[i].pool == 0 || !pool(bundles[i].pool).fits(shape.needed)) continue;
+    return Place{bundles[i].node, bundles[i].pool, index};
   }
-  return allocation;
+  return std::nullopt;
+}
+
+std::optional<Scheduler::Place> Scheduler::find_node(const Shape& shape) const {
+  const auto& scheduling = shape.scheduling;
+  const auto place_on = [this](NodeIndex node) { return Place{node, nodes_[node].pool, -1}; };
+  const auto fits = [&](NodeIndex node) {
+    return is_alive(node) && matches(nodes_[node].labels, scheduling.required) && pool_of(node).fits(shape.needed);
+  };
+  if (policy_of(scheduling) == NodePolicy::kOne) {
+    if (fits(scheduling.node)) return place_on(scheduling.node);
+    const bool waits = is_alive(scheduling.node) && pool_of(scheduling.node).could_fit(shape.needed);
+    if (!scheduling.soft || (waits && !scheduling.spill)) return std::nullopt;
+  }
+  const auto count = static_cast<NodeIndex>(nodes_.size());
+  const bool spreads = policy_of(scheduling) == NodePolicy::kSpread;
+  const NodeIndex first = spreads && last_spread_ != kNoNode ? last_spread_ + 1 : 0;
+  for (const bool preferred : {true, false}) {
+    if (preferred && scheduling.preferred.empty()) continue;
+    for (NodeIndex i = 0; i < count; ++i) {
+      const NodeIndex node = (first + i) % count;
+      if (preferred && !matches(nodes_[node].labels, scheduling.preferred)) continue;
+      if (fits(node)) return place_on(node);
+    }
+  }
+  return std::nullopt;
 }
 
 std::vector<Scheduler::Grant> Scheduler::place() {
@@ -157,10 +239,14 @@ std::vector<Scheduler::Grant> Scheduler::place() {
   while (!heads.empty()) {
     const Shape* shape = heads.begin()->second;
     heads.erase(heads.begin());
-    if (!fits(*shape)) continue;
+    const auto place = find_place(*shape);
+    if (!place) continue;
+    if (policy_of(shape->scheduling) == NodePolicy::kSpread) last_spread_ = place->node;
     const auto queue = queues_.find(*shape);
     const Ticket ticket = queue->second.front().ticket;
-    grants.push_back({ticket, take(shape->held)});
+    grants.push_back({ticket,
+                      {pools_.at(place->pool).take(shape->held), false, place->node, place->pool,
+                       shape->scheduling.group, place->bundle}});
     shape_of_.erase(ticket);
     queue->second.pop_front();
     if (queue->second.empty()) {
@@ -172,41 +258,47 @@ std::vector<Scheduler::Grant> Scheduler::place() {
   return grants;
 }
 
+bool Scheduler::waits_for_holders() const {
+  const auto met_by_holders = [this](const auto& entry) {
+    const Shape& shape = entry.first;
+    const auto group = groups_.find(shape.scheduling.group);
+    return group == groups_.end() ? can_ever_fit(shape) : !group->second.waits;
+  };
+  return std::any_of(queues_.begin(), queues_.end(), met_by_holders) ||
+         std::any_of(waiting_groups_.begin(), waiting_groups_.end(),
+                     [this](GroupId group) { return groups_.at(group).feasible; });
+}
+
+// ----- what holders have
+
+// Null when it went with its node.
+ResourcePool* Scheduler::pool_for(const Allocation& allocation) {
+  if (const auto own = pools_.find(allocation.pool); own != pools_.end()) return &own->second;
+  // Its bundle is gone, so it goes to the node itself.
+  return is_alive(allocation.node) ? &pools_.at(nodes_[allocation.node].pool) : nullptr;
+}
+
 void Scheduler::release(const Allocation& allocation) {
-  for (const auto& [name, amount] : allocation.amounts) {
-    if (name == kCpu && allocation.cpu_given_back) continue;
-    if (!is_accelerator(name)) {
-      free_[name] += amount;
-      continue;
-    }
-    for (const auto slot : allocation.accelerators.at(name)) {
-      auto& left = slots_.at(name)[static_cast<std::size_t>(slot)];
-      left += std::min(amount, kUnit);
-      BEELINE_CHECK(left <= kUnit, "more of an accelerator was released than was taken");
-    }
-  }
+  ResourcePool* from = pool_for(allocation);
+  if (from == nullptr) return;
+  freed_ = true;
+  if (!allocation.cpu_given_back) return from->give(allocation.share);
+  Share rest = allocation.share;
+  rest.amounts.erase(kCpu);
+  from->give(rest);
 }
 
 void Scheduler::give_back_cpu(Allocation& allocation) {
   if (allocation.cpu_given_back) return;
   allocation.cpu_given_back = true;
-  if (const Amount amount = amount_of(allocation.amounts, kCpu); amount > 0) free_[kCpu] += amount;
+  freed_ = true;
+  if (ResourcePool* from = pool_for(allocation)) from->give_cpus(amount_of(allocation.share.amounts, kCpu));
 }
 
 void Scheduler::take_cpu_again(Allocation& allocation) {
   if (!allocation.cpu_given_back) return;
   allocation.cpu_given_back = false;
-  if (const Amount amount = amount_of(allocation.amounts, kCpu); amount > 0) free_[kCpu] -= amount;
-}
-
-Resources Scheduler::available() const {
-  Amounts amounts = free_;
-  // Overdrawn CPUs show as none.
-  for (auto& [name, amount] : amounts) amount = std::max<Amount>(0, amount);
-  for (const auto& [name, slots] : slots_) {
-    for (const Amount left : slots) amounts[name] += left;
-  }
-  return to_resources(amounts);
+  if (ResourcePool* from = pool_for(allocation)) from->take_cpus(amount_of(allocation.share.amounts, kCpu));
 }
 
 }  // namespace beeline::runtime::node
