@@ -32,9 +32,33 @@ class FakeCore:
         self.replies = {}
         self.expected = 0
         self.cancelled = None
+        # Of streams: what was sent, how much of it the caller takes, and who waits for that.
+        self.items = {}
+        self.taken = {}
+        self.resumed = None
 
     def set_cancelled_callback(self, callback):
         self.cancelled = callback
+
+    def set_room_callback(self, callback):
+        self.resumed = callback
+
+    def streams(self, task):
+        return task.number in self.taken
+
+    def send_item(self, task, item):
+        self.items.setdefault(task.number, []).append(item)
+        return self.taken[task.number] is not None
+
+    def has_room(self, task):
+        return len(self.items[task.number]) <= self.taken[task.number]
+
+    def finish_stream(self, task, error):
+        self._replied(task, error)
+
+    def take(self, number, count):
+        self.taken[number] += count
+        self.wake()
 
     def calls_fileno(self):
         return self.readable
@@ -54,6 +78,8 @@ class FakeCore:
         cancels, self.cancels = self.cancels, []
         for number in cancels:
             self.cancelled(FakeTask(number))
+        for number in self.taken:
+            self.resumed(FakeTask(number))
         if len(self.replies) >= self.expected:
             return None
         return [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
@@ -61,6 +87,10 @@ class FakeCore:
     def submit(self, method, *args):
         self.expected += 1
         self.queue.append((FakeTask(self.expected), method, args, {}))
+
+    def submit_stream(self, method, *args, taken=1 << 30):
+        self.submit(method, *args)
+        self.taken[self.expected] = taken
 
     def _replied(self, task, outcome):
         assert task.number not in self.replies, "answered twice"
@@ -204,3 +234,80 @@ def test_random_programs_answer_every_call_once(core):
         core.submit(method, *([i] if method == "mark" else []))
     execute(Actor, rng.randrange(1, 20))
     assert len(core.replies) == 500
+
+
+class Streaming:
+    """Yields, and tells the core meanwhile what its caller has taken."""
+
+    def __init__(self, core):
+        self.core, self.made, self.closed = core, 0, False
+
+    async def count(self, n, fails=False):
+        try:
+            for i in range(n):
+                self.made += 1
+                yield i
+                await asyncio.sleep(0)
+            if fails:
+                raise ValueError("midway")
+        finally:
+            self.closed = True
+
+    def plain(self, n):
+        yield from range(n)
+
+    async def cancel(self, number):
+        while self.made == 0:
+            await asyncio.sleep(0)
+        self.core.cancels.append(number)
+        self.core.wake()
+
+    async def watch(self, number, wanted):
+        while self.made < wanted:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        seen = self.made
+        self.core.take(number, 2)
+        return seen
+
+
+def test_items_are_sent_one_by_one_and_then_the_end(core):
+    core.submit_stream("count", 3)
+    core.submit_stream("plain", 2)
+    execute(lambda: Streaming(core))
+    assert core.items == {1: [0, 1, 2], 2: [0, 1]}
+    assert core.replies == {1: None, 2: None}
+
+
+def test_an_error_ends_a_stream(core):
+    core.submit_stream("count", 1, True)
+    execute(lambda: Streaming(core))
+    assert core.items == {1: [0]}
+    assert isinstance(core.replies[1], ValueError)
+
+
+def test_a_stream_pauses_until_something_was_taken(core):
+    core.submit_stream("count", 4, taken=1)
+    core.submit("watch", 1, 2)
+    core.submit("watch", 1, 4)
+    execute(lambda: Streaming(core))
+    assert core.replies[2] == 2
+    assert core.replies[3] == 4
+    assert core.items == {1: [0, 1, 2, 3]}
+
+
+def test_a_stream_without_a_caller_is_closed(core):
+    made = []
+    core.submit_stream("count", 10)
+    core.taken[1] = None
+    execute(lambda: made.append(Streaming(core)) or made[0])
+    assert core.items == {1: [0]}
+    assert made[0].closed
+
+
+def test_a_paused_stream_can_be_cancelled(core):
+    core.submit_stream("count", 10, taken=0)
+    core.submit("cancel", 1)
+    execute(lambda: Streaming(core))
+    assert isinstance(core.replies[1], TaskCancelledError)

@@ -132,7 +132,7 @@ def test_what_the_decorator_takes():
     with pytest.raises(AssertionError, match="no_such_option"):
         ray.method(no_such_option=1)
     with pytest.raises(ValueError, match="generator"):
-        ray.remote(lambda: (yield))
+        ray.remote(num_returns="streaming")(lambda: 1)
 
     async def coroutine():
         pass

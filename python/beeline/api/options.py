@@ -131,7 +131,8 @@ def _name_error(value: str | None) -> str | None:
 
 
 def _label_selector_error(value: dict[str, str] | None) -> str | None:
-    return labels.selector_error(value or {})
+    error = labels.selector_error(value or {})
+    return error and f"label_selector: {error}"
 
 
 def _choice(name: str, *choices: Any) -> Callable[[Any], str | None]:
