@@ -20,8 +20,11 @@ SHARED = ("child.py", "outcome.py")
 def fingerprint(group):
     """Of all that a group's outcomes depend on."""
     digest = hashlib.sha256(importlib.metadata.version("ray").encode())
-    for file in (*SHARED, f"cases/{group}.py"):
+    cases = (HERE / f"cases/{group}.py").read_bytes()
+    helpers = [path.name for path in sorted(HERE.glob("*_helpers.py")) if path.stem.encode() in cases]
+    for file in (*SHARED, *helpers):
         digest.update((HERE / file).read_bytes())
+    digest.update(cases)
     return digest.hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ namespace {
 struct NoEvents final : store::TableEvents {
   void send_borrow(const store::ObjectId&) override {}
   void send_release(const store::ObjectId&) override {}
-  void send_object(ProcessIndex, const store::Entry&) override {}
+  void send_object(store::ProcessIndex, const store::Entry&) override {}
   void free_placement(const store::Placement&) override {}
   void actor_unreferenced(const store::ObjectId&) override {}
 };
