@@ -2,7 +2,9 @@
 #include "session/scripted.h"
 
 #include <algorithm>
+#include <latch>
 #include <optional>
+#include <thread>
 
 namespace beeline::runtime::session {
 namespace {
@@ -48,17 +50,26 @@ TEST_F(ScriptedTest, AFunctionWhoseDefinitionIsOnItsWayLendsNoCpu) {
   lessee.define_function(options.function, "definition");
   lessee.call_function(shape, options, numbers({1}), {});
   // The worker reads nothing until the lessee answers nothing.
-  Locked worker_is_held(worker.lock());
+  std::optional<Locked> worker_is_held(std::in_place, worker.lock());
   grant(lessee, worker);
   ASSERT_TRUE(eventually(lessee, [&] { return shape.queued.empty(); }));
-  const Locked lessee_is_held(lessee.lock());
-  worker_is_held.unlock();
+  std::latch lessee_is_held(1), done(1);
+  std::jthread holder([&] {
+    const Locked locked(lessee.lock());
+    lessee_is_held.count_down();
+    done.wait();
+  });
+  lessee_is_held.wait();
+  worker_is_held.reset();
   IncomingCall* call = nullptr;
-  ASSERT_EQ(worker.next_call(0, call, Deadline::after(kPatience)), Process::Next::kAssigned);
-  ASSERT_TRUE(eventually(worker, [&] { return !worker.executor().idle(); }));
-  const Locked locked(worker.lock());
-  EXPECT_FALSE(worker.executor().has_runnable());
-  EXPECT_FALSE(worker.executor().awaits_arguments());
+  EXPECT_EQ(worker.next_call(0, call, Deadline::after(kPatience)), Process::Next::kAssigned);
+  EXPECT_TRUE(eventually(worker, [&] { return !worker.executor().idle(); }));
+  {
+    const Locked locked(worker.lock());
+    EXPECT_FALSE(worker.executor().has_runnable());
+    EXPECT_FALSE(worker.executor().awaits_arguments());
+  }
+  done.count_down();
 }
 
 // Two calls on one lease, the first being executed, the second sent ahead.
