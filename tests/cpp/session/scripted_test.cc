@@ -50,7 +50,7 @@ TEST_F(ScriptedTest, AFunctionWhoseDefinitionIsOnItsWayLendsNoCpu) {
   lessee.define_function(options.function, "definition");
   lessee.call_function(shape, options, numbers({1}), {});
   // The worker reads nothing until the lessee answers nothing.
-  std::optional<Locked> worker_is_held(std::in_place, worker.lock());
+  Locked worker_is_held(worker.lock());
   grant(lessee, worker);
   ASSERT_TRUE(eventually(lessee, [&] { return shape.queued.empty(); }));
   std::latch lessee_is_held(1), done(1);
@@ -60,7 +60,7 @@ TEST_F(ScriptedTest, AFunctionWhoseDefinitionIsOnItsWayLendsNoCpu) {
     done.wait();
   });
   lessee_is_held.wait();
-  worker_is_held.reset();
+  worker_is_held.unlock();
   IncomingCall* call = nullptr;
   EXPECT_EQ(worker.next_call(0, call, Deadline::after(kPatience)), Process::Next::kAssigned);
   EXPECT_TRUE(eventually(worker, [&] { return !worker.executor().idle(); }));
