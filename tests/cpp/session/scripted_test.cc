@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <latch>
-#include <optional>
 #include <thread>
 
 namespace beeline::runtime::session {
