@@ -145,10 +145,12 @@ def test_a_fork_of_either_side(a, b, path):
     assert ray.get([call(b, total, refs[0]), call(a, total, refs[1])]) == [N, N]
 
 
-def signalled(actor, number):
-    """The actor's process, stopped or continued."""
+def stopped(actor):
+    """The actor's process, which does nothing more until it is continued."""
     pid = ray.get(call(actor, lambda node: os.getpid()))
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGSTOP)
+    while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.001)
     return pid
 
 
@@ -157,7 +159,7 @@ def test_a_producer_that_is_stopped(make_actor, b, path):
     producer = make_actor()
     ref = call(producer, ones, N, transport=path)
     assert ray.get(call(b, total, ref)) == ray.get(ref).sum() == N
-    pid = signalled(producer, signal.SIGSTOP)
+    pid = stopped(producer)
     try:
         if path in SERVED:
             begun = time.monotonic()
