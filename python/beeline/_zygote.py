@@ -272,6 +272,11 @@ class _Zygote:
         _kill_session(self._session_dir)
         import shutil  # here alone: it would cost the start-up of every session
 
+        spilled = os.path.join(self._session_dir, "spill")
+        with contextlib.suppress(OSError):  # a folder on another disk, by a link
+            target = os.readlink(spilled)
+            if os.path.basename(target) == "beeline-spill-" + os.path.basename(self._session_dir):
+                shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(self._session_dir, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self._session_dir))

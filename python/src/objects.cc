@@ -94,7 +94,7 @@ nb::list get(nb::handle refs, std::optional<double> timeout_s) {
   for (store::Entry* entry : entries) {
     const nb::object target = targets().empty() ? nb::object() : take_target(entry->id);
     try {
-      values.append(from_payload(running.payload(*entry), target, until));
+      values.append(value_of(*entry, target, until));
     } catch (nb::python_error& error) {
       // Who tries again means the same targets.
       if (target.is_valid() && error.matches(PyExc_TimeoutError)) targets()[entry->id] = target;

@@ -224,13 +224,18 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
   }();
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
-  if (const auto notice = running.take_notice(); !notice.empty()) {
-    nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(notice);
-  }
-  if (mode == runtime::Mode::kLive) {
-    const auto& id = payload->placement->publication;
-    keep(id, is_kept ? value : nb::handle(), true, shipped);
-    if (!shipped) hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
+  try {
+    if (const auto notice = running.take_notice(); !notice.empty()) {
+      nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(notice);
+    }
+    if (mode == runtime::Mode::kLive) {
+      const auto& id = payload->placement->publication;
+      keep(id, is_kept ? value : nb::handle(), true, shipped);
+      if (!shipped) hook("published")(std::uint64_t{id.generation} << 32 | id.slot);
+    }
+  } catch (...) {
+    running.discard({payload});  // an interrupt: the value goes nowhere
+    throw;
   }
   return payload;
 }
@@ -451,6 +456,22 @@ nb::object from_payload(const PayloadPtr& payload, nb::handle targets, Deadline 
     return load(payload, targets, deadline);
   } catch (nb::python_error& error) {
     raise_unpicklable(error);
+  }
+}
+
+nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) {
+  auto& running = process();
+  for (;;) {
+    const auto payload = running.payload(entry);
+    try {
+      return from_payload(payload, targets, deadline);
+    } catch (nb::python_error& error) {
+      if (payload->is_error() || payload->is_inline()) throw;
+      if (!error.matches(nb::module_::import_("beeline.exceptions").attr("ObjectLostError"))) throw;
+      const auto outcome =
+          wait_with_signals(deadline, [&](Deadline slice) { return running.ask_again(entry, payload, slice); });
+      if (outcome != runtime::WaitOutcome::kDone || running.payload(entry) == payload) throw;
+    }
   }
 }
 

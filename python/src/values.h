@@ -59,6 +59,8 @@ store::PayloadPtr to_task_failure(nb::handle exception, const std::string& funct
 
 // The value; raises if the payload is a failure, or cannot be fetched within the deadline.
 nb::object from_payload(const store::PayloadPtr& payload, nb::handle targets, Deadline deadline);
+// The value of an object that is ready. Where it cannot be opened any more, its owner is asked for another place.
+nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline);
 // The arguments of a call: (args list, kwargs dict, slots tuple); null object for "no arguments".
 nb::object from_call_payload(const store::PayloadPtr& payload, Deadline deadline);
 

@@ -124,7 +124,7 @@ std::pair<nb::object, nb::object> arguments_of(const IncomingCall& call) {
   std::size_t index = 0;
   for (nb::handle slot : slots) {
     store::Entry* dependency = call.dependencies.at(index++);
-    nb::object value = from_payload(process().payload(*dependency), nb::handle(), Deadline::never());
+    nb::object value = value_of(*dependency, nb::handle(), Deadline::never());
     if (PyLong_Check(slot.ptr())) {
       positional[slot] = value;
     } else {
@@ -195,11 +195,16 @@ void send_items(IncomingCall& call, nb::handle iterable) {
     if (call.header.window > 0) {
       (void)wait_with_signals(Deadline::never(), [&](Deadline slice) { return running.wait_for_room(call, slice); });
     }
+    // A method of a plain actor is not interrupted while it runs, but not gone on with either.
+    if (call.cancelled.load()) break;
     nb::object item = next_of(items);
     if (!item.is_valid()) return;
     if (!send_item(call, item)) break;
   }
   if (nb::hasattr(items, "close")) items.attr("close")();
+  if (!call.cancelled.load()) return;
+  PyErr_SetNone(PyExc_KeyboardInterrupt);
+  throw nb::python_error();
 }
 
 void finish_stream(IncomingCall& call, nb::handle exception) {

@@ -136,7 +136,9 @@ def test_exhausted_quota(start_driver, where):
         def fill(self):
             self.refs = []
             while len(self.refs) < 64:
-                self.refs.append(ray.put(np.full(16 << 20, len(self.refs), np.uint8)))
+                # By direct transport: what is stored would be moved to disk.
+                value = np.full(16 << 20, len(self.refs), np.uint8)
+                self.refs.append(ray.put(value, _tensor_transport="auto"))
 
         def check(self):
             return [int(ray.get(ref)[-1]) == i for i, ref in enumerate(self.refs)]

@@ -147,6 +147,60 @@ def test_results_of_a_worker_that_dies_are_copied_from_disk(start_driver):
     assert driver.expect("freed") == []
 
 
+def test_others_read_on_when_the_owner_has_taken_the_value_over(start_driver):
+    driver = start_driver(
+        STORE
+        + """
+    @ray.remote
+    class Maker:
+        def make(self, i):
+            return array(i, 4)
+
+        def pid(self):
+            return os.getpid()
+
+    @ray.remote
+    class Keeper:
+        def keep(self, refs):
+            self.refs = refs[0]
+            ray.wait(self.refs, num_returns=len(self.refs))
+
+        def total(self):
+            return [int(ray.get(ref)[-1]) for ref in self.refs]
+
+    a, b = Maker.remote(), Keeper.remote()
+    refs = [a.make.remote(i) for i in range(24)]
+    pid = ray.get(a.pid.remote())
+    ray.wait(refs, num_returns=len(refs))
+    ray.get(b.keep.remote([refs]))
+    os.kill(pid, signal.SIGKILL)
+    say("copied", settles(lambda: _core.transfer_stats()["rehomed_objects"], 24))
+    say("values", ray.get(b.total.remote(), timeout=60))
+    say("mine", [int(ray.get(ref)[-1]) for ref in refs])
+    ray.kill(b)
+    del refs
+    say("freed", settles(files, []))
+    """
+    )
+    assert driver.expect("copied") == 24
+    assert driver.expect("values") == list(range(24))
+    assert driver.expect("mine") == list(range(24))
+    assert driver.expect("freed") == []
+
+
+def test_what_can_never_fit_moves_nothing(start_driver):
+    driver = start_driver(
+        STORE
+        + """
+    refs = [ray.put(array(i)) for i in range(6)]
+    say("refused", tried(lambda: ray.put(array(1, 100)))[0])
+    say("files", files())
+    """
+    )
+    assert "ObjectStoreFullError" in driver.expect("refused")
+    assert driver.expect("files") == []
+
+
 def test_many_threads_store_and_read(start_driver):
     driver = start_driver(
         STORE
@@ -212,6 +266,24 @@ def test_another_folder_is_spilled_to_and_left_empty(start_driver, tmp_path):
     assert "ValueError" in names
     assert "/no/such/folder" in message
     assert list(tmp_path.glob("beeline-spill-*")) == []
+
+
+def test_another_folder_is_left_empty_when_the_daemon_is_killed(start_driver, tmp_path):
+    driver = start_driver(
+        f"""
+    import numpy as np
+
+    ray.init(num_cpus=1, object_store_memory=32 << 20, object_spilling_directory={str(tmp_path)!r})
+    refs = [ray.put(np.full(1 << 20, i)) for i in range(10)]
+    say("stored")
+    hear()
+    """
+    )
+    driver.expect("stored")
+    assert list(tmp_path.glob("beeline-spill-*"))
+    driver.daemon().kill()
+    assert processes.until(lambda: not list(tmp_path.glob("beeline-spill-*")))
+    driver.tell()
 
 
 @pytest.fixture

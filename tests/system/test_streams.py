@@ -32,6 +32,19 @@ COUNTING = """
         def alive(self):
             return True
 
+    @ray.remote
+    class Async:
+        async def paced(self, n):
+            for i in range(n):
+                yield i
+
+        async def hold(self):
+            while True:
+                yield 0
+
+        async def alive(self):
+            return True
+
     def mine():
         from beeline import _core
         rows = _core.session_state(ray.api.session.current.info["session_dir"])["processes"]
@@ -237,3 +250,82 @@ def test_ctrl_c_leaves_next(start_driver):
     driver.interrupt()
     driver.expect("interrupted")
     assert driver.expect("goes on") == 2
+
+
+def test_a_paused_stream_of_an_async_actor_ends_with_its_caller(start_driver):
+    driver = start_driver(
+        COUNTING
+        + """
+    ray.init(num_cpus=2)
+    a = Async.options(max_concurrency=2).remote()
+
+    @ray.remote(max_retries=0)
+    def caller(a):
+        stream = a.paced.options(_generator_backpressure_num_objects=1).remote(10)
+        next(stream)
+        os._exit(1)
+
+    for _ in range(4):  # each would keep a place
+        say("caller", tried(lambda: ray.get(caller.remote(a)))[0])
+        say("alive", ray.get(a.alive.remote(), timeout=30))
+    """
+    )
+    for _ in range(4):
+        assert "WorkerCrashedError" in driver.expect("caller")
+        assert driver.expect("alive") is True
+
+
+def test_an_endless_async_stream_lets_others_run(start_driver):
+    driver = start_driver(
+        COUNTING
+        + """
+    ray.init(num_cpus=2)
+    a = Async.remote()
+    stream = a.hold.remote()
+    next(stream)
+    say("alive", ray.get(a.alive.remote(), timeout=30))
+    ray.cancel(stream)
+    say("end", tried(lambda: ray.get(stream.completed(), timeout=30))[0])
+    """
+    )
+    assert driver.expect("alive") is True
+    assert "TaskCancelledError" in driver.expect("end")
+
+
+def test_a_paused_method_that_is_cancelled_goes_no_further(start_driver):
+    driver = start_driver(
+        COUNTING
+        + """
+    ray.init(num_cpus=2)
+    a, made = A.remote(), Made.remote()
+    stream = a.endless.options(_generator_backpressure_num_objects=2).remote(made)
+    next(stream)
+    say("paused", settles(lambda: ray.get(made.get.remote()), 3))
+    ray.cancel(stream)
+    say("end", tried(lambda: ray.get(stream.completed(), timeout=30))[0])
+    say("alive", ray.get(a.alive.remote(), timeout=30))
+    say("made", ray.get(made.get.remote()))
+    """
+    )
+    assert driver.expect("paused") == 3
+    assert "TaskCancelledError" in driver.expect("end")
+    assert driver.expect("alive") is True
+    assert driver.expect("made") == 3
+
+
+def test_who_waits_for_an_item_of_a_dropped_stream_is_told(start_driver):
+    driver = start_driver(
+        COUNTING
+        + """
+    ray.init(num_cpus=2)
+    made = Made.remote()
+    stream = A.remote().endless.options(_generator_backpressure_num_objects=1).remote(made)
+    next(stream)
+    next(stream)
+    item = stream.peek()
+    del stream
+    say("told", tried(lambda: ray.get(item, timeout=30))[0])
+    """
+    )
+    told = driver.expect("told")
+    assert told == "returned" or "ObjectRefStreamEndOfStreamError" in told

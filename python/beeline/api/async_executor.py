@@ -99,6 +99,7 @@ class AsyncExecutor:
             async for item in items:
                 if not _core.send_item(task, item):
                     return  # the caller is gone
+                await asyncio.sleep(0)
                 while not _core.has_room(task):
                     paused = self._paused[task.task_id()] = self._loop.create_future()
                     await paused
@@ -134,4 +135,3 @@ class AsyncExecutor:
 async def _stepwise(items: Any) -> AsyncIterator[Any]:
     for item in items:
         yield item
-        await asyncio.sleep(0)

@@ -278,7 +278,8 @@ class WorkerPool:
         if has_died:
             _log.warning("A worker of a pool has died while it ran a job; another one takes its place.")
         else:
-            self._leaving += _dismissed([worker])
+            left = [answer for answer in self._leaving if not _core.ready(answer)]
+            self._leaving = left + _dismissed([worker])
         with session.kept() as is_running, contextlib.suppress(CoreError, SessionLostError):
             if is_running:
                 return self._new_actor()

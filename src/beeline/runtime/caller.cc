@@ -149,9 +149,11 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
     if (record.state == DependencyHeader::kAttached) store::encode_payload(*dependency->payload, writer);
   }
   store::encode_payload(*call.args, writer);
-  // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call.
-  peers.send(to, Message::kCall, scratch_);
-  if (header.window > 0 && streams_.taken(call.task) > 0) say_taken(call, streams_.taken(call.task));
+  // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call, which
+  // may be no more then.
+  const TakenRecord taken{header.task, streams_.taken(header.task)};
+  const bool is_sent = peers.send(to, Message::kCall, scratch_);
+  if (is_sent && header.window > 0 && taken.count > 0) peers.send(to, Message::kTaken, view_of(taken));
   // After the call: what tells of a producer's end is told to the consumer behind it.
   for (const auto& [producer, forward] : forwards) peers.send(producer, Message::kForward, view_of(forward));
 }

@@ -255,7 +255,7 @@ void Executor::on_taken(ProcessIndex from, const TakenRecord& record) {
   if (it == calls_.end()) return;
   IncomingCall& call = *it->second;
   if (record.count == TakenRecord::kAll) {
-    call.header.window = 0;
+    call.is_unwanted = true;
   } else {
     call.taken = std::max(call.taken, record.count);
   }
@@ -357,7 +357,11 @@ void Executor::on_process_lost(ProcessIndex process) {
   for (auto& [key, call] : calls_) {
     if (key.caller != process) continue;
     call->caller_gone.store(true);
-    if (!call->started) orphans.push_back(call.get());
+    if (!call->started) {
+      orphans.push_back(call.get());
+    } else if (call->streams() && on_room) {
+      on_room(*call);  // one that pauses hears of it
+    }
   }
   for (IncomingCall* call : orphans) {
     withdraw(*call);

@@ -39,6 +39,7 @@ struct IncomingCall final : store::Watcher {
   bool started = false;
   std::uint64_t yielded = 0;  // of a stream: items sent, and how many of those the caller has taken
   std::uint64_t taken = 0;
+  bool is_unwanted = false;  // nobody takes what is left
   std::atomic<bool> cancelled{false};
   std::atomic<bool> caller_gone{false};
   Clock::time_point started_at{};
@@ -46,7 +47,8 @@ struct IncomingCall final : store::Watcher {
   [[nodiscard]] bool streams() const { return (header.flags & kCallStreams) != 0; }
   // Whether the next item may be sent now. One whose call ends anyway waits for nobody.
   [[nodiscard]] bool has_room() const {
-    return header.window == 0 || yielded < taken + header.window || cancelled.load() || caller_gone.load();
+    return header.window == 0 || yielded < taken + header.window || is_unwanted || cancelled.load() ||
+           caller_gone.load();
   }
 };
 

@@ -179,12 +179,18 @@ Status link_spill_folder(const LaunchOptions& options) {
 Status remove_session_dir(const std::string& session_dir) {
   const std::filesystem::path path(session_dir);
   std::error_code error;
+  std::string left;
   const auto spill = std::filesystem::read_symlink(path / "spill", error);
   if (!error && spill.filename().string() == kSpillPrefix + path.filename().string()) {
-    std::filesystem::remove_all(spill, error);
+    // A process that leaves may be removing files of its own there, which disturbs the search.
+    for (int attempt = 0; attempt < 10 && std::filesystem::exists(spill, error); ++attempt) {
+      std::filesystem::remove_all(spill, error);
+    }
+    if (std::filesystem::exists(spill, error)) left = spill.string();
   }
   std::filesystem::remove_all(path, error);
-  return error ? Status::from_errno("remove " + session_dir, error.value()) : Status::ok();
+  if (error) return Status::from_errno("remove " + session_dir, error.value());
+  return left.empty() ? Status::ok() : Status(Code::kSystem, left + " cannot be removed; remove it by hand");
 }
 
 Result<Session> launch_session(LaunchOptions options) {

@@ -140,6 +140,10 @@ void Process::stop() {
       if (on_retired) on_retired(publication.id);
       // An agent of the transfer engine may use the arena beside us.
       if (!is_worker_) arena_->retire(publication.id);
+      // Of a worker, others may own it: they read it there.
+      if (publication.is_moved_out && (!is_worker_ || publication.owner == self_)) {
+        spilled_in_vain_.emplace_back(self_, publication.id);
+      }
     }
     publications_.clear();
     movable_.clear();
@@ -149,6 +153,7 @@ void Process::stop() {
     // What a worker has stored stays published: its owners copy it out once this process has ended.
     if (!is_worker_) arena = std::move(arena_);
   }
+  remove_spilled();
 }
 
 std::optional<std::string> Process::session_error() {
@@ -240,6 +245,16 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
     if (!entry->ready()) objects_.unwatch(*entry, countdown);
   }
   return outcome;
+}
+
+WaitOutcome Process::ask_again(Entry& entry, const PayloadPtr& known, Deadline deadline) {
+  Locked locked(lock_);
+  const auto is_settled = [&] {
+    return entry.payload != known || !is_stale(entry) || (entry.id.owner != self_ && peers_->is_gone(entry.id.owner));
+  };
+  if (is_settled()) return WaitOutcome::kDone;
+  if (entry.id.owner != self_) peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id));
+  return progress_.wait(locked, deadline, is_settled);
 }
 
 // While this thread sleeps, others use the CPU of the function that it executes.
@@ -526,6 +541,7 @@ void Process::ask_owners() {
 void Process::run_chores() {
   clean_leases();
   copy_lost_values();
+  remove_spilled();
 }
 
 bool Process::is_stale(const Entry& entry) const {
@@ -565,9 +581,10 @@ void Process::free_placement(const store::Placement& placement) {
   if (placement.holder == self_) return retire(placement.publication);
   const bool is_told = peers_->send(placement.holder, Message::kFree, view_of(placement.publication));
   // A holder that is gone, or about to be, removes no file.
+  if (inheriting_ == placement.publication) return;
   const auto paths = mapped_.find(placement.holder);
   if (!is_told || (paths && paths->facts().arena->is_moved_out(placement.publication))) {
-    spill_->remove(placement.holder, placement.publication);
+    forget_spilled(placement.holder, placement.publication);
   }
 }
 

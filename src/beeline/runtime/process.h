@@ -94,6 +94,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   Entry* restore(const store::ObjectId& id);
   bool ready(Entry& entry);
   store::PayloadPtr payload(Entry& entry);
+  // `known`, the value of a ready object, cannot be opened: its holder is gone. Waits until the owner has told another
+  // one; at once where there is another already, and where there will be none.
+  WaitOutcome ask_again(Entry& entry, const store::PayloadPtr& known, Deadline deadline);
   // Waits until `count` of the entries are ready.
   WaitOutcome wait(std::span<Entry* const> entries, std::size_t count, Deadline deadline);
   // Tells `watcher` (state lock held) when the entry is ready; at once if it is.
@@ -256,6 +259,8 @@ class Process final : public PeerEvents, public store::TableEvents {
     std::uint64_t number = 0;   // in movable_; 0 for what stays where it is
     memory::Range block{};      // its bytes
     bool is_moved_out = false;  // they lie in spill_
+    // What a holder that is gone had of the value: it goes with this.
+    std::pair<ProcessIndex, memory::PublicationId> inherited{};
   };
 
   Process();
@@ -303,6 +308,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool is_needed_by_others();
   void run_chores();
   void clean_leases();
+  void forget_spilled(ProcessIndex holder, memory::PublicationId id);
+  void remove_spilled();
   void request_cleaning();
   control::Counts usage();
   bool trim_arena();
@@ -347,7 +354,10 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::map<std::uint64_t, std::uint32_t> movable_;               // slots of those that may be moved out, oldest first
   std::uint64_t next_movable_ = 1;
   std::optional<Spill> spill_;  // there once started
-  std::mutex spill_mutex_;      // before the state lock; held while values are being moved out
+  // Of values that are no more: their files, which the helper removes.
+  std::vector<std::pair<ProcessIndex, memory::PublicationId>> spilled_in_vain_;
+  std::optional<memory::PublicationId> inheriting_;  // while a copy takes its place
+  std::mutex spill_mutex_;                           // before the state lock; held while values are being moved out
   std::atomic<bool> has_notice_{false};
   bool was_noticed_ = false;
   std::vector<memory::PublicationId> retired_;  // of these, the ones that somebody may read yet

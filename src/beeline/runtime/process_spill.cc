@@ -16,6 +16,7 @@ Result<std::byte*> Process::allocate(memory::Arena& arena, std::size_t size) {
   for (;;) {
     auto block = arena.allocate(size);
     if (block || block.status().code() != Code::kResourceExhausted) return block;
+    if (size > arena.stats().heap.quota_bytes) return block;  // whatever else were moved
     BEELINE_ASSIGN(const auto freed, make_room(arena, size));
     if (freed == 0) return block;
   }
@@ -27,8 +28,13 @@ Result<std::uint64_t> Process::make_room(memory::Arena& arena, std::uint64_t wan
   const auto start = Clock::now();
   std::uint64_t freed = 0;
   Status status;
+  remove_spilled();  // what the disk gets back
   {
     const std::lock_guard spilling(spill_mutex_);
+    if (const auto block = arena.allocate(wanted)) {
+      arena.release(*block);  // others have made room meanwhile
+      return wanted;
+    }
     const std::uint64_t enough = std::max(wanted, std::min(kSpillAtLeast, arena.stats().heap.quota_bytes / 8));
     while (freed < enough) {
       const auto moved = move_out_oldest(arena);
@@ -80,14 +86,32 @@ Result<std::uint64_t> Process::move_out_oldest(memory::Arena& arena) {
       transfers_.spilled_bytes += block.length;
       return block.length;
     }
-    // It was freed meanwhile, or somebody reads it now.
+    // It was freed meanwhile, or somebody reads it now. Its file goes at once: it may be written again.
     arena.let_go(id);
-    if (written) spill_->remove(self_, id);
-    if (!written) {
+    if (written) {
+      locked.unlock();
+      spill_->remove(self_, id);
+      locked.lock();
+    } else {
       return Status(written).with_context("move a value of " + std::to_string(block.length) +
                                           " bytes to disk, for the arena is full");
     }
   }
+}
+
+// The state lock is held: the disk is not waited for.
+void Process::forget_spilled(ProcessIndex holder, memory::PublicationId id) {
+  spilled_in_vain_.emplace_back(holder, id);
+  progress_.request_chores();
+}
+
+void Process::remove_spilled() {
+  std::vector<std::pair<ProcessIndex, memory::PublicationId>> files;
+  {
+    const Locked locked(lock_);
+    files.swap(spilled_in_vain_);
+  }
+  for (const auto& [holder, id] : files) spill_->remove(holder, id);
 }
 
 Result<Opened> Process::open_moved_out(const store::Placement& placement, Deadline deadline) {

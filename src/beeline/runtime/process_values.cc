@@ -16,6 +16,8 @@ using store::make_failure;
 using store::Payload;
 
 constexpr std::uint64_t kWarmReserve = 64u << 20;
+// How often a value is looked for that is being moved out of its arena, or stays there after all.
+constexpr int kMoveAttempts = 100;
 
 thread_local bool cleaning_waits = false;
 
@@ -217,12 +219,16 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
   for (int attempt = 0;; ++attempt) {
     if (arena->is_moved_out(placement.publication)) {
       auto opened = open_moved_out(placement, deadline);
+      if (opened.status().code() != Code::kNotFound) return opened;
       // Not moved after all, because somebody took a lease meanwhile; or freed.
-      if (opened.status().code() == Code::kNotFound && attempt < 2) continue;
-      return opened;
+      if (attempt < kMoveAttempts) continue;
+      return Status(Code::kStale, opened.status().message());
     }
     auto lease = from.map(placement.publication, ranges);
-    if (!lease && arena->is_moved_out(placement.publication)) continue;
+    if (!lease && lease.status().code() == Code::kStale && attempt < kMoveAttempts) {
+      // It was about to be moved when it was looked at: it lies there now, or stays after all.
+      if (arena->is_moved_out(placement.publication) || arena->is_published(placement.publication)) continue;
+    }
     if (!lease) return lease.status();
     auto* const held = new memory::Lease(std::move(*lease));
     Opened opened;
@@ -296,7 +302,8 @@ void Process::retire(memory::PublicationId id) {
   const auto it = publications_.find(id.slot);
   if (it == publications_.end() || it->second.id.generation != id.generation) return;
   movable_.erase(std::exchange(it->second.number, 0));
-  if (it->second.is_moved_out) spill_->remove(self_, id);
+  if (it->second.is_moved_out) forget_spilled(self_, id);
+  if (const auto [holder, old] = std::exchange(it->second.inherited, {}); holder != 0) forget_spilled(holder, old);
   if (on_retired) on_retired(id);
   retired_.push_back(id);
   settle_publications();
@@ -440,10 +447,6 @@ Result<store::PayloadPtr> Process::copy_here(memory::Arena& arena, transfer::Pat
   copy->skeleton_in_buffer = value.skeleton_in_buffer;
   copy->refs = value.refs;
   copy->placement = std::move(laid.placement);
-  // Of a holder that is gone: nobody else removes it.
-  if (from.facts().arena->is_moved_out(value.placement->publication)) {
-    spill_->remove(value.placement->holder, value.placement->publication);
-  }
   return store::PayloadPtr(std::move(copy));
 }
 
@@ -466,10 +469,15 @@ void Process::copy_lost_values() {
     const bool wanted = entry != nullptr && entry->payload == lost.value;
     if (copy) {
       add_publication(*(*copy)->placement, {}, true);
+      // Others may know the old place alone: its file, if there is one, stays as long as the object.
+      publications_.at((*copy)->placement->publication.slot).inherited = {lost.value->placement->holder,
+                                                                          lost.value->placement->publication};
       if (!wanted) retire((*copy)->placement->publication);
     }
     if (wanted && copy) {
+      inheriting_ = lost.value->placement->publication;
       objects_.replace(*entry, std::move(*copy));
+      inheriting_.reset();
       ++transfers_.rehomed_objects;
     } else if (wanted) {
       lose(*entry, lost.reason, "; it could not be copied: " + copy.status().message());

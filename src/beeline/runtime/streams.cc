@@ -31,9 +31,13 @@ void Streams::end(std::uint64_t task) {
   Stream* stream = find(task);
   if (stream == nullptr || stream->ended) return;
   stream->ended = true;
-  objects_.set_ready(*stream->items.back(),
+  set_end(*stream);
+}
+
+void Streams::set_end(const Stream& stream) {
+  objects_.set_ready(*stream.items.back(),
                      store::make_failure(store::ErrorKind::kEndOfStream,
-                                         "the stream of " + *stream->name + " has ended: there is no such item"));
+                                         "the stream of " + *stream.name + " has ended: there is no such item"));
 }
 
 Entry* Streams::next(std::uint64_t task) {
@@ -66,9 +70,10 @@ std::vector<store::ObjectId> Streams::items(std::uint64_t task) const {
 void Streams::drop(std::uint64_t task) {
   const auto it = streams_.find(task);
   if (it == streams_.end()) return;
-  const auto items = std::move(it->second.items);
+  const Stream stream = std::move(it->second);
   streams_.erase(it);
-  for (Entry* item : items) objects_.drop_hold(*item);
+  if (!stream.ended) set_end(stream);  // for who waits for it yet
+  for (Entry* item : stream.items) objects_.drop_hold(*item);
 }
 
 }  // namespace beeline::runtime

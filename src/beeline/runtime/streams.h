@@ -46,6 +46,7 @@ class Streams {
     bool ended = false;
   };
   Stream* find(std::uint64_t task);
+  void set_end(const Stream& stream);
 
   store::ObjectTable& objects_;
   std::unordered_map<std::uint64_t, Stream> streams_;  // by task

@@ -144,6 +144,85 @@ TEST_F(NodeGroupsTest, AWatcherMayComeBeforeTheGroup) {
   expect_state(other, group + 1, GroupState::kRemoved);
 }
 
+TEST_F(NodeGroupsTest, AWorkerThatWasKilledIsNotHandedOutAgain) {
+  auto driver = start();
+  for (LeaseId lease = 1; lease <= 20; ++lease) {
+    const GroupId group = create(driver, {{{"CPU", 1}}});
+    request(driver, lease, {{"CPU", 1}}, in(group));
+    const auto granted = driver.expect<control::LeaseGranted>(Type::kLeaseGranted);
+    driver.send(Type::kRemoveGroup, control::RemoveGroup{group});
+    driver.send(Type::kReturnLease, control::ReturnLease{lease, 0});
+    const ActorId actor = driver.create("ready", [](control::CreateActor& create) { create.resources = {{"CPU", 1}}; });
+    const auto alive = driver.expect_state(actor, ActorState::kAlive);
+    EXPECT_NE(alive.process, granted.process);
+    driver.send(Type::kKillActor, control::KillActor{actor, true, 0});
+  }
+  driver.state_when([](const control::State& state) { return state.available == state.total; });
+}
+
+TEST_F(NodeGroupsTest, AGroupThatItsCreatorHasNotYetBeenHeardOfIsWaitedForBehindAllItHasSent) {
+  auto driver = start();
+  auto session = join_session(driver.dir(), control::ProcessKind::kDriver);
+  ASSERT_TRUE(session.is_ok());
+  Client other(std::move(session).value());
+  other.state();
+  // The daemon stands still, and finds more frames of the driver than it reads at once before it reads the other's.
+  ::kill(driver.daemon(), SIGSTOP);
+  for (int i = 0; i < 600; ++i) driver.send(Type::kWatchGroup, control::WatchGroup{(GroupId{77} << 32) | 1});
+  const GroupId group = create(driver, {{{"CPU", 1}}});
+  request(other, 1, {{"CPU", 1}}, in(group));
+  ::kill(driver.daemon(), SIGCONT);
+  other.expect<control::LeaseGranted>(Type::kLeaseGranted);
+}
+
+TEST_F(NodeGroupsTest, AnActorThatIsKilledWhileItsGroupIsWaitedForIsDead) {
+  auto driver = start();
+  auto session = join_session(driver.dir(), control::ProcessKind::kDriver);
+  ASSERT_TRUE(session.is_ok());
+  Client other(std::move(session).value());
+  other.state();
+  ::kill(driver.daemon(), SIGSTOP);
+  const GroupId group = (static_cast<GroupId>(driver.index()) << 32) | 1;
+  const ActorId actor = other.create("ready", [&](control::CreateActor& create) {
+    create.resources = {{"CPU", 1}};
+    create.scheduling = in(group);
+  });
+  EXPECT_EQ(create(driver, {{{"CPU", 1}}}), group);
+  driver.send(Type::kKillActor, control::KillActor{actor, true, 0});
+  ::kill(driver.daemon(), SIGCONT);
+  other.expect_state(actor, ActorState::kDead);
+  expect_state(driver, group, GroupState::kCreated);
+  request(driver, 1, {{"CPU", 1}}, in(group));
+  driver.expect<control::LeaseGranted>(Type::kLeaseGranted);
+}
+
+TEST_F(NodeGroupsTest, AGroupThatWasForgottenIsRemoved) {
+  auto driver = start();
+  const GroupId first = create(driver, {{{"CPU", 1}}});
+  driver.send(Type::kRemoveGroup, control::RemoveGroup{first});
+  for (std::size_t i = 0; i < GroupTable::kRememberedRemoved + 1; ++i) {
+    driver.send(Type::kRemoveGroup, control::RemoveGroup{create(driver, {{{"CPU", 1}}})});
+  }
+  auto session = join_session(driver.dir(), control::ProcessKind::kDriver);
+  ASSERT_TRUE(session.is_ok());
+  Client other(std::move(session).value());
+  driver.state();
+  other.send(Type::kWatchGroup, control::WatchGroup{first});
+  expect_state(other, first, GroupState::kRemoved);
+}
+
+TEST_F(NodeGroupsTest, NodesAreAddedToVirtualClustersAlone) {
+  auto driver = start();
+  EXPECT_EQ(add_node(driver, {{"CPU", 1}}), kNoNode);
+  EXPECT_EQ(driver.state().nodes.size(), 1u);
+}
+
+TEST_F(NodeGroupsTest, NoNodeHasMoreAcceleratorsThanFitIntoMemory) {
+  auto driver = start(with_virtual_nodes());
+  EXPECT_EQ(add_node(driver, {{"GPU", 1e10}}), kNoNode);
+  EXPECT_NE(add_node(driver, {{"GPU", 1000}}), kNoNode);
+}
+
 TEST_F(NodeGroupsTest, NodesComeAndGo) {
   auto driver = start(with_virtual_nodes());
   const GroupId group = create(driver, {{{"CPU", 4}}, {{"CPU", 4}}}, GroupStrategy::kStrictSpread);

@@ -126,6 +126,15 @@ TEST(SchedulerNodesTest, AffinityIsKeptOrSoft) {
   EXPECT_EQ(scheduler.remove_node(1), (std::vector<Scheduler::Ticket>{2})) << "what was for that node alone";
 }
 
+TEST(SchedulerNodesTest, AffinityAndLabelsHoldTogether) {
+  auto scheduler = scheduler_over({{{"CPU", 1}}, {{"CPU", 1}}}, {{{"zone", "a"}}, {{"zone", "b"}}});
+  auto both = on_node(0, false);
+  both.required = {{"zone", {"b"}, false}};
+  EXPECT_EQ(scheduler.request(1, {{"CPU", 1}}, {}, both).code(), Code::kResourceExhausted);
+  both.soft = true;
+  EXPECT_EQ(place_one(scheduler, {{"CPU", 1}}, both)->node, 1u);
+}
+
 TEST(SchedulerNodesTest, LabelsSelect) {
   auto scheduler = scheduler_over({{{"CPU", 1}}, {{"CPU", 1}}, {{"CPU", 1}}},
                                   {{{"zone", "a"}}, {{"zone", "b"}, {"disk", "ssd"}}, {}});

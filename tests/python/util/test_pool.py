@@ -293,3 +293,24 @@ def test_the_end_of_the_session_settles_everything(gate):
         assert not ray.is_initialized()
     finally:
         ray.init(num_cpus=4)
+
+
+def _twice(x):
+    return 2 * x
+
+
+def test_results_come_of_a_pool_that_nobody_holds():
+    assert list(Pool(2).imap(_twice, range(50))) == [2 * x for x in range(50)]
+    assert sorted(Pool(2).imap_unordered(_twice, range(50))) == [2 * x for x in range(50)]
+
+
+def test_a_callback_that_wants_to_exit_leaves_the_others(make_pool):
+    pool = make_pool(1)
+
+    def leave(_):
+        raise SystemExit
+
+    pool.apply_async(_twice, (1,), callback=leave).get(30)
+    seen = []
+    pool.apply_async(_twice, (2,), callback=seen.append).get(30)
+    until(lambda: seen == [4])

@@ -220,6 +220,7 @@ class Pool:
         if chunksize is None:
             chunksize = self._chunksize(len(iterable)) if isinstance(iterable, Sized) else 1
         iterator = IMapIterator(
+            self,
             functools.partial(_submit, self._workers, func),
             iterable,
             _checked(chunksize),

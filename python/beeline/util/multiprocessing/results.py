@@ -49,7 +49,7 @@ class Callbacks:
                 function = self._calls.popleft()
             try:
                 function()
-            except Exception:
+            except BaseException:  # also what asks a thread to exit: this one has other callbacks to run
                 _log.exception("A callback of a pool raised")
 
 
@@ -148,7 +148,10 @@ class IMapIterator:
     end. A worker that dies costs the results of a chunk: ActorDiedError, once.
     """
 
-    def __init__(self, submit: Submit, iterable: Iterable[Any], chunksize: int, ahead: int, is_ordered: bool) -> None:
+    def __init__(
+        self, pool: Any, submit: Submit, iterable: Iterable[Any], chunksize: int, ahead: int, is_ordered: bool
+    ) -> None:
+        self._pool = pool  # which would be closed if nobody held it
         self._submit = submit
         self._arguments: Iterator[Any] | None = iter(iterable)
         self._chunksize = chunksize

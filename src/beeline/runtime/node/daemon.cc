@@ -152,19 +152,23 @@ void Daemon::accept_all() {
   }
 }
 
-void Daemon::read_frames(Connection& connection) {
+bool Daemon::read_frames(Connection& connection) {
   os::Frame frame;
   for (int i = 0; i < kFramesPerTurn && !connection.closing; ++i) {
     auto received = connection.socket.receive(frame);
-    if (received.is_ok() && *received == os::FrameSocket::Receive::kNothing) return;
-    if (!received.is_ok() || *received == os::FrameSocket::Receive::kClosed) return close_later(connection);
+    if (received.is_ok() && *received == os::FrameSocket::Receive::kNothing) return false;
+    if (!received.is_ok() || *received == os::FrameSocket::Receive::kClosed) {
+      close_later(connection);
+      return false;
+    }
     const auto type = control::type_of(frame.bytes);
     const auto status = type.is_ok() ? handle(connection, type.value(), frame.bytes) : type.status();
     if (status.is_ok()) continue;
     ++counters_["bad_frames"];
     std::fprintf(stderr, "beelined: process %u (pid %d) is disconnected: %s\n", connection.index, connection.pid,
                  status.message().c_str());
-    return close_later(connection);
+    close_later(connection);
+    return false;
   }
   // The rest may be in the socket's buffer here, which epoll does not see.
   const std::uint64_t id = connection.id;
@@ -173,6 +177,7 @@ void Daemon::read_frames(Connection& connection) {
       if (const auto found = connections_.find(id); found != connections_.end()) read_frames(*found->second);
     });
   }
+  return !connection.closing;
 }
 
 void Daemon::send(Connection& connection, const Bytes& frame, const std::vector<int>& fds) {

@@ -58,7 +58,7 @@ class Daemon final : private PoolEvents {
     DemandId id = 0;
     ActorId actor = 0;  // 0: a lease
     LeaseKey lease;
-    control::RequestLease request;  // of a lease
+    control::RequestLease request;  // of a lease; of an actor `scheduling` alone
     std::optional<Allocation> allocation;
     WorkerToken worker = 0;
     int blocked = 0;  // threads of the worker that wait
@@ -74,7 +74,8 @@ class Daemon final : private PoolEvents {
   Status watch_signals();
   Connection& adopt(os::FrameSocket socket, pid_t pid);
   void accept_all();
-  void read_frames(Connection& connection);
+  // Whether there may be more.
+  bool read_frames(Connection& connection);
   void write_more(Connection& connection);
   void close_later(Connection& connection);
   void sweep();
@@ -137,7 +138,6 @@ class Daemon final : private PoolEvents {
   void end_groups_of(ProcessIndex process, bool is_driver);
   void add_node(Connection& from, const control::AddNode& message);
   void remove_node(Connection& from, const control::RemoveNode& message);
-  [[nodiscard]] const Scheduling& scheduling_of(const Demand& demand);
   // It can be met no more: an actor dies of `cause` if it had no place yet, a lessee is told `code`.
   void end_demand(DemandId demand, Code code, control::DeathCause cause, const std::string& why);
   // What it was given is gone before a worker could be had for it.

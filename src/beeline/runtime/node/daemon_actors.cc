@@ -72,8 +72,12 @@ void Daemon::create_actor(Connection& from, control::CreateActor message) {
   }
   ++counters_["actors_created"];
   expect_group(from, (*created)->create.scheduling.group);
-  const auto& create = actors_.find(actor)->create;
+  const auto* record = actors_.find(actor);
+  // What was read on the way may have ended it.
+  if (record == nullptr || record->is_dead()) return answer(Status::ok());
+  const auto& create = record->create;
   auto& demand = add_demand();
+  demand.request.scheduling = create.scheduling;
   const auto status = scheduler_.request(demand.id, create.resources, create.creation_resources, create.scheduling);
   answer(status);
   if (!status.is_ok()) {
@@ -89,6 +93,7 @@ void Daemon::place_actor(ActorId actor) {
   if (record == nullptr || record->state != ActorState::kRestarting) return;
   auto& demand = add_demand();
   demand.actor = actor;
+  demand.request.scheduling = record->create.scheduling;
   demand_of_actor_[actor] = demand.id;
   const auto status = scheduler_.request(demand.id, record->create.resources, record->create.creation_resources,
                                          record->create.scheduling);

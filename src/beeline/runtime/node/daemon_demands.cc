@@ -24,10 +24,6 @@ control::WorkPlace Daemon::Demand::place(const Scheduling& scheduling) const {
   return {allocation->node, scheduling.group, scheduling.capture};
 }
 
-const Scheduling& Daemon::scheduling_of(const Demand& demand) {
-  return demand.actor == 0 ? demand.request.scheduling : actors_.find(demand.actor)->create.scheduling;
-}
-
 Daemon::Demand& Daemon::add_demand() {
   const DemandId id = next_demand_++;
   auto& demand = demands_[id];
@@ -59,6 +55,8 @@ void Daemon::return_lease(Connection& from, const control::ReturnLease& message)
   const WorkerToken worker = demands_.at(id).worker;
   const auto after = static_cast<control::WorkerAfter>(message.worker);
   if (worker != 0 && after == control::WorkerAfter::kBroken) return pool_.kill(worker);
+  // What it holds is free once it has ended.
+  if (const auto* held = pool_.find(worker); held != nullptr && held->killed) return;
   withdraw(id);
   if (worker == 0 || after == control::WorkerAfter::kLeaving) return;
   pool_.give_back(worker);
@@ -154,7 +152,9 @@ void Daemon::assign_lease(Demand& demand, Worker& worker) {
 }
 
 void Daemon::worker_failed(WantId want, const std::string& why) {
-  const auto& demand = demands_.at(want);
+  const auto found = demands_.find(want);
+  if (found == demands_.end()) return;  // withdrawn by what was reported before
+  const auto& demand = found->second;
   if (demand.actor != 0) return end_actor(demand.actor, control::DeathCause::kWorkerDied, why);
   send(demand.lease.first, Type::kLeaseFailed,
        control::LeaseFailed{demand.lease.second, static_cast<std::uint8_t>(Code::kSystem), why});

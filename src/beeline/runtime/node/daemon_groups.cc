@@ -28,7 +28,8 @@ GroupRecord* Daemon::find_group(GroupId group) {
   if (auto* record = groups_.find(group); record != nullptr || draining_) return record;
   if (Connection* creator = find(GroupTable::creator_of(group))) {
     draining_ = true;
-    read_frames(*creator);
+    while (read_frames(*creator) && groups_.find(group) == nullptr) {
+    }
     draining_ = false;
   }
   return groups_.find(group);
@@ -92,7 +93,7 @@ void Daemon::remove_group(GroupId group) {
   scheduler_.remove_group(group);
   std::vector<DemandId> inside;
   for (const auto& [id, demand] : demands_) {
-    if (scheduling_of(demand).group == group) inside.push_back(id);
+    if (demand.request.scheduling.group == group) inside.push_back(id);
   }
   for (const DemandId id : inside) end_demand(id, Code::kNotFound, DeathCause::kGroupRemoved, kGroupIsRemoved);
 }
@@ -102,7 +103,9 @@ void Daemon::watch_group(ProcessIndex from, GroupId group) {
     groups_.watch(group, from);
     return send(from, Type::kGroupUpdate, record->update());
   }
-  if (find(GroupTable::creator_of(group)) != nullptr) return groups_.watch(group, from);
+  if (find(GroupTable::creator_of(group)) != nullptr && !groups_.was_created(group)) {
+    return groups_.watch(group, from);
+  }
   send(from, Type::kGroupUpdate, control::GroupUpdate{group, static_cast<std::uint8_t>(GroupState::kRemoved), {}});
 }
 
@@ -150,6 +153,11 @@ void Daemon::end_groups_of(ProcessIndex process, bool is_driver) {
 // ----- nodes
 
 void Daemon::add_node(Connection& from, const control::AddNode& message) {
+  if (!options_.virtual_nodes) {
+    return send(from.index, Type::kNodeAdded,
+                control::NodeAdded{message.request, kNoNode,
+                                   "nodes are added to sessions of beeline.testing.VirtualCluster alone"});
+  }
   const auto added = scheduler_.add_node(message.resources, message.labels);
   send(from.index, Type::kNodeAdded,
        control::NodeAdded{message.request, added.is_ok() ? *added : kNoNode,

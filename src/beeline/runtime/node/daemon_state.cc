@@ -29,9 +29,11 @@ control::State Daemon::state(std::uint64_t request) {
     std::string what = connection->kind == control::ProcessKind::kDriver ? "driver" : "tool";
     if (connection->kind == control::ProcessKind::kWorker) {
       const auto* demand = demand_of_worker(connection->worker);
+      const auto* record = demand == nullptr ? nullptr : actors_.find(demand->actor);
       what = demand == nullptr    ? "idle"
              : demand->actor == 0 ? "task worker"
-                                  : "actor " + actors_.find(demand->actor)->create.class_name;
+             : record == nullptr  ? "actor that has ended"  // so long ago that it was forgotten
+                                  : "actor " + record->create.class_name;
     }
     state.processes.push_back({index,
                                static_cast<std::int32_t>(connection->pid),

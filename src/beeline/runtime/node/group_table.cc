@@ -1,5 +1,6 @@
 #include "beeline/runtime/node/group_table.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace beeline::runtime::node {
@@ -13,6 +14,8 @@ Result<GroupRecord*> GroupTable::create(control::CreateGroup create, ProcessInde
   if (groups_.contains(group)) {
     return Status(Code::kAlreadyExists, "placement group " + std::to_string(group) + " exists already");
   }
+  auto& newest = newest_[owner];
+  newest = std::max(newest, group);
   const std::pair key(create.name_space, create.name);
   if (!create.name.empty() && !names_.try_emplace(key, group).second) {
     return Status(Code::kAlreadyExists,
@@ -63,6 +66,7 @@ void GroupTable::watch(GroupId group, ProcessIndex process) {
 
 GroupTable::Forgotten GroupTable::forget_process(ProcessIndex process) {
   Forgotten forgotten;
+  newest_.erase(process);
   for (auto& [group, record] : groups_) {
     record.watchers.erase(process);
     if (record.owner == process && !record.create.detached && !record.is_removed()) forgotten.owned.push_back(group);

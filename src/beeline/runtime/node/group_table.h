@@ -47,6 +47,11 @@ class GroupTable {
   // The process has ended: it watches nothing.
   Forgotten forget_process(ProcessIndex process);
 
+  // Whether it was created once; it may be forgotten since. Creators number their groups in order.
+  [[nodiscard]] bool was_created(GroupId group) const {
+    const auto newest = newest_.find(creator_of(group));
+    return newest != newest_.end() && group <= newest->second;
+  }
   [[nodiscard]] const std::map<GroupId, GroupRecord>& all() const { return groups_; }
   static ProcessIndex creator_of(GroupId group) { return static_cast<ProcessIndex>(group >> 32); }
 
@@ -54,7 +59,8 @@ class GroupTable {
   std::map<GroupId, GroupRecord> groups_;
   std::map<std::pair<std::string, std::string>, GroupId> names_;  // of the living
   std::map<GroupId, std::set<ProcessIndex>> unborn_watchers_;
-  std::deque<GroupId> removed_;  // oldest first
+  std::deque<GroupId> removed_;             // oldest first
+  std::map<ProcessIndex, GroupId> newest_;  // by creator, while it lives
 };
 
 }  // namespace beeline::runtime::node

@@ -5,6 +5,12 @@
 #include <cstdio>
 
 namespace beeline::runtime::node {
+namespace {
+
+// Each has a slot of its own in memory.
+constexpr Amount kMaxAccelerators = 65536;
+
+}  // namespace
 
 bool is_accelerator(const std::string& name) {
   return name == "GPU" || name == "TPU" || name == "NPU" || name == "HPU" || name == "neuron_cores";
@@ -58,6 +64,8 @@ Result<ResourcePool> ResourcePool::make(const Amounts& total) {
       pool.free_[name] = amount;
     } else if (amount % kUnit != 0) {
       return Status(Code::kInvalidArgument, "a node's " + name + " must be a whole number");
+    } else if (amount / kUnit > kMaxAccelerators) {
+      return Status(Code::kInvalidArgument, "a node has at most " + std::to_string(kMaxAccelerators) + " of " + name);
     } else {
       auto& slots = pool.slots_[name];
       for (std::int32_t device = 0; device < amount / kUnit; ++device) slots.push_back({device, kUnit});

@@ -119,6 +119,11 @@ Status Scheduler::check(const Shape& shape) const {
   }
   if (policy_of(scheduling) == NodePolicy::kOne && !scheduling.soft) {
     const bool exists = is_alive(scheduling.node);
+    if (exists && !matches(nodes_[scheduling.node].labels, scheduling.required)) {
+      return {Code::kResourceExhausted,
+              "the node that NodeAffinitySchedulingStrategy names does not have the labels that label_selector asks "
+              "for, and soft=False lets it run nowhere else"};
+    }
     if (!exists || !pool_of(scheduling.node).could_fit(shape.needed)) {
       return {Code::kResourceExhausted,
               std::string("the node that NodeAffinitySchedulingStrategy names ") +
@@ -214,7 +219,8 @@ std::optional<Scheduler::Place> Scheduler::find_node(const Shape& shape) const {
   };
   if (policy_of(scheduling) == NodePolicy::kOne) {
     if (fits(scheduling.node)) return place_on(scheduling.node);
-    const bool waits = is_alive(scheduling.node) && pool_of(scheduling.node).could_fit(shape.needed);
+    const bool waits = is_alive(scheduling.node) && matches(nodes_[scheduling.node].labels, scheduling.required) &&
+                       pool_of(scheduling.node).could_fit(shape.needed);
     if (!scheduling.soft || (waits && !scheduling.spill)) return std::nullopt;
   }
   const auto count = static_cast<NodeIndex>(nodes_.size());

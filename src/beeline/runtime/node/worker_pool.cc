@@ -55,16 +55,19 @@ void WorkerPool::want(WantId want, Flavour flavour) {
 
 void WorkerPool::cancel(WantId want) {
   std::erase_if(wants_, [want](const Want& waiting) { return waiting.id == want; });
+  std::erase_if(failed_, [want](const auto& failed) { return failed.first == want; });
 }
 
 void WorkerPool::give_back(WorkerToken token) {
-  if (auto* worker = find(token); worker != nullptr && !worker->ended) set_state(*worker, Worker::State::kIdle);
+  if (auto* worker = find(token); worker != nullptr && !worker->killed && !worker->ended)
+    set_state(*worker, Worker::State::kIdle);
 }
 
 void WorkerPool::kill(WorkerToken token, const std::string& why) {
   auto* worker = find(token);
   if (worker == nullptr || worker->pid <= 0 || worker->ended) return;
   if (worker->killed_because.empty()) worker->killed_because = why;
+  worker->killed = true;
   ::kill(-worker->pid, SIGKILL);
   ::kill(worker->pid, SIGKILL);
 }
@@ -363,7 +366,8 @@ bool WorkerPool::report_ended() {
 Worker* WorkerPool::idle_worker(const Flavour& flavour) {
   Worker* found = nullptr;
   for (auto& [token, worker] : workers_) {
-    if (worker.state != Worker::State::kIdle || worker.ended || worker.flavour.env != flavour.env) continue;
+    if (worker.state != Worker::State::kIdle || worker.killed || worker.ended) continue;
+    if (worker.flavour.env != flavour.env) continue;
     if (worker.flavour.torch == flavour.torch) return &worker;
     if (worker.flavour.torch) found = &worker;  // can do more than is asked
   }
