@@ -104,7 +104,10 @@ void start(ncclComm_t comm, Body&& body) {
 }
 
 void meet(ncclComm_t comm, int device) {
-  if (const int error = comm->place->reserve(); error != 0) {
+  const int error = comm->place->reserve();
+  // The other rank was there, and has given up.
+  if (error == ENOENT) return fail(comm, kRemoteError, "emulated: the other rank is gone");
+  if (error != 0) {
     const std::string why = "Error: failed to extend " + comm->place->file() + " to " + std::to_string(sizeof(Shared)) +
                             " bytes, error: " + std::strerror(error) + " (" + std::to_string(error) + ")";
     return fail(comm, kSystemError, why.c_str());
