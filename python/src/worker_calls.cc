@@ -57,6 +57,11 @@ std::vector<PayloadPtr> results_of_generator(const IncomingCall& call, nb::handl
       process().discard(results);
       throw;
     }
+    if (results.size() == wanted) {  // there is no return that could have it
+      nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(
+          "%s raised after it had yielded its num_returns=%s objects, and nobody is told: %r", full_name(call), wanted,
+          exception);
+    }
     results.resize(wanted, to_task_failure(exception, full_name(call), call.header.actor));
   } catch (const nb::builtin_exception& error) {
     if (results.empty()) throw;
@@ -69,8 +74,8 @@ std::vector<PayloadPtr> results_of_generator(const IncomingCall& call, nb::handl
 
 nb::object make_task(IncomingCall& call) {
   const auto& header = call.header;
-  auto* task = new Task{call.name, header.function, header.task, header.actor, call.caller, header.attempt, &call};
-  task->name = full_name(call);
+  auto* task =
+      new Task{full_name(call), header.function, header.task, header.actor, call.caller, header.attempt, &call};
   return nb::cast(task, nb::rv_policy::take_ownership);
 }
 

@@ -1,5 +1,7 @@
 """Streams when threads share them, when nobody takes them, and when a side dies; nothing of them is left."""
 
+import processes
+
 COUNTING = """
     import gc
     import numpy as np
@@ -329,3 +331,22 @@ def test_who_waits_for_an_item_of_a_dropped_stream_is_told(start_driver):
     )
     told = driver.expect("told")
     assert told == "returned" or "ObjectRefStreamEndOfStreamError" in told
+
+
+def test_what_is_raised_behind_the_last_return_is_said(start_driver):
+    driver = start_driver(
+        """
+    ray.init(num_cpus=1)
+
+    @ray.remote(num_returns=2)
+    def count():
+        yield 1
+        yield 2
+        raise ValueError("behind the last one")
+
+    say("values", ray.get(count.remote()))
+    hear()
+    """
+    )
+    assert driver.expect("values") == [1, 2]
+    assert processes.until(lambda: "behind the last one" in driver.output())
