@@ -247,16 +247,6 @@ WaitOutcome Process::wait(std::span<Entry* const> entries, std::size_t count, De
   return outcome;
 }
 
-WaitOutcome Process::ask_again(Entry& entry, const PayloadPtr& known, Deadline deadline) {
-  Locked locked(lock_);
-  const auto is_settled = [&] {
-    return entry.payload != known || !is_stale(entry) || (entry.id.owner != self_ && peers_->is_gone(entry.id.owner));
-  };
-  if (is_settled()) return WaitOutcome::kDone;
-  if (entry.id.owner != self_) peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id));
-  return progress_.wait(locked, deadline, is_settled);
-}
-
 // While this thread sleeps, others use the CPU of the function that it executes.
 WaitOutcome Process::wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done) {
   bool blocked = false;

@@ -245,6 +245,16 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
   }
 }
 
+WaitOutcome Process::ask_again(Entry& entry, const store::PayloadPtr& known, Deadline deadline) {
+  Locked locked(lock_);
+  const auto is_settled = [&] {
+    return entry.payload != known || !is_stale(entry) || (entry.id.owner != self_ && peers_->is_gone(entry.id.owner));
+  };
+  if (is_settled()) return WaitOutcome::kDone;
+  if (entry.id.owner != self_) peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id));
+  return progress_.wait(locked, deadline, is_settled);
+}
+
 void Process::lease_ended() {
   leases_to_clean_.store(true);
   if (cleaning_waits) return;
