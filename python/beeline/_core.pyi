@@ -110,6 +110,7 @@ ERROR_TRANSFER_CANCELLED: int  # TransferCancelledError
 ERROR_TORN: int  # TornReadError
 ERROR_REFUSED: int  # NotificationRefusedError
 ERROR_END_OF_STREAM: int  # ObjectRefStreamEndOfStreamError: what is asked for comes after a stream's last item
+ERROR_RECONSTRUCTION: int  # ObjectReconstructionFailedError
 ERROR_GROUP_REMOVED: int  # TaskPlacementGroupRemoved, of an actor ActorPlacementGroupRemoved
 
 # ----- objects ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ NB_MODULE(_core, m) {
   error("ERROR_TORN", ErrorKind::kTorn);
   error("ERROR_REFUSED", ErrorKind::kRefused);
   error("ERROR_END_OF_STREAM", ErrorKind::kEndOfStream);
+  error("ERROR_RECONSTRUCTION", ErrorKind::kReconstruction);
   error("ERROR_GROUP_REMOVED", ErrorKind::kGroupRemoved);
   beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);

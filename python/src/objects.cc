@@ -258,10 +258,11 @@ void bind_objects(nb::module_& m) {
     return dict_of("inline_objects", stats.inline_objects, "inline_bytes", stats.inline_bytes, "mapped_objects",
                    stats.mapped_objects, "mapped_bytes", stats.mapped_bytes, "copied_objects", stats.copied_objects,
                    "copied_bytes", stats.copied_bytes, "fetched_objects", stats.fetched_objects, "fetched_bytes",
-                   stats.fetched_bytes, "rehomed_objects", stats.rehomed_objects, "spilled_objects",
-                   stats.spilled_objects, "spilled_bytes", stats.spilled_bytes, "restored_objects",
-                   stats.restored_objects, "restored_bytes", stats.restored_bytes, "spill_stalled_s",
-                   static_cast<double>(stats.spill_stalled_ns) / 1e9, "publications", stats.publications);
+                   stats.fetched_bytes, "rehomed_objects", stats.rehomed_objects, "lost_objects", stats.lost_objects,
+                   "remade_calls", stats.remade_calls, "spilled_objects", stats.spilled_objects, "spilled_bytes",
+                   stats.spilled_bytes, "restored_objects", stats.restored_objects, "restored_bytes",
+                   stats.restored_bytes, "spill_stalled_s", static_cast<double>(stats.spill_stalled_ns) / 1e9,
+                   "publications", stats.publications);
   });
   nb::class_<CompletionQueue>(m, "CompletionQueue")
       .def(nb::init<>())

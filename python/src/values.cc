@@ -192,6 +192,12 @@ class Dumped {
 };
 
 // Assembles a payload of what was pickled: small values inline, large ones published. `value` is what is kept of it.
+void say_notices() {
+  for (const auto& notice : process().take_notices()) {
+    nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(notice);
+  }
+}
+
 PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool shipped = false) {
   auto payload = std::make_shared<Payload>();
   payload->refs = std::move(pickled.refs);
@@ -225,9 +231,7 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
   try {
-    if (const auto notice = running.take_notice(); !notice.empty()) {
-      nb::module_::import_("logging").attr("getLogger")("beeline").attr("warning")(notice);
-    }
+    say_notices();
     if (mode == runtime::Mode::kLive) {
       const auto& id = payload->placement->publication;
       keep(id, is_kept ? value : nb::handle(), true, shipped);
@@ -461,8 +465,19 @@ nb::object from_payload(const PayloadPtr& payload, nb::handle targets, Deadline 
 
 nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) {
   auto& running = process();
+  say_notices();
   for (;;) {
     const auto payload = running.payload(entry);
+    if (!payload) {
+      // Lost since it was ready: it is made again.
+      store::Entry* const awaited = &entry;
+      const auto outcome =
+          wait_with_signals(deadline, [&](Deadline slice) { return running.wait({&awaited, 1}, 1, slice); });
+      if (outcome == runtime::WaitOutcome::kDone) continue;
+      raise_error(store::ErrorKind::kTimeout, "get timed out while " +
+                                                  (entry.name != nullptr ? *entry.name : std::string("a call")) +
+                                                  " ran again, whose value was lost with the process that held it");
+    }
     try {
       return from_payload(payload, targets, deadline);
     } catch (nb::python_error& error) {

@@ -82,7 +82,7 @@ nb::object make_task(IncomingCall& call) {
 PayloadPtr failed_argument(const IncomingCall& call) {
   for (store::Entry* dependency : call.dependencies) {
     const auto payload = process().payload(*dependency);
-    if (payload->is_error()) return payload;
+    if (payload && payload->is_error()) return payload;  // a lost one is made again
   }
   return nullptr;
 }

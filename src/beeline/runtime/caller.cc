@@ -1,6 +1,7 @@
 #include "beeline/runtime/caller.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "beeline/runtime/process.h"
 
@@ -14,6 +15,14 @@ using store::PayloadPtr;
 
 thread_local CallKey executing_call;
 
+constexpr std::uint64_t kMaxLineageBytes = 256u << 20;
+
+// By Ray's name for it.
+std::uint64_t max_lineage_bytes() {
+  const char* const setting = std::getenv("RAY_max_lineage_bytes");
+  return setting != nullptr ? std::strtoull(setting, nullptr, 10) : kMaxLineageBytes;
+}
+
 }  // namespace
 
 PayloadPtr cancelled_before_start(const OutgoingCall& call) {
@@ -23,6 +32,9 @@ PayloadPtr cancelled_before_start(const OutgoingCall& call) {
 CallKey set_executing_call(CallKey call) {
   return std::exchange(executing_call, call);
 }
+
+Caller::Caller(Process& process, store::ObjectTable& objects)
+    : process_(process), streams_(objects), lineage_(objects, max_lineage_bytes()) {}
 
 OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std::vector<Entry*>& dependencies,
                                 std::vector<Entry*>& returns) {
@@ -302,14 +314,17 @@ void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
   if (call.options.collects()) {
     if (!values.empty() && !values.front()->is_error()) values = {process_.collect(streams_.items(call.task))};
   }
+  if (values.empty()) values.push_back(std::make_shared<store::Payload>());
   for (Entry* entry : call.returns) entry->producer = nullptr;
   for (std::size_t i = 0; i < call.returns.size(); ++i) {
-    if (i < values.size()) {
-      objects.set_ready(*call.returns[i], values[i]);
-    } else {
-      objects.set_ready(*call.returns[i], values.empty() ? std::make_shared<store::Payload>() : values.front());
+    const PayloadPtr& value = values[i < values.size() ? i : 0];
+    if (!call.returns[i]->ready()) {
+      objects.set_ready(*call.returns[i], value);
+    } else if (i < values.size() && value->placement) {
+      process_.free_placement_now(*value->placement);  // made again for the sake of another return
     }
   }
+  lineage_.keep(call, values);
   if (call.options.streams()) streams_.end(call.task);
   if (call.options.collects()) streams_.drop(call.task);
   for (Entry* dependency : call.dependencies) objects.drop_hold(*dependency);
@@ -342,6 +357,11 @@ bool Caller::retry(OutgoingCall& call) {
   if (call.retries_left > 0) --call.retries_left;
   unlink(call);
   start_over(call);
+  queue(call);
+  return true;
+}
+
+void Caller::queue(OutgoingCall& call) {
   if (call.actor != nullptr) {
     call.actor->queued.push_back(&call);
     pump(*call.actor);
@@ -349,7 +369,11 @@ bool Caller::retry(OutgoingCall& call) {
     call.shape->queued.push_back(&call);
     pump(*call.shape);
   }
-  return true;
+}
+
+void Caller::make_again(Entry& lost) {
+  if (lost.ready() || lost.producer != nullptr) return;
+  queue(*lineage_.restart(lost).release());
 }
 
 void Caller::on_actor_update(const control::ActorUpdate& update) {

@@ -14,61 +14,19 @@
 #include <vector>
 
 #include "beeline/runtime/control.h"
+#include "beeline/runtime/lineage.h"
 #include "beeline/runtime/messages.h"
+#include "beeline/runtime/outgoing_call.h"
 #include "beeline/runtime/streams.h"
 #include "beeline/store/object_table.h"
 
 namespace beeline::runtime {
 
 class Process;
-struct Shape;
-struct ActorTarget;
 
-struct CallOptions {
-  const std::string* name = nullptr;  // "Counter.incr", for people; interned
-  std::string method;                 // of an actor; empty for functions
-  std::uint64_t function = 0;         // key of the blob
-  std::uint32_t return_count = 1;
-  std::int8_t mode = 0;
-  std::uint8_t flags = 0;    // CallFlag
-  std::uint32_t group = 0;   // of a method: its concurrency group
-  std::uint32_t window = 0;  // of a stream: as in CallHeader
-  std::int32_t retries = 0;  // -1: without bound
-
-  [[nodiscard]] bool streams() const { return (flags & kCallStreams) != 0; }
-  [[nodiscard]] bool collects() const { return (flags & kCallCollects) != 0; }
-};
-
-// A call as its executor knows it: who made it, and its number there. {} stands for none.
-struct CallKey {
-  ProcessIndex caller = 0;
-  std::uint64_t task = 0;
-  bool operator==(const CallKey&) const = default;
-};
 // What this thread executes: calls made meanwhile are its children. Returns what it was before.
 CallKey set_executing_call(CallKey call);
 
-struct OutgoingCall {
-  struct Forward {
-    std::uint32_t return_index;
-    ProcessIndex consumer;
-  };
-  CallOptions options;
-  std::uint64_t task = 0;
-  CallKey parent;                           // on whose behalf it was made
-  std::vector<store::Entry*> returns;       // each held until the end
-  std::vector<store::Entry*> dependencies;  // each held until the end
-  store::PayloadPtr args;                   // its placement is ours; its references are held until the end
-  std::uint32_t attempt = 0;
-  std::int32_t retries_left = 0;
-  ProcessIndex sent_to = 0;  // 0: queued here
-  bool cancelled = false;
-  std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
-  ActorTarget* actor = nullptr;
-  Shape* shape = nullptr;
-  LeaseId lease = 0;
-  std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
-};
 // What such a call ends with when it was cancelled and nobody had begun it.
 store::PayloadPtr cancelled_before_start(const OutgoingCall& call);
 
@@ -113,7 +71,7 @@ struct Shape {
 
 class Caller {
  public:
-  Caller(Process& process, store::ObjectTable& objects) : process_(process), streams_(objects) {}
+  Caller(Process& process, store::ObjectTable& objects);
 
   // Both return the entries of the returns, each held once for the caller. `dependencies` and the references of
   // `args` are held by the call from here on.
@@ -128,6 +86,11 @@ class Caller {
                const Scheduling& scheduling, const std::string& name);
   void define_function(std::uint64_t key, std::string blob) { functions_.try_emplace(key, std::move(blob)); }
   [[nodiscard]] const std::string* function(std::uint64_t key) const;
+
+  // Makes a lost value again: see Lineage. Does nothing where that goes on already.
+  void make_again(store::Entry& lost);
+  void forget_lineage(store::Entry& entry) { lineage_.forget(entry); }
+  [[nodiscard]] Lineage::Stats lineage() const { return lineage_.stats(); }
 
   // Cancels the call that makes `entry`. False if there is none, or it is over.
   bool cancel(store::Entry& entry, bool force, bool recursive);
@@ -156,6 +119,7 @@ class Caller {
  private:
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
+  void queue(OutgoingCall& call);
   void send(OutgoingCall& call, ProcessIndex to);
   void say_taken(const OutgoingCall& call, std::uint64_t count);
   // The call that the answer is to, null if it is of an attempt that was given up.
@@ -181,6 +145,7 @@ class Caller {
 
   Process& process_;
   Streams streams_;
+  Lineage lineage_;
   std::unordered_map<ActorId, std::unique_ptr<ActorTarget>> actors_;
   std::vector<std::unique_ptr<Shape>> shapes_;
   std::unordered_map<LeaseId, Shape*> shape_of_lease_;

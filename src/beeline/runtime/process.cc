@@ -216,11 +216,22 @@ bool Process::ready(Entry& entry) {
 PayloadPtr Process::payload(Entry& entry) {
   const Locked locked(lock_);
   // A wait that ended with the session leaves objects without a value.
-  return entry.ready() ? entry.payload : session_failure();
+  return entry.ready() || session_error_.empty() ? entry.payload : session_failure();
 }
 
+// Asks for a value that is not there.
 void Process::subscribe(Entry& entry) {
-  if (entry.id.owner == self_ || entry.subscribed || entry.ready()) return;
+  if (entry.ready()) return;
+  if (entry.lineage != nullptr) {
+    if (!std::exchange(said_of_remaking_, true)) {
+      notify_program(
+          *entry.name +
+          " runs again: its value was lost with the process that held it, or let go of and is needed to make "
+          "another one again. This is said once; `beeline status` counts on");
+    }
+    return caller_.make_again(entry);
+  }
+  if (entry.id.owner == self_ || entry.subscribed) return;
   entry.subscribed = true;
   if (!peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id))) {
     objects_.set_ready(entry, make_failure(ErrorKind::kOwnerDied, "the process that owned the object (process " +
@@ -487,6 +498,7 @@ void Process::on_subscribe(ProcessIndex from, const store::ObjectId& id) {
     send_object(from, *entry);
   } else {
     entry->subscribers.push_back(from);
+    subscribe(*entry);
   }
 }
 
@@ -497,10 +509,10 @@ void Process::on_peer_lost(ProcessIndex process, const Status& why) {
   objects_.drop_process(process);
   objects_.fail_owner(process, reason);
   ask_owners();
-  rehome(process, reason);
   retire_publications_of(process);
   executor_.on_process_lost(process);
   caller_.on_process_lost(process, reason);
+  rehome(process, reason);  // what is made again is not sent there any more
   for (auto it = pins_.begin(); it != pins_.end();) {
     if (it->second.first != process) {
       ++it;

@@ -59,7 +59,8 @@ struct TransferStats {
   std::uint64_t mapped_objects = 0, mapped_bytes = 0;  // published in place, or fetched by mapping
   std::uint64_t copied_objects = 0, copied_bytes = 0;  // copied into the arena at publication
   std::uint64_t fetched_objects = 0, fetched_bytes = 0;
-  std::uint64_t rehomed_objects = 0;
+  std::uint64_t rehomed_objects = 0, lost_objects = 0;     // of holders that are gone
+  std::uint64_t remade_calls = 0;                          // that ran again for the sake of a lost value
   std::uint64_t spilled_objects = 0, spilled_bytes = 0;    // moved to disk by this process
   std::uint64_t restored_objects = 0, restored_bytes = 0;  // fetched from there
   std::uint64_t spill_stalled_ns = 0;                      // that publications waited for it
@@ -93,6 +94,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   // The entry of a reference that came inside a value; nullptr if the object is gone.
   Entry* restore(const store::ObjectId& id);
   bool ready(Entry& entry);
+  // The value. Null where there is none yet: it has been lost since it was there, and comes again to who waits for it.
   store::PayloadPtr payload(Entry& entry);
   // `known`, the value of a ready object, cannot be opened: its holder is gone. Waits until the owner has told another
   // one; at once where there is another already, and where there will be none.
@@ -107,8 +109,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   // `referred`: the program's memory that the value stands for, see wait_unpublished().
   Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode,
                                                     std::vector<Extent> referred = {});
-  // What the program is to be told of the store, once; empty when there is nothing. Cheap.
-  std::string take_notice();
+  // What the program is to be told of its values, each once. Cheap when there is nothing.
+  std::vector<std::string> take_notices();
   // As publish(), for a value that travels inline: nobody fetches it from here. Null once the session has ended.
   std::unique_ptr<store::Placement> publish_inline(std::vector<Extent> referred);
   // Ends what was published for values that go nowhere.
@@ -278,6 +280,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void send_object(ProcessIndex to, const Entry& entry) override;
   void free_placement(const store::Placement& placement) override;
   void actor_unreferenced(const store::ObjectId& id) override;
+  void lineage_unneeded(Entry& entry) override { caller_.forget_lineage(entry); }
 
   WaitOutcome wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done);
   void hand_over(const store::Payload& value, ProcessIndex owner);
@@ -308,6 +311,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool is_needed_by_others();
   void run_chores();
   void clean_leases();
+  // The state lock is held.
+  void notify_program(std::string notice);
+  [[nodiscard]] std::string spilling_notice(const memory::Arena& arena) const;
   void forget_spilled(ProcessIndex holder, memory::PublicationId id);
   void remove_spilled();
   void request_cleaning();
@@ -359,7 +365,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::optional<memory::PublicationId> inheriting_;  // while a copy takes its place
   std::mutex spill_mutex_;                           // before the state lock; held while values are being moved out
   std::atomic<bool> has_notice_{false};
-  bool was_noticed_ = false;
+  std::vector<std::string> notices_;
+  bool said_of_spilling_ = false, said_of_remaking_ = false;
   std::vector<memory::PublicationId> retired_;  // of these, the ones that somebody may read yet
   std::uint64_t inline_publications_ = 0;       // ever made
   MappedPeers mapped_;

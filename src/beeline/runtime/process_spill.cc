@@ -46,14 +46,12 @@ Result<std::uint64_t> Process::make_room(memory::Arena& arena, std::uint64_t wan
   const Locked locked(lock_);
   transfers_.spill_stalled_ns += static_cast<std::uint64_t>((Clock::now() - start).count());
   if (freed == 0 && !status) return status;
-  if (freed > 0 && !std::exchange(was_noticed_, true)) has_notice_.store(true);
+  if (freed > 0 && !std::exchange(said_of_spilling_, true)) notify_program(spilling_notice(arena));
   return freed;
 }
 
-std::string Process::take_notice() {
-  if (!has_notice_.load(std::memory_order_relaxed) || !has_notice_.exchange(false)) return {};
-  const Locked locked(lock_);
-  const auto quota = arena_ ? arena_->stats().heap.quota_bytes : 0;
+std::string Process::spilling_notice(const memory::Arena& arena) const {
+  const auto quota = arena.stats().heap.quota_bytes;
   return "The object store of this process is full (" + std::to_string(quota >> 20) +
          " MiB): stored values are being moved to disk, which took " +
          std::to_string(transfers_.spill_stalled_ns / 1'000'000) + " ms for " +

@@ -252,7 +252,7 @@ WaitOutcome Process::ask_again(Entry& entry, const store::PayloadPtr& known, Dea
   };
   if (is_settled()) return WaitOutcome::kDone;
   if (entry.id.owner != self_) peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id));
-  return progress_.wait(locked, deadline, is_settled);
+  return wait_giving_way(locked, deadline, is_settled);
 }
 
 void Process::lease_ended() {
@@ -385,12 +385,14 @@ void Process::free_placement_now(const store::Placement& placement) {
 TransferStats Process::transfer_stats() {
   const Locked locked(lock_);
   transfers_.publications = publications_.size();
+  transfers_.remade_calls = caller_.lineage().restarted;
   return transfers_;
 }
 
 // What this process holds and has moved, by name.
 control::Counts Process::usage() {
   const auto objects = objects_.stats();
+  const auto lineage = caller_.lineage();
   const auto arena = arena_ ? arena_->stats() : memory::Arena::Stats{};
   return {{"objects_owned", objects.own},
           {"objects_borrowed", objects.foreign},
@@ -407,6 +409,11 @@ control::Counts Process::usage() {
           {"fetched_objects", transfers_.fetched_objects},
           {"fetched_bytes", transfers_.fetched_bytes},
           {"rehomed_objects", transfers_.rehomed_objects},
+          {"lost_objects", transfers_.lost_objects},
+          {"remade_calls", lineage.restarted},
+          {"lineage_records", lineage.records},
+          {"lineage_bytes", lineage.bytes},
+          {"lineage_evicted", lineage.evicted},
           {"spilled_objects", transfers_.spilled_objects},
           {"spilled_bytes", transfers_.spilled_bytes},
           {"restored_objects", transfers_.restored_objects},
@@ -427,7 +434,7 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
   for (Entry* entry : affected) {
     auto paths = paths_to(holder);
     if (entry->payload->placement->direct) {
-      lose(*entry, reason, "; a direct tensor lives as long as its producer");
+      lose(*entry, reason, "a direct tensor lives as long as its producer");
     } else if (!paths) {
       lose(*entry, reason, "");
     } else {
@@ -437,10 +444,29 @@ void Process::rehome(ProcessIndex holder, const std::string& reason) {
   if (!to_rehome_.empty()) progress_.request_chores();
 }
 
+void Process::notify_program(std::string notice) {
+  notices_.push_back(std::move(notice));
+  has_notice_.store(true);
+}
+
+std::vector<std::string> Process::take_notices() {
+  if (!has_notice_.load(std::memory_order_relaxed) || !has_notice_.exchange(false)) return {};
+  const Locked locked(lock_);
+  return std::exchange(notices_, {});
+}
+
+// Who asks for it next, or has asked already, has it made again, if that can be.
 void Process::lose(Entry& entry, const std::string& reason, const std::string& more) {
-  objects_.replace(entry, make_failure(ErrorKind::kObjectLost,
+  ++transfers_.lost_objects;
+  if (entry.lineage != nullptr) {
+    objects_.forget_value(entry);
+    if (!entry.subscribers.empty()) subscribe(entry);
+    return;
+  }
+  objects_.replace(entry, make_failure(ErrorKind::kReconstruction,
                                        (entry.name != nullptr ? *entry.name : std::string("an object")) +
-                                           ": its value lay in a process that is gone (" + reason + ")" + more));
+                                           ": its value lay in a process that is gone (" + reason +
+                                           (more.empty() ? ")" : "); " + more) + "; " + Lineage::why_not(entry)));
 }
 
 // The same value, with its bytes in this process's arena.
@@ -490,7 +516,7 @@ void Process::copy_lost_values() {
       inheriting_.reset();
       ++transfers_.rehomed_objects;
     } else if (wanted) {
-      lose(*entry, lost.reason, "; it could not be copied: " + copy.status().message());
+      lose(*entry, lost.reason, "it could not be copied: " + copy.status().message());
     }
     if (to_rehome_.empty()) release_lost_arenas();
     progress_.notify();

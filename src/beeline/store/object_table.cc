@@ -56,6 +56,11 @@ void ObjectTable::drop_hold(Entry& entry) {
   if (--entry.local == 0) doom(entry);
 }
 
+void ObjectTable::drop_dependent(Entry& entry) {
+  BEELINE_CHECK(entry.dependents > 0, "an object's dependents are counted");
+  if (--entry.dependents == 0 && entry.local == 0) doom(entry);
+}
+
 void ObjectTable::doom(Entry& entry) {
   if (entry.doomed || !entry.borrowers.empty()) return;
   entry.doomed = true;
@@ -119,6 +124,12 @@ void ObjectTable::replace(Entry& entry, PayloadPtr payload) {
   tell_subscribers(entry);
 }
 
+void ObjectTable::forget_value(Entry& entry) {
+  const PayloadPtr old = std::exchange(entry.payload, nullptr);
+  drop_contents(old);
+  if (old && old->placement) events_.free_placement(*old->placement);
+}
+
 void ObjectTable::tell_subscribers(Entry& entry) {
   for (const auto process : std::exchange(entry.subscribers, {})) events_.send_object(process, entry);
 }
@@ -155,10 +166,26 @@ void ObjectTable::reap() {
     if (entry == nullptr || !entry->doomed) continue;
     entry->doomed = false;
     if (entry->local > 0 || !entry->borrowers.empty()) continue;
-    free_entry(*entry);
+    if (entry->dependents > 0) {
+      let_go(*entry);
+    } else {
+      free_entry(*entry);
+    }
   }
   doomed_.clear();
   was_released_ = false;
+}
+
+// Only records of how to make other values need it: a small value stays for them, another one can be made again too,
+// or is lost to them.
+void ObjectTable::let_go(Entry& entry) {
+  if (!entry.ready() || (!entry.payload->placement && entry.payload->refs.empty())) return;
+  forget_value(entry);
+  if (entry.lineage != nullptr) return;
+  entry.payload = make_failure(ErrorKind::kReconstruction,
+                               (entry.name != nullptr ? *entry.name : std::string("an object")) +
+                                   ": its value was let go of when nobody referred to it any more, and there is no "
+                                   "call that could make it again for what depends on it; keep a reference to it");
 }
 
 void ObjectTable::drop_contents(const PayloadPtr& payload) {
@@ -170,6 +197,7 @@ void ObjectTable::drop_contents(const PayloadPtr& payload) {
 
 void ObjectTable::free_entry(Entry& entry) {
   const ObjectId id = entry.id;
+  if (entry.lineage != nullptr) events_.lineage_unneeded(entry);
   const PayloadPtr payload = std::move(entry.payload);
   const bool was_borrowed = entry.borrowed;
   if (id.owner == self_) {

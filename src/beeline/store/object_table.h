@@ -5,6 +5,9 @@
 // receiver has borrowed them; since rings are shared memory, a release that an owner sees implies that every borrow
 // sent before it is in some ring already: an object is freed only after all rings were looked at once more (reap).
 //
+// A value that is lost may come back: whoever made it keeps a record of how (`lineage`), and records keep the objects
+// that they depend on, though not their values.
+//
 // Not thread-safe: the process's state lock is held in every call.
 #pragma once
 
@@ -18,6 +21,17 @@
 namespace beeline::store {
 
 struct Entry;
+
+// Why a value will not be made again once it is lost, or what for it will.
+enum class Remaking : std::uint8_t {
+  kNoCall,          // no call made it, or none that ended well
+  kKept,            // it will: `lineage` says how
+  kNoRetries,       // its call is to run at most once
+  kRetriesUsed,     // its call has run as often as it may
+  kLargeArguments,  // its call's arguments were let go of
+  kStream,          // its call gave items one by one
+  kEvicted,         // what was known of its call took too much memory
+};
 
 // Told once when an object it watches becomes ready. Called with the state lock held: short, no user code.
 class Watcher {
@@ -34,9 +48,12 @@ struct Entry {
   bool borrowed = false;                  // foreign: the owner knows that we hold it
   bool subscribed = false;                // foreign: the owner was asked for the value
   bool doomed = false;                    // nobody holds it; goes at the next reap()
-  PayloadPtr payload;                     // set once; the object is ready
+  PayloadPtr payload;                     // the object is ready
   const std::string* name = nullptr;      // of the task that makes it, for people; interned
   void* producer = nullptr;               // own, pending: the caller's record of the call that makes it
+  void* lineage = nullptr;                // own: the caller's record of how to make it again
+  Remaking remaking = Remaking::kNoCall;  // own
+  std::uint32_t dependents = 0;           // own: such records that need it; without holds it is there without its value
   std::vector<ProcessIndex> borrowers;    // own
   std::vector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced
   std::vector<Watcher*> watchers;
@@ -54,6 +71,8 @@ class TableEvents {
   virtual void free_placement(const Placement& placement) = 0;
   // Nobody holds a handle of the actor any more.
   virtual void actor_unreferenced(const ObjectId& id) = 0;
+  // The object is about to go, and will not be made again. Its `lineage` is set.
+  virtual void lineage_unneeded(Entry& entry) = 0;
 
  protected:
   ~TableEvents() = default;
@@ -66,6 +85,7 @@ class ObjectTable {
 
   // A new own object, held once.
   Entry& create(ObjectKind kind, const std::string* name);
+  [[nodiscard]] bool owns(const ObjectId& id) const { return id.owner == self_; }
   // The entry of an id, nullptr if there is none.
   Entry* find(const ObjectId& id);
   // The entry of an id, held once more. Foreign ids get an entry; `keep` tells the owner that we hold it (without
@@ -73,6 +93,8 @@ class ObjectTable {
   Entry* hold(const ObjectId& id, bool keep);
   void add_hold(Entry& entry) { ++entry.local; }
   void drop_hold(Entry& entry);
+  void add_dependent(Entry& entry) { ++entry.dependents; }
+  void drop_dependent(Entry& entry);
 
   void add_borrower(const ObjectId& id, ProcessIndex process);
   void drop_borrower(const ObjectId& id, ProcessIndex process);
@@ -84,6 +106,8 @@ class ObjectTable {
   // Replaces the value of a ready object: later fetches see the new one, subscribers are told it. Frees the bytes of an
   // own value.
   void replace(Entry& entry, PayloadPtr payload);
+  // Back to an own object without a value, which is to be made again when somebody asks for it. Frees its bytes.
+  void forget_value(Entry& entry);
   void watch(Entry& entry, Watcher& watcher) { entry.watchers.push_back(&watcher); }
   void unwatch(Entry& entry, Watcher& watcher);
   // Fails every foreign object of an owner that is gone, and every one that is pending.
@@ -116,6 +140,7 @@ class ObjectTable {
   };
   void doom(Entry& entry);
   void take_back(ProcessIndex process, std::size_t count);
+  void let_go(Entry& entry);
   void free_entry(Entry& entry);
   void tell_subscribers(Entry& entry);
   void drop_contents(const PayloadPtr& payload);

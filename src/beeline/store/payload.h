@@ -46,6 +46,7 @@ enum class ErrorKind : std::uint8_t {
   kRefused = 24,
   kGroupRemoved = 25,
   kEndOfStream = 26,
+  kReconstruction = 27,
 };
 
 struct Buffer {

@@ -16,6 +16,7 @@ struct NoEvents final : store::TableEvents {
   void send_object(store::ProcessIndex, const store::Entry&) override {}
   void free_placement(const store::Placement&) override {}
   void actor_unreferenced(const store::ObjectId&) override {}
+  void lineage_unneeded(store::Entry&) override {}
 };
 
 store::PayloadPtr item_value(int number) {

@@ -35,7 +35,8 @@ struct Recorder final : TableEvents {
   void send_object(ProcessIndex to, const Entry& entry) override { objects.emplace_back(to, entry.id); }
   void free_placement(const Placement& placement) override { freed.push_back(placement.publication.slot); }
   void actor_unreferenced(const ObjectId& id) override { unreferenced.push_back(id); }
-  std::vector<ObjectId> borrows, releases, unreferenced;
+  void lineage_unneeded(Entry& entry) override { unneeded.push_back(entry.id); }
+  std::vector<ObjectId> borrows, releases, unreferenced, unneeded;
   std::vector<std::pair<ProcessIndex, ObjectId>> objects;
   std::vector<std::uint32_t> freed;
 };

@@ -1,0 +1,62 @@
+// A call that this process makes: what it asks for, and what it holds until its end.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <string>
+#include <vector>
+
+#include "beeline/runtime/control.h"
+#include "beeline/runtime/messages.h"
+#include "beeline/store/object_table.h"
+
+namespace beeline::runtime {
+
+struct Shape;
+struct ActorTarget;
+
+struct CallOptions {
+  const std::string* name = nullptr;  // "Counter.incr", for people; interned
+  std::string method;                 // of an actor; empty for functions
+  std::uint64_t function = 0;         // key of the blob
+  std::uint32_t return_count = 1;
+  std::int8_t mode = 0;
+  std::uint8_t flags = 0;    // CallFlag
+  std::uint32_t group = 0;   // of a method: its concurrency group
+  std::uint32_t window = 0;  // of a stream: as in CallHeader
+  std::int32_t retries = 0;  // -1: without bound
+
+  [[nodiscard]] bool streams() const { return (flags & kCallStreams) != 0; }
+  [[nodiscard]] bool collects() const { return (flags & kCallCollects) != 0; }
+};
+
+// A call as its executor knows it: who made it, and its number there. {} stands for none.
+struct CallKey {
+  ProcessIndex caller = 0;
+  std::uint64_t task = 0;
+  bool operator==(const CallKey&) const = default;
+};
+
+struct OutgoingCall {
+  struct Forward {
+    std::uint32_t return_index;
+    ProcessIndex consumer;
+  };
+  CallOptions options;
+  std::uint64_t task = 0;
+  CallKey parent;                           // on whose behalf it was made
+  std::vector<store::Entry*> returns;       // each held until the end
+  std::vector<store::Entry*> dependencies;  // each held until the end
+  store::PayloadPtr args;                   // its placement is ours; its references are held until the end
+  std::uint32_t attempt = 0;
+  std::int32_t retries_left = 0;
+  ProcessIndex sent_to = 0;  // 0: queued here
+  bool cancelled = false;
+  std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
+  ActorTarget* actor = nullptr;
+  Shape* shape = nullptr;
+  LeaseId lease = 0;
+  std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
+};
+
+}  // namespace beeline::runtime
