@@ -104,6 +104,7 @@ def main(session_dir: str, fork_token: int) -> NoReturn:
         _apply(info)
         signal.signal(signal.SIGINT, _interrupt)
         _core.run_worker(WorkerHooks)
+        _shut_down(state.instance)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -112,6 +113,24 @@ def main(session_dir: str, fork_token: int) -> NoReturn:
     finally:
         _exit(status)
     raise AssertionError("unreachable")
+
+
+def _shut_down(instance: Any) -> None:
+    """Calls `__ray_shutdown__` of an actor that goes by itself; what it raises is logged, and changes nothing."""
+    shutdown = getattr(instance, actor_meta.SHUTDOWN, None)
+    if shutdown is None:
+        return
+    try:
+        outcome = shutdown()
+        if hasattr(outcome, "__await__"):
+            import asyncio
+
+            async def finish() -> None:
+                await outcome
+
+            asyncio.run(finish())
+    except Exception:
+        logging.getLogger("beeline").exception("%s.%s failed", type(instance).__name__, actor_meta.SHUTDOWN)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

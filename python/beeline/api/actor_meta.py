@@ -15,6 +15,8 @@ from beeline.api import signature
 METHOD_OPTIONS_ATTRIBUTE = "__beeline_method_options__"
 # Methods that every actor has; the worker adds them to the class.
 READY, CALL, TERMINATE = "__ray_ready__", "__ray_call__", "__ray_terminate__"
+# What a class may define: called when its actor goes by itself.
+SHUTDOWN = "__ray_shutdown__"
 
 
 class MethodMeta(NamedTuple):

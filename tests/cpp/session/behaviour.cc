@@ -17,7 +17,8 @@ using store::make_failure;
 using store::PayloadPtr;
 
 constexpr auto kLongestCall = std::chrono::seconds(60);
-constexpr const char* kFunctions[] = {"sum", "fetch", "die", "garble", "flaky", "wrap", "make", "big", "check", "idle"};
+constexpr const char* kFunctions[] = {"sum",  "fetch", "die",    "garble", "flaky", "wrap",
+                                      "make", "big",   "direct", "check",  "idle"};
 
 PayloadPtr invalid(const std::string& what) {
   return make_failure(ErrorKind::kInvalid, what);
@@ -102,7 +103,8 @@ PayloadPtr Worker::behave(const std::string& name, IncomingCall& call, bool& ret
   if (name == "fetch") return fetch(call);
   if (name == "relay") return relay(call, false);
   if (name == "relay_function") return relay(call, true);
-  if (name == "big") return publish(call);
+  if (name == "big") return publish(call, Mode::kStored);
+  if (name == "direct") return publish(call, Mode::kSnapshot);
   if (name == "check") return check(call);
   if (name == "count") return count();
   if (name == "wrap") return numbers({given.at(0)}, call.args->refs);
@@ -211,11 +213,11 @@ PayloadPtr Worker::relay(IncomingCall& call, bool to_function) {
 }
 
 // given[1] bytes in the arena, all of them given[0] & 0xff.
-PayloadPtr Worker::publish(IncomingCall& call) {
+PayloadPtr Worker::publish(IncomingCall& call, Mode mode) {
   const auto given = numbers_of(*call.args);
   const std::vector<std::byte> bytes(static_cast<std::size_t>(given.at(1)), static_cast<std::byte>(given.at(0)));
   const SourceBuffer source{bytes.data(), bytes.size(), false};
-  auto placement = process_->publish({&source, 1}, Mode::kStored);
+  auto placement = process_->publish({&source, 1}, mode);
   if (!placement.is_ok()) return make_failure(ErrorKind::kOutOfMemory, placement.status().message());
   auto payload = std::make_shared<store::Payload>();
   payload->skeleton = std::to_string(given[0]);
@@ -226,12 +228,21 @@ PayloadPtr Worker::publish(IncomingCall& call) {
 // As sum, and the bytes of the dependencies that have any are what they must be.
 PayloadPtr Worker::check(IncomingCall& call) {
   for (Entry* dependency : call.dependencies) {
-    const auto payload = process_->payload(*dependency);
+    auto payload = process_->payload(*dependency);
     if (!payload) return invalid("a call was started without its arguments");
     if (payload->is_error()) return payload;
     if (!payload->placement) continue;
-    auto opened = process_->open(*payload->placement, Deadline::after(kLongestCall));
-    if (!opened.is_ok()) return make_failure(ErrorKind::kObjectLost, opened.status().message());
+    const auto deadline = Deadline::after(kLongestCall);
+    auto opened = process_->open(*payload->placement, deadline);
+    while (!opened.is_ok()) {
+      // Its holder is gone: perhaps the owner knows more.
+      const auto known = payload;
+      if (process_->ask_again(*dependency, known, deadline) != WaitOutcome::kDone) return invalid("no answer");
+      payload = process_->payload(*dependency);
+      if (payload == known) return make_failure(ErrorKind::kObjectLost, opened.status().message());
+      if (payload->is_error()) return payload;
+      opened = process_->open(*payload->placement, deadline);
+    }
     const auto expected = static_cast<std::byte>(numbers_of(*payload).at(0));
     for (const auto& buffer : opened->buffers) {
       for (const auto byte : buffer) {

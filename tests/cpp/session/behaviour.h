@@ -34,7 +34,7 @@ class Worker {
   store::PayloadPtr in_order(IncomingCall& call);
   store::PayloadPtr fetch(IncomingCall& call);
   store::PayloadPtr relay(IncomingCall& call, bool to_function);
-  store::PayloadPtr publish(IncomingCall& call);
+  store::PayloadPtr publish(IncomingCall& call, Mode mode);
   store::PayloadPtr check(IncomingCall& call);
   store::PayloadPtr count();
 

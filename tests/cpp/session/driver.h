@@ -86,8 +86,12 @@ class SessionTest : public ::testing::Test {
   // Waits for the entry's value, and fails the test when none comes.
   store::PayloadPtr get(Entry* entry) {
     Entry* const one[] = {entry};
-    EXPECT_EQ(process_->wait(one, 1, Deadline::after(kPatience)), WaitOutcome::kDone) << pending();
-    auto payload = process_->payload(*entry);
+    const auto deadline = Deadline::after(kPatience);
+    store::PayloadPtr payload;
+    do {  // again if it is lost in between
+      EXPECT_EQ(process_->wait(one, 1, deadline), WaitOutcome::kDone) << pending();
+      payload = process_->payload(*entry);
+    } while (!payload && !deadline.passed());
     EXPECT_NE(payload, nullptr) << "no end of " << (entry->name != nullptr ? *entry->name : "an object") << "\n"
                                 << pending();
     return payload;

@@ -79,7 +79,7 @@ class FuzzTest : public SessionTest {
     const auto own = static_cast<std::int64_t>(below(1000));
     const auto used = some_items();
     const auto total = own + sum_of(used);
-    switch (below(16)) {
+    switch (below(17)) {
       case 0:
         return add(put(own), own);
       case 1:
@@ -123,6 +123,11 @@ class FuzzTest : public SessionTest {
         return add(call(any_actor(), "check", numbers({own}), entries_of(used)), total);
       case 14:
         return disturb(own);
+      case 15: {
+        // Lost with its worker, made again for whoever asks.
+        const auto size = static_cast<std::int64_t>(below(200'000) + 1);
+        return add(call("direct", numbers({own, size}), entries_of(used), -1), own);
+      }
       default:
         return look_at_one();
     }
@@ -217,9 +222,9 @@ class FuzzTest : public SessionTest {
     }
   }
   bool may_fail(ErrorKind kind) const {
-    static const std::set<ErrorKind> kOfKills = {ErrorKind::kActorDied, ErrorKind::kActorUnavailable,
+    static const std::set<ErrorKind> kOfKills = {ErrorKind::kActorDied,     ErrorKind::kActorUnavailable,
                                                  ErrorKind::kWorkerCrashed, ErrorKind::kOwnerDied,
-                                                 ErrorKind::kObjectLost};
+                                                 ErrorKind::kObjectLost,    ErrorKind::kReconstruction};
     return (kills_ && kOfKills.contains(kind)) || (cancelled_ && kind == ErrorKind::kCancelled);
   }
 
