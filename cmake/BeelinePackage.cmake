@@ -6,11 +6,14 @@ set(package ${CMAKE_INSTALL_LIBDIR}/cmake/beeline)
 
 install(TARGETS beeline EXPORT beeline
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT cpp NAMELINK_COMPONENT cpp)
-install(FILES ${core}/api/transfer.h ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h
+install(PROGRAMS $<TARGET_FILE:beelined> DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/beeline COMPONENT cpp)
+install(FILES ${core}/api/transfer.h ${core}/program/beeline.h ${PROJECT_SOURCE_DIR}/include/beeline/transport_plugin.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline COMPONENT cpp)
 install(FILES ${core}/api/agent.h ${core}/api/fault.h ${core}/api/references.h ${core}/api/started.h
   ${core}/api/target.h ${core}/api/tensor.h ${core}/api/wait.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline/api COMPONENT cpp)
+install(FILES ${core}/program/convert.h ${core}/program/remote.h ${core}/program/session.h ${core}/program/value.h
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline/program COMPONENT cpp)
 install(FILES ${core}/base/export.h ${core}/base/status.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/beeline/base COMPONENT cpp)
 

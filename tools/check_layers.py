@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 # Bottom to top; a layer may include itself and those before it. src/beeline/CMakeLists.txt links in the same order.
 STACK = ("base", "os", "memory", "ring", "transport", "transfer", "store", "runtime")
 # `plan` holds pure functions beside the stack; the runtime alone links it. `api` is what programs in C++ get of the
-# transfer layer; nothing of the core stands on it.
+# transfer layer, `program` of the runtime; nothing of the core stands on them.
 ALLOWED = {layer: frozenset(STACK[: position + 1]) for position, layer in enumerate(STACK)}
 ALLOWED["plan"] = frozenset({"base", "plan"})
 ALLOWED["runtime"] |= {"plan"}
 ALLOWED["api"] = ALLOWED["transfer"] | {"api"}
+ALLOWED["program"] = ALLOWED["runtime"] | {"api", "program"}
 
 # Headers of these folders are private to the folder: the allocator's exported functions, and the node daemon.
 PRIVATE_FOLDERS = (("memory", "preload"), ("runtime", "node"))

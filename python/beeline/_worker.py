@@ -150,7 +150,8 @@ def _apply(info: dict[str, Any]) -> None:
     session.current.namespace = config["namespace"]
     session.current.env = config["env"]
     session.current.labels = config["labels"]
-    sys.path[:] = config["sys_path"]
+    if config["sys_path"] is not None:  # a driver in C++ has none
+        sys.path[:] = config["sys_path"]
     state.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         os.chdir(config["cwd"])

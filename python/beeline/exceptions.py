@@ -130,7 +130,7 @@ def _dual(*fields: Any) -> TaskError:
 
 
 class CrossLanguageError(BeelineError):
-    """Kept for programs that name it; Beeline runs Python only."""
+    """What a function or class of a program in C++ has thrown."""
 
 
 class TaskCancelledError(BeelineError):

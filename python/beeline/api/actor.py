@@ -355,6 +355,10 @@ def find_actor(name: str, namespace: str | None) -> ActorHandle | None:
     if found is None:
         return None
     actor_id, meta_bytes = found
+    if not meta_bytes:  # made by a program in C++
+        from beeline.cross_language import cpp_meta
+
+        meta_bytes = cpp_meta(name).dumps()
     return restore_handle(actor_id, None, meta_bytes)
 
 

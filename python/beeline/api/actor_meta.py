@@ -32,6 +32,18 @@ class MethodMeta(NamedTuple):
     generator_options: dict[str, Any]
 
 
+class AnyMethods(dict[str, MethodMeta]):
+    """The methods of a class that lists none here: every public name is taken for one."""
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it may be a method."""
+        return isinstance(name, str) and not name.startswith("_")
+
+    def __missing__(self, name: str) -> MethodMeta:
+        """A method about which nothing is known."""
+        return MethodMeta(None, 1, -1, None, None, "", False, {})
+
+
 class ActorMeta(NamedTuple):
     """A class and the options of one actor that its callers need."""
 

@@ -8,11 +8,23 @@
 namespace beeline {
 
 std::string_view code_name(Code code) {
-  static constexpr std::array<std::string_view, 16> kNames = {
-      "ok",        "invalid argument",   "not found", "already exists", "deadline exceeded",
-      "cancelled", "resource exhausted", "peer lost", "unsupported",    "stale",
-      "corrupt",   "system error",       "shutdown",  "mutated",        "interrupted",
-      "torn"};
+  static constexpr std::array<std::string_view, 17> kNames = {"ok",
+                                                              "invalid argument",
+                                                              "not found",
+                                                              "already exists",
+                                                              "deadline exceeded",
+                                                              "cancelled",
+                                                              "resource exhausted",
+                                                              "peer lost",
+                                                              "unsupported",
+                                                              "stale",
+                                                              "corrupt",
+                                                              "system error",
+                                                              "shutdown",
+                                                              "mutated",
+                                                              "interrupted",
+                                                              "torn",
+                                                              "raised"};
   const auto index = static_cast<std::size_t>(code);
   return index < kNames.size() ? kNames[index] : "unknown";
 }

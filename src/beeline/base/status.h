@@ -31,6 +31,7 @@ enum class Code : std::uint8_t {
   kMutated = 13,
   kInterrupted = 14,
   kTorn = 15,
+  kRaised = 16,  // a remote function did: its text is in the message
 };
 
 BEELINE_API std::string_view code_name(Code code);

@@ -24,6 +24,9 @@
 namespace beeline::runtime {
 
 inline constexpr const char* kSessionVariable = "BEELINE_SESSION";
+// In the environment that is asked of a worker: the program in C++ that it runs. That one finds its token in the other.
+inline constexpr const char* kProgramVariable = "BEELINE_PROGRAM";
+inline constexpr const char* kWorkerTokenVariable = "BEELINE_WORKER_TOKEN";
 
 // What a session is started with. The daemon gets all of it as its first frame.
 struct LaunchOptions {

@@ -46,9 +46,15 @@ Result<Zygote> spawn_zygote(const LaunchOptions& options) {
 Result<pid_t> spawn_fresh_worker(const LaunchOptions& options, std::uint64_t token,
                                  const std::map<std::string, std::string>& env, int out, int err) {
   os::SpawnOptions spawn;
-  spawn.command = options.zygote_command;
-  spawn.command.insert(spawn.command.end(), {"--worker", std::to_string(token)});
-  spawn.environment = environment_of_session(options, env);
+  auto environment = env;
+  if (const auto program = env.find(kProgramVariable); program != env.end()) {
+    spawn.command = {program->second};
+    environment[kWorkerTokenVariable] = std::to_string(token);
+  } else {
+    spawn.command = options.zygote_command;
+    spawn.command.insert(spawn.command.end(), {"--worker", std::to_string(token)});
+  }
+  spawn.environment = environment_of_session(options, environment);
   spawn.descriptors = {{out, 1}, {err, 2}};
   return os::spawn_process(spawn);
 }
@@ -59,6 +65,7 @@ bool needs_fresh_interpreter(const std::map<std::string, std::string>& env) {
                                                                  "KMP_",   "GOMP_",  "OMP_PROC_BIND", "OMP_PLACES",
                                                                  "TORCH_", "ATEN_",  "MKL_DEBUG"};
   return std::any_of(env.begin(), env.end(), [](const auto& variable) {
+    if (variable.first == kProgramVariable) return true;
     return std::any_of(kPrefixes.begin(), kPrefixes.end(),
                        [&](std::string_view prefix) { return variable.first.starts_with(prefix); });
   });

@@ -24,7 +24,7 @@ struct Zygote {
 Result<Zygote> spawn_zygote(const LaunchOptions& options);
 
 // Starts one worker in an interpreter of its own, for an environment that libraries read when they are loaded:
-// `options.zygote_command` with `--worker <token>`.
+// `options.zygote_command` with `--worker <token>`; or the program that the environment names, which is no Python.
 Result<pid_t> spawn_fresh_worker(const LaunchOptions& options, std::uint64_t token,
                                  const std::map<std::string, std::string>& env, int out, int err);
 
