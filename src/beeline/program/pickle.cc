@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <deque>
 #include <limits>
 
 namespace beeline::program {
@@ -266,32 +267,22 @@ Result<DType> dtype_named(std::string_view name) {
   return DType{kCodes[kind], static_cast<std::uint8_t>(size * 8)};
 }
 
-// A thing on the stack of an unpickler: a value, or one of what only a pickle knows.
+// A thing on the stack of an unpickler. Containers name their parts, which the memo may name as well, and become values
+// at the end: a container is memoized before it is filled.
+struct Item;
 struct Item {
-  enum class Kind : std::uint8_t { kValue, kTensorRestorer, kArrayRestorer, kForeign, kBuffer };
-  Kind kind = Kind::kValue;
-  Value value;
-  std::string name;        // kForeign: "module.name"
-  std::size_t buffer = 0;  // kBuffer
+  enum class Kind : std::uint8_t { kLeaf, kList, kTuple, kDict, kRestoresTensor, kRestoresArray, kForeign, kBuffer };
+  Kind kind = Kind::kLeaf;
+  Value leaf;
+  std::vector<Item*> parts;  // of a dict, keys and values in turn
+  std::string name;          // kForeign: "module.name"
+  std::size_t buffer = 0;    // kBuffer
+  bool is_being_read = false;
 };
-// Shared with the memo: a container is filled after it was memoized.
-using ItemPtr = std::shared_ptr<Item>;
 
 // A small pickle can describe a huge value, by naming the same part again and again.
-constexpr std::size_t kMaxCopies = 10'000'000;
-
-// How many values there are in one, itself included.
-std::size_t count_of(const Value& value) {
-  std::size_t count = 1;
-  if (const auto* items = value.as<Tuple>()) {
-    for (const auto& item : items->items) count += count_of(item);
-  } else if (const auto* list = value.as<List>()) {
-    for (const auto& item : *list) count += count_of(item);
-  } else if (const auto* dict = value.as<Dict>()) {
-    for (const auto& [key, item] : *dict) count += count_of(key) + count_of(item);
-  }
-  return count;
-}
+constexpr std::size_t kMaxRepeated = 1'000'000;
+constexpr int kMaxReadDepth = 1000;
 
 class Unpickler {
  public:
@@ -301,9 +292,7 @@ class Unpickler {
     std::uint8_t op = 0;
     while (take(op)) {
       if (op == kStop) {
-        if (stack_.size() != 1) return corrupt();
-        BEELINE_RETURN_IF_ERROR(check_value(*stack_.front()));
-        return std::move(stack_.front()->value);
+        return stack_.size() == 1 ? value_of(*stack_.front(), 0) : corrupt();
       }
       BEELINE_RETURN_IF_ERROR(step(op));
     }
@@ -337,10 +326,19 @@ class Unpickler {
   }
 
   Status push(Item item) {
-    stack_.push_back(std::make_shared<Item>(std::move(item)));
+    stack_.push_back(&items_.emplace_back(std::move(item)));
     return {};
   }
-  Status push(Value value) { return push(Item{Item::Kind::kValue, std::move(value), {}, 0}); }
+  Status push(Item::Kind kind) {
+    Item item;
+    item.kind = kind;
+    return push(std::move(item));
+  }
+  Status push(Value leaf) {
+    Item item;
+    item.leaf = std::move(leaf);
+    return push(std::move(item));
+  }
   template <typename T>
   Status push_number() {
     T number{};
@@ -411,11 +409,11 @@ class Unpickler {
   Status step_into_container(std::uint8_t op) {
     switch (op) {
       case kEmptyList:
-        return push(Value(List{}));
+        return push(Item::Kind::kList);
       case kEmptyDict:
-        return push(Value(Dict{}));
+        return push(Item::Kind::kDict);
       case kEmptyTuple:
-        return push(Value(Tuple{}));
+        return push(Item::Kind::kTuple);
       case kTuple1:
       case kTuple2:
       case kTuple3:
@@ -426,12 +424,12 @@ class Unpickler {
         if (marks_.empty() || marks_.back() > stack_.size()) return corrupt();
         const std::size_t count = stack_.size() - marks_.back();
         marks_.pop_back();
-        return op == kTuple ? make_tuple(count) : op == kAppends ? append(count) : set_items(count);
+        return op == kTuple ? make_tuple(count) : fill(op == kAppends ? Item::Kind::kList : Item::Kind::kDict, count);
       }
       case kAppend:
-        return append(1);
+        return fill(Item::Kind::kList, 1);
       case kSetItem:
-        return set_items(2);
+        return fill(Item::Kind::kDict, 2);
       case kGlobal: {
         BEELINE_ASSIGN(const auto module, take_line());
         BEELINE_ASSIGN(const auto name, take_line());
@@ -439,16 +437,21 @@ class Unpickler {
       }
       case kStackGlobal: {
         if (stack_.size() < 2) return corrupt();
-        const ItemPtr name = pop();
-        const ItemPtr module = pop();
-        if (name->value.as<std::string>() == nullptr || module->value.as<std::string>() == nullptr) return corrupt();
-        return push_global(*module->value.as<std::string>(), *name->value.as<std::string>());
+        const Item* const name = pop();
+        const Item* const module = pop();
+        if (name->leaf.as<std::string>() == nullptr || module->leaf.as<std::string>() == nullptr) return corrupt();
+        return push_global(*module->leaf.as<std::string>(), *name->leaf.as<std::string>());
       }
       case kReduce:
         return reduce();
       case kNextBuffer:
         if (next_buffer_ >= buffers_.size()) return corrupt();
-        return push(Item{Item::Kind::kBuffer, {}, {}, next_buffer_++});
+        {
+          Item item;
+          item.kind = Item::Kind::kBuffer;
+          item.buffer = next_buffer_++;
+          return push(std::move(item));
+        }
       case kReadOnlyBuffer:
         return stack_.empty() ? corrupt() : Status();
       default:
@@ -458,8 +461,8 @@ class Unpickler {
     }
   }
 
-  ItemPtr pop() {
-    ItemPtr item = std::move(stack_.back());
+  Item* pop() {
+    Item* const item = stack_.back();
     stack_.pop_back();
     return item;
   }
@@ -479,44 +482,47 @@ class Unpickler {
   Status get() {
     Index index = 0;
     if (!take(index) || index >= memo_.size()) return corrupt();
-    const ItemPtr& known = memo_[index];
-    if (std::find(stack_.begin(), stack_.end(), known) != stack_.end()) {
-      return {Code::kUnsupported, "the value contains itself"};
-    }
-    stack_.push_back(known);
+    stack_.push_back(memo_[index]);
     return {};
   }
 
-  static Status check_value(const Item& item) {
-    if (item.kind == Item::Kind::kValue) return {};
-    if (item.kind == Item::Kind::kForeign) return foreign(item.name);
-    return corrupt();
-  }
   static Status foreign(const std::string& name) {
     return {Code::kUnsupported, "the value needs Python's " + name +
                                     "; C++ takes numbers, text, bytes, containers of them, and contiguous tensors and "
                                     "arrays"};
   }
 
-  // The last `count` values.
-  Result<std::vector<Value>> take_values(std::size_t count) {
-    if (stack_.size() < count) return corrupt();
-    std::vector<Value> values;
-    values.reserve(count);
-    for (std::size_t i = stack_.size() - count; i < stack_.size(); ++i) {
-      Item& item = *stack_[i];
-      BEELINE_RETURN_IF_ERROR(check_value(item));
-      if (stack_[i].use_count() == 1) {
-        values.push_back(std::move(item.value));
-        continue;
-      }
-      if ((copies_ += count_of(item.value)) > kMaxCopies) {
-        return Status(Code::kResourceExhausted, "the value names its own parts more than 10,000,000 times");
-      }
-      values.push_back(item.value);
+  Result<Value> value_of(Item& item, int depth) {
+    if (item.is_being_read) return Status(Code::kUnsupported, "the value contains itself");
+    if (depth > kMaxReadDepth) return Status(Code::kUnsupported, "the value is nested more than 1000 deep");
+    if (++values_ > items_.size() + kMaxRepeated) {
+      return Status(Code::kResourceExhausted, "the value names parts of its own again more than 1,000,000 times");
     }
-    stack_.resize(stack_.size() - count);
-    return values;
+    if (item.kind == Item::Kind::kLeaf) return item.leaf;
+    if (item.kind == Item::Kind::kForeign) return foreign(item.name);
+    if (item.kind > Item::Kind::kDict) return corrupt();
+    item.is_being_read = true;
+    std::vector<Value> parts;
+    parts.reserve(item.parts.size());
+    for (Item* const part : item.parts) {
+      BEELINE_ASSIGN(auto value, value_of(*part, depth + 1));
+      parts.push_back(std::move(value));
+    }
+    item.is_being_read = false;
+    if (item.kind == Item::Kind::kList) return Value(std::move(parts));
+    if (item.kind == Item::Kind::kTuple) return Value(Tuple{std::move(parts)});
+    Dict dict;
+    for (std::size_t i = 0; i + 1 < parts.size(); i += 2)
+      dict.emplace_back(std::move(parts[i]), std::move(parts[i + 1]));
+    return Value(std::move(dict));
+  }
+
+  Status take_parts(std::size_t count, std::vector<Item*>& parts) {
+    if (stack_.size() < count) return corrupt();
+    const auto first = stack_.end() - static_cast<std::ptrdiff_t>(count);
+    parts.insert(parts.end(), first, stack_.end());
+    stack_.erase(first, stack_.end());
+    return {};
   }
 
   Status make_tuple(std::size_t count) {
@@ -527,38 +533,28 @@ class Unpickler {
       has_arguments_ = true;
       return {};
     }
-    BEELINE_ASSIGN(auto values, take_values(count));
-    return push(Value(Tuple{std::move(values)}));
+    Item tuple;
+    tuple.kind = Item::Kind::kTuple;
+    BEELINE_RETURN_IF_ERROR(take_parts(count, tuple.parts));
+    return push(std::move(tuple));
   }
 
-  template <typename Container>
-  Result<Container*> container() {
-    if (stack_.empty() || stack_.back()->kind != Item::Kind::kValue) return corrupt();
-    auto* found = const_cast<Container*>(stack_.back()->value.as<Container>());
-    return found == nullptr ? Result<Container*>(corrupt()) : Result<Container*>(found);
-  }
-  Status append(std::size_t count) {
-    BEELINE_ASSIGN(auto values, take_values(count));
-    BEELINE_ASSIGN(List* const list, container<List>());
-    std::move(values.begin(), values.end(), std::back_inserter(*list));
-    return {};
-  }
-  Status set_items(std::size_t count) {
-    if (count % 2 != 0) return corrupt();
-    BEELINE_ASSIGN(auto values, take_values(count));
-    BEELINE_ASSIGN(Dict* const dict, container<Dict>());
-    for (std::size_t i = 0; i < count; i += 2) dict->emplace_back(std::move(values[i]), std::move(values[i + 1]));
-    return {};
+  // What came last, into the container below it.
+  Status fill(Item::Kind kind, std::size_t count) {
+    if (stack_.size() <= count || (kind == Item::Kind::kDict && count % 2 != 0)) return corrupt();
+    Item& container = *stack_[stack_.size() - 1 - count];
+    if (container.kind != kind) return corrupt();
+    return take_parts(count, container.parts);
   }
 
   static bool is_restorer(const Item& item) {
-    return item.kind == Item::Kind::kTensorRestorer || item.kind == Item::Kind::kArrayRestorer;
+    return item.kind == Item::Kind::kRestoresTensor || item.kind == Item::Kind::kRestoresArray;
   }
   Status push_global(std::string_view module, std::string_view name) {
     Item item;
     item.kind = module != kCore           ? Item::Kind::kForeign
-                : name == kTensorRestorer ? Item::Kind::kTensorRestorer
-                : name == kArrayRestorer  ? Item::Kind::kArrayRestorer
+                : name == kTensorRestorer ? Item::Kind::kRestoresTensor
+                : name == kArrayRestorer  ? Item::Kind::kRestoresArray
                                           : Item::Kind::kForeign;
     item.name = std::string(module) + "." + std::string(name);
     return push(std::move(item));
@@ -572,20 +568,20 @@ class Unpickler {
     }
     has_arguments_ = false;
     if (stack_.empty()) return corrupt();
-    const ItemPtr callee = pop();
-    const Blob* header = arguments_[0]->value.as<Blob>();
+    const Item* const callee = pop();
+    const Blob* header = arguments_[0]->leaf.as<Blob>();
     if (header == nullptr) return corrupt();
     BufferView bytes;
     if (arguments_[1]->kind == Item::Kind::kBuffer) {
       bytes = buffers_[arguments_[1]->buffer];
-    } else if (const Blob* small = arguments_[1]->value.as<Blob>()) {
+    } else if (const Blob* small = arguments_[1]->leaf.as<Blob>()) {
       const std::shared_ptr<std::byte[]> memory(new std::byte[std::max<std::size_t>(small->bytes.size(), 1)]);
       std::memcpy(memory.get(), small->bytes.data(), small->bytes.size());
       bytes = {{memory.get(), small->bytes.size()}, memory};
     } else {
       return corrupt();
     }
-    return push_tensor(header->bytes, callee->kind == Item::Kind::kArrayRestorer, std::move(bytes));
+    return push_tensor(header->bytes, callee->kind == Item::Kind::kRestoresArray, std::move(bytes));
   }
 
   Status push_tensor(std::string_view header, bool is_array, BufferView bytes) {
@@ -626,11 +622,12 @@ class Unpickler {
   std::string_view rest_;
   const std::vector<BufferView>& buffers_;
   std::size_t next_buffer_ = 0;
-  std::vector<ItemPtr> stack_;
+  std::deque<Item> items_;  // all there are; they may name each other in circles
+  std::vector<Item*> stack_;
   std::vector<std::size_t> marks_;
-  std::vector<ItemPtr> memo_;
-  std::size_t copies_ = 0;
-  ItemPtr arguments_[2];  // of the restorer on top of the stack
+  std::vector<Item*> memo_;
+  std::size_t values_ = 0;
+  Item* arguments_[2] = {};  // of the restorer on top of the stack
   bool has_arguments_ = false;
 };
 

@@ -168,9 +168,13 @@ TEST(PickleTest, ASmallPickleCannotBecomeAHugeValue) {
     for (int i = 0; i < 10; ++i) bomb += bytes({'h', level - 1});
     bomb += 'e';
   }
-  EXPECT_EQ(unpickle(bomb + ".", {}).status().code(), Code::kCorrupt) << "two values on the stack";
+  EXPECT_EQ(unpickle(bomb + ".", {}).status().code(), Code::kCorrupt) << "more than one value on the stack";
   std::string whole = bytes({0x80, 5, '('}) + bomb.substr(2) + bytes({'t', '.'});
   EXPECT_EQ(unpickle(whole, {}).status().code(), Code::kResourceExhausted);
+}
+
+TEST(PickleTest, ADeepOneIsRefused) {
+  EXPECT_EQ(unpickle("\x80\x05N" + std::string(1'000'000, '\x85') + ".", {}).status().code(), Code::kUnsupported);
 }
 
 TEST(PickleTest, GarbageIsRefused) {

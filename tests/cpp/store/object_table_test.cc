@@ -376,6 +376,7 @@ class World {
     }
     void free_placement(const Placement&) override {}
     void actor_unreferenced(const ObjectId&) override {}
+    void lineage_unneeded(Entry&) override {}
     World& world;
     ProcessIndex self;
     ObjectTable table{*this};
