@@ -27,3 +27,13 @@ endif()
 if(TARGET beelined)
   install(TARGETS beelined RUNTIME DESTINATION beeline/bin COMPONENT python)
 endif()
+# The C++ package too. A wheel has no links, and one daemon is enough.
+if(BEELINE_LIBRARY)
+  install(CODE [[
+    set(prefix ${CMAKE_INSTALL_PREFIX}/beeline/cpp)
+    execute_process(COMMAND ${CMAKE_COMMAND} --install ${CMAKE_CURRENT_LIST_DIR} --component cpp --prefix ${prefix}
+      OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
+    file(GLOB_RECURSE not_wanted ${prefix}/libbeeline.so ${prefix}/beelined ${prefix}/beeline.pc)
+    file(REMOVE ${not_wanted})
+  ]] COMPONENT python)
+endif()

@@ -1,6 +1,6 @@
 """A driver in Python for the actor of trainer.cc: its weights are mapped, not copied.
 
-    python trainer.py build/examples/trainer
+python trainer.py build/examples/trainer
 """
 
 import sys

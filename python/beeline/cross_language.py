@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from beeline import _core
@@ -20,6 +21,9 @@ from beeline.api.actor_meta import ActorMeta, AnyMethods
 from beeline.exceptions import ActorAlreadyExistsError
 from beeline.tensors import transports
 
+# For CMake: `-DCMAKE_PREFIX_PATH=$(python -c "from beeline.cross_language import *; print(cmake_prefix_path)")`, where
+# find_package(beeline) finds the headers and the library that came with this package.
+cmake_prefix_path = str(Path(__file__).resolve().parent / "cpp")
 # In the environment of a worker: the program that it runs (src/beeline/runtime/launch.h).
 PROGRAM_VARIABLE = "BEELINE_PROGRAM"
 

@@ -63,8 +63,9 @@ Result<std::string> find_daemon() {
   if (::dladdr(&here, &info) != 0 && info.dli_fname != nullptr) {
     std::error_code error;
     const auto folder = std::filesystem::canonical(info.dli_fname, error).parent_path();
-    tried = {folder / ".." / "libexec" / "beeline" / "beelined", folder / "bin" / "beelined",
-             folder / ".." / "bin" / "beelined", folder / ".." / ".." / "libexec" / "beeline" / "beelined"};
+    // PREFIX/lib, PREFIX/lib/<architecture>, and beeline/cpp/lib of the wheel.
+    tried = {folder / ".." / "libexec" / "beeline" / "beelined",
+             folder / ".." / ".." / "libexec" / "beeline" / "beelined", folder / ".." / ".." / "bin" / "beelined"};
     for (const auto& path : tried) {
       if (::access(path.c_str(), X_OK) == 0) return path.lexically_normal().string();
     }
