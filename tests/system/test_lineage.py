@@ -332,7 +332,7 @@ def test_a_wait_for_it_ends_in_time_and_can_be_cancelled(start_driver):
     )
     assert driver.expect("in time") == "GetTimeoutError"
     assert driver.expect("runs") == 2
-    assert driver.expect("cancelled") == "TaskCancelledError"
+    assert "TaskCancelledError" in driver.expect("cancelled")
 
 
 def test_old_calls_are_forgotten_when_they_take_too_much(start_driver):

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <random>
 #include <set>
@@ -258,7 +259,7 @@ class FuzzTest : public SessionTest {
 
   std::mt19937_64 random_;
   bool kills_ = false;
-  bool cancelled_ = false;
+  std::atomic<bool> cancelled_{false};
   std::vector<Actor> actors_;
   std::vector<std::int64_t> next_number_;
   std::deque<Item> items_;
