@@ -187,6 +187,11 @@ def test_the_package_holds_nothing_of_the_internals(prefix):
         "beeline/api/wait.h",
         "beeline/base/export.h",
         "beeline/base/status.h",
+        "beeline/beeline.h",
+        "beeline/program/convert.h",
+        "beeline/program/remote.h",
+        "beeline/program/session.h",
+        "beeline/program/value.h",
         "beeline/transfer.h",
         "beeline/transport_plugin.h",
     ]

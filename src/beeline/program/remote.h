@@ -282,6 +282,11 @@ class ActorHandle {
                                                A&&... arguments) const {
     return call_method<R, P...>(key_of(method), options, std::forward<A>(arguments)...);
   }
+  template <typename R, typename C, typename... P, typename... A>
+  Result<ObjectRef<ReturnedType<R>>> call_with(const MethodOptions& options, R (C::*method)(P...) const,
+                                               A&&... arguments) const {
+    return call_method<R, P...>(key_of(method), options, std::forward<A>(arguments)...);
+  }
   [[nodiscard]] const Actor& actor() const { return actor_; }
   void kill(bool no_restart = true) const { actor_.kill(no_restart); }
 

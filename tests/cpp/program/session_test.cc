@@ -220,6 +220,7 @@ TEST_F(ProgramTest, AnActorKeepsItsState) {
   EXPECT_EQ(got(counter.call(&Counter::add, *beeline::task(add).remote(1, 2))), 108);
   EXPECT_EQ(got(counter.call(&Counter::value)), 108);
   EXPECT_NE(failure(counter.call(&Counter::fail)).message().find("as asked"), std::string::npos);
+  EXPECT_EQ(got(counter.call_with({.max_task_retries = 1}, &Counter::value)), 108);
   EXPECT_EQ(got(counter.actor().call<int>("add", 2)), 110) << "by name";
   const auto unknown = failure(counter.actor().call<int>("no_such_method"));
   EXPECT_NE(unknown.message().find("no registered method named 'no_such_method'"), std::string::npos);
