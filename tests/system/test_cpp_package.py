@@ -202,7 +202,13 @@ def test_the_package_holds_nothing_of_the_internals(prefix):
     ).stdout.splitlines()
     names = [line.split(maxsplit=2)[2] for line in symbols]
     assert any(name.startswith("beeline::api::Agent::fetch(") for name in names)
-    allowed = ("beeline::api::", "beeline::Status::", "beeline::code_name(", "beeline::check_failed(")
+    allowed = (
+        "beeline::api::",
+        "beeline::program::",
+        "beeline::Status::",
+        "beeline::code_name(",
+        "beeline::check_failed(",
+    )
     assert [name for name in names if not name.startswith(allowed)] == []
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     libraries = set(re.findall(r"NEEDED.*\[([^.\]]+)", needed))
