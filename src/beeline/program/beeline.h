@@ -13,8 +13,8 @@ namespace beeline {
 
 // In the library itself these are of layers of their own.
 using namespace program;  // NOLINT(google-build-using-namespace)
-using api::dtype_of;
 using api::DType;
+using api::dtype_of;
 using api::Tensor;
 using api::Timeout;
 

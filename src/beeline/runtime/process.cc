@@ -223,12 +223,7 @@ PayloadPtr Process::payload(Entry& entry) {
 void Process::subscribe(Entry& entry) {
   if (entry.ready()) return;
   if (entry.lineage != nullptr) {
-    if (!std::exchange(said_of_remaking_, true)) {
-      notify_program(
-          *entry.name +
-          " runs again: its value was lost with the process that held it, or let go of and is needed to make "
-          "another one again. This is said once; `beeline status` counts on");
-    }
+    say_of_remaking(entry);
     return caller_.make_again(entry);
   }
   if (entry.id.owner == self_ || entry.subscribed) return;
@@ -530,24 +525,10 @@ void Process::on_peer_lost(ProcessIndex process, const Status& why) {
   if (objects_.has_doomed()) progress_.request_chores();
 }
 
-// A producer that is gone may have said that it told us a value while that was still waiting for room in our ring:
-// whoever owns what is awaited here tells it again.
-void Process::ask_owners() {
-  std::vector<Entry*> awaited;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.id.owner != self_ && !entry.ready() && !entry.watchers.empty()) awaited.push_back(&entry);
-  });
-  for (Entry* entry : awaited) subscribe(*entry);
-}
-
 void Process::run_chores() {
   clean_leases();
   copy_lost_values();
   remove_spilled();
-}
-
-bool Process::is_stale(const Entry& entry) const {
-  return entry.ready() && !entry.payload->is_inline() && peers_->is_gone(entry.payload->placement->holder);
 }
 
 void Process::watch_socket(int fd, bool also_writable, std::function<void(std::uint32_t)> handler) {

@@ -313,6 +313,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void clean_leases();
   // The state lock is held.
   void notify_program(std::string notice);
+  void say_of_remaking(const Entry& entry);
   [[nodiscard]] std::string spilling_notice(const memory::Arena& arena) const;
   void forget_spilled(ProcessIndex holder, memory::PublicationId id);
   void remove_spilled();

@@ -422,6 +422,20 @@ control::Counts Process::usage() {
           {"late_borrows", objects.late_borrows}};
 }
 
+// A producer that is gone may have said that it told us a value while that was still waiting for room in our ring:
+// whoever owns what is awaited here tells it again.
+void Process::ask_owners() {
+  std::vector<Entry*> awaited;
+  objects_.for_each([&](Entry& entry) {
+    if (entry.id.owner != self_ && !entry.ready() && !entry.watchers.empty()) awaited.push_back(&entry);
+  });
+  for (Entry* entry : awaited) subscribe(*entry);
+}
+
+bool Process::is_stale(const Entry& entry) const {
+  return entry.ready() && !entry.payload->is_inline() && peers_->is_gone(entry.payload->placement->holder);
+}
+
 // The worker that held them is gone; what it stored (not what it shared in place) will live on in our arena.
 void Process::rehome(ProcessIndex holder, const std::string& reason) {
   std::vector<Entry*> affected;
@@ -453,6 +467,13 @@ std::vector<std::string> Process::take_notices() {
   if (!has_notice_.load(std::memory_order_relaxed) || !has_notice_.exchange(false)) return {};
   const Locked locked(lock_);
   return std::exchange(notices_, {});
+}
+
+void Process::say_of_remaking(const Entry& entry) {
+  if (std::exchange(said_of_remaking_, true)) return;
+  notify_program((entry.name != nullptr ? *entry.name : std::string("a call")) +
+                 " runs again: its value was lost with the process that held it, or let go of and is needed to make "
+                 "another one again. This is said once; `beeline status` counts on");
 }
 
 // Who asks for it next, or has asked already, has it made again, if that can be.

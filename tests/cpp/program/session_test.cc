@@ -16,9 +16,9 @@
 namespace {
 
 using beeline::Code;
+using beeline::kPatience;
 using beeline::Result;
 using beeline::Status;
-using beeline::kPatience;
 using beeline::Tensor;
 
 int add(int a, int b) {
