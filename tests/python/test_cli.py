@@ -30,7 +30,7 @@ def test_doctor_as_json():
     report = json.loads(result.output)
     assert result.exit_code == (0 if report["ok"] else 1)
     names = {check["name"] for check in report["checks"]}
-    assert {"kernel", "memory", "overcommit", "preload library"} <= names
+    assert {"kernel", "memory", "overcommit", "locked memory (ulimit -l)", "preload library"} <= names
     assert {
         "transport shm",
         "transport nixl",
