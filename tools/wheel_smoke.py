@@ -52,8 +52,9 @@ def main() -> None:
     assert ray.get(consumer.total.remote(producer.publish.remote())) == (ELEMENTS, ELEMENTS * (ELEMENTS - 1) / 2)
     ray.shutdown()
     with Agent("owner") as owner, Agent("reader") as reader:
-        refs = owner.register({"a": np.arange(8)})
-        assert reader.fetch(refs)["a"].tolist() == list(range(8))
+        target = np.zeros(8, dtype=np.int64)
+        reader.fetch(owner.register([np.arange(8)]), [target])  # tensors of its own making would be torch's
+        assert target.tolist() == list(range(8))
     command = Path(sys.executable).with_name("beeline")
     for arguments in (["--version"], ["doctor"], ["status"]):
         subprocess.run([command, *arguments], check=True, timeout=120)
