@@ -77,6 +77,20 @@ def test_a_part_of_a_name_that_is_absent_takes_a_line_of_its_own(missing):
     assert problems(text, without(missing)) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [
+        ("get(*)", ["get(refs)", "get(timeout)"]),
+        ("Ref.*", ["Ref.hex", "Ref.size(unit)"]),
+        ("Ref.size(*)", ["Ref.size(unit)"]),
+    ],
+)
+def test_one_line_may_speak_for_the_parts_that_have_none(line, missing):
+    text = GOOD.replace("[ray]\n", f'[ray]\n"{line}" = "absent: not needed"\n')
+    assert problems(text, without(*missing)) == [] and problems(text) == []
+    assert f"| `{line}` | absent | not needed |" in page.render(judge.load(text), RAY)
+
+
 def test_the_members_of_an_absent_class_are_not_asked_for():
     text = GOOD.replace('Ref = "works"', 'Ref = "absent: not needed"')
     assert problems(text, without("Ref", "Ref.hex", "Ref.size", "Ref.size(unit)")) == []

@@ -14,6 +14,8 @@ WORKS, DIFFERS, RAY_ENGINE, ABSENT = "works", "differs", "ray engine", "absent"
 NEEDS_REASON = (DIFFERS, RAY_ENGINE, ABSENT)
 # A line for all names of a section that have none of their own.
 OTHERS = "*"
+# Lines for what has none of a class's members, "Queue.*", and of what a call takes, "Queue.put(*)". They are believed.
+OTHER_MEMBERS, OTHER_PARAMETERS = ".*", "(*)"
 
 
 class Judgement(NamedTuple):
@@ -63,14 +65,14 @@ def spoken_of(names: Mapping[str, Name]) -> Iterator[tuple[str, str]]:
             yield from ((f"{path}({each})", path) for each in its.parameters)
 
 
-def find(lines: Mapping[str, Judgement], name: str, part_of: str) -> Judgement | None:
-    """The judgement of a name: its own line, or that of what it is a part of, or the one for all others."""
+def line_for(lines: Mapping[str, Judgement], name: str, part_of: str) -> str | None:
+    """Which line judges a name: its own, one for the other parts of what it belongs to, that one's, or that for all."""
     if name in lines:
-        return lines[name]
-    if part_of:
-        owner = part_of.rpartition(".")[0] if "." in part_of else ""
-        return find(lines, part_of, owner)
-    return lines.get(OTHERS)
+        return name
+    if not part_of:
+        return OTHERS if OTHERS in lines else None
+    others = part_of + (OTHER_PARAMETERS if "(" in name else OTHER_MEMBERS)
+    return others if others in lines else line_for(lines, part_of, part_of.rpartition(".")[0])
 
 
 def problems(table: Table, ray: Names, beeline: Package) -> list[str]:
@@ -79,15 +81,21 @@ def problems(table: Table, ray: Names, beeline: Package) -> list[str]:
     for section, names in ray.items():
         lines = table.get(section, {})
         parts = dict(spoken_of(names))
-        found += [f"[{section}] {name}: Ray has no such name" for name in lines if name not in {*parts, OTHERS}]
+        found += [f"[{section}] {line}: Ray has no such name" for line in lines if not _is_about(line, parts)]
         for name, part_of in parts.items():
-            judgement = find(lines, name, part_of)
-            if judgement is None:
+            line = line_for(lines, name, part_of)
+            if line is None:
                 if not part_of:
                     found.append(f"[{section}] {name}: has no judgement")
-            elif problem := _untrue(judgement, name in lines, part_of, beeline.has(section, name)):
+            elif line.endswith((OTHER_MEMBERS, OTHER_PARAMETERS)):
+                continue
+            elif problem := _untrue(lines[line], name in lines, part_of, beeline.has(section, name)):
                 found.append(f"[{section}] {name}: {problem}")
     return found
+
+
+def _is_about(line: str, parts: Mapping[str, str]) -> bool:
+    return line in parts or line.removesuffix(OTHER_MEMBERS).removesuffix(OTHER_PARAMETERS) in parts or line == OTHERS
 
 
 def _untrue(judgement: Judgement, is_own: bool, part_of: str, exists: bool) -> str | None:

@@ -14,7 +14,7 @@ from tools.compatibility.judge import (
     Judgement,
     Names,
     Table,
-    find,
+    line_for,
     spoken_of,
 )
 from tools.compatibility.survey import Name
@@ -57,12 +57,14 @@ def render(table: Table, ray: Names) -> str:
 
 
 def _rows(lines: Mapping[str, Judgement], names: Mapping[str, Name]) -> dict[str, Judgement]:
-    """Every name, and every part of one that has a line of its own."""
+    """Every name, and every line about parts of one."""
     rows: dict[str, Judgement] = {}
     for name, part_of in spoken_of(names):
-        judgement = find(lines, name, part_of)
-        if judgement and (not part_of or name in lines):
-            rows[name] = judgement
+        line = line_for(lines, name, part_of)
+        if line and not part_of:
+            rows[name] = lines[line]
+        elif line and line not in (part_of, OTHERS) and line not in names:
+            rows[line] = lines[line]
     return rows
 
 
