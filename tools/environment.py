@@ -22,6 +22,7 @@ WHEEL_STAMP = VENV / ".beeline-wheel"
 WHEEL_BUILD = BUILD / "release"  # pyproject.toml says so, too; the C++ package is installed from there
 PEERS_STAMP = VENV / ".beeline-bench-peers"
 TRANSFER_PEERS_STAMP = VENV / ".beeline-transfer-peers"
+DOCS_STAMP = VENV / ".beeline-docs"
 PIP_ALONE = (PYTHON, "-m", "pip", "install", "--no-input", "--no-deps")
 
 
@@ -72,6 +73,15 @@ def setup_transfer_peers() -> None:
         say(f"  without {', '.join(failed)}: rows will show the error")
     else:
         TRANSFER_PEERS_STAMP.write_text(wanted)
+
+
+def setup_docs() -> None:
+    """Installs what makes the site."""
+    page = REQUIREMENTS / "docs.txt"
+    wanted = digest([page])
+    if not _stamp_holds(DOCS_STAMP, wanted):
+        step("install docs tools", [*PIP_ALONE, "-r", page], timeout_s=600)
+        DOCS_STAMP.write_text(wanted)
 
 
 def ucx() -> dict[str, str]:

@@ -20,7 +20,7 @@ def test_version_and_help():
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0 and "beeline" in result.output
     result = CliRunner().invoke(main, ["--help"])
-    for command in ("status", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics"):
+    for command in ("status", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics", "config"):
         assert command in result.output
     assert "..." not in result.output.partition("Commands:")[2]  # no summary is cut off
 
@@ -30,7 +30,7 @@ def test_doctor_as_json():
     report = json.loads(result.output)
     assert result.exit_code == (0 if report["ok"] else 1)
     names = {check["name"] for check in report["checks"]}
-    assert {"kernel", "memory", "overcommit", "preload library"} <= names
+    assert {"kernel", "memory", "overcommit", "locked memory (ulimit -l)", "preload library"} <= names
     assert {
         "transport shm",
         "transport nixl",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check_layers, check_links, check_size, environment, steps, suites
+from tools import check_layers, check_links, check_size, environment, site, steps, suites
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,11 +98,10 @@ def test_the_layers_of_the_check_are_those_that_cmake_links():
 
 
 def test_a_link_that_leads_somewhere_is_left_alone(tmp_path):
-    write(tmp_path, "docs/memory.md", "# Memory\n")
+    write(tmp_path, "docs/memory.md", "# Memory\n\n## Leases\n")
     write(tmp_path, "docs/a picture.png", "")
-    page = (
-        "[m](docs/memory.md#leases) ![p](docs/a%20picture.png) [d](docs) [w](https://nowhere.invalid/x.md) [h](#here)"
-    )
+    page = "[m](docs/memory.md#leases) ![p](docs/a%20picture.png) [d](docs) [w](https://nowhere.invalid/x.md) "
+    page += "[h](#here)\n# Here\n"
     write(tmp_path, "README.md", page)
     write(tmp_path, "docs/other.md", "[up](../README.md) [root](/docs/memory.md)")
     assert check_links.check(tmp_path) == []
@@ -111,6 +110,30 @@ def test_a_link_that_leads_somewhere_is_left_alone(tmp_path):
 def test_a_dead_link_is_reported_with_its_line(tmp_path):
     write(tmp_path, "docs/memory.md", "one\n\nsee [rings](rings.md#frames) and [this](memory.md)\n")
     assert check_links.check(tmp_path) == ["docs/memory.md:3: link to rings.md#frames: no such file"]
+
+
+@pytest.mark.parametrize("link", ["#gone", "other.md#gone", "other.md#in-code"])
+def test_a_link_to_a_heading_that_is_not_there_is_reported(tmp_path, link):
+    write(tmp_path, "other.md", "# There\n```\n# In code\n```\n")
+    write(tmp_path, "a.md", f"# A\n[x]({link}) [y](other.md#there)\n")
+    assert check_links.check(tmp_path) == [f"a.md:2: link to {link}: no such heading"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "anchor"),
+    [
+        ("## What is `ray.util`?", "what-is-rayutil"),
+        ("# Ctrl-C, and more", "ctrl-c-and-more"),
+        ("### See [the page](x.md) ##", "see-the-page"),
+        ("## snake_case", "snake_case"),
+    ],
+)
+def test_headings_get_the_anchors_that_github_gives_them(tmp_path, heading, anchor):
+    assert check_links.anchors(write(tmp_path, "a.md", heading + "\n")) == {anchor}
+
+
+def test_headings_of_one_name_are_told_apart(tmp_path):
+    assert check_links.anchors(write(tmp_path, "a.md", "# A\n# A\n# A\n")) == {"a", "a-1", "a-2"}
 
 
 def test_code_is_not_searched_for_links(tmp_path):
@@ -303,3 +326,25 @@ def test_the_help_of_dev_names_every_command():
     shown = subprocess.run([sys.executable, "dev", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     for command in ("setup", "build", "demo", "test", "lint", "bench", "docs", "asan", "tsan", "clean"):
         assert f"./dev {command}" in shown.stdout or f"| {command}" in shown.stdout
+
+
+# The site.
+
+
+@pytest.mark.parametrize(
+    ("html", "address"),
+    [
+        ('<script async src="https://cdn.invalid/x.js">', "https://cdn.invalid/x.js"),
+        ('<link rel="stylesheet" type="text/css" href="//fonts.invalid/f.css" />', "//fonts.invalid/f.css"),
+        ('<img alt="" src="http://images.invalid/i.png">', "http://images.invalid/i.png"),
+    ],
+)
+def test_what_a_page_of_the_site_would_fetch_from_elsewhere_is_reported(tmp_path, html, address):
+    write(tmp_path, "docs/page.html", f"<html>{html}</html>")
+    assert site.loaded_from_elsewhere(tmp_path) == [f"docs/page.html: loads {address}"]
+
+
+def test_links_and_what_lies_beside_the_page_are_left_alone(tmp_path):
+    html = '<a href="https://elsewhere.invalid">x</a><script src="../_static/a.js"></script>'
+    write(tmp_path, "page.html", html + '<link rel="stylesheet" href="_static/a.css"><link rel="index" href="//x/y">')
+    assert site.loaded_from_elsewhere(tmp_path) == []

@@ -32,6 +32,12 @@ def make_error(kind: int, message: str, payload: bytes, actor_id: int, name: str
     return _BY_KIND.get(kind, exceptions.CoreError)(message)
 
 
+def _invalid_argument(message: str) -> ValueError:
+    error = ValueError(message)
+    error.code = exceptions.INVALID_ARGUMENT_CODE  # type: ignore[attr-defined]
+    return error
+
+
 _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_WORKER_CRASHED: exceptions.WorkerCrashedError,
     _core.ERROR_OBJECT_LOST: exceptions.ObjectLostError,
@@ -42,7 +48,7 @@ _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_PENDING_CALLS: exceptions.PendingCallsLimitExceeded,
     _core.ERROR_OUT_OF_MEMORY: exceptions.ObjectStoreFullError,
     _core.ERROR_TIMEOUT: exceptions.GetTimeoutError,
-    _core.ERROR_INVALID: ValueError,
+    _core.ERROR_INVALID: _invalid_argument,
     _core.ERROR_SYSTEM: exceptions.CoreError,
     _core.ERROR_PEER_LOST: exceptions.PeerLostError,
     _core.ERROR_STALE_REFERENCE: exceptions.StaleReferenceError,

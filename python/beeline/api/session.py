@@ -16,7 +16,7 @@ from typing import Any
 
 from beeline import _core
 from beeline.api import labels as label_rules
-from beeline.api import notices
+from beeline.api import notices, summary
 from beeline.api import options as option_table
 from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
@@ -294,18 +294,32 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         wait_for_processes: Both values wait for the session's processes.
         _exiting_interpreter: A worker may then leave its session.
 
-    References and handles of the session are of no use afterwards; `init` may be called again.
+    References and handles of the session are of no use afterwards; `init` may be called again. The logger
+    "beeline" says what went otherwise than asked: options without effect, transfers by another path, what the daemon
+    complained of.
     """
     with _lock:
         if current.is_worker and not _exiting_interpreter:
             raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
         was_running = bool(current.info) and current.pid == os.getpid()
+        session_dir = str(current.info.get("session_dir", ""))
         current.info, current.namespace, current.env, current.labels = {}, "", {}, {}
         if was_running:
-            _core.stop()
+            _stop(session_dir)
         current.forget_functions()
         for dependent in list(current.dependents):
             dependent.session_ended()
+
+
+def _stop(session_dir: str) -> None:
+    """Ends this process's part; a driver says what went otherwise than asked (summary.py)."""
+    if current.is_worker:
+        return _core.stop()
+    is_lost = _core.session_error() is not None
+    lines = summary.before_end(session_dir)
+    _core.stop()
+    # A session that was lost removes its folder in its own time.
+    summary.say(lines if is_lost else lines + summary.after_end(session_dir))
 
 
 def is_initialized() -> bool:

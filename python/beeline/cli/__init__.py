@@ -1,4 +1,4 @@
-"""The command line: `beeline status | stop | doctor | run | top | paths | timeline | bench | metrics`."""
+"""The command line: `beeline status | stop | doctor | run | top | paths | timeline | bench | metrics | config`."""
 
 from beeline.cli.commands import main
 

@@ -55,6 +55,7 @@ def run_all() -> list[Check]:
         _overcommit(),
         _address_space(),
         _open_files(),
+        _locked_memory(),
         _map_count(),
         _ptrace(),
         _preload(),
@@ -128,6 +129,14 @@ def _open_files() -> Check:
     if limit.isdigit() and int(limit) < OPEN_FILES:
         return Check("open files (ulimit -n)", "warning", limit, f"ulimit -n {OPEN_FILES}, for hundreds of actors")
     return Check("open files (ulimit -n)", "ok", limit)
+
+
+def _locked_memory() -> Check:
+    limit = _limit(resource.RLIMIT_MEMLOCK)
+    advice = (
+        "" if limit == "unlimited" else "ulimit -l unlimited, where ucx or nixl are to use RDMA; nothing else locks"
+    )
+    return Check("locked memory (ulimit -l)", "ok", limit, advice)
 
 
 def _map_count() -> Check:

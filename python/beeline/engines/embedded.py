@@ -38,7 +38,7 @@ def start(
     spill_dir: where a folder is made for values beyond that, "" for the session's own folder.
     Raises CoreError or OSError where the daemon does not come up; nothing is left running then.
     """
-    quota = int(memory_bytes() * QUOTA_SHARE) if quota_bytes is None else quota_bytes
+    quota = default_quota_bytes() if quota_bytes is None else quota_bytes
     return _core.start_session(
         {
             "beelined": str(DAEMON),
@@ -68,6 +68,11 @@ def detected_resources(num_cpus: float | None, num_gpus: float | None, custom: M
         **{name: float(amount) for name, amount in custom.items()},
     }
     return {name: amount for name, amount in found.items() if amount}
+
+
+def default_quota_bytes() -> int:
+    """What published objects of one process may take where `init` is not told."""
+    return int(memory_bytes() * QUOTA_SHARE)
 
 
 def memory_bytes() -> int:

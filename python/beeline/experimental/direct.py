@@ -69,20 +69,20 @@ def _span(tensor: Any) -> tuple[int, int]:
     raise TypeError(f"wait_tensor_freed takes a tensor or an array, got {type(tensor).__name__}.")
 
 
-def set_target_for_ref(ref: Any, targets: Sequence[Any]) -> None:
-    """The object's tensors are written into `targets` when this process fetches it, and the value holds those.
+def set_target_for_ref(ref: Any, target: Sequence[Any]) -> None:
+    """The object's tensors are written into `target` when this process fetches it, and the value holds those.
 
     Args:
-        ref: An ObjectRef whose value has as many tensors as there are targets.
-        targets: torch tensors, in the order in which the value holds its tensors, of their shapes and dtypes.
+        ref: An ObjectRef whose value has as many tensors as `target`.
+        target: A list of torch tensors, in the order in which the value holds its tensors, of their shapes and dtypes.
 
     Raises TypeError for anything else. `get` raises TargetMismatchError where number, shape or dtype differ, and
     writes nothing then.
     """
     if not isinstance(ref, _core.ObjectRef):
         raise TypeError(f"set_target_for_ref takes an ObjectRef, got {type(ref).__name__}.")
-    found = list(targets)
-    for index, target in enumerate(found):
-        if not hasattr(target, "copy_"):
-            raise TypeError(f"Target {index} must be a torch.Tensor, got {type(target).__name__}.")
+    found = list(target)
+    for index, tensor in enumerate(found):
+        if not hasattr(tensor, "copy_"):
+            raise TypeError(f"Target {index} must be a torch.Tensor, got {type(tensor).__name__}.")
     _core.set_target(ref, found)

@@ -1,0 +1,82 @@
+"""At its end a session says what went otherwise than asked, and is silent where nothing did."""
+
+import json
+import os
+import signal
+
+import processes
+import pytest
+
+SILENT = """
+    import numpy as np
+
+    ray.init(num_cpus=2)
+
+    @ray.remote
+    class Producer:
+        @ray.method(tensor_transport="auto")
+        def make(self):
+            return np.ones(1 << 20)
+
+    producer = Producer.remote()
+    assert ray.get(producer.make.remote()).sum() == 1 << 20
+    ray.kill(producer)
+    refs = [ray.put(np.ones(1 << 18)) for _ in range(2)]  # still held at the end
+    END
+    say("down")
+"""
+NOTICED = """
+    ray.init(num_cpus=1, include_dashboard=True)
+
+    @ray.remote(_labels={"a": "b"})
+    def f():
+        return 1
+
+    assert ray.get(f.remote()) == 1
+    END
+    say("down")
+"""
+
+
+@pytest.mark.parametrize("end", ["ray.shutdown()", "", "with ray.init(ignore_reinit_error=True): pass"])
+def test_a_session_in_which_all_went_as_asked_ends_in_silence(start_driver, end):
+    driver = start_driver(SILENT.replace("END", end))
+    driver.expect("down")
+    assert driver.wait() == 0
+    assert driver.output() == ""
+
+
+@pytest.mark.parametrize("end", ["ray.shutdown()", ""])
+def test_what_had_no_effect_is_summed_up(start_driver, end):
+    driver = start_driver(NOTICED.replace("END", end))
+    driver.expect("down")
+    assert driver.wait() == 0
+    summary = driver.output().partition("The session has ended")[2]
+    assert "without effect: include_dashboard of init, asked for once" in summary
+    assert "without effect: _labels of remote functions, asked for" in summary
+
+
+def test_what_the_daemon_complained_of_is_summed_up(start_driver):
+    driver = start_driver(
+        """
+        ray.init(num_cpus=1)
+        say("ready")
+        hear()
+        ray.get(ray.remote(lambda: 1).remote())  # by the zygote that was started again
+        ray.shutdown()
+        say("down")
+        """
+    )
+    driver.expect("ready")
+    zygote = driver.zygote()
+    os.kill(zygote.pid, signal.SIGKILL)
+
+    def started_again():
+        (state,) = json.loads(processes.beeline_command("status", "--json")[1])
+        return state["counters"]["zygote_restarts"]
+
+    assert processes.until(started_again) == 1
+    driver.tell()
+    driver.expect("down")
+    assert driver.wait() == 0
+    assert "zygote has ended and is started again" in driver.output()
