@@ -56,7 +56,9 @@ class Registration:
         return _number_of(self.name)
 
     def is_tensor(self, value: Any) -> bool:
-        """Whether the value is one of those that it moves."""
+        """Whether the value is one of those that it moves. Of tensors around others (DTensor), it moves those."""
+        if hasattr(type(value), "__tensor_flatten__"):
+            return False
         if self.data_type is not None:
             return isinstance(value, self.data_type)
         torch = sys.modules.get("torch")

@@ -12,6 +12,11 @@ def _collective(ray, place="util"):
 def _ranks(ray, count):
     @ray.remote(num_cpus=0, enable_tensor_transport=True)
     class Rank:
+        def __init__(self):
+            import torch
+
+            torch.set_num_threads(1)
+
         def run(self, function, *args):
             return function(importlib.import_module(f"{engine}.util.collective"), *args)
 

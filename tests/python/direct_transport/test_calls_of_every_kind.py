@@ -149,7 +149,10 @@ def test_the_local_shard_of_a_distributed_tensor(a, b, transport):
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         mesh = DeviceMesh("cpu", [0])
         node.kept = distribute_tensor(torch.ones(n), mesh, [Shard(0)])
-        return {"shard": node.kept.to_local(), "of": list(node.kept.shape)}
+        return {"shard": node.kept.to_local(), "whole": node.kept}
+
+    def look(node, value):
+        return [value["shard"].sum().item(), value["whole"].to_local().sum().item(), list(value["whole"].shape)]
 
     ref = call(a, make, LARGE, transport=transport)
-    assert ray.get(call(b, lambda node, value: [value["shard"].sum().item(), value["of"]], ref)) == [LARGE, [LARGE]]
+    assert ray.get(call(b, look, ref)) == [LARGE, LARGE, [LARGE]]

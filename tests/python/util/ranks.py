@@ -1,11 +1,16 @@
 """Actors that are ranks of collective groups."""
 
+import torch
+
 import beeline as ray
 from beeline.util import collective
 
 
 @ray.remote(num_cpus=0)
 class Rank:
+    def __init__(self):
+        torch.set_num_threads(1)
+
     def run(self, function, *args):
         return function(*args)
 
