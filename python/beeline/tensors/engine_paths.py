@@ -14,7 +14,7 @@ import threading
 from typing import Any, ClassVar
 
 from beeline.exceptions import OutOfDiskError, TransferTimeoutError
-from beeline.tensors import fetch_time
+from beeline.tensors import fetch_time, jax_values
 from beeline.tensors.nixl_memory import Memory, as_bytes
 from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
 from beeline.transfer import Agent, TensorRef, TensorRefs
@@ -25,9 +25,11 @@ class EngineMetadata(TensorTransportMetadata):
 
     refs: bytes = b""
     parts: tuple[bytes, ...] = ()
+    of_jax: tuple[int, ...] = ()  # places of jax arrays among the tensors
 
 
 def _describe(tensors: list[Any]) -> EngineMetadata:
+    """Of torch tensors."""
     device = tensors[0].device.type if tensors else None
     return EngineMetadata([(tensor.shape, tensor.dtype) for tensor in tensors], device)
 
@@ -87,9 +89,12 @@ class EngineTransport(TensorTransportManager):
         return True
 
     def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> EngineMetadata:
-        """Registers the tensors where they are; a lazy conjugate or negative is made real first."""
-        metadata = _describe(rdt_object)
-        real = [tensor.detach().resolve_conj().resolve_neg() for tensor in rdt_object]
+        """Registers the tensors where they are; a lazy conjugate or negative is made real first. jax's as torch's."""
+        of_jax = tuple(place for place, tensor in enumerate(rdt_object) if jax_values.is_array(tensor))
+        tensors = [jax_values.shown(each) if place in of_jax else each for place, each in enumerate(rdt_object)]
+        metadata = _describe(tensors)
+        metadata.of_jax = of_jax
+        real = [tensor.detach().resolve_conj().resolve_neg() for tensor in tensors]
         refs = _agents.get(listening=self.listens).register(real, stream=_stream_for(real))
         metadata.refs = refs.to_bytes()
         self._registered[obj_id] = refs
@@ -113,7 +118,10 @@ class EngineTransport(TensorTransportManager):
         Raises GetTimeoutError or ObjectFetchTimedOutError where that was too little, and what `Agent.fetch` raises.
         """
         assert isinstance(tensor_transport_metadata, EngineMetadata)
-        return self._fetch(TensorRefs.from_bytes(tensor_transport_metadata.refs), target_buffers)
+        fetched = self._fetch(TensorRefs.from_bytes(tensor_transport_metadata.refs), target_buffers)
+        for place in tensor_transport_metadata.of_jax if target_buffers is None else ():
+            fetched[place] = jax_values.of_tensor(fetched[place])
+        return fetched
 
     def _fetch(self, refs: Any, targets: list[Any] | None) -> list[Any]:
         time = fetch_time.left()
@@ -179,7 +187,8 @@ class Nixl(EngineTransport):
 
     def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> EngineMetadata:
         """References to parts of kept memory or of the pool, where they lie there; raises NixlOutOfMemoryError."""
-        parts = self.memory.parts(obj_id, rdt_object) if rdt_object else None
+        is_torchs = bool(rdt_object) and not any(map(jax_values.is_array, rdt_object))
+        parts = self.memory.parts(obj_id, rdt_object) if is_torchs else None
         if parts is None:
             return super().extract_tensor_transport_metadata(obj_id, rdt_object)
         metadata = _describe(rdt_object)

@@ -24,7 +24,7 @@ from typing import Any
 import cloudpickle
 
 from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
-from beeline.tensors import announcements, fetch_time
+from beeline.tensors import announcements, fetch_time, jax_values
 from beeline.tensors.transport_manager import TensorTransportManager
 
 # Modes by their names: the same number in every process. They travel in one signed byte.
@@ -48,7 +48,7 @@ class Registration:
     name: str  # lower case
     devices: tuple[str, ...]
     manager_class: bytes  # pickled
-    data_type: type | None  # of the tensors; None: torch.Tensor, which is not imported for that
+    data_type: type | None  # of the tensors; None: torch.Tensor and jax.Array, which are not imported for that
 
     @property
     def mode(self) -> int:
@@ -62,7 +62,7 @@ class Registration:
         if self.data_type is not None:
             return isinstance(value, self.data_type)
         torch = sys.modules.get("torch")
-        return torch is not None and isinstance(value, torch.Tensor)
+        return (torch is not None and isinstance(value, torch.Tensor)) or jax_values.is_array(value)
 
 
 def _number_of(name: str) -> int:

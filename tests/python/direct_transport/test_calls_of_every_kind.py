@@ -140,6 +140,29 @@ def test_a_tensordict(a, b, transport):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_arrays_of_jax(a, b, transport):
+    pytest.importorskip("jax")
+
+    def make(node, n):
+        import jax.numpy as jnp
+
+        node.kept = jnp.arange(float(n))
+        return {"x": node.kept, "small": jnp.ones(3), "bf16": jnp.ones(n, dtype=jnp.bfloat16), "t": torch.ones(n)}
+
+    def look(node, value):
+        import jax
+
+        x, small, bf16, t = value.values()
+        kinds = [isinstance(each, jax.Array) for each in (x, small, bf16, t)]
+        return [kinds, float(x.max()), float(small.sum()), str(bf16.dtype), float(bf16[-1]), t.sum().item()]
+
+    ref = call(a, make, LARGE, transport=transport)
+    expected = [[True, True, True, False], LARGE - 1, 3, "bfloat16", 1, LARGE]
+    assert ray.get(call(b, look, ref)) == look(None, ray.get(ref)) == expected
+    assert ray.get(call(a, lambda node, value: value["x"] is node.kept, ref)) == (transport != "object_store")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_local_shard_of_a_distributed_tensor(a, b, transport):
     def make(node, n):
         import torch.distributed as dist
