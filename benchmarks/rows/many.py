@@ -52,7 +52,7 @@ def queued_calls(ctx: Context) -> Samples:
         times = _times(count, call)
         after = _memory_bytes()
         open(path, "w").close()
-    ray.get(held)
+        ray.get(held)
     if ray.get(refs) != list(range(count)):
         raise AssertionError("other results came")
     return {"bytes": [(after - before) / count], "rate": [count / sum(times)], "slowdown": [times[-1] / times[0]]}
