@@ -30,3 +30,15 @@ class Numbers:
     def numbers(self, count):
         for number in range(count):  # noqa: UP028 (Ray cannot `yield from` an iterator)
             yield number
+
+
+class Held:
+    def hold(self, path):
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    def same(self, value):
+        return value

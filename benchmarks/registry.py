@@ -10,7 +10,17 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-SCALE = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "1/s": 1.0, "MiB": 1 / 2**20, "MiB/s": 1 / 2**20, "x": 1.0}
+SCALE = {
+    "ns": 1e9,
+    "us": 1e6,
+    "ms": 1e3,
+    "s": 1.0,
+    "1/s": 1.0,
+    "B": 1.0,
+    "MiB": 1 / 2**20,
+    "MiB/s": 1 / 2**20,
+    "x": 1.0,
+}
 
 Samples = dict[str, list[float]]
 Probe = Callable[..., Samples]

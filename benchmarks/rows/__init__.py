@@ -5,6 +5,7 @@ from benchmarks.rows import (
     grpo,
     handoff,
     limits,
+    many,
     memory,
     objects,
     preload,
@@ -24,6 +25,7 @@ CORE = [
     *spilling.ROWS,
     *preload.ROWS,
     *memory.ROWS,
+    *many.ROWS,
     *grpo.ROWS,
 ]
 

@@ -82,6 +82,11 @@ def handoff_1kib(ctx: Context) -> Samples:
 
 
 @probe
+def handoff_1mib(ctx: Context) -> Samples:
+    return existing(ctx, MIB, ctx.reps(50, 20), 5, 20)
+
+
+@probe
 def handoff_100mib(ctx: Context) -> Samples:
     return existing(ctx, 100 * MIB, 1, ctx.reps(10, 5), 2)
 
@@ -141,10 +146,26 @@ def _row(key: str, measure: str, unit: str, bound: Bound, probe_name: str, pick:
 
 
 READ, MAKE = Limit("local_tensor", "read_1GiB"), Limit("local_tensor", "make_1GiB")
+BY_GLOO, RAY_BY_GLOO = Contender("beeline", "beeline", "gloo"), (Contender("ray gloo", "ray", "gloo"),)
 PLAIN_ALLOCATOR = Contender("beeline, no preload", "beeline", "auto", (("BEELINE_PRELOAD", "0"),))
 
 ROWS = [
     _row("handoff_1KiB", "handoff, 1 KiB", "us", Bound("<=", 1 / 16), "handoff_1kib", "seconds", FUTEX),
+    *(
+        Row(
+            f"gloo_{size}",
+            f"handoff by gloo, {size[0]} {size[1:]}",
+            "us",
+            "handoff",
+            probe_name,
+            "seconds",
+            Bound("<=", 1 / 5),
+            ours=BY_GLOO,
+            peers=RAY_BY_GLOO,
+            limit=FUTEX,
+        )
+        for size, probe_name in (("1KiB", "handoff_1kib"), ("1MiB", "handoff_1mib"))
+    ),
     _row("handoff_100MiB", "handoff, 100 MiB", "us", Bound("<=", 1 / 500), "handoff_100mib", "seconds", FUTEX),
     _row("handoff_1GiB", "handoff, 1 GiB", "us", Bound("<=", 1 / 2000), "handoff_1gib", "seconds", FUTEX),
     _row(

@@ -91,12 +91,12 @@ bool is_true(nb::handle value) {
 
 class ActorCall {
  public:
-  ActorCall(nb::object actor, std::string method, const std::string& name, std::uint32_t num_returns, int mode,
+  ActorCall(nb::object actor, const std::string& method, const std::string& name, std::uint32_t num_returns, int mode,
             std::int32_t max_task_retries, nb::object retry_exceptions, std::uint32_t concurrency_group,
             std::int64_t max_pending_calls, int yields, std::uint32_t window)
       : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
     options_.name = process().intern(name);
-    options_.method = std::move(method);
+    options_.method = process().intern(method);
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
     options_.retries = max_task_retries;

@@ -12,7 +12,7 @@ from beeline import _core
 from beeline.api import actor as actors
 from beeline.api import session
 from beeline.api.streams import ObjectRefGenerator
-from beeline.tensors import mutation, transports
+from beeline.tensors import mutation, registered, transports
 
 _log = logging.getLogger("beeline")
 ObjectRef = _core.ObjectRef
@@ -39,7 +39,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     Args:
         object_refs: An ObjectRef or a list of them.
         timeout: Seconds to wait at most; None: without bound; 0: only what is ready.
-        _use_object_store: On one machine there is one way to a value, whatever transport it was made for.
+        _use_object_store: Values that an actor made for a transport that copies, or a registered one, come from it as
+            results without a transport do. "auto" and "shm" map either way.
 
     Waits until all are ready, or one has failed. Arrays from the object store are read-only views; tensors and
     what came by direct transport are copy-on-write.
@@ -49,6 +50,9 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         The task's own exception (also a RayTaskError), RayActorError, ObjectLostError ...: the first one that failed.
         ValueError, TypeError: what was given is no reference.
     """
+    if _use_object_store:
+        with registered.by_object_store():
+            return get(object_refs, timeout=timeout)
     if not _core.is_running():
         session.ensure()
     if BlockingGet.is_warned_of:

@@ -20,6 +20,7 @@ from beeline.api import notices, summary
 from beeline.api import options as option_table
 from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
+from beeline.tensors import registered
 
 _log = logging.getLogger("beeline")
 # Of the one machine, for whoever asks.
@@ -161,6 +162,7 @@ def init(
         RuntimeError: a session is running already, or an argument that there is not, as on Ray (state unchanged).
         ValueError, TypeError: an argument that this version does not support (nothing started).
         CoreError: the daemon did not come up (nothing left running).
+        OutOfDiskError: there is no room for what was registered before (nothing left running).
     """
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
@@ -218,6 +220,11 @@ def init(
             _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
             raise
         current.namespace, current.env, current.labels = own_namespace, env, node_labels
+        try:
+            registered.announce()
+        except BaseException:
+            shutdown()
+            raise
         return Context(current.info)
 
 

@@ -1,6 +1,17 @@
 """What Ray has under `ray.experimental` for direct transport."""
 
-from beeline.experimental.direct import register_tensor_transport, set_target_for_ref, wait_tensor_freed
+from beeline.experimental.direct import (
+    register_tensor_transport,
+    set_target_device_for_ref,
+    set_target_for_ref,
+    wait_tensor_freed,
+)
+from beeline.experimental.nixl import (
+    deregister_nixl_memory,
+    register_nixl_memory,
+    register_nixl_memory_pool,
+    set_nixl_cuda_stream,
+)
 from beeline.tensors.transport_manager import (
     CommunicatorMetadata,
     FetchRequest,
@@ -13,7 +24,12 @@ __all__ = [
     "FetchRequest",
     "TensorTransportManager",
     "TensorTransportMetadata",
+    "deregister_nixl_memory",
+    "register_nixl_memory",
+    "register_nixl_memory_pool",
     "register_tensor_transport",
+    "set_nixl_cuda_stream",
+    "set_target_device_for_ref",
     "set_target_for_ref",
     "wait_tensor_freed",
 ]

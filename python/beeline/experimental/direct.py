@@ -16,8 +16,8 @@ def register_tensor_transport(
 ) -> None:
     """Makes a tensor transport of the program's own usable by its name: `@method(tensor_transport=...)`, `put`.
 
-    Call it before the actors that produce values by it are made, in the process that makes them. Consumers need
-    nothing.
+    In any process of the session, before it is first named there; actors may be older, and find it when they first
+    produce a value by it, after a restart as well. Consumers need nothing.
     As Ray's (`ray.experimental.register_tensor_transport`, 2.60).
 
     Args:
@@ -27,7 +27,8 @@ def register_tensor_transport(
         transport_manager_class: A subclass of `TensorTransportManager`, or one written for Ray's; one-sided. Pickled.
         data_type: What it moves: torch.Tensor, jax.Array.
 
-    Raises ValueError for a name that is taken, a class that is no manager, and a two-sided transport.
+    Raises ValueError for a name that is taken, a class that is no manager, and a two-sided transport; OutOfDiskError
+    where the session's folder has no room for it.
     """
     taken = set(transports.USABLE)
     registered.register(transport_name, devices, transport_manager_class, data_type, taken=taken)
@@ -86,3 +87,24 @@ def set_target_for_ref(ref: Any, target: Sequence[Any]) -> None:
         if not hasattr(tensor, "copy_"):
             raise TypeError(f"Target {index} must be a torch.Tensor, got {type(tensor).__name__}.")
     _core.set_target(ref, found)
+
+
+def set_target_device_for_ref(ref: Any, target_device: Any) -> None:
+    """The object's tensors come to a device when this process fetches it, wherever their producer has them.
+
+    Args:
+        ref: An ObjectRef.
+        target_device: "cpu", "cuda:0", or a torch.device. In place of what was set for the reference before.
+
+    Raises TypeError for anything but a reference, RuntimeError (torch's) for what is no device, ValueError for one that
+    this process cannot make tensors on.
+    """
+    import torch
+
+    if not isinstance(ref, _core.ObjectRef):
+        raise TypeError(f"set_target_device_for_ref takes an ObjectRef, got {type(ref).__name__}.")
+    device = torch.device(target_device)
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        why = "torch sees no CUDA device here" if device.type == "cuda" else "cpu and cuda are served"
+        raise ValueError(f"Tensors cannot be fetched onto target device {device}: {why}.")
+    _core.set_target(ref, device)

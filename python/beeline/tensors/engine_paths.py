@@ -13,17 +13,51 @@ import secrets
 import threading
 from typing import Any, ClassVar
 
-from beeline import _core
-from beeline.exceptions import GetTimeoutError, OutOfDiskError, TransferTimeoutError
+from beeline.exceptions import OutOfDiskError, TransferTimeoutError
+from beeline.tensors import fetch_time, jax_values
+from beeline.tensors.nixl_memory import Memory, as_bytes
 from beeline.tensors.transport_manager import CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata
-from beeline.transfer import Agent, TensorRefs
-from beeline.transfer.subscription import DEFAULT_TIMEOUT_S
+from beeline.transfer import Agent, TensorRef, TensorRefs
 
 
 class EngineMetadata(TensorTransportMetadata):
-    """Besides shapes and dtypes: references to the registered tensors, as bytes."""
+    """Besides shapes and dtypes: references to the registered tensors, as bytes; or `parts`, to the bytes of each."""
 
     refs: bytes = b""
+    parts: tuple[bytes, ...] = ()
+    of_jax: tuple[int, ...] = ()  # places of jax arrays among the tensors
+
+
+def _describe(tensors: list[Any]) -> EngineMetadata:
+    """Of torch tensors."""
+    device = tensors[0].device.type if tensors else None
+    return EngineMetadata([(tensor.shape, tensor.dtype) for tensor in tensors], device)
+
+
+class _Stream:
+    """What `set_nixl_cuda_stream` was given, in this process."""
+
+    value: Any = None
+
+
+def set_cuda_stream(stream: Any) -> None:
+    """See `beeline.experimental.set_nixl_cuda_stream`."""
+    _Stream.value = stream
+
+
+def _stream_for(tensors: list[Any]) -> Any:
+    """Raises ValueError for CUDA tensors that are not on the stream's device."""
+    stream = _Stream.value
+    on_gpus = [tensor for tensor in tensors if tensor.device.type == "cuda"]
+    if stream is None or not on_gpus:
+        return None
+    for tensor in on_gpus:
+        if tensor.device != stream.device:
+            raise ValueError(
+                f"The stream of set_nixl_cuda_stream is on {stream.device}, a tensor of shape {list(tensor.shape)} on "
+                f"{tensor.device}: set another one, or None."
+            )
+    return stream
 
 
 class EngineTransport(TensorTransportManager):
@@ -34,7 +68,7 @@ class EngineTransport(TensorTransportManager):
     listens: ClassVar[bool] = False  # served by agents with a TCP address alone
 
     def __init__(self) -> None:
-        self._registered: dict[str, TensorRefs] = {}  # by object: what keeps its tensors registered
+        self._registered: dict[str, Any] = {}  # by object: the references, which keep its tensors registered
 
     def tensor_transport_backend(self) -> str:
         """As Ray writes names."""
@@ -55,11 +89,13 @@ class EngineTransport(TensorTransportManager):
         return True
 
     def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> EngineMetadata:
-        """Registers the tensors where they are; a lazy conjugate or negative is made real first."""
-        metadata = EngineMetadata([(tensor.shape, tensor.dtype) for tensor in rdt_object])
-        metadata.tensor_device = rdt_object[0].device.type if rdt_object else None
-        real = [tensor.detach().resolve_conj().resolve_neg() for tensor in rdt_object]
-        refs = _agents.get(listening=self.listens).register(real)
+        """Registers the tensors where they are; a lazy conjugate or negative is made real first. jax's as torch's."""
+        of_jax = tuple(place for place, tensor in enumerate(rdt_object) if jax_values.is_array(tensor))
+        tensors = [jax_values.shown(each) if place in of_jax else each for place, each in enumerate(rdt_object)]
+        metadata = _describe(tensors)
+        metadata.of_jax = of_jax
+        real = [tensor.detach().resolve_conj().resolve_neg() for tensor in tensors]
+        refs = _agents.get(listening=self.listens).register(real, stream=_stream_for(real))
         metadata.refs = refs.to_bytes()
         self._registered[obj_id] = refs
         return metadata
@@ -77,21 +113,24 @@ class EngineTransport(TensorTransportManager):
         communicator_metadata: CommunicatorMetadata,
         target_buffers: list[Any] | None = None,
     ) -> list[Any]:
-        """Copies them by this path and no other, within what is left of the `get`'s timeout.
+        """Copies them by this path and no other, within what is left of the `get`'s timeout, or of `fetch_time`.
 
-        Raises GetTimeoutError where that was too little, and what `Agent.fetch` raises.
+        Raises GetTimeoutError or ObjectFetchTimedOutError where that was too little, and what `Agent.fetch` raises.
         """
         assert isinstance(tensor_transport_metadata, EngineMetadata)
-        refs = TensorRefs.from_bytes(tensor_transport_metadata.refs)
-        left_s = _core.seconds_left_to_load()
-        timeout_s = DEFAULT_TIMEOUT_S if left_s is None else left_s
+        fetched = self._fetch(TensorRefs.from_bytes(tensor_transport_metadata.refs), target_buffers)
+        for place in tensor_transport_metadata.of_jax if target_buffers is None else ():
+            fetched[place] = jax_values.of_tensor(fetched[place])
+        return fetched
+
+    def _fetch(self, refs: Any, targets: list[Any] | None) -> list[Any]:
+        time = fetch_time.left()
         agent = _agents.get(listening=self.listens)
         try:
-            return agent.fetch(refs, target_buffers, path=self.path, timeout_s=timeout_s)
+            fetched: list[Any] = agent.fetch(refs, targets, path=self.path, timeout_s=time.seconds)
+            return fetched
         except TransferTimeoutError as error:
-            if left_s is None:
-                raise
-            raise GetTimeoutError(f"get timed out while it fetched a value: {error}") from error
+            raise time.error(error) from error
 
     def send_multiple_tensors(
         self,
@@ -130,9 +169,62 @@ class Ucx(EngineTransport):
 
 
 class Nixl(EngineTransport):
-    """NIXL, within this host."""
+    """NIXL, within this host; of memory that the program keeps registered, without registering it again."""
 
     path = "nixl"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory: tuple[Agent, Memory] | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """Of this session. Opens the agent."""
+        agent = _agents.get(listening=self.listens)
+        if self._memory is None or self._memory[0] is not agent:  # of a session before, or of a fork's parent
+            self._memory = agent, Memory(agent.register)
+        return self._memory[1]
+
+    def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> EngineMetadata:
+        """References to parts of kept memory or of the pool, where they lie there; raises NixlOutOfMemoryError."""
+        is_torchs = bool(rdt_object) and not any(map(jax_values.is_array, rdt_object))
+        parts = self.memory.parts(obj_id, rdt_object) if is_torchs else None
+        if parts is None:
+            return super().extract_tensor_transport_metadata(obj_id, rdt_object)
+        metadata = _describe(rdt_object)
+        metadata.parts = tuple(part.to_bytes() for part in parts)
+        self._registered[obj_id] = parts
+        return metadata
+
+    def recv_multiple_tensors(
+        self,
+        obj_id: str,
+        tensor_transport_metadata: TensorTransportMetadata,
+        communicator_metadata: CommunicatorMetadata,
+        target_buffers: list[Any] | None = None,
+    ) -> list[Any]:
+        """As EngineTransport, likewise where there are parts."""
+        assert isinstance(tensor_transport_metadata, EngineMetadata)
+        if not tensor_transport_metadata.parts:
+            return super().recv_multiple_tensors(
+                obj_id, tensor_transport_metadata, communicator_metadata, target_buffers
+            )
+        refs = [TensorRef.from_bytes(part) for part in tensor_transport_metadata.parts]
+        if target_buffers is not None and all(target.is_contiguous() for target in target_buffers):
+            self._fetch(refs, [as_bytes(target) for target in target_buffers])
+            return target_buffers
+        return [
+            fetched.view(dtype).reshape(shape)
+            for fetched, (shape, dtype) in zip(
+                self._fetch(refs, None), tensor_transport_metadata.tensor_meta, strict=True
+            )
+        ]
+
+    def garbage_collect(self, obj_id: str, tensor_transport_meta: TensorTransportMetadata, tensors: list[Any]) -> None:
+        """Its place in the pool is free again."""
+        super().garbage_collect(obj_id, tensor_transport_meta, tensors)
+        if self._memory is not None:
+            self._memory[1].ended(obj_id)
 
 
 class Gloo(EngineTransport):

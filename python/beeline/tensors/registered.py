@@ -6,6 +6,7 @@ with it, and so does its class: whoever gets the value needs no registration of 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -14,14 +15,16 @@ import queue
 import sys
 import threading
 import uuid
+import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 
 from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
+from beeline.tensors import announcements, fetch_time, jax_values
 from beeline.tensors.transport_manager import TensorTransportManager
 
 # Modes by their names: the same number in every process. They travel in one signed byte.
@@ -45,21 +48,27 @@ class Registration:
     name: str  # lower case
     devices: tuple[str, ...]
     manager_class: bytes  # pickled
-    data_type: type | None  # of the tensors; None: torch.Tensor, which is not imported for that
+    data_type: type | None  # of the tensors; None: torch.Tensor and jax.Array, which are not imported for that
 
     @property
     def mode(self) -> int:
         """Its number."""
-        if self.name in BUILTIN:
-            return FIRST_BUILTIN_MODE + BUILTIN.index(self.name)
-        return FIRST_MODE + zlib.crc32(self.name.encode()) % (LAST_MODE - FIRST_MODE + 1)
+        return _number_of(self.name)
 
     def is_tensor(self, value: Any) -> bool:
-        """Whether the value is one of those that it moves."""
+        """Whether the value is one of those that it moves. Of tensors around others (DTensor), it moves those."""
+        if hasattr(type(value), "__tensor_flatten__"):
+            return False
         if self.data_type is not None:
             return isinstance(value, self.data_type)
         torch = sys.modules.get("torch")
-        return torch is not None and isinstance(value, torch.Tensor)
+        return (torch is not None and isinstance(value, torch.Tensor)) or jax_values.is_array(value)
+
+
+def _number_of(name: str) -> int:
+    if name in BUILTIN:
+        return FIRST_BUILTIN_MODE + BUILTIN.index(name)
+    return FIRST_MODE + zlib.crc32(name.encode()) % (LAST_MODE - FIRST_MODE + 1)
 
 
 def register(
@@ -92,6 +101,7 @@ def register(
                 raise ValueError(f"The names {other.name} and {name} have the same number: choose another one.")
         _adopted.discard(name)
         _registered[name] = own
+    announcements.put(own.mode, own)
 
 
 @functools.cache
@@ -105,8 +115,34 @@ def _builtin() -> dict[str, Registration]:
 
 
 def find(name: str) -> Registration | None:
-    """The transport of that name (lower case), or None."""
-    return _registered.get(name) or (_builtin().get(name) if name in BUILTIN else None)
+    """The transport of that name (lower case), or None. Another process of the session may have registered it."""
+    if name in BUILTIN:
+        return _builtin()[name]
+    found = _registered.get(name)
+    if found is None:
+        announced = _announced(_number_of(name))
+        found = announced if announced is not None and announced.name == name else None
+    return found
+
+
+def _announced(number: int) -> Registration | None:
+    registration = announcements.find(number)
+    if registration is not None:
+        adopt([registration])
+    return registration
+
+
+def announce() -> None:
+    """Tells a session that has just begun what this process has registered."""
+    for registration in list(_registered.values()):
+        announcements.put(registration.mode, registration)
+
+
+def manager(name: str) -> Any:
+    """This process's manager of a transport that `find` finds."""
+    registration = find(name)
+    assert registration is not None
+    return _manager(registration.name, registration.manager_class)
 
 
 def names() -> list[str]:
@@ -170,6 +206,11 @@ def _own_handle() -> Any:
     return this_worker.own_handle()
 
 
+# Of this process, by object.
+_shipments: weakref.WeakValueDictionary[str, Shipment] = weakref.WeakValueDictionary()
+_getting = threading.local()
+
+
 class Shipment:
     """On the producer: a value and its tensors, until nobody refers to the object any more."""
 
@@ -177,13 +218,14 @@ class Shipment:
         _start_collector()
         self.value = value
         self.obj_id = uuid.uuid4().hex
-        self._tensors = tensors
+        self.tensors = tensors
         self._manager = _manager(registration.name, registration.manager_class)
         self.metadata = self._manager.extract_tensor_transport_metadata(self.obj_id, tensors)
+        _shipments[self.obj_id] = self
 
     def __del__(self) -> None:
         if hasattr(self, "metadata"):  # else nothing was registered
-            _ended.put((self._manager, self.obj_id, self.metadata, self._tensors))
+            _ended.put((self._manager, self.obj_id, self.metadata, self.tensors))
 
 
 class _NumberingPickler(cloudpickle.Pickler):
@@ -228,11 +270,11 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
     Without a tensor in it the value is like any other: shipment is None.
     """
     known = (*_registered.values(), *_builtin().values())
-    registration = next((each for each in known if each.mode == mode), None)
+    registration = next((each for each in known if each.mode == mode), None) or _announced(mode)
     if registration is None:
         raise TransportUnavailableError(
-            "This actor was made before the tensor transport was registered: call register_tensor_transport first, "
-            f"then make the actor. It has {', '.join(_registered) or 'none'}."
+            f"No process of this session has registered the tensor transport of number {mode}: call "
+            f"register_tensor_transport in one that is in it. This process has {', '.join(_registered) or 'none'}."
         )
     file = io.BytesIO()
     buffers: list[Any] = []
@@ -291,25 +333,86 @@ def _receive(
     tensors: list[Any] = []
     if obj_id is not None:
         targets = _targets(metadata.tensor_meta)
-        try:
-            manager = _manager(name, manager_class)
-            communicator = manager.get_communicator_metadata(src, _own_handle(), name.upper())
-            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, targets)
-            if len(tensors) != len(metadata.tensor_meta):
-                raise ValueError(f"it gave {len(tensors)} tensors")
-            if targets is not None:
-                for target, tensor in zip(targets, tensors, strict=True):
-                    if target is not tensor:
-                        target.copy_(tensor)
-                tensors = targets
-        except BeelineError:
-            raise
-        except Exception as error:
-            raise DirectTransportError(
-                f"The tensor transport '{name}' could not receive an object of {len(metadata.tensor_meta)} tensors: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        if getattr(_getting, "by_object_store", False):
+            tensors = _by_object_store(name, src, obj_id)
+        else:
+            tensors = _by_transport(name, manager_class, obj_id, metadata, src, targets)
+        if targets is not None:
+            for target, tensor in zip(targets, tensors, strict=True):
+                if target is not tensor:
+                    target.copy_(tensor)
+            tensors = targets
     return _NumberUnpickler(inner, buffers, tensors).load()
+
+
+def _by_transport(
+    name: str, manager_class: bytes, obj_id: str, metadata: Any, src: Any, targets: list[Any] | None
+) -> list[Any]:
+    time = fetch_time.left()
+    count = len(metadata.tensor_meta)
+    try:
+        manager = _manager(name, manager_class)
+        communicator = manager.get_communicator_metadata(src, _own_handle(), name.upper())
+        if hasattr(manager, "fetch_multiple_tensors"):
+            request = manager.fetch_multiple_tensors(obj_id, metadata, communicator, targets)
+            try:
+                tensors = manager.wait_fetch_complete(request, time.seconds)
+            except TimeoutError as error:
+                if manager.can_abort_transport():
+                    manager.abort_transport(obj_id, communicator)
+                raise time.error(f"{count} tensors by the tensor transport '{name}' ({error})") from error
+        else:
+            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, targets)
+        if len(tensors) != count:
+            raise ValueError(f"it gave {len(tensors)} tensors")
+    except BeelineError:
+        raise
+    except Exception as error:
+        raise DirectTransportError(
+            f"The tensor transport '{name}' could not receive an object of {count} tensors: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return list(tensors)
+
+
+@contextlib.contextmanager
+def by_object_store() -> Iterator[None]:
+    """Values that this thread gets meanwhile come through the object store, whatever transport they were made for."""
+    _getting.by_object_store = True
+    try:
+        yield
+    finally:
+        _getting.by_object_store = False
+
+
+def _by_object_store(name: str, src: Any, obj_id: str) -> list[Any]:
+    """The producer stores the tensors, as results of its methods are."""
+    from beeline.api import objects
+
+    if src is None:
+        raise TransportUnavailableError(
+            f"_use_object_store=True is not supported for objects that a driver has put by the tensor transport "
+            f"'{name}': a driver serves no calls. Leave it out."
+        )
+    time = fetch_time.left()
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, _getting, "by_object_store", True)
+        _getting.by_object_store = False  # what the producer stores comes as it comes
+        try:
+            tensors: list[Any] = objects.get(src.__ray_call__.remote(_stored_tensors, obj_id), timeout=time.seconds)
+        except TimeoutError as error:
+            raise time.error(f"its producer did not store it ({error})") from error
+    return tensors
+
+
+def _stored_tensors(instance: Any, obj_id: str) -> list[Any]:
+    """In the producer."""
+    shipment = _shipments.get(obj_id)
+    if shipment is None:
+        raise DirectTransportError(
+            f"The object {obj_id} is not there any more: nobody refers to it, or it was restarted"
+        )
+    return list(shipment.tensors)
 
 
 def _targets(tensor_meta: list[tuple[Any, Any]]) -> list[Any] | None:

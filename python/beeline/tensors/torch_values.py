@@ -143,7 +143,9 @@ def _restore_inline(
 def _finished(tensor: torch.Tensor, requires_grad: bool, attributes: dict[str, Any] | None) -> torch.Tensor:
     pairs = getattr(_loading, "pairs", None)
     if pairs is not None:
-        return pairs.target_for(tensor)
+        tensor = pairs.target_for(tensor)
+        if isinstance(pairs, _Pairs):
+            return tensor
     if requires_grad:
         tensor.requires_grad_(True)
     if attributes:
@@ -182,14 +184,30 @@ class _Pairs:
                 target.copy_(source)
 
 
+class _OnDevice:
+    """Has the tensors of one value come to a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def target_for(self, source: torch.Tensor) -> torch.Tensor:
+        return source.to(self.device)
+
+    def copy(self) -> None:
+        """They are copied as they come."""
+
+
 def take_targets(tensor_meta: list[tuple[Any, Any]]) -> list[torch.Tensor] | None:
     """The targets of the value that this thread unpickles, for a transport that fills them itself; None without any.
 
-    Raises TargetMismatchError where they are not of the shapes and dtypes of `tensor_meta`.
+    Where a device was asked for, they are new tensors there. Raises TargetMismatchError where they are not of the
+    shapes and dtypes of `tensor_meta`.
     """
     pairs = getattr(_loading, "pairs", None)
     if pairs is None:
         return None
+    if isinstance(pairs, _OnDevice):
+        return [torch.empty(shape, dtype=dtype, device=pairs.device) for shape, dtype in tensor_meta]
     if len(tensor_meta) != len(pairs.targets):
         raise TargetMismatchError(
             f"The object has {len(tensor_meta)} tensors, set_target_for_ref was given {len(pairs.targets)}."
@@ -204,12 +222,13 @@ def take_targets(tensor_meta: list[tuple[Any, Any]]) -> list[torch.Tensor] | Non
     return list(pairs.targets)
 
 
-def loads_into(skeleton: Any, buffers: list[Any], targets: list[torch.Tensor]) -> Any:
-    """Unpickles a value whose tensors are replaced by `targets`, which get their contents.
+def loads_into(skeleton: Any, buffers: list[Any], targets: list[torch.Tensor] | torch.device) -> Any:
+    """Unpickles a value whose tensors are replaced by `targets`, which get their contents, or come to a device.
 
     Raises TargetMismatchError where number, shapes or dtypes differ; nothing was written then.
     """
-    pairs = _loading.pairs = _Pairs(targets)
+    pairs: _Pairs | _OnDevice = _OnDevice(targets) if isinstance(targets, torch.device) else _Pairs(targets)
+    _loading.pairs = pairs
     try:
         value = _core.replacing_tensors(pairs.target_for, lambda: pickle.loads(skeleton, buffers=buffers))
     finally:

@@ -34,7 +34,8 @@ def mode_for(transport: str | None, isolation: str | None = None) -> int:
     if transport is not None and not isinstance(transport, str):
         raise TypeError(f"tensor_transport must be a string, got {type(transport).__name__}.")
     name = "object_store" if transport is None else transport.lower()
-    if (registration := registered.find(name)) is not None:
+    is_class = name in registered.BUILTIN or name not in USABLE
+    if is_class and (registration := registered.find(name)) is not None:
         if isolation == "snapshot":
             raise ValueError(f'isolation="snapshot" needs tensor_transport="auto" or "shm", not {transport!r}.')
         return registration.mode

@@ -89,6 +89,11 @@ class ValuePickler(cloudpickle.Pickler):
                 return _reduce_array(value, self._sink)
         elif name == "beeline.tensors.torch_values":
             return value.reduce_into(self._sink)
+        elif name.startswith("jax"):
+            from beeline.tensors import jax_values
+
+            if jax_values.is_array(value):
+                return jax_values.reduce(value)
         return super().reducer_override(value)
 
 

@@ -110,7 +110,7 @@ Result<Reference> Actor::call_values(const std::string& method, std::vector<Argu
   auto& process = *impl_->home->process;
   runtime::CallOptions call;
   call.name = process.intern(method);
-  call.method = method;
+  call.method = call.name;
   call.retries = options.max_task_retries;
   // -1: as the actor's class says.
   call.mode = options.direct ? static_cast<std::int8_t>(Mode::kLive) : std::int8_t{-1};

@@ -121,7 +121,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
     header.lease = call.lease;
   }
   if (streams_.contains(call.task) && !call.options.collects()) header.window = call.options.window;
-  const std::string& name = call.actor != nullptr ? call.options.method : *call.options.name;
+  const std::string& name = call.actor != nullptr ? *call.options.method : *call.options.name;
   header.name_size = static_cast<std::uint16_t>(name.size());
 
   std::vector<std::pair<ProcessIndex, ForwardRecord>> forwards;
@@ -161,6 +161,9 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
     if (record.state == DependencyHeader::kAttached) store::encode_payload(*dependency->payload, writer);
   }
   store::encode_payload(*call.args, writer);
+  // What an actor is sent once is its alone: calls that wait there need not be here as well.
+  const bool is_last = call.actor != nullptr && call.retries_left == 0;
+  if (is_last && call.args->refs.empty() && !call.args->placement) call.args.reset();
   // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call, which
   // may be no more then.
   const TakenRecord taken{header.task, streams_.taken(header.task)};

@@ -81,7 +81,7 @@ void Lineage::keep(const OutgoingCall& call, const std::vector<PayloadPtr>& valu
   for (Entry* made : call.returns) made->lineage = &record;
   for (const Entry* dependency : call.dependencies) record.dependencies.push_back(dependency->id);
   for_each_own(record, [&](Entry& needed) { objects_.add_dependent(needed); });
-  record.bytes = sizeof(Record) + call.args->size_bytes() + call.options.method.size() +
+  record.bytes = sizeof(Record) + call.args->size_bytes() +
                  (call.dependencies.size() + call.args->refs.size()) * sizeof(store::ObjectId) +
                  call.returns.size() * sizeof(Entry*);
   bytes_ += record.bytes;

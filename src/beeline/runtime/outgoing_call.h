@@ -16,9 +16,9 @@ struct Shape;
 struct ActorTarget;
 
 struct CallOptions {
-  const std::string* name = nullptr;  // "Counter.incr", for people; interned
-  std::string method;                 // of an actor; empty for functions
-  std::uint64_t function = 0;         // key of the blob
+  const std::string* name = nullptr;    // "Counter.incr", for people; interned
+  const std::string* method = nullptr;  // of an actor; interned
+  std::uint64_t function = 0;           // key of the blob
   std::uint32_t return_count = 1;
   std::int8_t mode = 0;
   std::uint8_t flags = 0;    // CallFlag
@@ -47,7 +47,8 @@ struct OutgoingCall {
   CallKey parent;                           // on whose behalf it was made
   std::vector<store::Entry*> returns;       // each held until the end
   std::vector<store::Entry*> dependencies;  // each held until the end
-  store::PayloadPtr args;                   // its placement is ours; its references are held until the end
+  // Their placement is ours; their references are held until the end. Null once they need not be sent again.
+  store::PayloadPtr args;
   std::uint32_t attempt = 0;
   std::int32_t retries_left = 0;
   ProcessIndex sent_to = 0;  // 0: queued here

@@ -204,7 +204,7 @@ PayloadPtr Worker::relay(IncomingCall& call, bool to_function) {
     returns = process_->call_function(process_->shape({{"CPU", 1}}, false, {}, {}, "sum"), options,
                                       numbers({given.at(0)}), {});
   } else {
-    options.method = "sum";
+    options.method = process_->intern("sum");
     returns =
         process_->call_actor(process_->actor(static_cast<ActorId>(given.at(1))), options, numbers({given.at(0)}), {});
   }

@@ -65,7 +65,7 @@ class SessionTest : public ::testing::Test {
               const std::vector<Entry*>& dependencies = {}, std::int32_t retries = 0, std::uint8_t flags = 0) {
     CallOptions options;
     options.name = process_->intern(method);
-    options.method = method;
+    options.method = options.name;
     options.retries = retries;
     options.flags = flags;
     return process_->call_actor(*actor.target, options, std::move(args), dependencies).at(0);

@@ -1,6 +1,8 @@
 """Tensor transports of the program's own, by Ray's interface."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing import shared_memory
@@ -13,11 +15,13 @@ import beeline as ray
 from beeline import exceptions
 from beeline.experimental import (
     CommunicatorMetadata,
+    FetchRequest,
     TensorTransportManager,
     TensorTransportMetadata,
     register_tensor_transport,
     set_target_for_ref,
 )
+from beeline.tensors import registered as registered_transports
 from tests.python.direct_transport.nodes import call
 
 
@@ -240,9 +244,95 @@ def test_an_actor_that_is_older_than_its_transport(make_actor):
     older = make_actor()
     ray.get(call(older, lambda node: 1))
     register_tensor_transport("later", ["cpu"], FileTransport, torch.Tensor)
-    with pytest.raises(exceptions.TransportUnavailableError, match="made before"):
-        ray.get(call(older, make, 10, transport="later"))
-    assert ray.get(call(make_actor(), look, call(make_actor(), make, 10, transport="later")))[0] == 45
+    assert ray.get(call(make_actor(), look, call(older, make, 10, transport="later")))[0] == 45
+
+
+def test_an_actor_that_is_restarted_still_has_it(make_actor):
+    older = make_actor(max_restarts=1, max_task_retries=-1)
+    pid = ray.get(call(older, lambda node: os.getpid()))
+    register_tensor_transport("restarted", ["cpu"], FileTransport, torch.Tensor)
+    ray.kill(older, no_restart=False)
+    until(lambda: ray.get(call(older, lambda node: os.getpid())) != pid)
+    assert ray.get(call(make_actor(), look, call(older, make, 10, transport="restarted")))[0] == 45
+
+
+def test_one_that_an_actor_has_registered_is_everybodys(make_actor):
+    a, b = make_actor(), make_actor()
+
+    def register(node):
+        register_tensor_transport("an_actors", ["cpu"], FileTransport, torch.Tensor)
+
+    ray.get(call(a, register))
+    assert ray.get(call(make_actor(), look, call(b, make, 10, transport="an_actors")))[0] == 45
+
+
+def test_two_that_were_registered_otherwise_under_one_name(make_actor, caplog):
+    a = make_actor()
+
+    def register(node):
+        register_tensor_transport("disputed", ["cpu"], FileTransport, torch.Tensor)
+
+    ray.get(call(a, register))
+    with caplog.at_level("WARNING", logger="beeline"):
+        register_tensor_transport("disputed", ["cpu", "npu"], FileTransport, torch.Tensor)
+    assert "announced to this session before" in caplog.text
+
+
+def test_a_transport_that_was_registered_before_the_session():
+    code = """
+import torch, beeline as ray
+from beeline.experimental import register_tensor_transport
+from tests.python.direct_transport.test_registered import FileTransport
+
+class Maker:
+    def make(self):
+        return torch.ones(3)
+
+@ray.remote
+def make_it():
+    # Its maker knows of no transport.
+    return ray.remote(num_cpus=0)(Maker).options(name="maker", lifetime="detached").remote()
+
+register_tensor_transport("early", ["cpu"], FileTransport, torch.Tensor)
+ray.init(num_cpus=1, namespace="early")
+maker = ray.get(make_it.remote())
+assert ray.get(maker.make.options(tensor_transport="early").remote()).sum() == 3
+ray.kill(maker)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+class SlowTransport(FileTransport):
+    """A fetch of it never ends by itself."""
+
+    aborted = 0
+
+    @staticmethod
+    def can_abort_transport():
+        return True
+
+    def fetch_multiple_tensors(self, obj_id, tensor_transport_metadata, communicator_metadata, target_buffers=None):
+        return FetchRequest(obj_id, [])
+
+    def wait_fetch_complete(self, fetch_request, timeout=-1):
+        raise TimeoutError(f"nothing came in {timeout:.1f} s")
+
+    def abort_transport(self, obj_id, communicator_metadata):
+        SlowTransport.aborted += 1
+
+
+def test_a_fetch_that_runs_out_of_time_is_aborted(make_actor, monkeypatch):
+    register_tensor_transport("slow", ["cpu"], SlowTransport, torch.Tensor)
+    ref = call(make_actor(), lambda node: torch.ones(3), transport="slow")
+    ray.wait([ref])
+    manager = registered_transports.manager("slow")
+    with pytest.raises(exceptions.GetTimeoutError, match="1 tensors by the tensor transport 'slow'"):
+        ray.get(ref, timeout=30)
+    monkeypatch.setenv("RAY_rdt_fetch_fail_timeout_milliseconds", "5000")
+    with pytest.raises(exceptions.ObjectFetchTimedOutError, match="within 5 s.*nothing came in 5.0 s"):
+        ray.get(ref)
+    assert type(manager).aborted == 2
 
 
 def test_a_value_that_cannot_be_pickled_leaves_nothing(pair):

@@ -1,0 +1,1 @@
+"""What a backend's group is, and the two that come along."""
