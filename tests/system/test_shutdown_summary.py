@@ -43,7 +43,9 @@ def test_a_session_in_which_all_went_as_asked_ends_in_silence(start_driver, end)
     driver = start_driver(SILENT.replace("END", end))
     driver.expect("down")
     assert driver.wait() == 0
-    assert driver.output() == ""
+    output = driver.output()
+    # Of a machine so busy that no worker starts within ten seconds the daemon rightly complains.
+    assert output == "" or "no worker has started" in output
 
 
 @pytest.mark.parametrize("end", ["ray.shutdown()", ""])
