@@ -9,6 +9,7 @@ from benchmarks.actors import Held
 from benchmarks.engines import Context
 from benchmarks.processes import pss_bytes, session
 from benchmarks.registry import Bound, Row, Samples, probe
+from benchmarks.rows.memory import settled_bytes
 from benchmarks.timing import clock
 
 QUEUED, QUEUED_QUICK = 100_000, 20_000
@@ -19,6 +20,12 @@ PARTS = 10  # the last one in units of the first
 def _memory_bytes() -> int:
     """PSS of the session, this process included."""
     return pss_bytes(session() | {os.getpid()})
+
+
+def _settled_bytes() -> int:
+    """The same once what a session does in the background has ended, such as imports."""
+    settled_bytes(3, 20)
+    return _memory_bytes()
 
 
 def _times(count: int, do) -> list[float]:
@@ -44,7 +51,7 @@ def queued_calls(ctx: Context) -> Samples:
         path = os.path.join(folder, "go")
         held = actor.hold.remote(path)
         refs: list = [None] * count
-        before = _memory_bytes()
+        before = _settled_bytes()
 
         def call(index: int) -> None:
             refs[index] = actor.same.remote(index)
@@ -66,7 +73,7 @@ def small_objects(ctx: Context) -> Samples:
     count = ctx.reps(OBJECTS, OBJECTS_QUICK)
     for index in range(count // 100):
         ray.put(index)
-    before = _memory_bytes()
+    before = _settled_bytes()
     times = _times(count, ray.put)
     return {
         "growth": [float(max(0, _memory_bytes() - before))],

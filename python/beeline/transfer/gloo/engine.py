@@ -41,6 +41,13 @@ class Engine:
                 self._owner = Owner(self._device, self.count_refusal)
             return self._owner
 
+    def withdraw(self, exposure: bytes) -> None:
+        """Of an engine that was closed nothing is exposed any more."""
+        with self._lock:
+            owner = self._owner
+        if owner is not None:
+            owner.withdraw(exposure)
+
     def connection(self, peer_name: str, contact: bytes) -> Connection:
         with self._lock:
             if self._device is None:

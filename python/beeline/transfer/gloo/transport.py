@@ -67,7 +67,7 @@ class GlooTransport(Transport):
         return engine.owner().expose(memory.view(), writable)
 
     def withdraw(self, engine: Engine, exposure: bytes) -> None:
-        engine.owner().withdraw(exposure)
+        engine.withdraw(exposure)
 
     def connect(self, engine: Engine, peer_name: str, contact: bytes, wait: Wait) -> Connection:
         connection = engine.connection(peer_name, contact)
