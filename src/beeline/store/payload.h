@@ -46,6 +46,7 @@ enum class ErrorKind : std::uint8_t {
   kRefused = 24,
   kGroupRemoved = 25,
   kEndOfStream = 26,
+  kNoEnvironment = 30,
 };
 
 struct Buffer {
