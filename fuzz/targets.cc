@@ -100,7 +100,7 @@ void control_frame(BytesView input) {
               NamedActors, KillActor, ActorReady, ActorExited, RequestLease, LeaseGranted, LeaseFailed, ReturnLease,
               AssignActor, AssignLease, GetState, ReportUsage, Usage, State, LogLines, Fork, ForkZygote, Forked,
               ChildExited, CreateGroup, RemoveGroup, WatchGroup, GroupUpdate, GetGroups, Groups, AddNode, NodeAdded,
-              RemoveNode>(input);
+              RemoveNode, Prestart, EnvironmentMade>(input);
 }
 
 void frame_socket(BytesView input) {

@@ -3,12 +3,13 @@
 `import beeline as ray` runs a Ray Core program on one machine. Importing starts nothing.
 """
 
-from beeline import _core, actor, exceptions, experimental, remote_function, runtime_context, util
+from beeline import _core, actor, exceptions, experimental, remote_function, runtime_context, runtime_env, util
 from beeline.actor import method
 from beeline.api import hooks as _hooks
 from beeline.api import object_ref as _object_ref
 from beeline.api import streams as _streams
 from beeline.api.cluster import available_resources, cluster_resources, get_gpu_ids, nodes
+from beeline.api.logging_config import LoggingConfig
 from beeline.api.object_ref import ObjectRef
 from beeline.api.objects import cancel, get, get_actor, kill, put, wait
 from beeline.api.remote import remote
@@ -31,6 +32,7 @@ def __getattr__(name: str) -> str:
 
 __all__ = [
     "DynamicObjectRefGenerator",
+    "LoggingConfig",
     "ObjectRef",
     "ObjectRefGenerator",
     "__version__",
@@ -53,6 +55,7 @@ __all__ = [
     "remote",
     "remote_function",
     "runtime_context",
+    "runtime_env",
     "shutdown",
     "util",
     "wait",

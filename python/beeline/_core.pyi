@@ -29,17 +29,31 @@ def start_session(options: dict[str, Any]) -> dict[str, Any]:
     options: beelined (path), zygote_command (list), zygote_env (dict: on top of the daemon's environment, for the
     zygote alone), resources (dict name -> float),
     config (bytes: opaque to C++, every worker gets it), arena_capacity_bytes, arena_quota_bytes, spill_dir
-    (where a folder for spilled values is made, "" for the session's own), prestart (int),
+    (where a folder for spilled values is made, "" for the session's own), prestart (int), prestart_env (dict: of the
+    workers that are started before anybody asks), venv_command (list: makes a virtual environment),
     log_to_driver (bool), job_name, labels (dict, of the node), virtual_nodes (bool: add_node() may be called, and what
-    no node has is waited for). Returns {session_name, session_dir, process_index, pid}.
+    no node has is waited for). Returns {session_name, session_dir, process_index, job, pid}.
     """
+
+def start_lasting_session(options: dict[str, Any]) -> str:
+    """Starts a session that has no driver and lives until it is stopped; the options are start_session's. Returns its
+    folder.
+    """
+
+def join_as_driver(session_dir: str, config: bytes, wants_logs: bool, arena_quota_bytes: int) -> dict[str, Any]:
+    """Registers this process as another driver of a session; `config` is for its workers. Returns what start_session
+    does.
+    """
+
+def prestart_worker(env: dict[str, str]) -> None:
+    """Has a worker with these variables ready before anybody asks. Returns at once."""
 
 def join_session(
     session_dir: str, fork_token: int, arena_capacity_bytes: int = 0, arena_quota_bytes: int = 0
 ) -> dict[str, Any]:
     """A forked worker registers itself; 0: the arena's defaults.
 
-    Returns {session_name, session_dir, process_index, config}.
+    Returns {session_name, session_dir, process_index, job, config}.
     """
 
 def stop() -> None:
@@ -112,6 +126,7 @@ ERROR_REFUSED: int  # NotificationRefusedError
 ERROR_END_OF_STREAM: int  # ObjectRefStreamEndOfStreamError: what is asked for comes after a stream's last item
 ERROR_RECONSTRUCTION: int  # ObjectReconstructionFailedError
 ERROR_GROUP_REMOVED: int  # TaskPlacementGroupRemoved, of an actor ActorPlacementGroupRemoved
+ERROR_NO_ENVIRONMENT: int  # RuntimeEnvSetupError
 
 # ----- objects ----------------------------------------------------------------------------------------------------
 

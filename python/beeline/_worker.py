@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 from beeline import _core
 from beeline.api import actor, actor_meta, session
 from beeline.api.hooks import Hooks
+from beeline.api.logging_config import LoggingConfig
 from beeline.api.this_worker import state, use_gpus, use_threads
 from beeline.engines.embedded import QUOTA_VARIABLE
+from beeline.runtime_env import variables, worker
 from beeline.tensors import mutation, registered
 
 
@@ -148,19 +150,22 @@ def _apply(info: dict[str, Any]) -> None:
     session.current.pid = os.getpid()
     session.current.info = info
     session.current.namespace = config["namespace"]
-    session.current.env = config["env"]
     session.current.labels = config["labels"]
-    if config["sys_path"] is not None:  # a driver in C++ has none
-        sys.path[:] = config["sys_path"]
+    env, own_interpreter = variables.taken(os.environ)
+    session.current.adopt(env, os.environ)
     state.visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         os.chdir(config["cwd"])
     except OSError as error:
         logging.getLogger("beeline").warning("The driver's folder cannot be entered: %s", error)
+    worker.put_on(env, own_interpreter, config, info["session_dir"])
     logging.getLogger("beeline").setLevel(config["log_level"])
+    if config["logging"] is not None:
+        LoggingConfig.from_dict(config["logging"]).apply()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    worker.run_hook(env, info["session_dir"])
 
 
 def _exit(status: int) -> NoReturn:

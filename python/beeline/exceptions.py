@@ -318,7 +318,15 @@ class AsyncioActorExit(BeelineError):  # noqa: N818 - Ray's name
 
 
 class RuntimeEnvSetupError(BeelineError):
-    """The environment asked for by `runtime_env` could not be made."""
+    """The environment asked for by `runtime_env` could not be made; `error_message` says why."""
+
+    def __init__(self, error_message: str | None = None) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        """What failed, and why."""
+        return "Failed to set up the runtime environment." + (f"\n{self.error_message}" if self.error_message else "")
 
     code = "BL-108"
 

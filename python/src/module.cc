@@ -33,6 +33,7 @@ NB_MODULE(_core, m) {
   error("ERROR_END_OF_STREAM", ErrorKind::kEndOfStream);
   error("ERROR_RECONSTRUCTION", ErrorKind::kReconstruction);
   error("ERROR_GROUP_REMOVED", ErrorKind::kGroupRemoved);
+  error("ERROR_NO_ENVIRONMENT", ErrorKind::kNoEnvironment);
   beeline::python::outlive_interpreter();
   beeline::python::bind_session(m);
   beeline::python::bind_values(m);

@@ -35,7 +35,7 @@ Bytes to_bytes(nb::handle object) {
 nb::dict session_facts(const runtime::Process& process) {
   const auto& registered = process.registered();
   return dict_of("session_name", registered.session_name, "session_dir", registered.session_dir, "process_index",
-                 registered.index, "pid", process.daemon_pid(), "config",
+                 registered.index, "job", registered.job, "pid", process.daemon_pid(), "config",
                  nb::bytes(registered.config.data(), registered.config.size()));
 }
 
@@ -47,8 +47,7 @@ void heed_signals(runtime::Process& process) {
   };
 }
 
-nb::dict start_session(const nb::dict& options) {
-  if (process_or_null() != nullptr) throw nb::value_error("a session runs already in this process");
+runtime::LaunchOptions launch_options(const nb::dict& options) {
   runtime::LaunchOptions launch;
   launch.daemon_path = nb::cast<std::string>(options["beelined"]);
   launch.resources = nb::cast<std::map<std::string, double>>(options["resources"]);
@@ -60,6 +59,24 @@ nb::dict start_session(const nb::dict& options) {
   launch.labels = nb::cast<std::map<std::string, std::string>>(options["labels"]);
   launch.virtual_nodes = nb::cast<bool>(options["virtual_nodes"]);
   launch.prestart = nb::cast<std::uint32_t>(options["prestart"]);
+  launch.prestart_env = nb::cast<std::map<std::string, std::string>>(options["prestart_env"]);
+  launch.venv_command = strings(options["venv_command"]);
+  return launch;
+}
+
+// This process is the driver of a session from here on.
+nb::dict adopt(std::unique_ptr<runtime::Process> started) {
+  the_process = started.release();
+  process_forks = os::fork_count();
+  watch_publications(*the_process);
+  the_process->collect = collection_of;
+  heed_signals(*the_process);
+  return session_facts(*the_process);
+}
+
+nb::dict start_session(const nb::dict& options) {
+  if (process_or_null() != nullptr) throw nb::value_error("a session runs already in this process");
+  auto launch = launch_options(options);
   memory::Arena::Options arena;
   arena.capacity_bytes = nb::cast<std::uint64_t>(options["arena_capacity_bytes"]);
   arena.quota_bytes = nb::cast<std::uint64_t>(options["arena_quota_bytes"]);
@@ -68,12 +85,32 @@ nb::dict start_session(const nb::dict& options) {
     return runtime::Process::launch(std::move(launch), arena);
   }();
   if (!started) raise_status(started.status(), "init");
-  the_process = std::move(started).value().release();
-  process_forks = os::fork_count();
-  watch_publications(*the_process);
-  the_process->collect = collection_of;
-  heed_signals(*the_process);
-  return session_facts(*the_process);
+  return adopt(std::move(started).value());
+}
+
+std::string start_lasting_session(const nb::dict& options) {
+  auto launch = launch_options(options);
+  launch.lasting = true;
+  auto started = [&] {
+    nb::gil_scoped_release released;
+    return runtime::launch_session(std::move(launch));
+  }();
+  if (!started) raise_status(started.status(), "start");
+  return started.value().registered.session_dir;
+}
+
+nb::dict join_as_driver(const std::string& session_dir, const nb::bytes& config, bool wants_logs,
+                        std::uint64_t quota_bytes) {
+  if (process_or_null() != nullptr) throw nb::value_error("a session runs already in this process");
+  Bytes job = to_bytes(config);
+  memory::Arena::Options arena;
+  arena.quota_bytes = quota_bytes;
+  auto joined = [&] {
+    nb::gil_scoped_release released;
+    return runtime::Process::join_as_driver(session_dir, std::move(job), wants_logs, arena);
+  }();
+  if (!joined) raise_status(joined.status(), "join the session in " + session_dir);
+  return adopt(std::move(joined).value());
 }
 
 nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, std::uint64_t capacity_bytes,
@@ -97,7 +134,7 @@ void stop() {
   {
     nb::gil_scoped_release released;
     leaving->stop();
-    if (leaving->is_driver()) {
+    if (leaving->has_launched()) {
       (void)runtime::wait_session_end(leaving->daemon_pid(), Deadline::after(std::chrono::seconds(3)));
     }
   }
@@ -209,6 +246,10 @@ void raise_status(const Status& status, const std::string& what, Work work) {
 
 void bind_session(nb::module_& m) {
   m.def("start_session", &start_session, nb::arg("options"));
+  m.def("start_lasting_session", &start_lasting_session, nb::arg("options"));
+  m.def("join_as_driver", &join_as_driver, nb::arg("session_dir"), nb::arg("config"), nb::arg("wants_logs"),
+        nb::arg("arena_quota_bytes"));
+  m.def("prestart_worker", [](const std::map<std::string, std::string>& env) { process().prestart(env); });
   m.def("join_session", &join_session, nb::arg("session_dir"), nb::arg("fork_token"),
         nb::arg("arena_capacity_bytes") = 0, nb::arg("arena_quota_bytes") = 0);
   m.def("stop", &stop);

@@ -23,6 +23,7 @@ RAY_ERRORS = (
     "TaskPlacementGroupRemoved",
     "ActorPlacementGroupRemoved",
     "PendingCallsLimitExceeded",
+    "RuntimeEnvSetupError",
     "RayDirectTransportError",
 )
 PYTHON_ERRORS = (

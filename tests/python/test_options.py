@@ -33,8 +33,8 @@ class Plain:
         ({"resources": {"GPU": 0.5, "slot": 1}}, ValueError),
         ({"resources": ["slot"]}, TypeError),
         ({"retry_exceptions": [3]}, ValueError),
-        ({"runtime_env": {"pip": ["x"]}}, ValueError),
-        ({"runtime_env": {"env_vars": {"A": 1}}}, ValueError),
+        ({"runtime_env": {"conda": "x"}}, ValueError),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError),
         ({"scheduling_strategy": "NEAR"}, ValueError),
         ({"no_such_option": 1}, ValueError),
         ({"num_returns": 65536}, ValueError),
@@ -192,11 +192,6 @@ def test_label_selectors():
     assert labels.rules_of(None) == []
 
 
-def test_environment_of_a_task_is_on_top_of_the_sessions():
-    given = {"runtime_env": {"env_vars": {"A": "own"}}}
-    assert options.environment(given, {"A": "session", "B": "b"}) == {"A": "own", "B": "b"}
-
-
 @pytest.mark.parametrize(
     ("transport", "isolation", "mode"),
     [
@@ -324,7 +319,9 @@ def test_a_handle_knows_methods_and_their_options():
         ({"resources": {"CPU": 1}}, ValueError),
         ({"namespace": ""}, ValueError),
         ({"namespace": 5}, TypeError),
-        ({"runtime_env": {"working_dir": "."}}, ValueError),
+        ({"runtime_env": {"working_dir": "/no/such/folder"}}, ValueError),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError),
+        ({"logging_config": "JSON"}, TypeError),
         ({"object_store_memory": "lots"}, TypeError),
         ({"no_such_argument": 1}, RuntimeError),
     ],

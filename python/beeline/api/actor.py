@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline import _core
-from beeline.api import actor_meta, scheduling, session, signature, streams
+from beeline.api import actor_meta, environment, scheduling, session, signature, streams
 from beeline.api import options as option_table
 from beeline.api.actor_meta import ActorMeta
 from beeline.api.function import is_generator, pickled, uses_torch
@@ -284,7 +284,7 @@ class ActorClass:
             "group_limits": [concurrency, *groups.values()] if groups else [],
             "detached": options.get("lifetime") == "detached",
             "wants_torch": self._wants_torch,
-            "env": option_table.environment(options, session.current.env),
+            "env": environment.variables(options),
             "handle_meta": meta_bytes,
             "method_modes": modes,
             "execute_out_of_order": bool(out_of_order) or concurrent,

@@ -59,4 +59,5 @@ _BY_KIND: dict[int, Callable[[str], BaseException]] = {
     _core.ERROR_REFUSED: exceptions.NotificationRefusedError,
     _core.ERROR_END_OF_STREAM: exceptions.ObjectRefStreamEndOfStreamError,
     _core.ERROR_RECONSTRUCTION: exceptions.ObjectReconstructionFailedError,
+    _core.ERROR_NO_ENVIRONMENT: exceptions.RuntimeEnvSetupError,
 }

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from beeline import _core
+from beeline.api import environment, scheduling, session, signature, streams
 from beeline.api import options as option_table
-from beeline.api import scheduling, session, signature, streams
 from beeline.exceptions import TransportUnavailableError
 from beeline.tensors import registered, serializers, transports
 
@@ -79,7 +79,7 @@ class RemoteFunction:
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             options.get("retry_exceptions", False),
             uses_torch(self._function, blob),
-            option_table.environment(options, session.current.env),
+            environment.variables(options),
             option_table.max_calls(options),
             scheduling.where(options, resources, {}, self._pickled.name),
             yields,

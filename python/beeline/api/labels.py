@@ -15,6 +15,16 @@ _KEY = re.compile(rf"(?P<prefix>[a-zA-Z0-9.-]{{1,253}}/)?{_NAME}")
 _VALUE = re.compile(rf"(?P<negated>!)?({_NAME}|(in)?\((?P<listed>{_NAME}(, ?{_NAME})*)\))")
 
 
+def checked(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of a node's labels. Raises ValueError for what is none."""
+    for key, value in (labels or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"labels must map strings to strings, got {key!r}: {value!r}")
+        if key.startswith("ray.io/"):
+            raise ValueError(f"labels: {key!r} is not for programs to set; the prefix 'ray.io/' is Ray's own")
+    return dict(labels or {})
+
+
 def selector_error(selector: Mapping[str, Any]) -> str | None:
     """What is wrong with a label selector, if anything. Raises TypeError where a value is not a string, as Ray."""
     for key, value in selector.items():

@@ -14,6 +14,7 @@ from beeline.api.strategies import (
     NodeLabelSchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
+from beeline.runtime_env import runtime_env
 from beeline.tensors import transports
 
 # Smallest amount of a resource, as in Ray.
@@ -107,15 +108,7 @@ def _retry_exceptions_error(value: Any) -> str | None:
 
 
 def _runtime_env_error(value: Mapping[str, Any] | None) -> str | None:
-    for key in value or ():
-        if key != "env_vars":
-            return f"runtime_env: '{key}' is not in this version; 'env_vars' is"
-    variables = (value or {}).get("env_vars") or {}
-    if not isinstance(variables, Mapping):
-        return f"runtime_env: env_vars must be a dict of strings, got {type(variables).__name__}"
-    for key, text in variables.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            return f"runtime_env: env_vars must map strings to strings, got {key!r}: {text!r}"
+    runtime_env.checked(value)  # raises
     return None
 
 
@@ -303,9 +296,3 @@ def actor_resources(options: Mapping[str, Any]) -> tuple[dict[str, float], dict[
     asks = asks or bool(options.get("resources"))
     held = resources(options, default_cpus=1 if asks else 0)
     return held, held if asks else {**held, "CPU": 1.0}
-
-
-def environment(options: Mapping[str, Any], session_env: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of the worker, on top of the driver's: the session's, then the option's own."""
-    own = (options.get("runtime_env") or {}).get("env_vars") or {}
-    return {**session_env, **own}

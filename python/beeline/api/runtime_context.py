@@ -7,11 +7,11 @@ from typing import Any
 
 from beeline import _core
 from beeline.api import actor, placement_group, session, this_worker
+from beeline.runtime_env import RuntimeEnv
+from beeline.runtime_env.variables import shown
 
 # The call of an async actor that this coroutine belongs to; elsewhere the core knows.
 async_task: contextvars.ContextVar[Any] = contextvars.ContextVar("beeline_task", default=None)
-
-JOB_ID = "01000000"
 
 
 def _task() -> Any:
@@ -34,8 +34,8 @@ class RuntimeContext:
         return facts
 
     def get_job_id(self) -> str:
-        """The job's id in hexadecimal; a session has one."""
-        return JOB_ID
+        """The id of this driver, or of the driver that this worker works for, in hexadecimal."""
+        return int(session.current.info.get("job", 0)).to_bytes(4, "little").hex()
 
     def get_node_id(self) -> str:
         """The node's id in hexadecimal."""
@@ -132,15 +132,13 @@ class RuntimeContext:
         return placement_group.PlacementGroupID(group).hex() if group else None
 
     def get_runtime_env_string(self) -> str:
-        """The session's runtime_env as JSON."""
-        import json
-
-        return json.dumps(self.runtime_env)
+        """The runtime_env as JSON."""
+        return self.runtime_env.serialize()
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The session's runtime_env."""
-        return {"env_vars": dict(session.current.env)} if session.current.env else {}
+    def runtime_env(self) -> RuntimeEnv:
+        """The environment of this task or actor, what it has from its job included; of a driver, the job's."""
+        return shown(session.current.runtime_env)
 
     @property
     def gcs_address(self) -> str:

@@ -12,14 +12,18 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from beeline import _core
+from beeline.api import addresses, notices, summary
 from beeline.api import labels as label_rules
-from beeline.api import notices, summary
 from beeline.api import options as option_table
+from beeline.api.logging_config import LoggingConfig
 from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
+from beeline.runtime_env.runtime_env import RuntimeEnv, checked
+from beeline.runtime_env.variables import Resolver, needs_setup, variables_of
 from beeline.tensors import registered
 
 _log = logging.getLogger("beeline")
@@ -34,8 +38,11 @@ class _Session:
     def __init__(self) -> None:
         self.info: dict[str, Any] = {}
         self.namespace = ""
-        self.env: dict[str, str] = {}
-        self.labels: dict[str, str] = {}  # of the driver's node
+        # What this process's tasks and actors inherit, and as the environment variables of their workers.
+        self.runtime_env: dict[str, Any] = {}
+        self.variables: dict[str, str] = {}
+        self.resolver = Resolver()
+        self.labels: dict[str, str] | None = {}  # of the driver's node; None: the daemon knows them
         # Where this worker is; a driver is on node 0, and in no placement group.
         self.node = 0
         self.group = 0
@@ -47,11 +54,21 @@ class _Session:
         # Remote functions that were called: what they know holds for this session, and this placement group.
         self.functions: weakref.WeakSet[Any] = weakref.WeakSet()
 
+    def clear(self) -> None:
+        """This process is in no session."""
+        self.info, self.namespace, self.labels = {}, "", {}
+        self.runtime_env, self.variables, self.resolver = {}, {}, Resolver()
+
     def move_to(self, node: int, group: int, captures: bool) -> None:
         """This worker is somewhere else from here on."""
         if (self.group, self.captures) != (group, captures):
             self.forget_functions()
         self.node, self.group, self.captures = node, group, captures
+
+    def adopt(self, runtime_env: dict[str, Any], settled: Mapping[str, str] = MappingProxyType({})) -> None:
+        """The environment of this process from here on; `settled`: see variables_of, which raises."""
+        self.variables = variables_of(runtime_env, settled)
+        self.runtime_env = runtime_env
 
     def forget_functions(self) -> None:
         """The next call of each remote function starts from scratch."""
@@ -71,7 +88,8 @@ class Context(Mapping[str, Any]):
             "node_id": node_id(),
             "session_dir": info["session_dir"],
             "session_name": info["session_name"],
-            "address": "local",
+            "address": info["session_dir"],
+            "gcs_address": info["session_dir"],
         }
         self.dashboard_url: str | None = None
 
@@ -122,17 +140,19 @@ def init(
     configure_logging: bool = True,
     logging_level: int | str = logging.INFO,
     logging_format: str | None = None,
-    logging_config: Any = None,
+    logging_config: LoggingConfig | None = None,
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
     _virtual_nodes: bool = False,
     **unknown: Any,
 ) -> Context:
-    """Starts a session on this machine with this process as its driver.
+    """Starts a session on this machine with this process as its driver, or joins a running one as another driver.
 
     Args:
-        address: None or "local". Clusters are not in this version.
+        address: The session to join: its folder, the folder's name, or "auto" for what the variable RAY_ADDRESS says,
+            the latest that `beeline start` started, or the only one there is. None: as "auto", but where there is
+            neither variable nor session of `beeline start`, one is started. "local": one is started.
         num_cpus: How many CPUs tasks and actors may hold; None: those this process may use.
         num_gpus: How many GPUs; None: those in CUDA_VISIBLE_DEVICES or /dev.
         resources: Amounts of custom resources by name.
@@ -148,11 +168,14 @@ def init(
         job_config: Not in this version.
         configure_logging: Whether logging_level is applied to the logger "beeline".
         logging_level: Level of the logger "beeline", here and in the workers.
-        logging_format: Has no effect but a warning; configure the logger "beeline" itself.
-        logging_config: As logging_format.
+        logging_format: How the logger "beeline" of this process writes to stderr (a format of logging.Formatter);
+            without, it has no handler of its own.
+        logging_config: How this process and its workers log, root logger included; see LoggingConfig.
         log_to_driver: Whether what workers print appears here, with a prefix. Default: yes.
         namespace: Where names of actors are looked up; None: one of this session's own.
-        runtime_env: {"env_vars": {...}}: environment variables of all workers.
+        runtime_env: The environment of all workers, as far as tasks and actors have none of their own: see RuntimeEnv.
+            Folders are copied before this returns; packages are installed meanwhile, and their failure is raised by
+            the tasks and actors that need them.
         _virtual_nodes: For beeline.testing.VirtualCluster: nodes may be added.
         **unknown: Nothing else.
 
@@ -160,24 +183,29 @@ def init(
 
     Raises:
         RuntimeError: a session is running already, or an argument that there is not, as on Ray (state unchanged).
-        ValueError, TypeError: an argument that this version does not support (nothing started).
+        ValueError, TypeError: an argument that this version does not support, or that only the start of a session can
+            have (nothing started).
+        ConnectionError: the session to join is not running.
+        RuntimeEnvSetupError: a folder of runtime_env cannot be copied (nothing left running).
         CoreError: the daemon did not come up (nothing left running).
         OutOfDiskError: there is no room for what was registered before (nothing left running).
     """
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s) of init: {', '.join(unknown)}.")
     _check_arguments(
-        address,
         local_mode,
         job_config,
         resources,
         object_store_memory,
         namespace,
         object_spilling_directory,
-        runtime_env,
     )
-    node_labels = checked_labels(labels)
-    _note_without_effect(include_dashboard, dashboard_port, logging_format, logging_config)
+    node_labels = label_rules.checked(labels)
+    if logging_config is not None and not isinstance(logging_config, LoggingConfig):
+        raise TypeError(f"logging_config must be a LoggingConfig, got {type(logging_config)}")
+    env = checked(runtime_env)
+    if include_dashboard or dashboard_port is not None:
+        notices.without_effect("include_dashboard of init", "there is no dashboard; `beeline status` shows the session")
     for name, amount in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if amount is not None and amount < 0:
             raise ValueError(f"{name} must not be negative, got {amount}.")
@@ -191,35 +219,48 @@ def init(
             )
         if current.info:  # the last session ended under us
             shutdown()
-        if configure_logging:
-            _log.setLevel(logging_level.upper() if isinstance(logging_level, str) else logging_level)
-        env = dict((runtime_env or {}).get("env_vars") or {})
-        own_namespace = namespace or str(uuid.uuid4())
-        config = {
-            "cwd": _cwd(),
-            "sys_path": list(sys.path),
-            "namespace": own_namespace,
-            "env": env,
-            "labels": node_labels,
-            "log_level": _log.level,
-            "driver_pid": os.getpid(),
-        }
-        current.pid = os.getpid()
-        try:
-            current.info = embedded.start(
-                embedded.detected_resources(num_cpus, num_gpus, resources or {}),
-                pickle.dumps(config),
-                object_store_memory,
-                True if log_to_driver is None else log_to_driver,
-                os.path.basename(sys.argv[0]) if sys.argv else "",
-                node_labels,
-                _virtual_nodes,
-                object_spilling_directory or "",
+        joined = addresses.session_to_join(address)
+        if joined is not None:
+            _refuse_what_a_start_alone_has(
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resources,
+                labels=labels,
+                object_store_memory=object_store_memory,
+                object_spilling_directory=object_spilling_directory,
             )
+        if configure_logging:
+            _configure_logger(logging_level, logging_format)
+        if logging_config is not None:
+            logging_config.apply()
+        current.namespace = namespace or str(uuid.uuid4())
+        current.labels = node_labels if joined is None else None
+        current.pid = os.getpid()
+        config = pickle.dumps(_job_config(logging_config))
+        wants_logs = True if log_to_driver is None else log_to_driver
+        try:
+            if joined is not None:
+                current.info = _join(joined, config, wants_logs)
+            else:
+                current.info = embedded.start(
+                    embedded.Options(
+                        embedded.detected_resources(num_cpus, num_gpus, resources or {}),
+                        config,
+                        object_store_memory,
+                        node_labels,
+                        object_spilling_directory or "",
+                        wants_logs,
+                        os.path.basename(sys.argv[0]) if sys.argv else "",
+                        _virtual_nodes,
+                        None if needs_setup(env) else variables_of(env),
+                    )
+                )
+            _set_environment(env, is_new=joined is None)
         except BaseException:
-            _core.stop()  # Ctrl-C may arrive when the session runs already and nobody knows of it
+            # Ctrl-C may arrive when the session runs already and nobody knows of it.
+            _core.stop()
+            current.clear()
             raise
-        current.namespace, current.env, current.labels = own_namespace, env, node_labels
         try:
             registered.announce()
         except BaseException:
@@ -228,63 +269,86 @@ def init(
         return Context(current.info)
 
 
+def _job_config(logging_config: LoggingConfig | None) -> dict[str, Any]:
+    """What the workers of this driver get, see `_worker`."""
+    cwd = _cwd()
+    for_all = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {
+        "cwd": cwd,
+        "sys_path": list(sys.path),
+        # The program's own, which a working_dir takes the place of.
+        "own_folders": [folder for folder in (*sys.path[:1], "", cwd) if folder not in for_all],
+        "prefixes": sorted({sys.prefix, sys.base_prefix}),
+        "namespace": current.namespace,
+        "labels": current.labels,
+        "log_level": _log.level,
+        "logging": None if logging_config is None else logging_config.to_dict(),
+        "driver_pid": os.getpid(),
+    }
+
+
+def _refuse_what_a_start_alone_has(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"When connecting to a running session, {name} must not be provided: it was settled when that started. "
+                "init(address='local') starts a session of its own."
+            )
+
+
+def _join(session_dir: str, config: bytes, wants_logs: bool) -> dict[str, Any]:
+    _log.info("Joining the session in %s", session_dir)
+    try:
+        return embedded.join(session_dir, config, wants_logs)
+    except CoreError as error:
+        raise ConnectionError(f"The session in {session_dir} cannot be joined: {error}") from error
+
+
+def _set_environment(env: RuntimeEnv, is_new: bool) -> None:
+    """The job's environment: its folders are packaged, and a worker of it is made ready."""
+    current.adopt(current.resolver.resolved(env, current.info["session_dir"]))
+    is_eager = env.get("config", {}).get("eager_install", True)
+    if is_eager and (needs_setup(env) or not is_new):
+        _core.prestart_worker(current.variables)
+
+
+def _configure_logger(level: int | str, text_format: str | None) -> None:
+    _log.setLevel(level.upper() if isinstance(level, str) else level)
+    if text_format is None:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(text_format))
+    _log.handlers[:] = [handler]
+    _log.propagate = False
+
+
 def _check_arguments(
-    address: str | None,
     local_mode: bool,
     job_config: Any,
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
     namespace: str | None,
     object_spilling_directory: str | None,
-    runtime_env: Mapping[str, Any] | None,
 ) -> None:
-    if address not in (None, "local"):
-        raise ValueError(
-            f"address={address!r}: this version starts a session on this machine; pass None or 'local'. "
-            "Joining a running session or a cluster is not supported."
-        )
     if local_mode:
         raise ValueError("local_mode=True is not in this version; a session starts in milliseconds.")
     if job_config is not None:
-        raise ValueError("job_config is not in this version; pass runtime_env={'env_vars': {...}} or namespace.")
+        raise ValueError("job_config is not in this version; pass runtime_env or namespace.")
     table = {
         "resources": option_table.ACTOR_OPTIONS["resources"],
         "object_store_memory": option_table.OBJECT_STORE_MEMORY,
         "namespace": option_table.ACTOR_OPTIONS["namespace"],
         "object_spilling_directory": option_table.DIRECTORY,
-        "runtime_env": option_table.ACTOR_OPTIONS["runtime_env"],
     }
     given = {
         "resources": resources,
         "object_store_memory": object_store_memory,
         "namespace": namespace,
         "object_spilling_directory": object_spilling_directory,
-        "runtime_env": runtime_env,
     }
     option_table.validate({name: value for name, value in given.items() if value is not None}, table, "init")
     if namespace == "":
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
-
-
-def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
-    """A copy of a node's labels. Raises ValueError for what is none."""
-    for key, value in (labels or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ValueError(f"labels must map strings to strings, got {key!r}: {value!r}")
-        if key.startswith("ray.io/"):
-            raise ValueError(f"labels: {key!r} is not for programs to set; the prefix 'ray.io/' is Ray's own")
-    return dict(labels or {})
-
-
-def _note_without_effect(
-    include_dashboard: bool | None, dashboard_port: int | None, logging_format: str | None, logging_config: Any
-) -> None:
-    if include_dashboard or dashboard_port is not None:
-        notices.without_effect("include_dashboard of init", "there is no dashboard; `beeline status` shows the session")
-    if logging_format is not None or logging_config is not None:
-        notices.without_effect(
-            "logging_format or logging_config of init", 'add a handler with a formatter to the logger "beeline"'
-        )
 
 
 def _cwd() -> str:
@@ -295,7 +359,9 @@ def _cwd() -> str:
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
-    """Ends the session: actors, tasks, objects. Within two seconds; without a session it does nothing.
+    """Ends this driver's part: its actors, tasks, objects. Within two seconds; without a session it does nothing.
+
+    The session ends with it, unless `beeline start` started it, or another driver or a detached actor is in it.
 
     Args:
         wait_for_processes: Both values wait for the session's processes.
@@ -310,7 +376,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
         was_running = bool(current.info) and current.pid == os.getpid()
         session_dir = str(current.info.get("session_dir", ""))
-        current.info, current.namespace, current.env, current.labels = {}, "", {}, {}
+        current.clear()
         if was_running:
             _stop(session_dir)
         current.forget_functions()
@@ -373,7 +439,7 @@ def node_id() -> str:
 
 def node_labels() -> dict[str, str]:
     """The labels of this process's node: those that it was given, and its id under Ray's name."""
-    if current.node == 0:
+    if current.node == 0 and current.labels is not None:
         return {label_rules.NODE_ID: node_id(), **current.labels}
     return dict(_core.node_state()["nodes"][current.node]["labels"])
 

@@ -50,6 +50,52 @@ def status(as_json: bool) -> None:
         tables.show_session(console, state)
 
 
+@main.command(short_help="Start a session that programs join.")
+@click.option("--num-cpus", type=float, help="CPUs that tasks and actors may hold.  [default: those of the machine]")
+@click.option("--num-gpus", type=float, help="GPUs likewise.  [default: those of the machine]")
+@click.option("--resources", default="{}", help="Amounts of custom resources: a JSON object.")
+@click.option("--labels", default="{}", help="Labels of the node: a JSON object of strings.")
+@click.option("--object-store-memory", type=int, help="Bytes that published objects of one process may take.")
+@click.option("--object-spilling-directory", default="", help="A folder on the disk for stored values beyond that.")
+def start(
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: str,
+    labels: str,
+    object_store_memory: int | None,
+    object_spilling_directory: str,
+) -> None:
+    """Start a session without a program of its own. It lives until `beeline stop`.
+
+    Programs join it by init(), init(address="auto"), or the printed address.
+    """
+    from beeline.api import lasting
+
+    try:
+        session_dir = lasting.start(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=_json_object("--resources", resources),
+            labels=_json_object("--labels", labels),
+            object_store_memory=object_store_memory,
+            object_spilling_directory=object_spilling_directory,
+        )
+    except (ValueError, TypeError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Started the session in {session_dir}")
+    click.echo(f'Programs join it by init(address="{session_dir}"); `beeline stop` ends it.')
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.ClickException(f"{option}: not JSON ({error}): {text}") from error
+    if not isinstance(value, dict):
+        raise click.ClickException(f'{option} must be a JSON object, such as {{"name": 1}}; got {text}')
+    return value
+
+
 @main.command(short_help="End all your sessions.")
 def stop() -> None:
     """End all your sessions, detached actors included, and remove what dead ones have left."""

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beeline import _core
 from beeline.engines import cgroup, preload
@@ -15,6 +15,7 @@ from beeline.engines import cgroup, preload
 PACKAGE = Path(__file__).resolve().parent.parent
 DAEMON = PACKAGE / "bin" / "beelined"
 ZYGOTE_COMMAND = (sys.executable, "-P", "-m", "beeline._zygote")
+VENV_COMMAND = (sys.executable, "-P", "-m", "beeline.runtime_env.make_venv")
 # Of the memory there is: what published objects may take by default, and the "memory" that tasks may ask for.
 QUOTA_SHARE = 0.6
 MEMORY_SHARE = 0.7
@@ -22,40 +23,62 @@ MEMORY_SHARE = 0.7
 QUOTA_VARIABLE = "BEELINE_ARENA_QUOTA_BYTES"
 
 
-def start(
-    resources: Mapping[str, float],
-    config: bytes,
-    quota_bytes: int | None,
-    log_to_driver: bool,
-    job_name: str,
-    labels: Mapping[str, str],
-    virtual_nodes: bool,
-    spill_dir: str = "",
-) -> dict[str, Any]:
+class Options(NamedTuple):
+    """What a session is started with."""
+
+    resources: Mapping[str, float]
+    config: bytes  # for the workers of the driver that starts it
+    quota_bytes: int | None  # how much published objects may take, None for a share of the machine's memory
+    labels: Mapping[str, str]
+    spill_dir: str = ""  # where a folder is made for values beyond the quota, "" for the session's own folder
+    log_to_driver: bool = True
+    job_name: str = ""
+    virtual_nodes: bool = False
+    # Variables of the worker that is started before anybody asks; None: none is started.
+    prestart_env: Mapping[str, str] | None = None
+
+
+def start(options: Options) -> dict[str, Any]:
     """Starts a session with this process as its driver; returns what `_core.start_session` returns.
 
-    quota_bytes: how much published objects may take, None for a share of the machine's memory.
-    spill_dir: where a folder is made for values beyond that, "" for the session's own folder.
     Raises CoreError or OSError where the daemon does not come up; nothing is left running then.
     """
-    quota = default_quota_bytes() if quota_bytes is None else quota_bytes
-    return _core.start_session(
-        {
-            "beelined": str(DAEMON),
-            "zygote_command": list(ZYGOTE_COMMAND),
-            "zygote_env": {**preload.environment(), QUOTA_VARIABLE: str(quota)},
-            "resources": dict(resources),
-            "config": config,
-            "arena_capacity_bytes": 0,  # the core's own choice: addresses cost nothing
-            "arena_quota_bytes": quota,
-            "spill_dir": spill_dir,
-            "prestart": 1,
-            "log_to_driver": log_to_driver,
-            "job_name": job_name,
-            "labels": dict(labels),
-            "virtual_nodes": virtual_nodes,
-        }
-    )
+    return _core.start_session(_for_core(options))
+
+
+def start_lasting(options: Options) -> str:
+    """Starts a session that waits for drivers, and lives until it is stopped; returns its folder. Raises as start()."""
+    return _core.start_lasting_session(_for_core(options))
+
+
+def join(session_dir: str, config: bytes, log_to_driver: bool) -> dict[str, Any]:
+    """Makes this process another driver of a session; returns what `_core.join_as_driver` returns. Raises CoreError."""
+    return _core.join_as_driver(session_dir, config, log_to_driver, _quota(None))
+
+
+def _quota(given: int | None) -> int:
+    return default_quota_bytes() if given is None else given
+
+
+def _for_core(options: Options) -> dict[str, Any]:
+    quota = _quota(options.quota_bytes)
+    return {
+        "beelined": str(DAEMON),
+        "zygote_command": list(ZYGOTE_COMMAND),
+        "venv_command": list(VENV_COMMAND),
+        "zygote_env": {**preload.environment(), QUOTA_VARIABLE: str(quota)},
+        "resources": dict(options.resources),
+        "config": options.config,
+        "arena_capacity_bytes": 0,  # the core's own choice: addresses cost nothing
+        "arena_quota_bytes": quota,
+        "spill_dir": options.spill_dir,
+        "prestart": 0 if options.prestart_env is None else 1,
+        "prestart_env": dict(options.prestart_env or {}),
+        "log_to_driver": options.log_to_driver,
+        "job_name": options.job_name,
+        "labels": dict(options.labels),
+        "virtual_nodes": options.virtual_nodes,
+    }
 
 
 def detected_resources(num_cpus: float | None, num_gpus: float | None, custom: Mapping[str, float]) -> dict[str, float]:

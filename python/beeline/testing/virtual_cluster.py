@@ -99,10 +99,11 @@ class VirtualCluster:
 
         Raises RuntimeError if a session runs that is not this cluster's, ValueError for bad amounts or labels.
         """
-        own_labels = session.checked_labels(labels)
+        own_labels = label_rules.checked(labels)
         if self.head_node is None:
             amounts = {**(resources or {})}
             session.init(
+                "local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 resources=amounts,

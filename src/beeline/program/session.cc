@@ -95,9 +95,11 @@ Result<Bytes> config_of(const std::string& name_space) {
   config.emplace_back(text("cwd"), text(error ? "/" : folder.string()));
   config.emplace_back(text("sys_path"), Value());  // None: as the interpreter has it
   config.emplace_back(text("namespace"), text(name_space));
-  config.emplace_back(text("env"), Value(Dict{}));
+  config.emplace_back(text("own_folders"), Value(List{}));
+  config.emplace_back(text("prefixes"), Value(List{}));
   config.emplace_back(text("labels"), Value(Dict{}));
   config.emplace_back(text("log_level"), Value(std::int64_t{20}));
+  config.emplace_back(text("logging"), Value());
   config.emplace_back(text("driver_pid"), Value(static_cast<std::int64_t>(::getpid())));
   BEELINE_ASSIGN(const auto pickled, pickle(Value(std::move(config))));
   const auto bytes = as_bytes(pickled.skeleton);

@@ -213,9 +213,10 @@ PayloadPtr Caller::death_of(const ActorTarget& actor, const std::string& call_na
         store::Failure{ErrorKind::kActorInitFailed, update.message, actor.id, update.class_name});
     return payload;
   }
-  const auto kind = cause == control::DeathCause::kUnschedulable  ? ErrorKind::kInfeasible
-                    : cause == control::DeathCause::kGroupRemoved ? ErrorKind::kGroupRemoved
-                                                                  : ErrorKind::kActorDied;
+  const auto kind = cause == control::DeathCause::kUnschedulable   ? ErrorKind::kInfeasible
+                    : cause == control::DeathCause::kGroupRemoved  ? ErrorKind::kGroupRemoved
+                    : cause == control::DeathCause::kNoEnvironment ? ErrorKind::kNoEnvironment
+                                                                   : ErrorKind::kActorDied;
   return make_failure(kind, call_name + ": " + update.message, actor.id, update.class_name);
 }
 

@@ -196,6 +196,7 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   const auto code = static_cast<Code>(failed.code);
   const auto kind = code == Code::kResourceExhausted ? ErrorKind::kInfeasible
                     : code == Code::kNotFound        ? ErrorKind::kGroupRemoved
+                    : code == Code::kUnsupported     ? ErrorKind::kNoEnvironment
                                                      : ErrorKind::kWorkerCrashed;
   auto doomed = std::move(shape.queued);
   shape.queued.clear();

@@ -21,6 +21,15 @@ using store::ProcessIndex;
 using ActorId = std::uint64_t;
 // Chosen by the lessee, unique within it.
 using LeaseId = std::uint32_t;
+// One for each driver, from 1 on; 0: none.
+using JobId = std::uint32_t;
+using Variables = std::map<std::string, std::string>;
+
+// Environment variables of a worker that say how it is started; the worker takes them out again.
+// "<name> <seconds>": the virtual environment that it runs in, and how long the making of that may take; -1: any time.
+inline constexpr const char* kVenvVariable = "BEELINE_VENV";
+// Words of a command, one a line: what is run in the place of the session's interpreter.
+inline constexpr const char* kPyExecutableVariable = "BEELINE_PY_EXECUTABLE";
 
 namespace control {
 
@@ -48,6 +57,7 @@ enum class Type : std::uint16_t {
   kGetGroups = 20,   //                       kGroups
   kAddNode = 21,     //                       kNodeAdded
   kRemoveNode = 22,  //                       kReply
+  kPrestart = 26,    // from a driver: have a worker of this environment ready
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -73,6 +83,8 @@ enum class Type : std::uint16_t {
   kForked = 66,
   kChildExited = 67,
   kZygoteReady = 68,
+  // what makes a virtual environment -> daemon
+  kEnvironmentMade = 69,
 };
 
 enum class ProcessKind : std::uint8_t { kDriver = 0, kWorker = 1, kTool = 2 };
@@ -81,7 +93,9 @@ struct Register {
   std::uint8_t kind = 0;  // ProcessKind
   std::int32_t pid = 0;
   std::uint64_t fork_token = 0;  // of kFork; 0 for drivers and tools
-  MSGPACK_DEFINE_ARRAY(kind, pid, fork_token)
+  Bytes config;                  // of a driver that joins: what its workers get with kRegistered
+  bool wants_logs = true;        // it prints what its workers do
+  MSGPACK_DEFINE_ARRAY(kind, pid, fork_token, config, wants_logs)
 };
 
 // Where a process takes links from others. The daemon binds it before anybody is told of the process.
@@ -99,8 +113,9 @@ struct Registered {
   ProcessIndex index = 0;
   std::string session_name;
   std::string session_dir;
-  Bytes config;  // as the driver gave it: opaque to the daemon (arena sizes, sys.path, log level ...)
-  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config)
+  Bytes config;   // as the job's driver gave it: opaque to the daemon (sys.path, namespace, log level ...)
+  JobId job = 0;  // that it belongs to; 0 for a tool
+  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job)
 };
 
 struct CreateActor {
@@ -147,7 +162,8 @@ enum class DeathCause : std::uint8_t {
   kOwnerDied = 5,
   kUnschedulable = 6,
   kOutOfScope = 7,
-  kGroupRemoved = 8,  // its placement group, before it had a place
+  kGroupRemoved = 8,    // its placement group, before it had a place
+  kNoEnvironment = 12,  // what its runtime_env asks for could not be made
 };
 
 struct ActorUpdate {
@@ -426,6 +442,11 @@ struct NodeAdded {
   MSGPACK_DEFINE_ARRAY(request, node, message)
 };
 
+struct Prestart {
+  Variables env;
+  MSGPACK_DEFINE_ARRAY(env)
+};
+
 struct RemoveNode {
   std::uint64_t request = 0;
   NodeIndex node = 0;
@@ -461,6 +482,13 @@ struct ChildExited {
   std::int32_t pid = 0;
   std::int32_t status = 0;  // as waitpid gives it
   MSGPACK_DEFINE_ARRAY(pid, status)
+};
+
+// Of what makes a virtual environment: how it ended.
+struct EnvironmentMade {
+  std::string error;                     // empty: it is there
+  std::vector<std::string> interpreter;  // the command that starts its Python
+  MSGPACK_DEFINE_ARRAY(error, interpreter)
 };
 
 struct Empty {

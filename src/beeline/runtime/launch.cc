@@ -109,9 +109,10 @@ std::uint32_t kill_processes_of(const std::vector<std::filesystem::path>& stale)
   return killed;
 }
 
-Status register_with(Session& session, control::ProcessKind kind) {
+Status register_with(Session& session, control::ProcessKind kind, JobOptions job = {}) {
   auto& socket = session.socket;
-  const control::Register request{static_cast<std::uint8_t>(kind), static_cast<std::int32_t>(::getpid()), 0};
+  const control::Register request{static_cast<std::uint8_t>(kind), static_cast<std::int32_t>(::getpid()), 0,
+                                  std::move(job.config), job.wants_logs};
   BEELINE_RETURN_IF_ERROR(socket.send(control::encode(control::Type::kRegister, request)));
   const auto deadline = Deadline::after(kRegisterTimeout);
   BEELINE_RETURN_IF_ERROR(socket.flush_all(deadline));
@@ -148,7 +149,8 @@ Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
   msgpack::pack(packed, options);
   auto status = session.socket.send(as_bytes({packed.data(), packed.size()}));
   if (status.is_ok()) {
-    status = register_with(session, control::ProcessKind::kDriver);
+    status = options.lasting ? register_with(session, control::ProcessKind::kTool)
+                             : register_with(session, control::ProcessKind::kDriver, {{}, options.log_to_driver});
     if (status.is_ok()) return session;
   }
   ::kill(session.daemon_pid, SIGKILL);
@@ -157,6 +159,14 @@ Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
   const auto why = os::file_tail(options.session_dir + "/logs/beelined.err", 2048);
   return std::move(status).with_context("starting " + options.daemon_path +
                                         (why.empty() ? "" : " (it says: " + why + ")"));
+}
+
+// By which others know, without asking, that it waits for drivers.
+Status mark_lasting(const LaunchOptions& options) {
+  if (!options.lasting) return Status::ok();
+  const std::string path = options.session_dir + "/" + kLastingFile;
+  const os::Fd mark(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  return mark.is_open() ? Status::ok() : Status::from_errno("make " + path, errno);
 }
 
 // Another disk for spilled values: a folder there, by a link here.
@@ -200,17 +210,20 @@ Result<Session> launch_session(LaunchOptions options) {
   }
   BEELINE_ASSIGN(auto dir, make_session_dir());
   options.session_dir = dir.path;
-  const auto linked = link_spill_folder(options);
-  auto session = linked ? start_daemon(options, dir.lock) : Result<Session>(linked);
+  auto prepared = link_spill_folder(options);
+  if (prepared) prepared = mark_lasting(options);
+  auto session = prepared ? start_daemon(options, dir.lock) : Result<Session>(prepared);
   if (!session.is_ok()) (void)remove_session_dir(dir.path);
   return session;
 }
 
-Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind) {
+Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind, JobOptions job) {
   Session session;
   BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kRegisterTimeout)));
   session.socket = os::FrameSocket(std::move(socket));
-  BEELINE_RETURN_IF_ERROR(register_with(session, kind));
+  BEELINE_ASSIGN(const auto peer, os::peer_credentials(session.socket.fd()));
+  session.daemon_pid = peer.pid;
+  BEELINE_RETURN_IF_ERROR(register_with(session, kind, std::move(job)));
   return session;
 }
 

@@ -4,6 +4,8 @@
 //   lock          held (flock) by the daemon for as long as it lives: a directory whose lock is free is stale
 //   daemon.sock   where the daemon listens
 //   p<index>      where process <index> listens for its peers
+//   packages/     folders and modules that runtime_env names, as workers see them; venvs/ likewise
+//   lasting       of a session that lives until `beeline stop`: there by its name alone
 //   spill/        values that were moved to disk, see spill.h; or a link to the session's own folder on another one
 //   logs/         beelined.err, zygote.log, worker-<pid>.{out,err}
 //
@@ -44,24 +46,33 @@ struct LaunchOptions {
   std::string session_dir;                  // filled in by launch_session
   Labels labels;                            // of this node
   bool virtual_nodes = false;               // nodes may be added: what no node has is waited for
+  std::vector<std::string> venv_command;    // makes a virtual environment, see node/environments.h
+  Variables prestart_env;                   // of the workers to fork before anybody asks
+  bool lasting = false;                     // starts without a driver, and ends by a tool alone
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
-                       idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir, labels, virtual_nodes)
+                       idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir, labels, virtual_nodes,
+                       venv_command, prestart_env, lasting)
 };
 
-// The driver's end of a session. Closing the socket (or dying) ends the session, detached actors excepted.
+// A process's end of a session. Closing a driver's the socket (or dying) ends the session, detached actors excepted.
 struct Session {
-  os::FrameSocket socket;          // registered already: index 1 is the driver
+  os::FrameSocket socket;          // registered already: index 1 is the first driver
   control::Registered registered;  // index, name, directory
   os::Fd listener;                 // where other processes of the session connect to; none for a tool
-  pid_t daemon_pid = 0;            // our child: see wait_session_end
+  pid_t daemon_pid = 0;            // our child if we launched it: see wait_session_end
 };
 
-// Starts a session and registers the caller as its driver. Removes stale sessions first. The daemon is in a
-// session (of the terminal) of its own: Ctrl-C does not reach it.
+// Starts a session and registers the caller as its driver, as a tool if it is a lasting one. Removes stale sessions
+// first. The daemon is in a session (of the terminal) of its own: Ctrl-C does not reach it.
 Result<Session> launch_session(LaunchOptions options);
 
+// What a driver that joins says of itself.
+struct JobOptions {
+  Bytes config;  // opaque; its workers get it
+  bool wants_logs = true;
+};
 // Registers the caller, as another driver or a tool, with the session in `session_dir`.
-Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind);
+Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind, JobOptions job = {});
 
 // Asks a live session, as a tool, for its state.
 // With what each of its processes uses.
@@ -84,5 +95,8 @@ Status remove_session_dir(const std::string& session_dir);
 
 // Directories of the sessions that have a daemon.
 Result<std::vector<std::string>> live_sessions();
+
+// The file in a lasting session's directory.
+inline constexpr const char* kLastingFile = "lasting";
 
 }  // namespace beeline::runtime

@@ -50,7 +50,7 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
   std::unique_ptr<Process> process(new Process);
   BEELINE_ASSIGN(process->arena_, memory::Arena::open(arena));
   BEELINE_ASSIGN(auto session, launch_session(std::move(options)));
-  process->is_driver_ = true;
+  process->is_driver_ = process->has_launched_ = true;
   process->daemon_pid_ = session.daemon_pid;
   BEELINE_RETURN_IF_ERROR(
       process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));

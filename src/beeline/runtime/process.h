@@ -72,11 +72,14 @@ class Process final : public PeerEvents, public store::TableEvents {
   using Entry = store::Entry;
 
   static Result<std::unique_ptr<Process>> launch(LaunchOptions options, memory::Arena::Options arena);
+  // Another driver of the session in `session_dir`; `config` is for its workers.
+  static Result<std::unique_ptr<Process>> join_as_driver(const std::string& session_dir, Bytes config, bool wants_logs,
+                                                         memory::Arena::Options arena);
   static Result<std::unique_ptr<Process>> join_as_worker(
       const std::string& session_dir, std::uint64_t fork_token,
       const std::function<memory::Arena::Options(BytesView config)>& arena);
   ~Process();
-  // Ends this process's part; a driver ends the session. Bounded by 3 s. Afterwards every function may still be
+  // Ends this process's part; the last driver ends the session. Bounded by 3 s. Afterwards every function may still be
   // called and fails; only this record of it is left: no thread, descriptor or mapping (but those of live leases).
   void stop();
 
@@ -84,6 +87,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   [[nodiscard]] const control::Registered& registered() const { return registered_; }
   [[nodiscard]] bool is_driver() const { return is_driver_; }
   [[nodiscard]] pid_t daemon_pid() const { return daemon_pid_; }
+  // Whether the daemon is this process's child.
+  [[nodiscard]] bool has_launched() const { return has_launched_; }
   // Why the session ended under us.
   std::optional<std::string> session_error();
 
@@ -177,6 +182,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   void kill_actor(ActorId id, bool no_restart);
   control::ActorUpdate actor_state(ActorId id);
   Result<control::State> node_state();
+  // Has a worker with this environment ready; what cannot be made for it is told to those who ask for one.
+  void prestart(Variables env);
 
   // ----- placement groups and nodes
   // At once; with a name, after the name is taken.
@@ -336,6 +343,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   StateLock lock_;
   ProcessIndex self_ = 0;
   bool is_driver_ = false;
+  bool has_launched_ = false;
   bool is_worker_ = false;
   bool started_ = false;
   bool stopped_ = false;

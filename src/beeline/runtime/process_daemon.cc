@@ -12,6 +12,19 @@ constexpr auto kSignalSlice = std::chrono::milliseconds(200);
 
 }  // namespace
 
+Result<std::unique_ptr<Process>> Process::join_as_driver(const std::string& session_dir, Bytes config, bool wants_logs,
+                                                         memory::Arena::Options arena) {
+  std::unique_ptr<Process> process(new Process);
+  BEELINE_ASSIGN(process->arena_, memory::Arena::open(arena));
+  BEELINE_ASSIGN(auto session,
+                 join_session(session_dir, control::ProcessKind::kDriver, {std::move(config), wants_logs}));
+  process->is_driver_ = true;
+  process->daemon_pid_ = session.daemon_pid;
+  BEELINE_RETURN_IF_ERROR(
+      process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));
+  return process;
+}
+
 void Process::send_control(const Bytes& frame) {
   if (!daemon_.is_open()) return;
   if (const auto status = daemon_.send(frame); !status) return;  // its end is seen on the socket
@@ -135,6 +148,11 @@ Status Process::on_daemon_frame(BytesView frame) {
     default:
       return {Code::kCorrupt, "a control message of unknown type " + std::to_string(static_cast<int>(type))};
   }
+}
+
+void Process::prestart(Variables env) {
+  const Locked locked(lock_);
+  tell_daemon(control::Type::kPrestart, control::Prestart{std::move(env)});
 }
 
 Result<Bytes> Process::await_answer(Locked& locked, std::uint64_t request) {

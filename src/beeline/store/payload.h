@@ -47,6 +47,7 @@ enum class ErrorKind : std::uint8_t {
   kGroupRemoved = 25,
   kEndOfStream = 26,
   kReconstruction = 27,
+  kNoEnvironment = 30,
 };
 
 struct Buffer {

@@ -37,6 +37,16 @@ def case_bad_arguments_of_init(ray):
     return [outcome, ray.is_initialized()]
 
 
+def case_logging_config(ray):
+    config = ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"])
+    return [
+        config.to_dict(),
+        ray.LoggingConfig().to_dict(),
+        raised(ray, lambda: ray.LoggingConfig(encoding="YAML"), "YAML"),
+        raised(ray, lambda: ray.LoggingConfig(additional_log_standard_attrs=["no_such"]), "no_such"),
+    ]
+
+
 def case_labels_of_the_node(ray):
     ray.init(**QUIET, labels={"team": "a"})
     everywhere = [ray.nodes()[0]["Labels"], ray.get_runtime_context().get_node_labels()]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing import TimeoutError
 from typing import Any
 
-from beeline.api import cluster, notices, session
+from beeline.api import addresses, cluster, notices, session
 from beeline.util.multiprocessing.results import AsyncResult, Callbacks, IMapIterator, Outcome
 from beeline.util.worker_pool import NO_KEYWORDS, Call, WorkerPool
 
@@ -23,7 +22,7 @@ class Pool:
         maxtasksperchild: After so many tasks (chunks, of the methods that have chunks) an actor is replaced by a fresh
             one; None, 0 or -1: never.
         context: Has no effect but a warning.
-        ray_address: None or "local", where the pool starts the session.
+        ray_address: As init's address, where this process is in no session yet.
         ray_remote_args: Options of the actors, as of `@remote`.
 
     A task waits until an actor is free, in the order of submission. Functions and arguments are pickled by cloudpickle
@@ -246,9 +245,8 @@ def _checked(chunksize: int) -> int:
 def _ensure_session(processes: int | None, ray_address: str | None) -> None:
     if session.is_initialized():
         return
-    if ray_address is None and os.environ.get("RAY_ADDRESS", "local") != "local":
-        notices.without_effect("RAY_ADDRESS", "pools start a session on this machine, as init() does")
-    session.init(ray_address, num_cpus=processes)
+    is_joined = addresses.session_to_join(ray_address) is not None
+    session.init(ray_address, num_cpus=None if is_joined else processes)
 
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError"]

@@ -1,5 +1,6 @@
 #include "beeline/runtime/node/actor_table.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace beeline::runtime::node {
@@ -148,6 +149,11 @@ std::map<ActorId, std::set<ProcessIndex>> ActorTable::take_unborn_of(ProcessInde
   unborn.insert(first, last);
   unborn_watchers_.erase(first, last);
   return unborn;
+}
+
+bool ActorTable::any_of_job(JobId job) const {
+  return std::any_of(actors_.begin(), actors_.end(),
+                     [job](const auto& entry) { return entry.second.job == job && !entry.second.is_dead(); });
 }
 
 std::vector<std::pair<std::string, std::string>> ActorTable::names(const std::string& name_space, bool all) const {

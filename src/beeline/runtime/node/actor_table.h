@@ -21,6 +21,7 @@ namespace beeline::runtime::node {
 struct ActorRecord {
   control::CreateActor create;  // spec, meta and env are dropped at death
   ProcessIndex owner = 0;       // the process that created it
+  JobId job = 0;                // of its creator
   control::ActorState state = control::ActorState::kPending;
   ProcessIndex process = 0;  // 0 unless starting or alive
   std::int32_t pid = 0;
@@ -66,6 +67,7 @@ class ActorTable {
   std::map<ActorId, std::set<ProcessIndex>> take_unborn_of(ProcessIndex process);
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> names(const std::string& name_space, bool all) const;
+  [[nodiscard]] bool any_of_job(JobId job) const;  // the living
   [[nodiscard]] bool any_detached() const { return !detached_.empty(); }
   [[nodiscard]] const std::map<ActorId, ActorRecord>& all() const { return actors_; }
 

@@ -35,8 +35,8 @@ Daemon::Daemon(LaunchOptions options, os::EventLoop loop, Scheduler scheduler, o
       session_name_(std::filesystem::path(options_.session_dir).filename().string()),
       scheduler_(std::move(scheduler)),
       logs_(loop_, options_.session_dir + "/logs", options_.max_log_bytes,
-            [this](std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines) {
-              send_logs(pid, who, is_stderr, lines);
+            [this](const LogPump::Source& source, bool is_stderr, const std::string& lines) {
+              send_logs(source, is_stderr, lines);
             }),
       pool_(loop_, options_, logs_, *this) {}
 
@@ -58,7 +58,7 @@ Status Daemon::start(os::FrameSocket driver) {
   BEELINE_RETURN_IF_ERROR(loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_all(); }));
   BEELINE_ASSIGN(const auto peer, os::peer_credentials(driver.fd()));
   auto& connection = adopt(std::move(driver), peer.pid);
-  connection.kind = control::ProcessKind::kDriver;
+  if (!options_.lasting) connection.kind = control::ProcessKind::kDriver;
   read_frames(connection);  // its registration may have been read together with the options
   return pool_.start();
 }
@@ -114,6 +114,7 @@ void Daemon::turn() {
     if (pool_.is_warm()) greet_drivers();
     // Workers that ended have released what they held, and what is placed wants workers.
   } while (place_demands() || !closing_.empty());
+  if (std::exchange(look_at_jobs_, false)) forget_over_jobs();
   recall_leases();
   end_if_unused();
 }
@@ -223,6 +224,7 @@ void Daemon::sweep() {
       }
       process_gone(connection.index);
       end_groups_of(connection.index, connection.kind == control::ProcessKind::kDriver);
+      if (connection.kind == control::ProcessKind::kDriver) end_job(connection.job);
     }
   }
 }
@@ -290,7 +292,11 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
     const Worker* worker = pool_.register_worker(message.fork_token, from.pid, index);
     if (worker == nullptr) return {Code::kInvalidArgument, "it registers as a worker that was not asked for"};
     from.worker = worker->token;
+    from.job = worker->flavour.job;
   } else if (kind == control::ProcessKind::kDriver) {
+    from.job = next_job_++;
+    from.wants_logs = message.wants_logs;
+    jobs_[from.job].config = message.config.empty() ? options_.config : message.config;
     if (auto pidfd = os::open_pidfd(from.pid); pidfd.is_ok()) {
       from.pidfd = std::move(pidfd).value();
       BEELINE_RETURN_IF_ERROR(
@@ -307,8 +313,10 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
     BEELINE_ASSIGN(socket, os::listen_unix(control::link_socket(options_.session_dir, index)));
     listener.push_back(socket.get());
   }
+  const auto job = jobs_.find(from.job);
+  const auto& config = job == jobs_.end() ? options_.config : job->second.config;
   Bytes greeting = control::encode(Type::kRegistered,
-                                   control::Registered{index, session_name_, options_.session_dir, options_.config});
+                                   control::Registered{index, session_name_, options_.session_dir, config, from.job});
   if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
     from.greeting = std::move(greeting);
     from.greeting_fd = std::move(socket);
@@ -425,6 +433,11 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
       remove_node(from, message);
       return Status::ok();
     }
+    case Type::kPrestart: {
+      BEELINE_MESSAGE(Prestart);
+      pool_.prestart({false, std::move(message.env), from.job});
+      return Status::ok();
+    }
     case Type::kLinkLost: {
       BEELINE_MESSAGE(LinkLost);
       link_lost(from.index, message);
@@ -459,12 +472,31 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
 #undef BEELINE_MESSAGE
 }
 
-void Daemon::send_logs(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines) {
-  if (!options_.log_to_driver) return;
+void Daemon::end_job(JobId job) {
+  const auto found = jobs_.find(job);
+  if (found == jobs_.end()) return;
+  found->second.is_over = true;
+  pool_.end_job(job);
+  look_at_jobs_ = true;
+}
+
+void Daemon::forget_over_jobs() {
+  std::erase_if(jobs_, [this](const auto& entry) {
+    const auto& [id, job] = entry;
+    if (!job.is_over || pool_.serves_job(id) || actors_.any_of_job(id)) return false;
+    pool_.forget_job(id);
+    return true;
+  });
+}
+
+void Daemon::send_logs(const LogPump::Source& source, bool is_stderr, const std::string& lines) {
   Bytes frame;
   for (const auto& [index, connection] : processes_) {
-    if (connection->kind != control::ProcessKind::kDriver || connection->closing) continue;
-    if (frame.empty()) frame = control::encode(Type::kLogLines, control::LogLines{pid, who, is_stderr, lines});
+    if (!connection->wants_logs || connection->closing) continue;
+    if (source.job != 0 && connection->job != source.job) continue;
+    if (frame.empty()) {
+      frame = control::encode(Type::kLogLines, control::LogLines{source.pid, source.who, is_stderr, lines});
+    }
     if (!connection->greeting && !connection->socket.wants_write() && connection->held_logs.empty()) {
       send(*connection, frame);
     } else if (connection->held_log_bytes + frame.size() > kMaxHeldLogBytes) {

@@ -27,7 +27,8 @@ namespace beeline::runtime::node {
 
 class Daemon final : private PoolEvents {
  public:
-  // `driver` is the driver's connection, its first frame (the options) read; `lock` is held until the end.
+  // `driver` is the connection of the driver, or tool, that starts the session, its first frame (the options) read;
+  // `lock` is held until the end.
   static Result<std::unique_ptr<Daemon>> make(LaunchOptions options, os::FrameSocket driver, os::Fd lock);
   ~Daemon() override;
 
@@ -42,6 +43,8 @@ class Daemon final : private PoolEvents {
     ProcessIndex index = 0;  // 0: not registered
     control::ProcessKind kind = control::ProcessKind::kTool;
     WorkerToken worker = 0;
+    JobId job = 0;
+    bool wants_logs = false;
     os::Fd pidfd;  // of drivers: their children may hold the socket beyond their death
     bool closing = false;
     std::deque<Bytes> held_logs;  // for a driver that does not keep up
@@ -53,6 +56,11 @@ class Daemon final : private PoolEvents {
   // A lessee's request: its process and the number it chose.
   using LeaseKey = std::pair<ProcessIndex, LeaseId>;
   using DemandId = std::uint64_t;  // the scheduler's ticket and the pool's want
+  // What a driver started, and what that started in turn. It stays while there are workers or actors of it.
+  struct Job {
+    Bytes config;
+    bool is_over = false;  // its driver has ended
+  };
   // An actor's or a lease's way to a worker: waits for resources, then for a worker, then has both.
   struct Demand {
     DemandId id = 0;
@@ -61,6 +69,7 @@ class Daemon final : private PoolEvents {
     control::RequestLease request;  // of a lease; of an actor `scheduling` alone
     std::optional<Allocation> allocation;
     WorkerToken worker = 0;
+    JobId job = 0;
     int blocked = 0;  // threads of the worker that wait
 
     [[nodiscard]] Flavour flavour(const ActorRecord* record) const;
@@ -89,7 +98,10 @@ class Daemon final : private PoolEvents {
   Status handle(Connection& from, control::Type type, BytesView frame);
   Status register_process(Connection& from, const control::Register& message);
   void greet_drivers();
-  void send_logs(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines);
+  void end_job(JobId job);
+  void forget_over_jobs();
+  // To the job's driver; of job 0 to all.
+  void send_logs(const LogPump::Source& source, bool is_stderr, const std::string& lines);
   void reap_children();
   void turn();
 
@@ -110,7 +122,7 @@ class Daemon final : private PoolEvents {
   void dismiss(WorkerToken worker);
 
   // daemon_demands.cc
-  Demand& add_demand();
+  Demand& add_demand(JobId job);
   void request_lease(Connection& from, control::RequestLease message);
   void return_lease(Connection& from, const control::ReturnLease& message);
   void assign_lease(Demand& demand, Worker& worker);
@@ -120,7 +132,7 @@ class Daemon final : private PoolEvents {
   bool place_demands();  // whether there was something to place
   void recall_leases();
   void worker_ready(WantId want, Worker& worker) override;
-  void worker_failed(WantId want, const std::string& why) override;
+  void worker_failed(WantId want, NoWorker kind, const std::string& why) override;
   void worker_ended(const Worker& worker, const std::string& how) override;
   void retire(Worker& worker) override;
 
@@ -172,6 +184,9 @@ class Daemon final : private PoolEvents {
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
   std::map<ProcessIndex, Connection*> processes_;
   std::vector<std::uint64_t> closing_;
+  JobId next_job_ = 1;
+  std::map<JobId, Job> jobs_;
+  bool look_at_jobs_ = false;  // one may have lost what kept it
   bool draining_ = false;
 
   Scheduler scheduler_;

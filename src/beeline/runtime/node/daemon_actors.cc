@@ -71,12 +71,13 @@ void Daemon::create_actor(Connection& from, control::CreateActor message) {
     return;
   }
   ++counters_["actors_created"];
+  (*created)->job = from.job;
   expect_group(from, (*created)->create.scheduling.group);
   const auto* record = actors_.find(actor);
   // What was read on the way may have ended it.
   if (record == nullptr || record->is_dead()) return answer(Status::ok());
   const auto& create = record->create;
-  auto& demand = add_demand();
+  auto& demand = add_demand(from.job);
   demand.request.scheduling = create.scheduling;
   const auto status = scheduler_.request(demand.id, create.resources, create.creation_resources, create.scheduling);
   answer(status);
@@ -91,7 +92,7 @@ void Daemon::create_actor(Connection& from, control::CreateActor message) {
 void Daemon::place_actor(ActorId actor) {
   const auto* record = actors_.find(actor);
   if (record == nullptr || record->state != ActorState::kRestarting) return;
-  auto& demand = add_demand();
+  auto& demand = add_demand(record->job);
   demand.actor = actor;
   demand.request.scheduling = record->create.scheduling;
   demand_of_actor_[actor] = demand.id;

@@ -16,25 +16,26 @@ constexpr Nanos kLastRecallDelay = std::chrono::seconds(1);
 }  // namespace
 
 Flavour Daemon::Demand::flavour(const ActorRecord* record) const {
-  if (record != nullptr) return {record->create.wants_torch, record->create.env};
-  return {request.wants_torch, request.env};
+  if (record != nullptr) return {record->create.wants_torch, record->create.env, job};
+  return {request.wants_torch, request.env, job};
 }
 
 control::WorkPlace Daemon::Demand::place(const Scheduling& scheduling) const {
   return {allocation->node, scheduling.group, scheduling.capture};
 }
 
-Daemon::Demand& Daemon::add_demand() {
+Daemon::Demand& Daemon::add_demand(JobId job) {
   const DemandId id = next_demand_++;
   auto& demand = demands_[id];
   demand.id = id;
+  demand.job = job;
   return demand;
 }
 
 void Daemon::request_lease(Connection& from, control::RequestLease message) {
   const LeaseKey key(from.index, message.lease);
   expect_group(from, message.scheduling.group);
-  auto& demand = add_demand();
+  auto& demand = add_demand(from.job);
   const auto status = demand_of_lease_.contains(key)
                           ? Status(Code::kAlreadyExists, "lease " + std::to_string(message.lease) + " exists already")
                           : scheduler_.request(demand.id, message.resources, {}, message.scheduling);
@@ -151,17 +152,23 @@ void Daemon::assign_lease(Demand& demand, Worker& worker) {
   ++counters_["leases_granted"];
 }
 
-void Daemon::worker_failed(WantId want, const std::string& why) {
+void Daemon::worker_failed(WantId want, NoWorker kind, const std::string& why) {
   const auto found = demands_.find(want);
   if (found == demands_.end()) return;  // withdrawn by what was reported before
   const auto& demand = found->second;
-  if (demand.actor != 0) return end_actor(demand.actor, control::DeathCause::kWorkerDied, why);
+  const bool lacks_environment = kind == NoWorker::kNoEnvironment;
+  if (demand.actor != 0) {
+    return end_actor(demand.actor,
+                     lacks_environment ? control::DeathCause::kNoEnvironment : control::DeathCause::kWorkerDied, why);
+  }
+  const auto code = lacks_environment ? Code::kUnsupported : Code::kSystem;
   send(demand.lease.first, Type::kLeaseFailed,
-       control::LeaseFailed{demand.lease.second, static_cast<std::uint8_t>(Code::kSystem), why});
+       control::LeaseFailed{demand.lease.second, static_cast<std::uint8_t>(code), why});
   withdraw(want);
 }
 
 void Daemon::worker_ended(const Worker& worker, const std::string& how) {
+  look_at_jobs_ = true;
   if (Connection* connection = find(worker.index)) {
     read_frames(*connection);  // its last words: an actor that exits on purpose says so
     close_later(*connection);

@@ -21,7 +21,7 @@ constexpr auto kGiveUp = std::chrono::milliseconds(1700);  // processes that not
 }  // namespace
 
 bool Daemon::is_used_beside(const Connection* leaving) const {
-  if (actors_.any_detached()) return true;
+  if (options_.lasting || actors_.any_detached()) return true;
   return std::any_of(connections_.begin(), connections_.end(), [leaving](const auto& entry) {
     const Connection& connection = *entry.second;
     return connection.kind == control::ProcessKind::kDriver && !connection.closing && &connection != leaving;

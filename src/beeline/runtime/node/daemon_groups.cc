@@ -74,7 +74,7 @@ void Daemon::create_group(Connection& from, control::CreateGroup message) {
     const std::string text = "placement group " + text_of(group) +
                              (create.name.empty() ? "" : " '" + create.name + "'") + " waits: " + lack + "\n";
     std::fprintf(stderr, "beelined: %s", text.c_str());
-    send_logs(static_cast<std::int32_t>(::getpid()), "beelined", true, text);
+    send_logs({static_cast<std::int32_t>(::getpid()), 0, "beelined"}, true, text);
   }
 }
 

@@ -62,10 +62,12 @@ control::State Daemon::state(std::uint64_t request) {
         {node, node_id(node), about.is_alive, about.labels, to_resources(about.total), scheduler_.available(node)});
   }
   state.counters = counters_;
-  const auto& pool = pool_.counters();
+  const auto pool = pool_.counters();
   state.counters["workers_started"] = pool.workers_started;
   state.counters["worker_start_failures"] = pool.worker_start_failures;
   state.counters["zygote_restarts"] = pool.zygote_restarts;
+  state.counters["environments_made"] = pool.environments_made;
+  state.counters["environment_failures"] = pool.environment_failures;
   state.counters["log_bytes_lost"] = logs_.lost_bytes();
   return state;
 }

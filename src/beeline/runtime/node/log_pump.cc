@@ -27,8 +27,9 @@ void keep_tail(std::string& tail, const std::string& text) {
 LogPump::LogPump(os::EventLoop& loop, std::string log_dir, std::uint64_t max_file_bytes, Sink sink)
     : loop_(loop), log_dir_(std::move(log_dir)), max_file_bytes_(max_file_bytes), sink_(std::move(sink)) {}
 
-Result<LogPump::Ends> LogPump::open(std::uint64_t worker) {
+Result<LogPump::Ends> LogPump::open(std::uint64_t worker, JobId job) {
   Ends ends;
+  workers_[worker].source.job = job;
   for (const int which : {0, 1}) {
     std::array<int, 2> fds{};
     if (::pipe2(fds.data(), O_CLOEXEC) != 0) return Status::from_errno("make a pipe for a worker's output", errno);
@@ -47,8 +48,8 @@ Status LogPump::watch(std::uint64_t worker, int which) {
 
 void LogPump::name(std::uint64_t worker, std::int32_t pid) {
   const auto found = workers_.find(worker);
-  if (found == workers_.end() || found->second.pid != 0) return;
-  found->second.pid = pid;
+  if (found == workers_.end() || found->second.source.pid != 0) return;
+  found->second.source.pid = pid;
   for (const int which : {0, 1}) {
     const auto lines = std::exchange(found->second.pipes[which].unnamed, {});
     if (!lines.empty()) append_to_file(found->second, which, found->second.pipes[which], lines);
@@ -58,7 +59,7 @@ void LogPump::name(std::uint64_t worker, std::int32_t pid) {
 void LogPump::label(std::uint64_t worker, std::string who) {
   if (const auto found = workers_.find(worker); found != workers_.end()) {
     drain(worker);  // what it has written so far belongs to the label before
-    found->second.who = std::move(who);
+    found->second.source.who = std::move(who);
   }
 }
 
@@ -94,18 +95,18 @@ void LogPump::emit(std::uint64_t worker, int which, const std::string& lines) {
   auto& entry = workers_.at(worker);
   auto& pipe = entry.pipes[which];
   keep_tail(pipe.tail, lines);
-  if (entry.pid == 0) {
+  if (entry.source.pid == 0) {
     keep_tail(pipe.unnamed, lines);
   } else {
     append_to_file(entry, which, pipe, lines);
   }
-  sink_(entry.pid, entry.who, which == 1, lines);
+  sink_(entry.source, which == 1, lines);
 }
 
 void LogPump::append_to_file(const Worker& worker, int which, Pipe& pipe, const std::string& lines) {
   if (pipe.file_bytes >= max_file_bytes_) return;
   if (!pipe.file.is_open()) {
-    const std::string path = log_dir_ + "/worker-" + std::to_string(worker.pid) + (which == 0 ? ".out" : ".err");
+    const std::string path = log_dir_ + "/worker-" + std::to_string(worker.source.pid) + (which == 0 ? ".out" : ".err");
     pipe.file = os::Fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   }
   // A full disk costs the copy in the file; the lines go to the driver all the same.
@@ -113,7 +114,7 @@ void LogPump::append_to_file(const Worker& worker, int which, Pipe& pipe, const 
   if (written != static_cast<ssize_t>(lines.size())) {
     const std::string why = std::strerror(written < 0 ? errno : ENOSPC);
     if (lost_bytes_ == 0) {
-      sink_(worker.pid, worker.who, true,
+      sink_(worker.source, true,
             "[beeline: log files under " + log_dir_ + " cannot be written (" + why +
                 "): what workers print reaches the driver only; free space there, or set BEELINE_TMPDIR]\n");
     }

@@ -9,6 +9,7 @@
 
 #include "beeline/os/epoll.h"
 #include "beeline/os/fd.h"
+#include "beeline/runtime/control.h"
 
 namespace beeline::runtime::node {
 
@@ -19,8 +20,14 @@ class LogPump {
   // Longer lines are split; the last, unfinished line is handed on at the pipe's end.
   static constexpr std::size_t kMaxLine = 64 * 1024;
 
-  // Called with whole lines ("a\nb\n") of the process `pid`; `who` is the label it had then.
-  using Sink = std::function<void(std::int32_t pid, const std::string& who, bool is_stderr, const std::string& lines)>;
+  // Whose lines they are.
+  struct Source {
+    std::int32_t pid = 0;
+    JobId job = 0;    // whose driver they are for
+    std::string who;  // the label it has
+  };
+  // Called with whole lines ("a\nb\n").
+  using Sink = std::function<void(const Source& source, bool is_stderr, const std::string& lines)>;
 
   LogPump(os::EventLoop& loop, std::string log_dir, std::uint64_t max_file_bytes, Sink sink);
 
@@ -29,7 +36,7 @@ class LogPump {
     os::Fd err;
   };
   // Makes the pipes of a worker and returns the ends to write to.
-  Result<Ends> open(std::uint64_t worker);
+  Result<Ends> open(std::uint64_t worker, JobId job);
   // The files are named by pid, which is not known at first; what came before is kept.
   void name(std::uint64_t worker, std::int32_t pid);
   // What the worker is now, for people.
@@ -54,8 +61,7 @@ class LogPump {
   };
   struct Worker {
     Pipe pipes[2];  // out, err
-    std::int32_t pid = 0;
-    std::string who;
+    Source source;
     bool ended = false;
   };
 

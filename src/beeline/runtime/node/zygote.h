@@ -20,17 +20,27 @@ struct Zygote {
   bool ready = false;
 };
 
-// Starts the base zygote: `options.zygote_command` with the session's environment, its socket as descriptor 3.
-Result<Zygote> spawn_zygote(const LaunchOptions& options);
+// The command `options.zygote_command` with another interpreter in the place of its own; an empty one changes nothing.
+std::vector<std::string> zygote_command(const LaunchOptions& options, const std::vector<std::string>& interpreter);
+
+// Starts a base zygote by this command with the session's environment, its socket as descriptor 3.
+Result<Zygote> spawn_zygote(const LaunchOptions& options, const std::vector<std::string>& command);
 
 // Starts one worker in an interpreter of its own, for an environment that libraries read when they are loaded:
-// `options.zygote_command` with `--worker <token>`; or the program that the environment names, which is no Python.
-Result<pid_t> spawn_fresh_worker(const LaunchOptions& options, std::uint64_t token,
-                                 const std::map<std::string, std::string>& env, int out, int err);
+// the zygote's command with `--worker <token>`; or the program that the environment names, which is no Python.
+Result<pid_t> spawn_fresh_worker(const LaunchOptions& options, std::vector<std::string> command, std::uint64_t token,
+                                 const Variables& env, int out, int err);
+
+// Starts what makes a virtual environment, `options.venv_command`, in a process group of its own; it answers by
+// `socket`, its descriptor 3.
+Result<pid_t> spawn_venv_maker(const LaunchOptions& options, const Variables& env, int out, int err, int socket);
 
 // True when one of the variables has its effect at the start of a process or when a library is loaded: setting it
 // in a forked worker would be too late.
-bool needs_fresh_interpreter(const std::map<std::string, std::string>& env);
+bool needs_fresh_interpreter(const Variables& env);
+
+// The name of the virtual environment that a worker with these variables runs in, "" for none.
+std::string venv_of(const Variables& env);
 
 // What zygotes have written last, for error messages.
 std::string zygote_log_tail(const LaunchOptions& options);
