@@ -275,6 +275,21 @@ def cancel(ref: ObjectRef, force: bool, recursive: bool) -> None: ...
 def node_state() -> dict[str, Any]: ...  # control::State as dicts
 def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes and objects by path
 
+# ----- metrics of the program ---------------------------------------------------------------------------------------
+
+def metric_series(
+    kind: int, name: str, description: str, bounds: Sequence[float], tags: Sequence[tuple[str, str]]
+) -> int:
+    """The number of a series, made if need be. kind: 0 counter, 1 gauge, 2 histogram; bounds ascend, tags are sorted.
+
+    Raises ValueError where the name is that of another kind, ObjectStoreFullError where there is no room for one more.
+    """
+
+def metric_add(series: int, amount: float) -> None: ...
+def metric_set(series: int, value: float) -> None: ...
+def metric_observe(series: int, value: float) -> None: ...
+def read_metrics(path: str) -> dict[str, Any] | None: ...  # a file of any process; None: it is not there (any more)
+
 # ----- placement groups and nodes -----------------------------------------------------------------------------------
 #
 # `scheduling` of a function or actor, all optional: policy (0 first fit, 1 spread, 2 one node), node (number), soft,

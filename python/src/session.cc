@@ -13,6 +13,7 @@
 
 #include "beeline/os/fork_count.h"
 #include "dicts.h"
+#include "metrics.h"
 #include "values.h"
 
 namespace beeline::python {
@@ -73,6 +74,7 @@ nb::dict start_session(const nb::dict& options) {
   watch_publications(*the_process);
   the_process->collect = collection_of;
   heed_signals(*the_process);
+  expose_metrics();
   return session_facts(*the_process);
 }
 
@@ -94,6 +96,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
 void stop() {
   runtime::Process* leaving = process_or_null();
   if (leaving == nullptr) return;
+  hide_metrics();
   {
     nb::gil_scoped_release released;
     leaving->stop();
