@@ -21,11 +21,15 @@ _streams.install()
 _hooks.install()
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib import metadata
 
         return metadata.version("beeline")
+    if name == "timeline":
+        from beeline.util.state.timeline import timeline
+
+        return timeline
     raise AttributeError(f"module 'beeline' has no attribute '{name}'")
 
 
@@ -54,6 +58,7 @@ __all__ = [
     "remote_function",
     "runtime_context",
     "shutdown",
+    "timeline",
     "util",
     "wait",
 ]

@@ -1,4 +1,6 @@
-"""The command line: `beeline status | stop | doctor | run | top | paths | timeline | bench | metrics`."""
+"""The command line: `beeline status | list | get | summary | memory | transfers | logs | stop | doctor | run`, and
+`top | paths | timeline | bench | metrics`.
+"""
 
 from beeline.cli.commands import main
 

@@ -23,7 +23,7 @@ dropped: dict[str, int] = {}
 
 
 class Metric:
-    """What the three have in common. A metric of the same name and tags elsewhere in the process has the same values."""
+    """What the three have in common. Metrics of one name and the same tags have the same values, within a process."""
 
     _kind: ClassVar[int] = -1
 

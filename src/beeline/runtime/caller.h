@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "beeline/runtime/call_history.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/runtime/streams.h"
@@ -25,9 +26,11 @@ struct Shape;
 struct ActorTarget;
 
 struct CallOptions {
-  const std::string* name = nullptr;  // "Counter.incr", for people; interned
-  std::string method;                 // of an actor; empty for functions
-  std::uint64_t function = 0;         // key of the blob
+  const std::string* name = nullptr;           // "Counter.incr", or what the program calls it; for people; interned
+  const std::string* function_name = nullptr;  // what it runs, whatever it is called; null: as its name
+  const std::string* call_site = nullptr;      // where it is made, if that is recorded
+  std::string method;                          // of an actor; empty for functions
+  std::uint64_t function = 0;                  // key of the blob
   std::uint32_t return_count = 1;
   std::int8_t mode = 0;
   std::uint8_t flags = 0;    // CallFlag
@@ -62,6 +65,7 @@ struct OutgoingCall {
   std::uint32_t attempt = 0;
   std::int32_t retries_left = 0;
   ProcessIndex sent_to = 0;  // 0: queued here
+  ProcessIndex worker = 0;   // where it was sent last
   bool cancelled = false;
   std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;
@@ -153,6 +157,22 @@ class Caller {
 
   [[nodiscard]] std::uint64_t stale_results() const { return stale_results_; }
 
+  // Calls that are not over.
+  template <typename Visit>
+  void for_each_call(Visit&& visit) const {
+    for (const auto& [id, actor] : actors_) {
+      for (const OutgoingCall* call : actor->queued) visit(*call);
+      for (const OutgoingCall* call : actor->in_flight) visit(*call);
+    }
+    for (const auto& shape : shapes_) {
+      for (const OutgoingCall* call : shape->queued) visit(*call);
+      for (const auto& [id, lease] : shape->leases) {
+        for (const OutgoingCall* call : lease.in_flight) visit(*call);
+      }
+    }
+  }
+  [[nodiscard]] const CallHistory& history() const { return history_; }
+
  private:
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
@@ -174,7 +194,9 @@ class Caller {
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);
-  bool retry(OutgoingCall& call);
+  bool retry(OutgoingCall& call, const store::Payload& error);
+  // An attempt was lost with its worker; another one follows.
+  void note_lost_attempt(const OutgoingCall& call, store::ErrorKind kind, const std::string& reason);
   void start_over(OutgoingCall& call);
   void unlink(OutgoingCall& call);
   [[nodiscard]] store::PayloadPtr death_of(const ActorTarget& actor, const std::string& call_name) const;
@@ -187,6 +209,7 @@ class Caller {
   std::unordered_map<std::uint64_t, std::string> functions_;
   LeaseId next_lease_ = 1;
   std::uint64_t stale_results_ = 0;
+  CallHistory history_;
   Bytes scratch_;
 };
 

@@ -30,15 +30,16 @@ class Watcher {
 
 struct Entry {
   ObjectId id;
-  std::uint32_t local = 0;                // holds in this process: Python references, calls, values that contain it
-  bool borrowed = false;                  // foreign: the owner knows that we hold it
-  bool subscribed = false;                // foreign: the owner was asked for the value
-  bool doomed = false;                    // nobody holds it; goes at the next reap()
-  PayloadPtr payload;                     // set once; the object is ready
-  const std::string* name = nullptr;      // of the task that makes it, for people; interned
-  void* producer = nullptr;               // own, pending: the caller's record of the call that makes it
-  std::vector<ProcessIndex> borrowers;    // own
-  std::vector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced
+  std::uint32_t local = 0;                 // holds in this process: Python references, calls, values that contain it
+  bool borrowed = false;                   // foreign: the owner knows that we hold it
+  bool subscribed = false;                 // foreign: the owner was asked for the value
+  bool doomed = false;                     // nobody holds it; goes at the next reap()
+  PayloadPtr payload;                      // set once; the object is ready
+  const std::string* name = nullptr;       // of the task that makes it, for people; interned
+  const std::string* call_site = nullptr;  // where the program asked for it, if that is recorded; interned
+  void* producer = nullptr;                // own, pending: the caller's record of the call that makes it
+  std::vector<ProcessIndex> borrowers;     // own
+  std::vector<ProcessIndex> subscribers;   // own: told when it is ready, or replaced
   std::vector<Watcher*> watchers;
 
   [[nodiscard]] bool ready() const { return payload != nullptr; }
