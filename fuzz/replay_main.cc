@@ -7,6 +7,7 @@
 
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
+#include "beeline/runtime/metrics.h"
 #include "beeline/store/payload.h"
 #include "beeline/transfer/counters.h"
 #include "beeline/transfer/descriptor.h"
@@ -43,6 +44,18 @@ std::vector<Bytes> seeds() {
   create.resources = {{"CPU", 1}};
   inputs.push_back(encode(beeline::runtime::control::Type::kCreateActor, create));
   inputs.push_back(encode(beeline::runtime::control::Type::kState, beeline::runtime::control::State{}));
+  {
+    Writer writer(inputs.emplace_back());
+    writer.write(beeline::runtime::kMetricsMagic);
+    writer.write(beeline::runtime::kMetricsVersion);
+    for (int i = 0; i < 3; ++i) writer.write(std::uint32_t{1});
+    writer.write(std::int64_t{1});
+    for (const std::uint64_t number : {136, 0, 0, 0}) writer.write(number);  // 64 bytes, and one series
+    writer.write(beeline::runtime::SeriesHeader{72, 24, 1, 2, {}});
+    for (int i = 0; i < 4; ++i) writer.write(1.0);  // a bound, two counters, the sum
+    for (const char* text : {"name", "", "a", "b"}) writer.write_string(text);
+    writer.append(beeline::as_bytes({"\0\0", 2}));
+  }
   {
     Writer writer(inputs.emplace_back());
     writer.write(beeline::runtime::Hello{});

@@ -13,6 +13,7 @@
 #include "beeline/ring/ring.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
+#include "beeline/runtime/metrics.h"
 #include "beeline/store/payload.h"
 #include "beeline/transfer/address.h"
 #include "beeline/transfer/counters.h"
@@ -216,6 +217,16 @@ void counters(BytesView input) {
     BEELINE_CHECK(static_cast<std::size_t>(row.operation) < transfer::kCountedOperations &&
                       row.size_class < transfer::kSizeClasses && row.path.size() <= sizeof(transfer::CounterRow::path),
                   "a row is of a kind that there is");
+  }
+}
+
+void metrics(BytesView input) {
+  const auto reading = runtime::decode_metrics(input);
+  if (!reading.is_ok()) return;
+  for (const auto& series : reading->series) {
+    const bool is_histogram = series.kind == runtime::MetricKind::kHistogram;
+    BEELINE_CHECK(series.counts.size() == (is_histogram ? series.bounds.size() + 1 : 0),
+                  "a histogram has a counter for each bound, and one more");
   }
 }
 

@@ -15,6 +15,7 @@ void descriptor(BytesView input);       // transfer/descriptor.h
 void descriptor_json(BytesView input);  // likewise
 void agent(BytesView input);            // transfer/address.h and messages.h
 void counters(BytesView input);         // transfer/counters.h: a file of counters
+void metrics(BytesView input);          // runtime/metrics.h: a file of metrics
 void opening(BytesView input);          // transport/tcp/opening.h: either side of one
 void keys(BytesView input);             // what back ends tell peers of their engines, and of memory
 void nccl(BytesView input);             // transport/nccl/opening.h and messages.h
@@ -33,6 +34,7 @@ inline constexpr Target kTargets[] = {{"ring_records", ring_records},
                                       {"descriptor_json", descriptor_json},
                                       {"agent", agent},
                                       {"counters", counters},
+                                      {"metrics", metrics},
                                       {"opening", opening},
                                       {"keys", keys},
                                       {"nccl", nccl},

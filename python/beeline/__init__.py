@@ -22,11 +22,15 @@ _streams.install()
 _hooks.install()
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib import metadata
 
         return metadata.version("beeline")
+    if name == "timeline":
+        from beeline.util.state.timeline import timeline
+
+        return timeline
     raise AttributeError(f"module 'beeline' has no attribute '{name}'")
 
 
@@ -57,6 +61,7 @@ __all__ = [
     "runtime_context",
     "runtime_env",
     "shutdown",
+    "timeline",
     "util",
     "wait",
 ]

@@ -65,10 +65,14 @@ def session_error() -> str | None:
 
 def live_sessions() -> list[str]: ...  # directories of this user's sessions on this machine
 def remove_stale_sessions() -> dict[str, int]: ...  # what dead sessions left: {directories, processes}
-def session_state(session_dir: str) -> dict[str, Any]:
-    """As node_state(), of any session, and what each process holds and has moved: `usage` of its row, empty where it
-    did not answer within half a second.
-    """
+
+PART_USAGE: int  # parts of the state that are told on request, to be added
+PART_TASKS: int
+PART_OBJECTS: int
+PART_GROUPS: int
+
+def session_state(session_dir: str, parts: int = ..., limit: int = 0, within_s: float = 0.0) -> dict[str, Any]:
+    """As node_state(), of any session, by default with what each process holds and has moved: `usage` of its row."""
 
 def stop_session(session_dir: str, timeout_s: float) -> bool: ...  # False: it has not ended in time
 def set_hooks(hooks: Any) -> None:
@@ -227,7 +231,8 @@ class ActorCall:
         self,
         actor: ActorRef,
         method: str,
-        name: str,  # "Counter.incr", for people
+        name: str,  # "Counter.incr", or what the program calls the task
+        function_name: str,  # "Counter.incr"
         num_returns: int,  # >= 0; 1 where it yields
         mode: int,  # -1: as the actor's class declares; 0, 1, 2 as for dumps
         max_task_retries: int,  # -1: without bound
@@ -251,6 +256,7 @@ class FunctionCall:
         self,
         blob: bytes,  # cloudpickled function
         name: str,  # of the task
+        function_name: str,
         num_returns: int,
         resources: dict[str, float],
         mode: int,
@@ -288,8 +294,28 @@ def list_named_actors(namespace: str, all_namespaces: bool) -> list[tuple[str, s
 def kill_actor(actor: ActorRef, no_restart: bool) -> None: ...
 def actor_state(actor: ActorRef) -> dict[str, Any]: ...  # {state, pid, incarnation, message}
 def cancel(ref: ObjectRef, force: bool, recursive: bool) -> None: ...
-def node_state() -> dict[str, Any]: ...  # control::State as dicts
+def node_state(parts: int = 0, limit: int = 0, within_s: float = 0.0) -> dict[str, Any]:
+    """control::State as dicts, with more of it by `parts`: PART_USAGE, PART_TASKS, PART_OBJECTS (of each process),
+    PART_GROUPS. limit: rows of each kind from one process. within_s: how long processes may take, 0: half a second;
+    one that does not answer is `unanswered`.
+    """
+
 def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes and objects by path
+
+# ----- metrics of the program ---------------------------------------------------------------------------------------
+
+def metric_series(
+    kind: int, name: str, description: str, bounds: Sequence[float], tags: Sequence[tuple[str, str]]
+) -> int:
+    """The number of a series, made if need be. kind: 0 counter, 1 gauge, 2 histogram; bounds ascend, tags are sorted.
+
+    Raises ValueError where the name is that of another kind, ObjectStoreFullError where there is no room for one more.
+    """
+
+def metric_add(series: int, amount: float) -> None: ...
+def metric_set(series: int, value: float) -> None: ...
+def metric_observe(series: int, value: float) -> None: ...
+def read_metrics(path: str) -> dict[str, Any] | None: ...  # a file of any process; None: it is not there (any more)
 
 # ----- placement groups and nodes -----------------------------------------------------------------------------------
 #

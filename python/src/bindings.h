@@ -14,6 +14,8 @@ void bind_worker(nb::module_& m);
 void bind_groups(nb::module_& m);
 void bind_transfer(nb::module_& m);
 void bind_transfer_counters(nb::module_& m);
+void bind_metrics(nb::module_& m);
+void bind_state(nb::module_& m);
 void bind_devices(nb::module_& m);
 void bind_installed_engines(nb::module_& m);
 void bind_python_transports(nb::module_& m);

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.h"
+#include "call_site.h"
 #include "dicts.h"
 #include "groups.h"
 #include "hash.h"
@@ -91,11 +92,12 @@ bool is_true(nb::handle value) {
 
 class ActorCall {
  public:
-  ActorCall(nb::object actor, const std::string& method, const std::string& name, std::uint32_t num_returns, int mode,
-            std::int32_t max_task_retries, nb::object retry_exceptions, std::uint32_t concurrency_group,
-            std::int64_t max_pending_calls, int yields, std::uint32_t window)
+  ActorCall(nb::object actor, const std::string& method, const std::string& name, const std::string& function_name,
+            std::uint32_t num_returns, int mode, std::int32_t max_task_retries, nb::object retry_exceptions,
+            std::uint32_t concurrency_group, std::int64_t max_pending_calls, int yields, std::uint32_t window)
       : actor_(std::move(actor)), max_pending_calls_(max_pending_calls) {
     options_.name = process().intern(name);
+    options_.function_name = process().intern(function_name);
     options_.method = process().intern(method);
     options_.return_count = num_returns;
     options_.mode = static_cast<std::int8_t>(mode);
@@ -125,6 +127,7 @@ class ActorCall {
     }
     std::vector<store::Entry*> dependencies;
     auto payload = to_call_payload(args, kwargs, dependencies);
+    options_.call_site = call_site("(actor call)");
     return returns_of(options_, running.call_actor(target, options_, std::move(payload), dependencies));
   }
 
@@ -137,11 +140,12 @@ class ActorCall {
 
 class FunctionCall {
  public:
-  FunctionCall(nb::bytes blob, const std::string& name, std::uint32_t num_returns,
+  FunctionCall(nb::bytes blob, const std::string& name, const std::string& function_name, std::uint32_t num_returns,
                const std::map<std::string, double>& resources, int mode, std::int32_t max_retries,
                nb::object retry_exceptions, bool wants_torch, const std::map<std::string, std::string>& env,
                std::uint64_t max_calls, nb::handle scheduling, int yields, std::uint32_t window)
       : name_(name),
+        function_name_(function_name),
         resources_(resources),
         wants_torch_(wants_torch),
         env_(env),
@@ -164,18 +168,20 @@ class FunctionCall {
     auto& running = process();
     if (&running != bound_to_) {
       options_.name = running.intern(name_);
+      options_.function_name = running.intern(function_name_);
       running.define_function(options_.function, definition_);
       shape_ = &running.shape(resources_, wants_torch_, env_, scheduling_, name_);
       bound_to_ = &running;
     }
     std::vector<store::Entry*> dependencies;
     auto payload = to_call_payload(args, kwargs, dependencies);
+    options_.call_site = call_site("(task call)");
     return returns_of(options_, running.call_function(*shape_, options_, std::move(payload), dependencies));
   }
 
  private:
   std::string definition_;
-  std::string name_;
+  std::string name_, function_name_;
   std::map<std::string, double> resources_;
   bool wants_torch_;
   std::map<std::string, std::string> env_;
@@ -250,25 +256,6 @@ nb::dict actor_state(const ActorRef& actor) {
                  update.incarnation, "message", update.message);
 }
 
-nb::dict describe(const runtime::control::State& state) {
-  const auto actors = list_of(state.actors, [](const auto& row) {
-    return dict_of("actor_id", row.actor, "class_name", row.class_name, "name", row.name, "namespace", row.name_space,
-                   "state", row.state, "pid", row.pid, "incarnation", row.incarnation, "resources", row.resources);
-  });
-  const auto processes = list_of(state.processes, [](const auto& row) {
-    return dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes", row.pss_bytes,
-                   "usage", row.usage);
-  });
-  const auto nodes = list_of(state.nodes, [](const auto& row) {
-    return dict_of("node", row.node, "id", row.id, "alive", row.alive, "labels", row.labels, "total", row.total,
-                   "available", row.available);
-  });
-  return dict_of("session_name", state.session_name, "uptime_s", state.uptime_s, "total", state.total, "available",
-                 state.available, "actors", actors, "processes", processes, "pending_actors", state.pending_actors,
-                 "pending_leases", state.pending_leases, "pending_groups", state.pending_groups, "counters",
-                 state.counters, "nodes", nodes);
-}
-
 }  // namespace
 
 void bind_calls(nb::module_& m) {
@@ -279,19 +266,19 @@ void bind_calls(nb::module_& m) {
       "restore_actor", [](std::uint64_t id, nb::object life) { return new ActorRef(id, std::move(life)); },
       nb::arg("actor_id"), nb::arg("lifetime").none(), nb::rv_policy::take_ownership);
   nb::class_<ActorCall>(m, "ActorCall", nb::dynamic_attr())
-      .def(nb::init<nb::object, std::string, const std::string&, std::uint32_t, int, std::int32_t, nb::object,
-                    std::uint32_t, std::int64_t, int, std::uint32_t>(),
-           nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("num_returns"), nb::arg("mode"),
-           nb::arg("max_task_retries"), nb::arg("retry_exceptions"), nb::arg("concurrency_group"),
+      .def(nb::init<nb::object, std::string, const std::string&, const std::string&, std::uint32_t, int, std::int32_t,
+                    nb::object, std::uint32_t, std::int64_t, int, std::uint32_t>(),
+           nb::arg("actor"), nb::arg("method"), nb::arg("name"), nb::arg("function_name"), nb::arg("num_returns"),
+           nb::arg("mode"), nb::arg("max_task_retries"), nb::arg("retry_exceptions"), nb::arg("concurrency_group"),
            nb::arg("max_pending_calls"), nb::arg("yields"), nb::arg("window"))
       .def("set_signature", &ActorCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &ActorCall::remote);
   nb::class_<FunctionCall>(m, "FunctionCall", nb::dynamic_attr())
-      .def(nb::init<nb::bytes, const std::string&, std::uint32_t, const std::map<std::string, double>&, int,
-                    std::int32_t, nb::object, bool, const std::map<std::string, std::string>&, std::uint64_t,
-                    nb::handle, int, std::uint32_t>(),
-           nb::arg("blob"), nb::arg("name"), nb::arg("num_returns"), nb::arg("resources"), nb::arg("mode"),
-           nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"),
+      .def(nb::init<nb::bytes, const std::string&, const std::string&, std::uint32_t,
+                    const std::map<std::string, double>&, int, std::int32_t, nb::object, bool,
+                    const std::map<std::string, std::string>&, std::uint64_t, nb::handle, int, std::uint32_t>(),
+           nb::arg("blob"), nb::arg("name"), nb::arg("function_name"), nb::arg("num_returns"), nb::arg("resources"),
+           nb::arg("mode"), nb::arg("max_retries"), nb::arg("retry_exceptions"), nb::arg("wants_torch"), nb::arg("env"),
            nb::arg("max_calls"), nb::arg("scheduling").none(), nb::arg("yields"), nb::arg("window"))
       .def("set_signature", &FunctionCall::set_signature, nb::arg("least"), nb::arg("most"), nb::arg("check"))
       .def("remote", &FunctionCall::remote);
@@ -327,23 +314,6 @@ void bind_calls(nb::module_& m) {
                                                   "); use kill() to end the actor");
     }
     process().cancel(ref.entry(), force, recursive);
-  });
-  m.def("node_state", [] {
-    auto& running = process();
-    auto state = [&] {
-      nb::gil_scoped_release released;
-      return running.node_state();
-    }();
-    if (!state) raise_status(state.status(), "ask for the node's state");
-    return describe(state.value());
-  });
-  m.def("session_state", [](const std::string& session_dir) {
-    auto state = [&] {
-      nb::gil_scoped_release released;
-      return runtime::session_state(session_dir, Deadline::after(std::chrono::seconds(10)));
-    }();
-    if (!state) raise_status(state.status(), "ask for the state of " + session_dir);
-    return describe(state.value());
   });
   m.def("stop_session", [](const std::string& session_dir, double timeout_s) {
     const auto status = [&] {

@@ -45,6 +45,8 @@ NB_MODULE(_core, m) {
   beeline::python::bind_groups(m);
   beeline::python::bind_transfer(m);
   beeline::python::bind_transfer_counters(m);
+  beeline::python::bind_metrics(m);
+  beeline::python::bind_state(m);
   beeline::python::bind_devices(m);
   beeline::python::bind_installed_engines(m);
   beeline::python::bind_python_transports(m);

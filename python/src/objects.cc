@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "bindings.h"
+#include "call_site.h"
 #include "dicts.h"
 
 namespace beeline::python {
@@ -41,6 +42,8 @@ memory::PublicationId publication_of(std::uint64_t number) {
   return {static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number >> 32)};
 }
 
+}  // namespace
+
 std::string hex(std::string_view bytes) {
   static constexpr char kDigits[] = "0123456789abcdef";
   std::string out;
@@ -51,6 +54,8 @@ std::string hex(std::string_view bytes) {
   }
   return out;
 }
+
+namespace {
 
 void init_ref(Ref* self, nb::bytes binary) {
   const auto id = id_of_binary({binary.c_str(), binary.size()});
@@ -117,7 +122,8 @@ nb::list wait(nb::handle refs, std::size_t num_returns, std::optional<double> ti
 Ref* put(nb::handle value, int mode) {
   drop_retired_values();
   static const std::string* const kName = nullptr;
-  return new Ref(*process().put(to_payload(value, static_cast<runtime::Mode>(mode)), kName));
+  const auto* site = call_site("(put object)");
+  return new Ref(*process().put(to_payload(value, static_cast<runtime::Mode>(mode)), kName, site));
 }
 
 // Objects that became ready, for an event loop (through an eventfd) or a thread that waits on it.
@@ -197,9 +203,12 @@ class CompletionQueue {
 }  // namespace
 
 std::string binary_of(const store::ObjectId& id) {
+  return binary_of(id, process_or_null() != nullptr ? process().registered().session_name : std::string());
+}
+
+std::string binary_of(const store::ObjectId& id, const std::string& session) {
   std::string out(kBinarySize, '\0');
   std::memcpy(out.data(), &id, sizeof id);
-  const auto session = process_or_null() != nullptr ? process().registered().session_name : std::string();
   const auto tag = std::hash<std::string>{}(session);
   std::memcpy(out.data() + sizeof id, &tag, sizeof tag);
   return out;

@@ -13,6 +13,7 @@
 
 #include "beeline/os/fork_count.h"
 #include "dicts.h"
+#include "metrics.h"
 #include "values.h"
 
 namespace beeline::python {
@@ -71,6 +72,7 @@ nb::dict adopt(std::unique_ptr<runtime::Process> started) {
   watch_publications(*the_process);
   the_process->collect = collection_of;
   heed_signals(*the_process);
+  expose_metrics();
   return session_facts(*the_process);
 }
 
@@ -131,6 +133,7 @@ nb::dict join_session(const std::string& session_dir, std::uint64_t fork_token, 
 void stop() {
   runtime::Process* leaving = process_or_null();
   if (leaving == nullptr) return;
+  hide_metrics();
   {
     nb::gil_scoped_release released;
     leaving->stop();

@@ -32,6 +32,9 @@ class Ref {
 // An id as Python sees it: 28 bytes, as Ray's; the first 24 are those of the task.
 inline constexpr std::size_t kTaskIdSize = 24;
 std::string binary_of(const store::ObjectId& id);
+// Likewise of another session.
+std::string binary_of(const store::ObjectId& id, const std::string& session_name);
+std::string hex(std::string_view bytes);
 
 // Bytes of a fetched value; exports the buffer protocol and keeps its lease (or its memory) alive.
 struct View {

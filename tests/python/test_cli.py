@@ -20,7 +20,9 @@ def test_version_and_help():
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0 and "beeline" in result.output
     result = CliRunner().invoke(main, ["--help"])
-    for command in ("status", "start", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics", "config"):
+    for command in ("status", "start", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics", "list", "get"):
+        assert command in result.output
+    for command in ("summary", "memory", "transfers", "logs", "config"):
         assert command in result.output
     assert "..." not in result.output.partition("Commands:")[2]  # no summary is cut off
 

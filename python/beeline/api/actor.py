@@ -55,6 +55,7 @@ class ActorMethod(_core.ActorCall):
             actor,
             name,
             given.get("name") or f"{meta.class_name}.{name}",
+            f"{meta.class_name}.{name}",
             num_returns,
             method.mode if mode is None else mode,
             retries,

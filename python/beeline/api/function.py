@@ -73,6 +73,7 @@ class RemoteFunction:
         return _core.FunctionCall(
             blob,
             options.get("name") or self._pickled.name,
+            self._pickled.name,
             num_returns,
             resources,
             transports.OBJECT_STORE if mode is None else mode,

@@ -11,7 +11,7 @@ from beeline.api import options as option_table
 from beeline.exceptions import CoreError, TaskPlacementGroupRemoved
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")  # in the core's order
-_STATES = ("PENDING", "CREATED", "RESCHEDULING", "REMOVED")
+STATES = ("PENDING", "CREATED", "RESCHEDULING", "REMOVED")
 
 
 class PlacementGroupID(int):
@@ -210,7 +210,7 @@ def get_current_placement_group() -> PlacementGroup | None:
 
 
 def _description(row: Mapping[str, Any]) -> dict[str, Any]:
-    state = _STATES[row["state"]]
+    state = STATES[row["state"]]
     waiting = "INFEASIBLE" if row["lacks"] else "QUEUED"
     return {
         "placement_group_id": PlacementGroupID(row["group"]).hex(),

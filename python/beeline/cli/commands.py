@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from beeline.cli import bench, config, metrics, paths, tables, timeline, top
+from beeline.cli import bench, config, listings, logs, memory, metrics, paths, tables, timeline, top
 from beeline.cli import doctor as checks
 
 STOP_TIMEOUT_S = 5.0
@@ -24,7 +24,20 @@ def main() -> None:
     """Direct tensor transport between processes, and the actors on both ends."""
 
 
-for command in (top.top, paths.paths, timeline.timeline, bench.bench, metrics.metrics, config.config):
+for command in (
+    listings.list_,
+    listings.get,
+    listings.summary,
+    memory.memory,
+    memory.transfers,
+    logs.logs,
+    top.top,
+    paths.paths,
+    timeline.timeline,
+    bench.bench,
+    metrics.metrics,
+    config.config,
+):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`beeline metrics`: counters of agents for Prometheus."""
+"""`beeline metrics`: counters of agents, and what programs count themselves, for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,24 +9,35 @@ import click
 from beeline.cli.agents import folder_option
 
 
-@click.command(short_help="Serve your agents' counters to Prometheus.")
+@click.command(short_help="Serve counters and your programs' metrics to Prometheus.")
 @click.option("--port", default=9464, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for other hosts.")
+@click.option("--once", is_flag=True, help="Print one reading, as Prometheus would get it, and end.")
 @folder_option
-def metrics(port: int, address: str, folder: str) -> None:
-    """Serve the counters of all agents of this user on this host at http://ADDRESS:PORT/metrics, until Ctrl-C.
+def metrics(port: int, address: str, once: bool, folder: str) -> None:
+    """Serve metrics at http://ADDRESS:PORT/metrics, until Ctrl-C.
 
-    The agents' files are read at each scrape; agents come and go meanwhile. Names of agents, of their peers and paths
-    are labels: whoever may connect may read them. Names of the metrics: docs/observability.md.
+    They are those that programs record by `ray.util.metrics` (beeline.util.metrics), of all sessions of this user on
+    this host, as ray_NAME; and the counters of all agents, of whatever moves tensors.
+
+    All lie in files, which are read at each scrape: processes come and go meanwhile, and are not asked. Names of
+    agents, of their peers and paths, and all tags are labels: whoever may connect may read them. Names of the metrics:
+    docs/observability.md.
 
     A program can export its own agents itself: `beeline.transfer.prometheus.collector`.
     """
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
     from beeline.transfer import prometheus
+    from beeline.util import metrics_files
 
     registry = CollectorRegistry()
     registry.register(prometheus.collector(folder))
+    if not folder:
+        registry.register(metrics_files.collector())
+    if once:
+        click.echo(generate_latest(registry).decode(), nl=False)
+        return
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:

@@ -24,7 +24,16 @@ from beeline.util.placement_group import (
 )
 from beeline.util.serialization import deregister_serializer, register_serializer
 
-_ON_DEMAND = ("collective", "executor", "joblib", "multiprocessing", "queue")
+_ON_DEMAND = (
+    "collective",
+    "executor",
+    "joblib",
+    "metrics",
+    "metrics_files",
+    "multiprocessing",
+    "queue",
+    "state",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -382,6 +382,19 @@ Arena::Holds Arena::holds(PublicationId id) const {
   return {slot.held.count(holders_end_), slot.reading.count(holders_end_)};
 }
 
+std::vector<Arena::Holder> Arena::holders_of(PublicationId id) const {
+  if (!heap_.is_active(heap_.heap)) return {};
+  const std::lock_guard guard(mutex_);
+  if (!is(id, SlotState::kPublished) && !is(id, SlotState::kRetired)) return {};
+  const PublicationSlot& slot = table_->slots[id.slot];
+  std::vector<Holder> found;
+  for (std::uint32_t holder = 0; holder < holders_end_; ++holder) {
+    const bool is_reading = slot.reading.has(holder);
+    if (is_reading || slot.held.has(holder)) found.push_back({table_->header.holder_pids[holder].load(), is_reading});
+  }
+  return found;
+}
+
 Result<std::uint32_t> Arena::add_holder(pid_t pid) {
   const std::lock_guard guard(mutex_);
   std::uint32_t holder = holders_end_;

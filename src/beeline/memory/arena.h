@@ -94,6 +94,12 @@ class Arena {
   };
   // Zeroes for an id that is neither published nor waiting.
   [[nodiscard]] Holds holds(PublicationId id) const;
+  struct Holder {
+    pid_t pid = 0;
+    bool is_reading = false;
+  };
+  // The processes with a lease, for people: as holds() counts them.
+  [[nodiscard]] std::vector<Holder> holders_of(PublicationId id) const;
 
   // The index of a consumer process in the lease table (dense, < 4096, reused after drop_holder).
   Result<std::uint32_t> add_holder(pid_t pid);

@@ -23,6 +23,18 @@ std::uint64_t max_lineage_bytes() {
   return setting != nullptr ? std::strtoull(setting, nullptr, 10) : kMaxLineageBytes;
 }
 
+EndedCall ended_call(const OutgoingCall& call) {
+  const auto& options = call.options;
+  return {.task = call.task,
+          .name = options.name,
+          .function = options.function_name != nullptr ? options.function_name : options.name,
+          .actor = call.actor != nullptr ? call.actor->id : 0,
+          .parent_task = call.parent.task,
+          .parent_caller = call.parent.caller,
+          .worker = call.worker,
+          .attempt = call.attempt};
+}
+
 }  // namespace
 
 PayloadPtr cancelled_before_start(const OutgoingCall& call) {
@@ -52,6 +64,7 @@ OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std:
   for (std::uint32_t i = 0; i < count; ++i) {
     Entry& entry = objects.create(store::ObjectKind::kValue, call->options.name);
     entry.producer = call;
+    entry.call_site = call->options.call_site;
     call->returns.push_back(&entry);
     if (i < call->options.return_count) {
       objects.add_hold(entry);
@@ -105,6 +118,7 @@ ActorTarget* Caller::find_actor(ActorId id) {
 void Caller::send(OutgoingCall& call, ProcessIndex to) {
   auto& peers = process_.peers();
   call.sent_to = to;
+  call.worker = to;
   call.forwards.clear();
   CallHeader header;
   header.task = call.task;
@@ -244,7 +258,7 @@ Status Caller::on_result(ProcessIndex from, Reader& reader) {
     mean = took > mean ? took : mean * 0.7 + took * 0.3;
   }
   const bool failed = !values.empty() && values.front()->is_error();
-  if (failed && header.retryable != 0 && !call->cancelled && retry(*call)) return Status::ok();
+  if (failed && header.retryable != 0 && !call->cancelled && retry(*call, *values.front())) return Status::ok();
   const auto forwards = std::move(call->forwards);
   std::vector<Entry*> returns = call->returns;
   complete(*call, std::move(values));
@@ -314,6 +328,11 @@ void Caller::unlink(OutgoingCall& call) {
 // On return the holds on call.returns are the caller's to drop.
 void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
   auto& objects = process_.objects();
+  if (values.empty() || !values.front()->is_error()) {
+    history_.finished() = ended_call(call);
+  } else {
+    history_.failed(ended_call(call), *values.front());
+  }
   unlink(call);
   if (call.options.collects()) {
     if (!values.empty() && !values.front()->is_error()) values = {process_.collect(streams_.items(call.task))};
@@ -356,9 +375,10 @@ void Caller::start_over(OutgoingCall& call) {
 }
 
 // Submits the call again if it may be; the next attempt's consumers are told by us.
-bool Caller::retry(OutgoingCall& call) {
+bool Caller::retry(OutgoingCall& call, const store::Payload& error) {
   if (call.retries_left == 0) return false;
   if (call.retries_left > 0) --call.retries_left;
+  history_.failed(ended_call(call), error);
   unlink(call);
   start_over(call);
   queue(call);
@@ -378,6 +398,10 @@ void Caller::queue(OutgoingCall& call) {
 void Caller::make_again(Entry& lost) {
   if (lost.ready() || lost.producer != nullptr) return;
   queue(*lineage_.restart(lost).release());
+}
+
+void Caller::note_lost_attempt(const OutgoingCall& call, ErrorKind kind, const std::string& reason) {
+  history_.failed(ended_call(call), *make_failure(kind, *call.options.name + ": " + reason));
 }
 
 void Caller::on_actor_update(const control::ActorUpdate& update) {
@@ -412,6 +436,7 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
         continue;
       }
       if (call->retries_left > 0) --call->retries_left;
+      note_lost_attempt(*call, ErrorKind::kActorUnavailable, update.message);
       start_over(*call);
       again.push_back(call);
     }

@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "beeline/runtime/call_history.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/lineage.h"
 #include "beeline/runtime/messages.h"
@@ -116,6 +117,22 @@ class Caller {
 
   [[nodiscard]] std::uint64_t stale_results() const { return stale_results_; }
 
+  // Calls that are not over.
+  template <typename Visit>
+  void for_each_call(Visit&& visit) const {
+    for (const auto& [id, actor] : actors_) {
+      for (const OutgoingCall* call : actor->queued) visit(*call);
+      for (const OutgoingCall* call : actor->in_flight) visit(*call);
+    }
+    for (const auto& shape : shapes_) {
+      for (const OutgoingCall* call : shape->queued) visit(*call);
+      for (const auto& [id, lease] : shape->leases) {
+        for (const OutgoingCall* call : lease.in_flight) visit(*call);
+      }
+    }
+  }
+  [[nodiscard]] const CallHistory& history() const { return history_; }
+
  private:
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
@@ -138,7 +155,9 @@ class Caller {
   // The end: values or one failure for all returns.
   void complete(OutgoingCall& call, std::vector<store::PayloadPtr> values);
   void fail(OutgoingCall& call, const store::PayloadPtr& failure);
-  bool retry(OutgoingCall& call);
+  bool retry(OutgoingCall& call, const store::Payload& error);
+  // An attempt was lost with its worker; another one follows.
+  void note_lost_attempt(const OutgoingCall& call, store::ErrorKind kind, const std::string& reason);
   void start_over(OutgoingCall& call);
   void unlink(OutgoingCall& call);
   [[nodiscard]] store::PayloadPtr death_of(const ActorTarget& actor, const std::string& call_name) const;
@@ -152,6 +171,7 @@ class Caller {
   std::unordered_map<std::uint64_t, std::string> functions_;
   LeaseId next_lease_ = 1;
   std::uint64_t stale_results_ = 0;
+  CallHistory history_;
   Bytes scratch_;
 };
 

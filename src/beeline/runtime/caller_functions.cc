@@ -256,6 +256,7 @@ void Caller::lose_lease(Shape& shape, LeaseId id, const std::string& reason) {
       continue;
     }
     if (started && call->retries_left > 0) --call->retries_left;
+    if (started) note_lost_attempt(*call, ErrorKind::kWorkerCrashed, reason);
     start_over(*call);
     again.push_back(call);
   }

@@ -11,6 +11,7 @@
 #include "beeline/base/bytes.h"
 #include "beeline/base/msgpack.h"
 #include "beeline/base/status.h"
+#include "beeline/runtime/listing.h"
 #include "beeline/runtime/scheduling.h"
 #include "beeline/store/ids.h"
 
@@ -306,15 +307,20 @@ struct AssignLease {
   MSGPACK_DEFINE_ARRAY(lessee, lease, accelerators, resources, place)
 };
 
+// What processes say of themselves takes as long as the slowest of them, at most `within_ms` (0: the daemon's choice).
 struct GetState {
   std::uint64_t request = 0;
-  bool usage = false;  // also of what each process says it uses, which takes as long as the slowest of them
-  MSGPACK_DEFINE_ARRAY(request, usage)
+  std::uint8_t parts = 0;   // kPartUsage ...: beyond what the daemon knows by itself
+  std::uint32_t limit = 0;  // rows of each kind that a process tells
+  std::uint32_t within_ms = 0;
+  MSGPACK_DEFINE_ARRAY(request, parts, limit, within_ms)
 };
 
 struct ReportUsage {
   std::uint64_t query = 0;
-  MSGPACK_DEFINE_ARRAY(query)
+  std::uint8_t parts = 0;
+  std::uint32_t limit = 0;
+  MSGPACK_DEFINE_ARRAY(query, parts, limit)
 };
 
 // What a process holds now (objects, arena), and has moved so far, by name.
@@ -323,7 +329,8 @@ using Counts = std::map<std::string, std::uint64_t>;
 struct Usage {
   std::uint64_t query = 0;
   Counts counts;
-  MSGPACK_DEFINE_ARRAY(query, counts)
+  Listing listing;
+  MSGPACK_DEFINE_ARRAY(query, counts, listing)
 };
 
 struct ActorRow {
@@ -333,7 +340,15 @@ struct ActorRow {
   std::int32_t pid = 0;
   std::uint32_t incarnation = 0;
   Resources resources;
-  MSGPACK_DEFINE_ARRAY(actor, class_name, name, name_space, state, pid, incarnation, resources)
+  ProcessIndex owner = 0;    // who created it
+  ProcessIndex process = 0;  // where it lives; 0: nowhere now
+  NodeIndex node = kNoNode;  // likewise
+  bool detached = false;
+  std::uint8_t cause = 0;  // DeathCause
+  std::string message;     // why it died or is restarted
+  GroupId group = 0;
+  MSGPACK_DEFINE_ARRAY(actor, class_name, name, name_space, state, pid, incarnation, resources, owner, process, node,
+                       detached, cause, message, group)
 };
 
 struct ProcessRow {
@@ -343,7 +358,21 @@ struct ProcessRow {
   std::string what;  // "driver", "actor Counter", "task worker", "idle"
   std::uint64_t pss_bytes = 0;
   Counts usage;  // empty: not asked for, has none, or did not answer in time
-  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage)
+  NodeIndex node = 0;
+  bool unanswered = false;  // it was asked, and did not answer in time
+  Listing listing;
+  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage, node, unanswered, listing)
+};
+
+// A worker that has ended. The daemon remembers the last of them.
+struct EndedRow {
+  ProcessIndex index = 0;
+  std::int32_t pid = 0;
+  std::string what, how;  // "actor Counter", "exit code 1"
+  NodeIndex node = 0;
+  bool intended = false;      // it was told to end, or did so by itself without a failure
+  std::int64_t ended_ns = 0;  // since 1970
+  MSGPACK_DEFINE_ARRAY(index, pid, what, how, node, intended, ended_ns)
 };
 
 struct NodeRow {
@@ -353,6 +382,21 @@ struct NodeRow {
   Labels labels;
   Resources total, available;  // available outside of placement groups
   MSGPACK_DEFINE_ARRAY(node, id, alive, labels, total, available)
+};
+
+// What there is to know of a placement group.
+struct GroupRow {
+  GroupId group = 0;
+  std::string name;
+  std::uint8_t strategy = 0;
+  std::uint8_t state = 0;
+  std::vector<Resources> bundles;
+  std::vector<NodeIndex> nodes;  // of the bundles, kNoNode while one has none
+  // Of the bundles of a living one: their accelerators there ("GPU": [0, 1]).
+  std::vector<std::map<std::string, std::vector<std::int32_t>>> accelerators;
+  std::string lacks;  // of a pending one: what no node has, "" if it only waits for others
+  bool detached = false;
+  MSGPACK_DEFINE_ARRAY(group, name, strategy, state, bundles, nodes, accelerators, lacks, detached)
 };
 
 struct State {
@@ -365,8 +409,10 @@ struct State {
   std::uint64_t pending_actors = 0, pending_leases = 0, pending_groups = 0;
   Counts counters;
   std::vector<NodeRow> nodes;
+  std::vector<EndedRow> ended;
+  std::vector<GroupRow> groups;  // kPartGroups
   MSGPACK_DEFINE_ARRAY(request, session_name, uptime_s, total, available, actors, processes, pending_actors,
-                       pending_leases, pending_groups, counters, nodes)
+                       pending_leases, pending_groups, counters, nodes, ended, groups)
 };
 
 struct CreateGroup {
@@ -407,19 +453,6 @@ struct GetGroups {
   std::string name;
   std::string name_space;
   MSGPACK_DEFINE_ARRAY(request, group, name, name_space)
-};
-
-struct GroupRow {
-  GroupId group = 0;
-  std::string name;
-  std::uint8_t strategy = 0;
-  std::uint8_t state = 0;
-  std::vector<Resources> bundles;
-  std::vector<NodeIndex> nodes;  // of the bundles, kNoNode while one has none
-  // Of the bundles of a living one: their accelerators there ("GPU": [0, 1]).
-  std::vector<std::map<std::string, std::vector<std::int32_t>>> accelerators;
-  std::string lacks;  // of a pending one: what no node has, "" if it only waits for others
-  MSGPACK_DEFINE_ARRAY(group, name, strategy, state, bundles, nodes, accelerators, lacks)
 };
 
 struct Groups {

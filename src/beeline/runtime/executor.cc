@@ -194,7 +194,15 @@ void Executor::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool 
   header.return_count = static_cast<std::uint16_t>(results.size());
   header.retryable = retryable ? 1 : 0;
   header.leaving = leaving_ ? 1 : 0;
-  if (call.started) header.execution_ns = static_cast<std::uint64_t>((Clock::now() - call.started_at).count());
+  if (call.started) {
+    const auto took = Nanos(Clock::now() - call.started_at).count();
+    header.execution_ns = static_cast<std::uint64_t>(took);
+    executed_.add() = {.task = header.task,
+                       .caller = call.caller,
+                       .attempt = header.attempt,
+                       .started_ns = Nanos(call.started_at.time_since_epoch()).count(),
+                       .took_ns = took};
+  }
   std::vector<store::ObjectId> refs;
   for (const auto& result : results) refs.insert(refs.end(), result->refs.begin(), result->refs.end());
   if (!refs.empty()) header.refs_token = process_.pin_for(call.caller, refs);
@@ -345,6 +353,16 @@ void Executor::on_function(std::uint64_t key, std::string blob) {
     const auto call = calls_.find(call_key);
     if (call != calls_.end() && --call->second->unresolved == 0) resolved(*call->second);
   }
+}
+
+control::TaskState Executor::state_of(const IncomingCall& call) const {
+  using control::TaskState;
+  const bool is_function = call.header.actor == 0;
+  if (call.started) return is_function && blocked_ > 0 ? TaskState::kRunningInGet : TaskState::kRunning;
+  // One is for the assignment that is to come.
+  if (!is_assigned(call)) return call.unresolved > 1 ? TaskState::kPendingArguments : TaskState::kSent;
+  if (call.unresolved > 0) return TaskState::kPendingArguments;
+  return is_function ? TaskState::kSent : TaskState::kWaitsForTurn;
 }
 
 std::shared_ptr<const std::string> Executor::function(std::uint64_t key) const {

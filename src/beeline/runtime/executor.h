@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "beeline/base/clock.h"
+#include "beeline/runtime/call_history.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/store/object_table.h"
@@ -120,6 +121,15 @@ class Executor {
   // another ring. That call asks the owner.
   void on_early_object(const store::ObjectId& id) { early_.insert(id); }
 
+  // Calls that are here and not over, and those that ended last.
+  template <typename Visit>
+  void for_each_call(Visit&& visit) const {
+    for (const auto& [key, call] : calls_) visit(*call);
+  }
+  using Executed = LastRows<ExecutedCall, CallHistory::kKept>;
+  [[nodiscard]] const Executed& executed() const { return executed_; }
+  [[nodiscard]] control::TaskState state_of(const IncomingCall& call) const;
+
  private:
   Status read_arguments(IncomingCall& call, Reader& reader);
   void make_runnable(IncomingCall& call);
@@ -151,6 +161,7 @@ class Executor {
   // Calls by the function they wait for; the caller of the first was asked for it.
   std::unordered_map<std::uint64_t, std::vector<Key>> awaiting_function_;
   std::unordered_set<store::ObjectId, store::ObjectIdHash> early_;
+  Executed executed_;
   std::size_t running_ = 0;
   std::size_t blocked_ = 0;  // threads that wait within a function
   bool is_actor_ = false;

@@ -270,9 +270,10 @@ Result<std::vector<std::string>> live_sessions() {
   return found;
 }
 
-Result<control::State> session_state(const std::string& session_dir, Deadline deadline) {
+Result<control::State> session_state(const std::string& session_dir, control::GetState request, Deadline deadline) {
   BEELINE_ASSIGN(auto session, join_session(session_dir, control::ProcessKind::kTool));
-  BEELINE_RETURN_IF_ERROR(session.socket.send(control::encode(control::Type::kGetState, control::GetState{1, true})));
+  request.request = 1;
+  BEELINE_RETURN_IF_ERROR(session.socket.send(control::encode(control::Type::kGetState, request)));
   for (;;) {
     os::Frame frame;
     BEELINE_RETURN_IF_ERROR(session.socket.receive_within(frame, deadline));

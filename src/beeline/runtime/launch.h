@@ -74,9 +74,8 @@ struct JobOptions {
 // Registers the caller, as another driver or a tool, with the session in `session_dir`.
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind, JobOptions job = {});
 
-// Asks a live session, as a tool, for its state.
-// With what each of its processes uses.
-Result<control::State> session_state(const std::string& session_dir, Deadline deadline);
+// Asks a live session, as a tool, for its state, with the parts that the request names.
+Result<control::State> session_state(const std::string& session_dir, control::GetState request, Deadline deadline);
 // Ends a live session, as a tool; kOk once its daemon is gone.
 Status stop_session(const std::string& session_dir, Deadline deadline);
 

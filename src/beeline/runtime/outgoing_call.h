@@ -16,9 +16,11 @@ struct Shape;
 struct ActorTarget;
 
 struct CallOptions {
-  const std::string* name = nullptr;    // "Counter.incr", for people; interned
-  const std::string* method = nullptr;  // of an actor; interned
-  std::uint64_t function = 0;           // key of the blob
+  const std::string* name = nullptr;           // "Counter.incr", or what the program calls it; for people; interned
+  const std::string* function_name = nullptr;  // what it runs, whatever it is called; null: as its name
+  const std::string* call_site = nullptr;      // where it is made, if that is recorded; interned
+  const std::string* method = nullptr;         // of an actor; interned
+  std::uint64_t function = 0;                  // key of the blob
   std::uint32_t return_count = 1;
   std::int8_t mode = 0;
   std::uint8_t flags = 0;    // CallFlag
@@ -52,6 +54,7 @@ struct OutgoingCall {
   std::uint32_t attempt = 0;
   std::int32_t retries_left = 0;
   ProcessIndex sent_to = 0;  // 0: queued here
+  ProcessIndex worker = 0;   // where it was sent last
   bool cancelled = false;
   std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;

@@ -35,6 +35,14 @@ bool ends_holds(Message type) {
   return type == Message::kResult || type == Message::kRefsTaken || type == Message::kRelease;
 }
 
+// Who connects to a socket that the daemon has made is told the daemon's pid by the kernel; the greeting has the
+// peer's.
+void name_holder(const memory::Arena& arena, std::uint32_t holder, std::int32_t pid) {
+  const auto table = os::Mapping::map(arena.control_fd(), 0, sizeof(memory::ControlHeader), os::Access::kReadWrite,
+                                      os::Sharing::kShared);
+  if (table && pid > 0) reinterpret_cast<memory::ControlHeader*>(table->data())->holder_pids[holder].store(pid);
+}
+
 }  // namespace
 
 void Peers::listen(os::Fd listener, const std::string& session_dir, ProcessIndex self) {
@@ -172,6 +180,7 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
   }
   BEELINE_ASSIGN(link.bell, ring::Doorbell::attach(frame.fds[0], hello.channel));
   link.peer = hello.process;
+  if (link.connecting_side && link.holder) name_holder(arena_, *link.holder, hello.pid);
   auto& peer = peers_[hello.process];
   if (!link.connecting_side) {
     BEELINE_ASSIGN(link.rings, os::Mapping::map(frame.fds[3].get(), 0, 2 * kRingFootprint, os::Access::kReadWrite,

@@ -168,9 +168,10 @@ PayloadPtr Process::session_failure() const {
 
 // ----- objects
 
-Process::Entry* Process::put(PayloadPtr payload, const std::string* name) {
+Process::Entry* Process::put(PayloadPtr payload, const std::string* name, const std::string* call_site) {
   const Locked locked(lock_);
   Entry& entry = objects_.create(ObjectKind::kValue, name);
+  entry.call_site = call_site;
   objects_.set_ready(entry, std::move(payload));
   return &entry;
 }

@@ -93,7 +93,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::optional<std::string> session_error();
 
   // ----- objects; entries are held by their users: one hold per reference
-  Entry* put(store::PayloadPtr payload, const std::string* name);
+  Entry* put(store::PayloadPtr payload, const std::string* name, const std::string* call_site = nullptr);
   void add_hold(Entry& entry);
   void drop_hold(Entry& entry);
   // The entry of a reference that came inside a value; nullptr if the object is gone.
@@ -181,7 +181,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   Result<control::NamedActors> list_actors(const std::string& name_space, bool all);
   void kill_actor(ActorId id, bool no_restart);
   control::ActorUpdate actor_state(ActorId id);
-  Result<control::State> node_state();
+  // With the parts that the request names: `request` is chosen here. Waits as long as the request gives processes, and
+  // a while for the daemon.
+  Result<control::State> node_state(control::GetState request = {});
   // Has a worker with this environment ready; what cannot be made for it is told to those who ask for one.
   void prestart(Variables env);
 
@@ -268,6 +270,10 @@ class Process final : public PeerEvents, public store::TableEvents {
     std::uint64_t number = 0;   // in movable_; 0 for what stays where it is
     memory::Range block{};      // its bytes
     bool is_moved_out = false;  // they lie in spill_
+    bool is_direct = false;
+    std::uint64_t bytes = 0;  // of all buffers, in how many
+    std::uint32_t buffers = 0;
+    Clock::time_point since{};  // the epoch: not recorded, of what travels inline
     // What a holder that is gone had of the value: it goes with this.
     std::pair<ProcessIndex, memory::PublicationId> inherited{};
   };
@@ -326,6 +332,11 @@ class Process final : public PeerEvents, public store::TableEvents {
   void remove_spilled();
   void request_cleaning();
   control::Counts usage();
+  // What it tells who asks, in process_listing.cc.
+  control::Listing listing(std::uint8_t parts, std::uint32_t limit);
+  void list_tasks(std::uint32_t limit, control::Listing& out);
+  void list_objects(std::uint32_t limit, control::Listing& out);
+  void list_publications(std::uint32_t limit, control::Listing& out);
   bool trim_arena();
   // The ways to what a process that is or was linked to this one, or this one itself, has published.
   Result<MappedPeers::PathsPtr> paths_to(ProcessIndex process);

@@ -104,11 +104,11 @@ Result<control::NamedActors> Process::list_actors(const std::string& name_space,
   return await_reply<control::NamedActors>(locked, request);
 }
 
-Result<control::State> Process::node_state() {
+Result<control::State> Process::node_state(control::GetState request) {
   Locked locked(lock_);
-  const auto request = next_request_++;
-  tell_daemon(control::Type::kGetState, control::GetState{request, false});
-  return await_reply<control::State>(locked, request);
+  request.request = next_request_++;
+  tell_daemon(control::Type::kGetState, request);
+  return await_reply<control::State>(locked, request.request);
 }
 
 void Process::kill_actor(ActorId id, bool no_restart) {

@@ -91,7 +91,9 @@ Status Process::on_daemon_frame(BytesView frame) {
     }
     case control::Type::kReportUsage: {
       BEELINE_ASSIGN(const auto asked, control::decode<control::ReportUsage>(frame));
-      tell_daemon(control::Type::kUsage, control::Usage{asked.query, usage()});
+      const bool wants_usage = (asked.parts & control::kPartUsage) != 0;
+      tell_daemon(control::Type::kUsage, control::Usage{asked.query, wants_usage ? usage() : control::Counts{},
+                                                        listing(asked.parts, asked.limit)});
       return Status::ok();
     }
     case control::Type::kActorUpdate: {

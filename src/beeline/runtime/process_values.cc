@@ -125,6 +125,10 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
 void Process::add_publication(const store::Placement& placement, std::vector<Extent> referred, bool is_movable) {
   const auto id = placement.publication;
   Publication publication{.id = id, .referred = std::move(referred), .owner = self_};
+  publication.is_direct = placement.direct;
+  publication.buffers = static_cast<std::uint32_t>(placement.buffers.size());
+  for (const auto& buffer : placement.buffers) publication.bytes += buffer.range.length;
+  publication.since = Clock::now();
   if (is_movable) {
     // A copy: all of it lies in one block.
     std::uint64_t start = UINT64_MAX, end = 0;

@@ -44,15 +44,16 @@ class Watcher {
 
 struct Entry {
   ObjectId id;
-  std::uint32_t local = 0;                // holds in this process: Python references, calls, values that contain it
-  bool borrowed = false;                  // foreign: the owner knows that we hold it
-  bool subscribed = false;                // foreign: the owner was asked for the value
-  bool doomed = false;                    // nobody holds it; goes at the next reap()
-  PayloadPtr payload;                     // the object is ready
-  const std::string* name = nullptr;      // of the task that makes it, for people; interned
-  void* producer = nullptr;               // own, pending: the caller's record of the call that makes it
-  void* lineage = nullptr;                // own: the caller's record of how to make it again
-  Remaking remaking = Remaking::kNoCall;  // own
+  std::uint32_t local = 0;                 // holds in this process: Python references, calls, values that contain it
+  bool borrowed = false;                   // foreign: the owner knows that we hold it
+  bool subscribed = false;                 // foreign: the owner was asked for the value
+  bool doomed = false;                     // nobody holds it; goes at the next reap()
+  PayloadPtr payload;                      // the object is ready
+  const std::string* name = nullptr;       // of the task that makes it, for people; interned
+  const std::string* call_site = nullptr;  // where the program asked for it, if that is recorded; interned
+  void* producer = nullptr;                // own, pending: the caller's record of the call that makes it
+  void* lineage = nullptr;                 // own: the caller's record of how to make it again
+  Remaking remaking = Remaking::kNoCall;   // own
   std::uint32_t dependents = 0;           // own: such records that need it; without holds it is there without its value
   std::vector<ProcessIndex> borrowers;    // own
   std::vector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced

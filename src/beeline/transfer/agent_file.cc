@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <iterator>
 
 namespace beeline::transfer {
 namespace {
@@ -63,7 +64,10 @@ bool is_held(int fd) {
 }
 
 bool is_agent_file(std::string_view path) {
-  return path.ends_with(kCountersSuffix) || path.ends_with(kUnfinishedCountersSuffix) || path.ends_with(kSpansSuffix);
+  constexpr std::string_view kSuffixes[] = {kCountersSuffix, kUnfinishedCountersSuffix, kSpansSuffix, kMetricsSuffix,
+                                            kUnfinishedMetricsSuffix};
+  return std::any_of(std::begin(kSuffixes), std::end(kSuffixes),
+                     [&](std::string_view suffix) { return path.ends_with(suffix); });
 }
 
 void remove_if_left_behind(const std::string& path) {

@@ -20,6 +20,9 @@ namespace beeline::transfer {
 inline constexpr std::string_view kCountersSuffix = ".counters";
 inline constexpr std::string_view kUnfinishedCountersSuffix = ".counters.new";
 inline constexpr std::string_view kSpansSuffix = ".spans";
+// Of what a program counts itself, in a session (runtime/metrics.h).
+inline constexpr std::string_view kMetricsSuffix = ".metrics";
+inline constexpr std::string_view kUnfinishedMetricsSuffix = ".metrics.new";
 
 // New, and locked. ENOENT when the folder is not there (any more), or another agent took the file for one that was left
 // behind before it was locked.

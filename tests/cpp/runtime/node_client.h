@@ -79,7 +79,7 @@ class Client {
   }
 
   control::State state() {
-    send(control::Type::kGetState, control::GetState{++requests_, false});
+    send(control::Type::kGetState, control::GetState{++requests_, 0, 0, 0});
     return expect<control::State>(control::Type::kState);
   }
   // Asks until `holds`: for what the daemon does without telling.

@@ -240,6 +240,25 @@ TEST_F(NodeTest, AZygoteThatDiesIsStartedAgain) {
   driver.expect_state(driver.create("ready"), ActorState::kAlive);
 }
 
+TEST_F(NodeTest, WorkersThatHaveEndedAreRemembered) {
+  auto driver = start();
+  const ActorId killed = driver.create("ready");
+  const ActorId crashed = driver.create("ready");
+  driver.expect_state(killed, ActorState::kAlive);
+  const auto alive = driver.expect_state(crashed, ActorState::kAlive);
+  ::kill(alive.pid, SIGKILL);
+  driver.expect_state(crashed, ActorState::kDead);
+  driver.send(Type::kKillActor, control::KillActor{killed, true, static_cast<std::uint8_t>(DeathCause::kKilled)});
+  const auto state = driver.state_when([](const control::State& now) { return now.ended.size() == 2; });
+  const auto& row = state.ended.front();
+  EXPECT_EQ(row.pid, alive.pid);
+  EXPECT_EQ(row.index, alive.process);
+  EXPECT_EQ(row.what, "actor Fake");
+  EXPECT_NE(row.how.find("signal 9"), std::string::npos) << row.how;
+  EXPECT_FALSE(row.intended);
+  EXPECT_TRUE(state.ended.back().intended);
+}
+
 TEST_F(NodeTest, TorchWorkersComeFromASecondZygote) {
   auto driver = start();
   const ActorId actor = driver.create("ready", [](control::CreateActor& create) { create.wants_torch = true; });

@@ -129,6 +129,7 @@ class Daemon final : private PoolEvents {
   void withdraw(DemandId demand);
   void set_blocked(Connection& from, bool blocked);
   Demand* demand_of_worker(WorkerToken worker);
+  [[nodiscard]] const Demand* demand_of_worker(WorkerToken worker) const;
   bool place_demands();  // whether there was something to place
   void recall_leases();
   void worker_ready(WantId want, Worker& worker) override;
@@ -156,7 +157,12 @@ class Daemon final : private PoolEvents {
   void place_again(DemandId demand);
 
   // daemon_state.cc
-  control::State state(std::uint64_t request);
+  control::State state(std::uint64_t request, std::uint8_t parts);
+  [[nodiscard]] control::ActorRow row_of(const ActorRecord& record) const;
+  [[nodiscard]] control::GroupRow row_of(const GroupRecord& record) const;
+  // What a worker is used for, for people, and on which node.
+  [[nodiscard]] std::pair<std::string, NodeIndex> use_of(WorkerToken worker) const;
+  void remember_ended(const Worker& worker, const std::string& how);
   void get_state(Connection& from, const control::GetState& message);
   void add_usage(ProcessIndex process, control::Usage message);
   void expect_no_usage(ProcessIndex process);
@@ -206,11 +212,13 @@ class Daemon final : private PoolEvents {
   struct Query {
     ProcessIndex from = 0;
     std::uint64_t request = 0;
+    std::uint8_t parts = 0;
     std::set<ProcessIndex> awaited;
-    std::map<ProcessIndex, control::Counts> usage;
+    std::map<ProcessIndex, control::Usage> answers;
   };
   std::uint64_t next_query_ = 1;
   std::map<std::uint64_t, Query> queries_;
+  std::deque<control::EndedRow> ended_workers_;  // the last of them, oldest first
 
   bool ending_ = false;
   bool ended_ = false;

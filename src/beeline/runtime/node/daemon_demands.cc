@@ -108,6 +108,11 @@ Daemon::Demand* Daemon::demand_of_worker(WorkerToken worker) {
   return found == demand_of_worker_.end() ? nullptr : &demands_.at(found->second);
 }
 
+const Daemon::Demand* Daemon::demand_of_worker(WorkerToken worker) const {
+  const auto found = demand_of_worker_.find(worker);
+  return found == demand_of_worker_.end() ? nullptr : &demands_.at(found->second);
+}
+
 void Daemon::set_blocked(Connection& from, bool blocked) {
   Demand* demand = demand_of_worker(from.worker);
   if (demand == nullptr) return;
@@ -173,6 +178,7 @@ void Daemon::worker_ended(const Worker& worker, const std::string& how) {
     read_frames(*connection);  // its last words: an actor that exits on purpose says so
     close_later(*connection);
   }
+  remember_ended(worker, how);
   const auto found = demand_of_worker_.find(worker.token);
   if (found == demand_of_worker_.end()) return;
   const DemandId id = found->second;

@@ -109,21 +109,24 @@ void Daemon::watch_group(ProcessIndex from, GroupId group) {
   send(from, Type::kGroupUpdate, control::GroupUpdate{group, static_cast<std::uint8_t>(GroupState::kRemoved), {}});
 }
 
+control::GroupRow Daemon::row_of(const GroupRecord& record) const {
+  control::GroupRow row;
+  row.group = record.create.group;
+  row.name = record.create.name;
+  row.strategy = record.create.strategy;
+  row.state = static_cast<std::uint8_t>(record.state);
+  for (const auto& bundle : record.create.bundles) row.bundles.push_back(bundle.resources);
+  row.nodes = record.is_removed() ? record.nodes : scheduler_.nodes_of(row.group);
+  row.accelerators = scheduler_.accelerators_of(row.group);
+  row.lacks = scheduler_.lack_of(row.group);
+  row.detached = record.create.detached;
+  return row;
+}
+
 void Daemon::get_groups(Connection& from, const control::GetGroups& message) {
   control::Groups answer;
   answer.request = message.request;
-  const auto add = [&](const GroupRecord& record) {
-    control::GroupRow row;
-    row.group = record.create.group;
-    row.name = record.create.name;
-    row.strategy = record.create.strategy;
-    row.state = static_cast<std::uint8_t>(record.state);
-    for (const auto& bundle : record.create.bundles) row.bundles.push_back(bundle.resources);
-    row.nodes = record.is_removed() ? record.nodes : scheduler_.nodes_of(row.group);
-    row.accelerators = scheduler_.accelerators_of(row.group);
-    row.lacks = scheduler_.lack_of(row.group);
-    answer.groups.push_back(std::move(row));
-  };
+  const auto add = [&](const GroupRecord& record) { answer.groups.push_back(row_of(record)); };
   if (message.group != 0) {
     if (const auto* record = find_group(message.group)) add(*record);
   } else if (!message.name.empty()) {

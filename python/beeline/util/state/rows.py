@@ -1,0 +1,364 @@
+"""The rows of a snapshot as plain dicts, with the columns of the classes in `common`."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from beeline import _core
+from beeline.api import session
+from beeline.api.actor import ActorID
+from beeline.api.placement_group import STATES as GROUP_STATES
+from beeline.api.placement_group import PlacementGroupID
+from beeline.api.runtime_context import JOB_ID
+from beeline.util.state.snapshot import Snapshot, worker_id
+
+_PENDING, _STARTING, _ALIVE, _RESTARTING, _DEAD = range(5)  # control::ActorState
+_ACTOR_STATES = ("PENDING_CREATION", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")
+# control::DeathCause: of those that kept an actor from being created.
+_INIT_FAILED, _UNSCHEDULABLE, _GROUP_REMOVED = 4, 6, 8
+_TASK_STATES = (
+    "PENDING_ARGS_AVAIL",
+    "PENDING_NODE_ASSIGNMENT",
+    "SUBMITTED_TO_WORKER",
+    "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY",
+    "RUNNING",
+    "RUNNING_IN_RAY_GET",
+    "FINISHED",
+    "FAILED",
+)
+_RUNNING, _FINISHED, _FAILED = 4, 6, 7
+_NO_TASK = 255
+_REFERENCES = ("UNKNOWN_STATUS", "LOCAL_REFERENCE", "USED_BY_PENDING_TASK", "CAPTURED_IN_OBJECT", "ACTOR_HANDLE")
+_ERROR_TYPES = {
+    _core.ERROR_ACTOR_DIED: "ACTOR_DIED",
+    _core.ERROR_ACTOR_INIT_FAILED: "ACTOR_DIED",
+    _core.ERROR_ACTOR_UNAVAILABLE: "ACTOR_UNAVAILABLE",
+    _core.ERROR_WORKER_CRASHED: "WORKER_DIED",
+    _core.ERROR_OBJECT_LOST: "OBJECT_LOST",
+    _core.ERROR_OWNER_DIED: "OWNER_DIED",
+    _core.ERROR_CANCELLED: "TASK_CANCELLED",
+    _core.ERROR_OUT_OF_MEMORY: "OUT_OF_MEMORY",
+    _core.ERROR_SESSION_LOST: "LOCAL_RAYLET_DIED",
+    _core.ERROR_END_OF_STREAM: "END_OF_STREAMING_GENERATOR",
+}
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
+_DRIVER_TASK_ID = "f" * 40 + JOB_ID
+
+
+def _group_id(group: int) -> str | None:
+    return PlacementGroupID(group).hex() if group else None
+
+
+def _error_type(kind: int, is_actor: bool) -> str | None:
+    if not kind:
+        return None
+    who = "ACTOR" if is_actor else "TASK"
+    if kind == _core.ERROR_INFEASIBLE:
+        return f"{who}_UNSCHEDULABLE_ERROR"
+    if kind == _core.ERROR_GROUP_REMOVED:
+        return f"{who}_PLACEMENT_GROUP_REMOVED"
+    return _ERROR_TYPES.get(kind, "TASK_EXECUTION_EXCEPTION")
+
+
+def actors(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.ActorState."""
+    for row in snapshot.raw["actors"]:
+        yield {
+            "actor_id": ActorID(row["actor_id"]).hex(),
+            "class_name": row["class_name"],
+            "state": _ACTOR_STATES[row["state"]],
+            "job_id": JOB_ID,
+            "name": row["name"],
+            "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
+            "pid": row["pid"],
+            "ray_namespace": row["namespace"],
+            "serialized_runtime_env": "{}",
+            "required_resources": row["resources"],
+            "death_cause": _death_cause(row),
+            "is_detached": row["detached"],
+            "placement_group_id": _group_id(row["group"]),
+            "repr_name": "",
+            "num_restarts": row["incarnation"],
+            "num_restarts_due_to_lineage_reconstruction": 0,
+            "num_restarts_due_to_node_preemption": 0,
+        }
+
+
+def _death_cause(row: dict[str, Any]) -> dict[str, Any] | None:
+    if row["state"] != _DEAD:
+        return None
+    context = "creation_task_failure_context" if row["cause"] == _INIT_FAILED else "actor_died_error_context"
+    return {
+        context: {
+            "error_message": row["message"],
+            "actor_id": ActorID(row["actor_id"]).hex(),
+            "class_name": row["class_name"],
+            "name": row["name"],
+            "ray_namespace": row["namespace"],
+            "pid": row["pid"],
+        }
+    }
+
+
+def tasks(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.TaskState. What a caller knows of a task, with what its worker knows more."""
+    at_workers = {row["key"]: row for process in snapshot.members() for row in process["tasks"] if row["of_executor"]}
+    for process in snapshot.members():
+        for row in process["tasks"]:
+            if not row["of_executor"]:
+                yield task(snapshot, row, at_workers.get(row["key"]), is_of_driver=snapshot.is_driver(process["index"]))
+    for actor in snapshot.raw["actors"]:
+        yield _creation(snapshot, actor)
+
+
+def task(
+    snapshot: Snapshot, row: dict[str, Any], at_worker: dict[str, Any] | None, *, is_of_driver: bool
+) -> dict[str, Any]:
+    """One attempt, by what its caller tells (`row`) and its worker, if that does."""
+    state, started_ns, ended_ns = row["state"], 0, 0
+    if at_worker is not None:
+        started_ns, ended_ns = at_worker["started_ns"], at_worker["ended_ns"]
+        # It has begun; whether its end was one of success is known once its result is here.
+        if state < _FINISHED:
+            state, ended_ns = min(at_worker["state"], _FINISHED), 0
+            state = _RUNNING if state == _FINISHED else state
+    is_placed = bool(row["worker"])
+    parent = row["parent_task_id"] or (_DRIVER_TASK_ID if is_of_driver else "")
+    return {
+        "task_id": row["task_id"],
+        "attempt_number": row["key"][2],
+        "name": row["name"],
+        "state": _TASK_STATES[state],
+        "job_id": JOB_ID,
+        "actor_id": ActorID(row["actor"]).hex() if row["actor"] else None,
+        "type": "ACTOR_TASK" if row["actor"] else "NORMAL_TASK",
+        "func_or_class_name": row["function"],
+        "parent_task_id": parent,
+        "node_id": snapshot.node_of(row["worker"]) if is_placed else None,
+        "worker_id": worker_id(row["worker"]) if is_placed else None,
+        "worker_pid": snapshot.pid_of(row["worker"]) if is_placed else None,
+        "error_type": _error_type(row["error"], bool(row["actor"])),
+        "language": "PYTHON",
+        "required_resources": row["resources"],
+        "placement_group_id": _group_id(row["group"]),
+        "events": _events(started_ns, ended_ns, _TASK_STATES[state]),
+        "start_time_ms": started_ns // 10**6 or None,
+        "end_time_ms": ended_ns // 10**6 or None,
+        "error_message": _error_message(row),
+    }
+
+
+def _events(started_ns: int, ended_ns: int, state: str) -> list[dict[str, Any]]:
+    events = [{"state": "RUNNING", "created_ms": started_ns // 10**6}] if started_ns else []
+    return [*events, {"state": state, "created_ms": ended_ns // 10**6}] if ended_ns else events
+
+
+def _error_message(row: dict[str, Any]) -> str | None:
+    """What the program raised, with its traceback; of other failures the message."""
+    if not row["error"]:
+        return None
+    if row["error"] in (_core.ERROR_TASK, _core.ERROR_ACTOR_INIT_FAILED) and row["error_pickle"]:
+        # The outer pickle is plain text and numbers; the exception within stays as it is.
+        (_, text, *_), _ = pickle.loads(row["error_pickle"])
+        return _TERMINAL_CODES.sub("", text)
+    return row["error_message"]
+
+
+def _creation(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
+    """The task that makes an actor."""
+    actor_id = ActorID(row["actor_id"]).hex()
+    failed = row["state"] == _DEAD and (
+        row["cause"] in (_INIT_FAILED, _UNSCHEDULABLE, _GROUP_REMOVED) or not row["pid"]
+    )
+    state = {_STARTING: "RUNNING", _ALIVE: "FINISHED", _DEAD: "FAILED" if failed else "FINISHED"}.get(
+        row["state"], "PENDING_NODE_ASSIGNMENT"
+    )
+    kinds = {
+        _INIT_FAILED: "TASK_EXECUTION_EXCEPTION",
+        _UNSCHEDULABLE: "ACTOR_UNSCHEDULABLE_ERROR",
+        _GROUP_REMOVED: "ACTOR_PLACEMENT_GROUP_REMOVED",
+    }
+    return {
+        "task_id": "f" * 16 + actor_id,
+        "attempt_number": row["incarnation"],
+        "name": f"{row['class_name']}.__init__",
+        "state": state,
+        "job_id": JOB_ID,
+        "actor_id": actor_id,
+        "type": "ACTOR_CREATION_TASK",
+        "func_or_class_name": f"{row['class_name']}.__init__",
+        "parent_task_id": _DRIVER_TASK_ID if snapshot.is_driver(row["owner"]) else "",
+        "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
+        "worker_id": worker_id(row["process"]) if row["process"] else None,
+        "worker_pid": row["pid"] or None,
+        "error_type": kinds.get(row["cause"], "ACTOR_DIED") if failed else None,
+        "language": "PYTHON",
+        "required_resources": row["resources"],
+        "placement_group_id": _group_id(row["group"]),
+        "events": [],
+        "error_message": row["message"] if failed else None,
+    }
+
+
+def objects(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.ObjectState: one for each process that has a reference."""
+    published = publications(snapshot)
+    for process in snapshot.members():
+        for row in process["objects"]:
+            publication = published.get((row["holder"], row["slot"], row["generation"]))
+            transport = "message" if not publication or not publication["nbytes"] else "object_store"
+            if publication and publication["nbytes"] and row["is_direct"]:
+                transport = "direct"
+            known = row["task_state"] != _NO_TASK
+            yield {
+                "object_id": row["object_id"],
+                "object_size": row["size_bytes"],
+                "task_status": _TASK_STATES[row["task_state"]] if known else "NIL",
+                "attempt_number": row["attempt"] + 1 if known else 0,
+                "reference_type": _REFERENCES[row["reference"]],
+                "call_site": row["call_site"] or "disabled",
+                "type": "DRIVER" if snapshot.is_driver(process["index"]) else "WORKER",
+                "pid": process["pid"],
+                "ip": session.NODE_IP_ADDRESS,
+                "owner_pid": snapshot.pid_of(row["owner"]),
+                "holder_pid": snapshot.pid_of(row["holder"]) if transport != "message" else None,
+                "transport": transport if row["size_bytes"] >= 0 else None,
+                "num_readers": len(publication["readers"]) if publication else 0,
+                "num_leases": len(publication["leases"]) if publication else 0,
+                "num_borrowers": len(row["borrowers"]),
+                "num_holds": row["holds"],
+                "task_name": row["name"],
+                "error_type": _error_type(row["error"], False),
+            }
+
+
+def publications(snapshot: Snapshot) -> dict[tuple[int, int, int], dict[str, Any]]:
+    """What each process has published, by its index, the slot and the generation; with `holder` and `pid`."""
+    return {
+        (process["index"], row["slot"], row["generation"]): {**row, "holder": process["index"], "pid": process["pid"]}
+        for process in snapshot.members()
+        for row in process["publications"]
+    }
+
+
+def nodes(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.NodeState."""
+    for row in snapshot.raw["nodes"]:
+        yield {
+            "node_id": row["id"],
+            "node_ip": session.NODE_IP_ADDRESS,
+            "is_head_node": row["node"] == 0,
+            "state": "ALIVE" if row["alive"] else "DEAD",
+            "state_message": None,
+            "node_name": session.NODE_IP_ADDRESS if row["node"] == 0 else f"virtual-{row['node']}",
+            "resources_total": row["total"],
+            "labels": row["labels"],
+            "start_time_ms": snapshot.started_ms() if row["node"] == 0 else None,
+            "end_time_ms": 0,
+        }
+
+
+def workers(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.WorkerState."""
+    for row in snapshot.members():
+        yield {
+            **_worker(row),
+            "is_alive": True,
+            "worker_type": "DRIVER" if snapshot.is_driver(row["index"]) else "WORKER",
+            "exit_type": None,
+            "exit_detail": None,
+            "end_time_ms": 0,
+        }
+    for row in snapshot.raw["ended"]:
+        yield {
+            **_worker(row),
+            "is_alive": False,
+            "worker_type": "WORKER",
+            "exit_type": "INTENDED_SYSTEM_EXIT" if row["intended"] else "SYSTEM_ERROR",
+            "exit_detail": f"{row['what']}: {row['how']}",
+            "end_time_ms": row["ended_ns"] // 10**6,
+        }
+
+
+def _worker(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "worker_id": worker_id(row["index"]),
+        "node_id": _core.node_id(row["node"]),
+        "ip": session.NODE_IP_ADDRESS,
+        "pid": row["pid"],
+        "worker_launch_time_ms": -1,
+        "worker_launched_time_ms": -1,
+        "start_time_ms": 0,
+        "num_paused_threads": 0,
+    }
+
+
+def placement_groups(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.PlacementGroupState."""
+    for row in snapshot.raw["groups"]:
+        bundles = (
+            zip(row["bundles"], row["nodes"], strict=True) if row["nodes"] else ((b, None) for b in row["bundles"])
+        )
+        yield {
+            "placement_group_id": PlacementGroupID(row["group"]).hex(),
+            "name": row["name"],
+            "creator_job_id": JOB_ID,
+            "state": GROUP_STATES[row["state"]],
+            "bundles": [
+                {
+                    "bundle_id": {"placement_group_id": PlacementGroupID(row["group"]).hex(), "bundle_index": index},
+                    "unit_resources": resources,
+                    "node_id": "" if node in (None, _core.NO_NODE) else _core.node_id(node),
+                    "label_selector": {},
+                }
+                for index, (resources, node) in enumerate(bundles)
+            ],
+            "is_detached": row["detached"],
+            "stats": {"scheduling_state": "INFEASIBLE" if row["lacks"] else GROUP_STATES[row["state"]]},
+            "topology_strategy": {},
+            "topology_assignments": {},
+        }
+
+
+def jobs(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """See common.JobState."""
+    for row in snapshot.members():
+        if not snapshot.is_driver(row["index"]):
+            continue
+        yield {
+            "job_id": JOB_ID,
+            "submission_id": None,
+            "entrypoint": _command_of(row["pid"]),
+            "type": "DRIVER",
+            "status": "RUNNING",
+            "message": None,
+            "error_type": None,
+            "driver_info": {"id": JOB_ID, "node_ip_address": session.NODE_IP_ADDRESS, "pid": str(row["pid"])},
+            "start_time": snapshot.started_ms(),
+            "metadata": {},
+            "runtime_env": {},
+            "driver_node_id": _core.node_id(row["node"]),
+        }
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # it has ended since
+        return ""
+
+
+# By resource: the rows, and what must be asked for.
+SOURCES: dict[str, tuple[Callable[[Snapshot], Iterator[dict[str, Any]]], int]] = {
+    "actors": (actors, 0),
+    "tasks": (tasks, _core.PART_TASKS),
+    "objects": (objects, _core.PART_OBJECTS),
+    "nodes": (nodes, 0),
+    "workers": (workers, 0),
+    "placement_groups": (placement_groups, _core.PART_GROUPS),
+    "jobs": (jobs, 0),
+}
