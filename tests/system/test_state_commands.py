@@ -162,8 +162,8 @@ def test_a_process_that_is_stopped_is_named_and_the_others_are_shown(program):
     _, pid, producer, _, _ = program
     os.kill(producer, signal.SIGSTOP)
     try:
-        code, output = processes.beeline_command("list", "tasks", "--timeout", "1")
-        told = rows_of("memory", "--timeout", "1")
+        code, output = processes.beeline_command("list", "tasks", "--timeout", "3")
+        told = rows_of("memory", "--timeout", "3")
     finally:
         os.kill(producer, signal.SIGCONT)
     assert code == 0 and "Producer.weights" in output

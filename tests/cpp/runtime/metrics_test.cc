@@ -3,10 +3,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
@@ -119,6 +122,53 @@ TEST_F(MetricsTest, WhatFindsNoRoomIsCountedAndRefused) {
   // Those that are there go on.
   metrics.add(*metrics.series(MetricKind::kCounter, "many", "", {}, {{"id", "0"}, {"long", long_value}}), 1);
   EXPECT_EQ(read().series.at(0).value, 1);
+}
+
+// Sizes of files are limited as a full disk would do it, until it ends.
+struct LimitedFiles {
+  explicit LimitedFiles(rlim_t bytes) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit limited{bytes, before.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limited);
+  }
+  ~LimitedFiles() { ::setrlimit(RLIMIT_FSIZE, &before); }
+  rlimit before{};
+};
+
+TEST_F(MetricsTest, AFullDiskLeavesThemInMemory) {
+  auto metrics = make();
+  const auto calls = series(metrics, MetricKind::kCounter, "calls");
+  {
+    const LimitedFiles limited(4096);
+    const auto status = metrics.expose(folder_, "p3", 3);
+    EXPECT_EQ(status.system_error(), EFBIG) << status.message();
+  }
+  EXPECT_FALSE(metrics.is_exposed());
+  EXPECT_TRUE(fs::is_empty(folder_));
+  metrics.add(calls, 1);
+  ASSERT_TRUE(metrics.expose(folder_, "p3", 3));
+  EXPECT_EQ(read().series.at(0).value, 1);
+}
+
+TEST_F(MetricsTest, ADiskThatFillsUpCostsNewSeriesAlone) {
+  auto metrics = make();
+  ASSERT_TRUE(metrics.expose(folder_, "p3", 3));
+  const std::string long_value(30u << 10, 'x');
+  Status refused;
+  {
+    const LimitedFiles limited(64u << 10);
+    for (int i = 0; i < 3; ++i) {
+      const auto found = metrics.series(MetricKind::kGauge, "many", "", {}, {{"a", long_value + std::to_string(i)}});
+      if (found) metrics.set(*found, i);
+      refused = found.status();
+    }
+  }
+  EXPECT_EQ(refused.code(), Code::kResourceExhausted);
+  const auto reading = read();
+  ASSERT_EQ(reading.series.size(), 2u);
+  EXPECT_EQ(reading.series[1].value, 1);
+  EXPECT_EQ(reading.lost, 1u);
 }
 
 TEST_F(MetricsTest, AChildOfForkRecordsForItself) {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from beeline.exceptions import BeelineError
 
-
-class RayStateApiException(BeelineError):  # noqa: N818 - Ray's name
+class RayStateApiException(Exception):  # noqa: N818 - Ray's name
     """The state of a session cannot be had, or not all of it."""
 
 
