@@ -70,6 +70,7 @@ PART_USAGE: int  # parts of the state that are told on request, to be added
 PART_TASKS: int
 PART_OBJECTS: int
 PART_GROUPS: int
+PART_ERRORS: int
 
 def session_state(session_dir: str, parts: int = ..., limit: int = 0, within_s: float = 0.0) -> dict[str, Any]:
     """As node_state(), of any session, by default with what each process holds and has moved: `usage` of its row."""
@@ -296,8 +297,8 @@ def actor_state(actor: ActorRef) -> dict[str, Any]: ...  # {state, pid, incarnat
 def cancel(ref: ObjectRef, force: bool, recursive: bool) -> None: ...
 def node_state(parts: int = 0, limit: int = 0, within_s: float = 0.0) -> dict[str, Any]:
     """control::State as dicts, with more of it by `parts`: PART_USAGE, PART_TASKS, PART_OBJECTS (of each process),
-    PART_GROUPS. limit: rows of each kind from one process. within_s: how long processes may take, 0: half a second;
-    one that does not answer is `unanswered`.
+    PART_GROUPS, PART_ERRORS (of actors). limit: rows of each kind from one process. within_s: how long processes may
+    take, 0: half a second; one that does not answer is `unanswered`.
     """
 
 def transfer_stats() -> dict[str, int]: ...  # counters of this process: bytes and objects by path

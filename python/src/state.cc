@@ -96,6 +96,7 @@ nb::list actors_of(const control::State& state) {
     out["cause"] = row.cause;
     out["message"] = row.message;
     out["group"] = row.group;
+    out["error_pickle"] = nb::bytes(row.error.data(), row.error.size());
     return out;
   });
 }
@@ -160,6 +161,7 @@ void bind_state(nb::module_& m) {
   m.attr("PART_TASKS") = control::kPartTasks;
   m.attr("PART_OBJECTS") = control::kPartObjects;
   m.attr("PART_GROUPS") = control::kPartGroups;
+  m.attr("PART_ERRORS") = control::kPartErrors;
   m.def("node_state", &node_state, nb::arg("parts") = 0, nb::arg("limit") = 0, nb::arg("within_s") = 0.0);
   m.def("session_state", &session_state, nb::arg("session_dir"), nb::arg("parts") = control::kPartUsage,
         nb::arg("limit") = 0, nb::arg("within_s") = 0.0);

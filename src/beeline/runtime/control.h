@@ -347,8 +347,9 @@ struct ActorRow {
   std::uint8_t cause = 0;  // DeathCause
   std::string message;     // why it died or is restarted
   GroupId group = 0;
+  Bytes error;  // kInitFailed, with kPartErrors: the pickled exception of __init__
   MSGPACK_DEFINE_ARRAY(actor, class_name, name, name_space, state, pid, incarnation, resources, owner, process, node,
-                       detached, cause, message, group)
+                       detached, cause, message, group, error)
 };
 
 struct ProcessRow {

@@ -18,6 +18,7 @@ inline constexpr std::uint8_t kPartUsage = 1;    // sums of each process
 inline constexpr std::uint8_t kPartTasks = 2;    // its calls
 inline constexpr std::uint8_t kPartObjects = 4;  // its objects and publications
 inline constexpr std::uint8_t kPartGroups = 8;   // placement groups
+inline constexpr std::uint8_t kPartErrors = 16;  // what actors raised in __init__
 inline constexpr std::uint8_t kPartsOfProcesses = kPartUsage | kPartTasks | kPartObjects;
 
 enum class TaskState : std::uint8_t {

@@ -75,7 +75,10 @@ def test_actors_are_listed_alive_and_dead():
     assert (one.is_detached, one.num_restarts, one.death_cause, one.required_resources) == (False, 0, None, {})
     dead = listed(("state", "=", "dead"), detail=True)
     context = dead["failing one"].death_cause["creation_task_failure_context"]
-    assert context["error_message"] == "Listed.__init__ raised ValueError"
+    assert "on purpose" in context["error_message"] and "Traceback" in context["error_message"]
+    (creation,) = state.list_tasks(filters=[("actor_id", "=", dead["failing one"].actor_id)], detail=True)
+    assert (creation.type, creation.state) == ("ACTOR_CREATION_TASK", "FAILED")
+    assert "on purpose" in creation.error_message
     assert "killed" in dead["killed one"].death_cause["actor_died_error_context"]["error_message"]
     assert listed(("name", "=", "STEADY one"))["steady one"].is_detached is None  # a detail
     assert len(state.list_actors(limit=1)) == 1
@@ -334,7 +337,7 @@ def test_logs_of_a_worker():
     talking = Talking.remote()
     pid = ray.get(talking.talk.remote())
     name = f"worker-{pid}.out"
-    until(lambda: name in state.list_logs()["worker_out"] and "line 4" in "".join(state.get_log(filename=name)))
+    until(lambda: name in state.list_logs().get("worker_out", []) and "line 4" in "".join(state.get_log(filename=name)))
     assert "".join(state.get_log(pid=pid, tail=2)) == "line 3\nline 4\n"
     assert "".join(state.get_log(actor_id=talking._actor_id.hex())).startswith("line 0\n")
     assert list(state.list_logs(glob_filter=f"*{pid}.out")) == ["worker_out"]

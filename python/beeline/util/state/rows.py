@@ -94,7 +94,7 @@ def _death_cause(row: dict[str, Any]) -> dict[str, Any] | None:
     context = "creation_task_failure_context" if row["cause"] == _INIT_FAILED else "actor_died_error_context"
     return {
         context: {
-            "error_message": row["message"],
+            "error_message": _traceback_of(row["error_pickle"]) or row["message"],
             "actor_id": ActorID(row["actor_id"]).hex(),
             "class_name": row["class_name"],
             "name": row["name"],
@@ -161,11 +161,16 @@ def _error_message(row: dict[str, Any]) -> str | None:
     """What the program raised, with its traceback; of other failures the message."""
     if not row["error"]:
         return None
-    if row["error"] in (_core.ERROR_TASK, _core.ERROR_ACTOR_INIT_FAILED) and row["error_pickle"]:
-        # The outer pickle is plain text and numbers; the exception within stays as it is.
-        (_, text, *_), _ = pickle.loads(row["error_pickle"])
-        return _TERMINAL_CODES.sub("", text)
-    return row["error_message"]
+    is_of_program = row["error"] in (_core.ERROR_TASK, _core.ERROR_ACTOR_INIT_FAILED)
+    return (_traceback_of(row["error_pickle"]) if is_of_program else None) or row["error_message"]
+
+
+def _traceback_of(error: bytes) -> str | None:
+    """Of what `dump_task_error` gave: the outer pickle is text and numbers, the exception within stays as it is."""
+    if not error:
+        return None
+    (_, text, *_), _ = pickle.loads(error)
+    return _TERMINAL_CODES.sub("", text)
 
 
 def _creation(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
@@ -200,7 +205,7 @@ def _creation(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
         "required_resources": row["resources"],
         "placement_group_id": _group_id(row["group"]),
         "events": [],
-        "error_message": row["message"] if failed else None,
+        "error_message": _traceback_of(row["error_pickle"]) or row["message"] if failed else None,
     }
 
 
@@ -354,8 +359,8 @@ def _command_of(pid: int) -> str:
 
 # By resource: the rows, and what must be asked for.
 SOURCES: dict[str, tuple[Callable[[Snapshot], Iterator[dict[str, Any]]], int]] = {
-    "actors": (actors, 0),
-    "tasks": (tasks, _core.PART_TASKS),
+    "actors": (actors, _core.PART_ERRORS),
+    "tasks": (tasks, _core.PART_TASKS | _core.PART_ERRORS),
     "objects": (objects, _core.PART_OBJECTS),
     "nodes": (nodes, 0),
     "workers": (workers, 0),

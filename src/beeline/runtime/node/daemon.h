@@ -158,7 +158,7 @@ class Daemon final : private PoolEvents {
 
   // daemon_state.cc
   control::State state(std::uint64_t request, std::uint8_t parts);
-  [[nodiscard]] control::ActorRow row_of(const ActorRecord& record) const;
+  [[nodiscard]] control::ActorRow row_of(const ActorRecord& record, std::uint8_t parts) const;
   [[nodiscard]] control::GroupRow row_of(const GroupRecord& record) const;
   // What a worker is used for, for people, and on which node.
   [[nodiscard]] std::pair<std::string, NodeIndex> use_of(WorkerToken worker) const;

@@ -46,7 +46,7 @@ void Daemon::remember_ended(const Worker& worker, const std::string& how) {
   if (ended_workers_.size() > kRememberedWorkers) ended_workers_.pop_front();
 }
 
-control::ActorRow Daemon::row_of(const ActorRecord& record) const {
+control::ActorRow Daemon::row_of(const ActorRecord& record, std::uint8_t parts) const {
   const auto& create = record.create;
   control::ActorRow row;
   row.actor = create.actor;
@@ -63,6 +63,7 @@ control::ActorRow Daemon::row_of(const ActorRecord& record) const {
   row.cause = static_cast<std::uint8_t>(record.cause);
   row.message = record.message;
   row.group = create.scheduling.group;
+  if ((parts & control::kPartErrors) != 0) row.error = record.error;
   const auto demand = demand_of_actor_.find(create.actor);
   if (demand == demand_of_actor_.end()) return row;
   if (const auto& allocation = demands_.at(demand->second).allocation) row.node = allocation->node;
@@ -76,7 +77,7 @@ control::State Daemon::state(std::uint64_t request, std::uint8_t parts) {
   state.uptime_s = std::chrono::duration<double>(Clock::now() - started_).count();
   state.total = scheduler_.total();
   state.available = scheduler_.available();
-  for (const auto& [actor, record] : actors_.all()) state.actors.push_back(row_of(record));
+  for (const auto& [actor, record] : actors_.all()) state.actors.push_back(row_of(record, parts));
   for (const auto& [index, connection] : processes_) {
     if (connection->closing) continue;
     control::ProcessRow row;
