@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 from beeline import _core
 from beeline.api import actor, actor_meta, session
 from beeline.api.hooks import Hooks
-from beeline.api.logging_config import LoggingConfig
 from beeline.api.this_worker import state, use_gpus, use_threads
 from beeline.engines.embedded import QUOTA_VARIABLE
 from beeline.runtime_env import variables, worker
@@ -161,6 +160,8 @@ def _apply(info: dict[str, Any]) -> None:
     worker.put_on(env, own_interpreter, config, info["session_dir"])
     logging.getLogger("beeline").setLevel(config["log_level"])
     if config["logging"] is not None:
+        from beeline.api.logging_config import LoggingConfig
+
         LoggingConfig.from_dict(config["logging"]).apply()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -23,7 +23,6 @@ RAY_ERRORS = (
     "TaskPlacementGroupRemoved",
     "ActorPlacementGroupRemoved",
     "PendingCallsLimitExceeded",
-    "RuntimeEnvSetupError",
     "RayDirectTransportError",
 )
 PYTHON_ERRORS = (

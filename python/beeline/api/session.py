@@ -13,18 +13,20 @@ import uuid
 import weakref
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beeline import _core
 from beeline.api import addresses, notices, summary
 from beeline.api import labels as label_rules
 from beeline.api import options as option_table
-from beeline.api.logging_config import LoggingConfig
 from beeline.engines import embedded
 from beeline.exceptions import CoreError, SessionLostError
 from beeline.runtime_env.runtime_env import RuntimeEnv, checked
 from beeline.runtime_env.variables import Resolver, needs_setup, variables_of
 from beeline.tensors import registered
+
+if TYPE_CHECKING:
+    from beeline.api.logging_config import LoggingConfig
 
 _log = logging.getLogger("beeline")
 # Of the one machine, for whoever asks.
@@ -201,8 +203,8 @@ def init(
         object_spilling_directory,
     )
     node_labels = label_rules.checked(labels)
-    if logging_config is not None and not isinstance(logging_config, LoggingConfig):
-        raise TypeError(f"logging_config must be a LoggingConfig, got {type(logging_config)}")
+    if logging_config is not None:
+        _check_logging_config(logging_config)
     env = checked(runtime_env)
     if include_dashboard or dashboard_port is not None:
         notices.without_effect("include_dashboard of init", "there is no dashboard; `beeline status` shows the session")
@@ -267,6 +269,13 @@ def init(
             shutdown()
             raise
         return Context(current.info)
+
+
+def _check_logging_config(value: Any) -> None:
+    from beeline.api.logging_config import LoggingConfig  # here alone: it would cost every start
+
+    if not isinstance(value, LoggingConfig):
+        raise TypeError(f"logging_config must be a LoggingConfig, got {type(value)}")
 
 
 def _job_config(logging_config: LoggingConfig | None) -> dict[str, Any]:

@@ -26,7 +26,6 @@ _MAX_BYTES = 96 * 1024
 _HOOK = "worker_process_setup_hook"
 _HOOK_PACKAGE = "_setup_hook"
 HOOK_FILE = "hook.pickle"
-_REFERENCE = re.compile(r"\$\{[A-Za-z0-9_]+\}")
 
 
 def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def variables_of(env: Mapping[str, Any], settled: Mapping[str, str] = MappingPro
 
 def _expanded(value: str) -> str:
     """As on Ray: `${NAME}` stands for the variable's value here, and for nothing where there is none."""
-    return _REFERENCE.sub("", os.path.expandvars(value)) if "$" in value else value
+    return re.sub(r"\$\{[A-Za-z0-9_]+\}", "", os.path.expandvars(value)) if "$" in value else value
 
 
 def taken(environment: MutableMapping[str, str]) -> tuple[dict[str, Any], bool]:

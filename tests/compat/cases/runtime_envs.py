@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 
-from outcome import full, raised
+from outcome import describe, full, raised
 
 SHARED_SESSION = False
 QUIET = {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR", "object_store_memory": 128 << 20}
@@ -104,7 +104,10 @@ def case_what_cannot_be_installed(ray):
         return 1
 
     with session(ray):
-        return raised(ray, lambda: ray.get(f.remote(), timeout=100))
+        try:
+            return ray.get(f.remote(), timeout=100)
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            return describe(ray, error)
 
 
 def case_bad_fields(ray):
