@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +126,8 @@ def test_a_producer_that_is_stopped_ends_a_fetch_without_a_timeout(make_actor, m
     monkeypatch.setenv(fetch_time.VARIABLE, "300")
     os.kill(pid, signal.SIGSTOP)
     try:
+        while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.001)
         with pytest.raises(exceptions.ObjectFetchTimedOutError, match="within 0.3 s"):
             ray.get(ref)
     finally:

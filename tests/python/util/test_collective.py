@@ -2,6 +2,7 @@
 
 import os
 import signal
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -215,9 +216,10 @@ def test_death_of_a_rank_fails_the_others_and_ends_none():
 
 
 def test_a_rank_that_does_not_come_ends_the_wait(session):
-    ranks = rank_helpers.group(2, "late", 500)
+    ranks = rank_helpers.group(2, "late")
 
     def wait_in_vain(rank):
+        collective.get_group_handle("late")._timeout = timedelta(seconds=0.5)
         return [told(lambda: collective.recv(torch.ones(5), 1, "late")), collective.get_rank("late")]
 
     text, rank = ray.get(ranks[0].run.remote(wait_in_vain, 0), timeout=100)

@@ -62,8 +62,11 @@ def create_collective_group(actors: Sequence[Any], backend: str, name: str | Non
     if len(set(members)) != len(members):
         raise ValueError(f"All actors must be unique, got: {members}")
     joining = [actor.__ray_call__.remote(_join, len(members), rank, wanted, name) for rank, actor in enumerate(members)]
+    left: list[Any] = joining
     try:
-        objects.get(joining)
+        while left:  # the first that fails says why; the others only wait for it
+            ready, left = objects.wait(left)
+            objects.get(ready)
     except BaseException:
         for actor, joined in zip(members, joining, strict=True):  # where joining failed, this call is not run
             actor.__ray_call__.remote(_leave, name, joined)
