@@ -73,6 +73,7 @@ nb::list processes_of(const control::State& state) {
   return list_of(state.processes, [&](const control::ProcessRow& row) {
     nb::dict out = dict_of("index", row.index, "pid", row.pid, "kind", row.kind, "what", row.what, "pss_bytes",
                            row.pss_bytes, "usage", row.usage, "node", row.node, "unanswered", row.unanswered);
+    out["job"] = row.job;
     out["tasks"] = tasks_of(row.listing, state.session_name);
     out["objects"] = objects_of(row.listing, state.session_name);
     out["publications"] = publications_of(row.listing);
@@ -93,6 +94,7 @@ nb::list actors_of(const control::State& state) {
     out["process"] = row.process;
     out["node"] = row.node;
     out["detached"] = row.detached;
+    out["job"] = row.job;
     out["cause"] = row.cause;
     out["message"] = row.message;
     out["group"] = row.group;

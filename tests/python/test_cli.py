@@ -20,7 +20,20 @@ def test_version_and_help():
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0 and "beeline" in result.output
     result = CliRunner().invoke(main, ["--help"])
-    for command in ("status", "start", "stop", "doctor", "run", "top", "paths", "timeline", "bench", "metrics", "list", "get"):
+    for command in (
+        "status",
+        "start",
+        "stop",
+        "doctor",
+        "run",
+        "top",
+        "paths",
+        "timeline",
+        "bench",
+        "metrics",
+        "list",
+        "get",
+    ):
         assert command in result.output
     for command in ("summary", "memory", "transfers", "logs", "config"):
         assert command in result.output

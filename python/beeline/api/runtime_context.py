@@ -18,6 +18,11 @@ def _task() -> Any:
     return async_task.get() or _core.current_task()
 
 
+def job_id(number: int) -> str:
+    """The id of the driver with that number in its session, in hexadecimal."""
+    return number.to_bytes(4, "little").hex()
+
+
 class RuntimeContext:
     """Ray's RuntimeContext. What makes no sense outside of a task or an actor is None or raises, as documented."""
 
@@ -35,7 +40,7 @@ class RuntimeContext:
 
     def get_job_id(self) -> str:
         """The id of this driver, or of the driver that this worker works for, in hexadecimal."""
-        return int(session.current.info.get("job", 0)).to_bytes(4, "little").hex()
+        return job_id(int(session.current.info.get("job", 0)))
 
     def get_node_id(self) -> str:
         """The node's id in hexadecimal."""

@@ -347,9 +347,10 @@ struct ActorRow {
   std::uint8_t cause = 0;  // DeathCause
   std::string message;     // why it died or is restarted
   GroupId group = 0;
-  Bytes error;  // kInitFailed, with kPartErrors: the pickled exception of __init__
+  Bytes error;    // kInitFailed, with kPartErrors: the pickled exception of __init__
+  JobId job = 0;  // of its creator
   MSGPACK_DEFINE_ARRAY(actor, class_name, name, name_space, state, pid, incarnation, resources, owner, process, node,
-                       detached, cause, message, group, error)
+                       detached, cause, message, group, error, job)
 };
 
 struct ProcessRow {
@@ -362,7 +363,8 @@ struct ProcessRow {
   NodeIndex node = 0;
   bool unanswered = false;  // it was asked, and did not answer in time
   Listing listing;
-  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage, node, unanswered, listing)
+  JobId job = 0;  // that it works for now
+  MSGPACK_DEFINE_ARRAY(index, pid, kind, what, pss_bytes, usage, node, unanswered, listing, job)
 };
 
 // A worker that has ended. The daemon remembers the last of them.

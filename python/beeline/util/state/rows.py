@@ -13,7 +13,7 @@ from beeline.api import session
 from beeline.api.actor import ActorID
 from beeline.api.placement_group import STATES as GROUP_STATES
 from beeline.api.placement_group import PlacementGroupID
-from beeline.api.runtime_context import JOB_ID
+from beeline.api.runtime_context import job_id
 from beeline.util.state.snapshot import Snapshot, worker_id
 
 _PENDING, _STARTING, _ALIVE, _RESTARTING, _DEAD = range(5)  # control::ActorState
@@ -46,7 +46,7 @@ _ERROR_TYPES = {
     _core.ERROR_END_OF_STREAM: "END_OF_STREAMING_GENERATOR",
 }
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
-_DRIVER_TASK_ID = "f" * 40 + JOB_ID
+_DRIVER_TASK_ID = "f" * 40  # and the job's id
 
 
 def _group_id(group: int) -> str | None:
@@ -71,7 +71,7 @@ def actors(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             "actor_id": ActorID(row["actor_id"]).hex(),
             "class_name": row["class_name"],
             "state": _ACTOR_STATES[row["state"]],
-            "job_id": JOB_ID,
+            "job_id": job_id(row["job"]),
             "name": row["name"],
             "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
             "pid": row["pid"],
@@ -127,13 +127,14 @@ def task(
             state, ended_ns = min(at_worker["state"], _FINISHED), 0
             state = _RUNNING if state == _FINISHED else state
     is_placed = bool(row["worker"])
-    parent = row["parent_task_id"] or (_DRIVER_TASK_ID if is_of_driver else "")
+    job = snapshot.job_of(row["key"][0])
+    parent = row["parent_task_id"] or (_DRIVER_TASK_ID + job if is_of_driver else "")
     return {
         "task_id": row["task_id"],
         "attempt_number": row["key"][2],
         "name": row["name"],
         "state": _TASK_STATES[state],
-        "job_id": JOB_ID,
+        "job_id": job,
         "actor_id": ActorID(row["actor"]).hex() if row["actor"] else None,
         "type": "ACTOR_TASK" if row["actor"] else "NORMAL_TASK",
         "func_or_class_name": row["function"],
@@ -192,11 +193,11 @@ def _creation(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
         "attempt_number": row["incarnation"],
         "name": f"{row['class_name']}.__init__",
         "state": state,
-        "job_id": JOB_ID,
+        "job_id": job_id(row["job"]),
         "actor_id": actor_id,
         "type": "ACTOR_CREATION_TASK",
         "func_or_class_name": f"{row['class_name']}.__init__",
-        "parent_task_id": _DRIVER_TASK_ID if snapshot.is_driver(row["owner"]) else "",
+        "parent_task_id": _DRIVER_TASK_ID + job_id(row["job"]) if snapshot.is_driver(row["owner"]) else "",
         "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
         "worker_id": worker_id(row["process"]) if row["process"] else None,
         "worker_pid": row["pid"] or None,
@@ -311,7 +312,7 @@ def placement_groups(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         yield {
             "placement_group_id": PlacementGroupID(row["group"]).hex(),
             "name": row["name"],
-            "creator_job_id": JOB_ID,
+            "creator_job_id": snapshot.job_of(row["group"] >> 32),
             "state": GROUP_STATES[row["state"]],
             "bundles": [
                 {
@@ -335,14 +336,18 @@ def jobs(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
         if not snapshot.is_driver(row["index"]):
             continue
         yield {
-            "job_id": JOB_ID,
+            "job_id": job_id(row["job"]),
             "submission_id": None,
             "entrypoint": _command_of(row["pid"]),
             "type": "DRIVER",
             "status": "RUNNING",
             "message": None,
             "error_type": None,
-            "driver_info": {"id": JOB_ID, "node_ip_address": session.NODE_IP_ADDRESS, "pid": str(row["pid"])},
+            "driver_info": {
+                "id": job_id(row["job"]),
+                "node_ip_address": session.NODE_IP_ADDRESS,
+                "pid": str(row["pid"]),
+            },
             "start_time": snapshot.started_ms(),
             "metadata": {},
             "runtime_env": {},

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from beeline import _core
+from beeline.api.runtime_context import job_id
 from beeline.exceptions import BeelineError
 from beeline.util.state.common import MAX_LIMIT
 from beeline.util.state.exception import RayStateApiException, ServerUnavailable
@@ -82,6 +83,10 @@ class Snapshot:
     def members(self) -> list[dict[str, Any]]:
         """The rows of drivers and workers."""
         return [row for row in self.processes.values() if row["kind"] in (_DRIVER, _WORKER)]
+
+    def job_of(self, index: int) -> str:
+        """The id of the driver that this process works for, or last worked for; "" where it is not known any more."""
+        return job_id(self.processes[index]["job"]) if index in self.processes else ""
 
     def is_driver(self, index: int) -> bool:
         """Whether that process is a driver that lives."""

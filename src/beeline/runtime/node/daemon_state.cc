@@ -60,6 +60,7 @@ control::ActorRow Daemon::row_of(const ActorRecord& record, std::uint8_t parts) 
   row.owner = record.owner;
   row.process = record.process;
   row.detached = create.detached;
+  row.job = record.job;
   row.cause = static_cast<std::uint8_t>(record.cause);
   row.message = record.message;
   row.group = create.scheduling.group;
@@ -85,6 +86,7 @@ control::State Daemon::state(std::uint64_t request, std::uint8_t parts) {
     row.pid = static_cast<std::int32_t>(connection->pid);
     row.kind = static_cast<std::uint8_t>(connection->kind);
     row.what = connection->kind == control::ProcessKind::kDriver ? "driver" : "tool";
+    row.job = connection->job;
     if (connection->kind == control::ProcessKind::kWorker) std::tie(row.what, row.node) = use_of(connection->worker);
     row.pss_bytes = os::pss_bytes(connection->pid);
     state.processes.push_back(std::move(row));
