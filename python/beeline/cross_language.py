@@ -15,7 +15,7 @@ from typing import Any
 
 from beeline import _core
 from beeline.api import options as option_table
-from beeline.api import scheduling, session
+from beeline.api import environment, scheduling, session
 from beeline.api.actor import ActorHandle
 from beeline.api.actor_meta import ActorMeta, AnyMethods
 from beeline.exceptions import ActorAlreadyExistsError
@@ -49,13 +49,14 @@ class CppFunction:
         call = _core.FunctionCall(
             self._name.encode(),
             options.get("name") or self._name,
+            self._name,
             1 if num_returns is None else num_returns,
             resources,
             transports.OBJECT_STORE if mode is None else mode,
             option_table.DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
             options.get("retry_exceptions", False),
             False,
-            {**option_table.environment(options, session.current.env), PROGRAM_VARIABLE: self._program},
+            {**environment.variables(options), PROGRAM_VARIABLE: self._program},
             0,
             scheduling.where(options, resources, {}, self._name),
             0,
@@ -104,7 +105,7 @@ class CppActorClass:
             "max_restarts": options.get("max_restarts") or 0,
             "detached": options.get("lifetime") == "detached",
             "wants_torch": False,
-            "env": {**option_table.environment(options, session.current.env), PROGRAM_VARIABLE: self._program},
+            "env": {**environment.variables(options), PROGRAM_VARIABLE: self._program},
             "handle_meta": meta_bytes,
         }
         try:
