@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from beeline import _core
-from beeline.api import options as option_table
 from beeline.api import environment, scheduling, session
+from beeline.api import options as option_table
 from beeline.api.actor import ActorHandle
 from beeline.api.actor_meta import ActorMeta, AnyMethods
 from beeline.exceptions import ActorAlreadyExistsError
