@@ -184,7 +184,27 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   const bool is_sent = peers.send(to, Message::kCall, scratch_);
   if (is_sent && header.window > 0 && taken.count > 0) peers.send(to, Message::kTaken, view_of(taken));
   // After the call: what tells of a producer's end is told to the consumer behind it.
-  for (const auto& [producer, forward] : forwards) peers.send(producer, Message::kForward, view_of(forward));
+  for (const auto& [producer, forward] : forwards) {
+    if (peers.is_delivered(to)) {
+      peers.send(producer, Message::kForward, view_of(forward));
+    } else {
+      tell_ourselves(forward);
+    }
+  }
+}
+
+// The value could overtake the call that waits for it, and be gone there when that comes: it goes the call's way.
+void Caller::tell_ourselves(const ForwardRecord& forward) {
+  Entry* entry = process_.objects().find(forward.id);
+  auto* producer = entry != nullptr ? static_cast<OutgoingCall*>(entry->producer) : nullptr;
+  if (producer == nullptr) return;  // it has ended on the way here, and told those of whom its worker was not
+  const auto is_it = [&](const OutgoingCall::Forward& asked) {
+    return asked.return_index == forward.return_index && asked.consumer == forward.consumer;
+  };
+  const auto last = std::find_if(producer->forwards.rbegin(), producer->forwards.rend(), is_it);
+  if (last == producer->forwards.rend()) return;
+  producer->forwards.erase(std::next(last).base());
+  entry->subscribers.push_back(forward.consumer);
 }
 
 void Caller::say_taken(const OutgoingCall& call, std::uint64_t count) {

@@ -138,6 +138,7 @@ class Caller {
                           std::vector<store::Entry*>& returns);
   void queue(OutgoingCall& call);
   void send(OutgoingCall& call, ProcessIndex to);
+  void tell_ourselves(const ForwardRecord& forward);
   void say_taken(const OutgoingCall& call, std::uint64_t count);
   // The call that the answer is to, null if it is of an attempt that was given up.
   OutgoingCall* find_call(ProcessIndex from, std::uint64_t task, std::uint32_t attempt);

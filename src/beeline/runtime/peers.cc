@@ -456,6 +456,11 @@ bool Peers::is_gone(ProcessIndex process) const {
   return it != peers_.end() && it->second.gone;
 }
 
+bool Peers::is_delivered(ProcessIndex to) const {
+  const auto it = peers_.find(to);
+  return it != peers_.end() && it->second.out != nullptr && it->second.out->open && it->second.out->overflow.empty();
+}
+
 void Peers::close() {
   if (listener_.is_open()) {
     events_.forget_socket(listener_.get());

@@ -70,6 +70,9 @@ class Peers {
   // Whether the handshake with it is done.
   [[nodiscard]] bool has_link(ProcessIndex process) const;
   [[nodiscard]] bool is_gone(ProcessIndex process) const;
+  // Whether all that was sent there lies in a ring that the receiver looks into: nothing waits for room, or for the
+  // link to be made.
+  [[nodiscard]] bool is_delivered(ProcessIndex to) const;
   // Connects ahead of use.
   void connect(ProcessIndex process);
 

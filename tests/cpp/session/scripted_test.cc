@@ -254,6 +254,35 @@ TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
 }
 
+// Else it could come, be used by another call and be gone, before the call that waits for it is there.
+TEST_F(ScriptedTest, AValueDoesNotOvertakeTheCallThatWaitsForIt) {
+  Process& owner = join();
+  Process& producer = join();
+  Process& consumer = join();
+  Entry* produced = call(owner, numbers({1}));
+  grant(owner, producer);
+  IncomingCall* producing = take(producer);
+  ASSERT_NE(producing, nullptr);
+  Entry* consumed = nullptr;
+  {
+    // As long as it is held, the consumer does not take the owner's link: the call waits in its ring.
+    const Locked locked(consumer.lock());
+    consumed = call(owner, numbers({1}), {produced});
+    grant(owner, consumer);
+    const auto is_sent = [&] { return static_cast<OutgoingCall*>(consumed->producer)->sent_to == consumer.self(); };
+    ASSERT_TRUE(eventually(owner, is_sent));
+    const Locked looking(owner.lock());
+    EXPECT_TRUE(static_cast<OutgoingCall*>(produced->producer)->forwards.empty()) << "the producer was asked to tell";
+    EXPECT_EQ(produced->subscribers, std::vector<ProcessIndex>{consumer.self()});
+  }
+  producer.finish(*producing, {numbers({4})}, false);
+  IncomingCall* consuming = take(consumer);
+  ASSERT_NE(consuming, nullptr);
+  EXPECT_EQ(numbers_of(*consumer.payload(*consuming->dependencies.at(0))).at(0), 4);
+  consumer.finish(*consuming, {numbers({5})}, false);
+  EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 5);
+}
+
 TEST_F(ScriptedTest, AnObjectThatNobodyHoldsAnyMoreTakesNoValue) {
   Process& owner = join();
   Process& consumer = join();
