@@ -204,9 +204,9 @@ VARIABLES = (
     Variable(
         "RAY_ADDRESS",
         UNSET,
-        "util.multiprocessing.Pool",
-        "python/beeline/util/multiprocessing/pool.py",
-        "Warned of where it names a cluster: pools start a session on this machine.",
+        "init, and pools of util.multiprocessing",
+        "python/beeline/api/addresses.py",
+        "The session that is joined where no address is given.",
     ),
     Variable(
         "BEELINE_SESSION",
@@ -306,6 +306,13 @@ VARIABLES = (
         "src/beeline/runtime/launch.h",
         "By which a worker registers.",
         internal=True,
+    ),
+    Variable(
+        "PYTHONPATH",
+        UNSET,
+        "workers, when they start",
+        "python/beeline/runtime_env/worker.py",
+        "What a runtime_env adds to the path goes before it, for the interpreters that a worker starts.",
     ),
     Variable(
         "COLUMNS",

@@ -101,6 +101,7 @@ void execute(IncomingCall& call) {
     // announces to all callers; sys.exit() in a function is a crash of its worker (as Ray).
     worker->exit_requested = true;
     if (call.header.actor != 0) running.actor_exited(runtime::control::DeathCause::kExited);
+    running.leave();  // other threads may wait for a call
     return;
   }
   if (call.streams()) return finish_stream(call, raised);
@@ -256,6 +257,10 @@ void run_worker(nb::object hooks) {
       worker->lease_resources = assignment.lease->resources;
     }
     if (run_calls(seen) == LoopEnd::kExit) break;
+  }
+  // Calls that other threads run come to their ends, but for the one that asked for this: it has none.
+  if (worker->exit_requested && !worker->is_async) {
+    (void)wait_with_signals(Deadline::never(), [&](Deadline slice) { return running.wait_for_calls(1, slice); });
   }
   if (worker->has_info && !worker->exit_requested && !running.exiting()) {
     running.actor_exited(runtime::control::DeathCause::kOutOfScope);

@@ -154,7 +154,7 @@ def test_after_a_worker_was_killed(program):
     lost = processes.until(
         lambda: [row for row in rows_of("memory")["objects"] if row["object_id"] == weights and row["error"]]
     )
-    assert lost[0]["error"] == "OBJECT_LOST"
+    assert lost[0]["error"] == "OBJECT_UNRECONSTRUCTABLE"
     assert producer not in {row["holder_pid"] for row in rows_of("transfers")["publications"]}
 
 

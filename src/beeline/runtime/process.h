@@ -213,6 +213,10 @@ class Process final : public PeerEvents, public store::TableEvents {
   IncomingCall* try_take();
   Assignment assignment();
   void finish(IncomingCall& call, std::vector<store::PayloadPtr> results, bool retryable);
+  // This process ends by itself: who waits for a call gets kExit.
+  void leave();
+  // Until no more than `left` calls run here.
+  WaitOutcome wait_for_calls(std::size_t left, Deadline deadline);
   // Sends the next item of a call that streams; false if nobody takes more.
   bool send_item(IncomingCall& call, const store::PayloadPtr& item);
   // Waits until the call may send another one. As any wait, it gives way meanwhile.

@@ -206,7 +206,18 @@ void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool r
   const Locked locked(lock_);
   for (const auto& result : results) hand_over(*result, call.caller);
   executor_.finish(call, std::move(results), retryable);
-  if (executor_.terminating()) progress_.notify();  // it may have been the last
+  if (executor_.terminating() || exiting_) progress_.notify();  // it may have been the last
+}
+
+void Process::leave() {
+  const Locked locked(lock_);
+  exiting_ = true;
+  progress_.notify();
+}
+
+WaitOutcome Process::wait_for_calls(std::size_t left, Deadline deadline) {
+  Locked locked(lock_);
+  return progress_.wait(locked, deadline, [&] { return executor_.running() <= left; });
 }
 
 // What was published for the value ends with its owner.

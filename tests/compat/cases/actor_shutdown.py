@@ -79,26 +79,6 @@ def case_not_by_kill(ray):
     return [_gone(ray, pid), journal.lines()]
 
 
-def case_not_of_an_instance_that_was_never_made(ray):
-    journal = _Journal()
-
-    class A:
-        def __init__(self):
-            journal.write(f"init {os.getpid()}")
-            raise ValueError("no")
-
-        def hello(self):
-            pass
-
-        def __ray_shutdown__(self):
-            journal.write("shutdown")
-
-    a = ray.remote(A).remote()
-    failed = raised(ray, lambda: ray.get(a.hello.remote()))
-    pid = int(journal.lines()[1])
-    return [failed, _gone(ray, pid), journal.lines()[2:]]
-
-
 def case_an_error_in_it_is_no_obstacle(ray):
     journal = _Journal()
 
