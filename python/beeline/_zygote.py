@@ -26,7 +26,10 @@ _EXIT, _FORK, _FORK_ZYGOTE, _FORKED, _CHILD_EXITED, _READY = 42, 64, 65, 66, 67,
 _MAX_FDS = 16
 # Read by OpenBLAS, OpenMP and MKL when they are loaded: with 1 they start no thread that fork() would lose.
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# When the daemon is gone, how long workers may take to leave by themselves.
+# How long a killed daemon may take to be followed by another one, and how often to look for that.
+_DAEMON_WAIT_S = 10.0
+_LOOK_PERIOD_S = 0.01
+# When no daemon comes, how long workers may take to leave by themselves.
 _ORPHANS_WAIT_S = 0.5
 # After as long without a request the zygote does what takes time.
 _IDLE_MS = 100
@@ -71,11 +74,15 @@ class _Connection:
         self._buffer = bytearray()
         self._fds: list[int] = []
 
-    def send(self, kind: int, *fields: int) -> None:
+    def send(self, kind: int, *fields: int) -> bool:
+        """False if nobody can have got it."""
         body = _TYPE.pack(kind) + bytes([0x90 | len(fields)]) + b"".join(struct.pack(">Bq", 0xD3, n) for n in fields)
-        # A daemon that is gone is seen, and its session ended, at the next read.
-        with contextlib.suppress(ConnectionError):
+        # A daemon that is gone is seen, and another one looked for, at the next read.
+        try:
             self.sock.sendall(_HEADER.pack(len(body), 0) + body)
+        except ConnectionError:
+            return False
+        return True
 
     def fill(self) -> bool:
         """Reads what is there, waiting for the first byte; False at the end of the stream."""
@@ -116,6 +123,8 @@ class _Zygote:
         self._session_dir = session_dir
         self._user_threads = user_threads
         self._children: set[int] = set()
+        self._untold: list[tuple[int, int]] = []  # ends of children for a daemon to come
+        self._daemon_wait_s = float(os.environ.get("BEELINE_DAEMON_WAIT_S") or _DAEMON_WAIT_S)
         # What remains to be done when nobody is in a hurry: the first actor does not wait for it.
         self._idle_steps = [self._import_numpy, _collect, _let_go_of_code]
         self._attach(sock)
@@ -152,7 +161,10 @@ class _Zygote:
             if self._daemon.sock.fileno() not in ready:
                 continue
             if not self._daemon.fill():
-                return self._end_orphans()
+                if not self._find_another_daemon():
+                    return self._end_orphans()
+                poll = self._new_poll()
+                continue
             while (frame := self._daemon.next_frame()) is not None:
                 kind, fields, fds = frame
                 if kind == _EXIT:
@@ -191,7 +203,8 @@ class _Zygote:
             if pid == 0:
                 return
             self._children.discard(pid)
-            self._daemon.send(_CHILD_EXITED, pid, status)
+            if not self._daemon.send(_CHILD_EXITED, pid, status):
+                self._untold.append((pid, status))
 
     def _fork(self) -> int:
         threads = len(os.listdir("/proc/self/task"))
@@ -259,8 +272,30 @@ class _Zygote:
         self._daemon.send(_FORKED, 0, pid)
         return False
 
+    def _find_another_daemon(self) -> bool:
+        """The daemon is gone without a word. Drivers and workers start another one, for which this zygote goes on."""
+        deadline = time.monotonic() + self._daemon_wait_s
+        path = os.path.join(self._session_dir, "daemon.sock")
+        while time.monotonic() < deadline and os.path.exists(os.path.join(self._session_dir, "journal")):
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(path)
+            except OSError:
+                sock.close()
+                self._reap()
+                time.sleep(_LOOK_PERIOD_S)
+                continue
+            self._daemon.close()
+            self._daemon = _Connection(sock)
+            self._daemon.send(_READY, 0)
+            for pid, status in self._untold:
+                self._daemon.send(_CHILD_EXITED, pid, status)
+            self._untold.clear()
+            return True
+        return False
+
     def _end_orphans(self) -> None:
-        """The daemon is gone without a word: nothing of its session is left behind."""
+        """Nobody has started another daemon: nothing of its session is left behind."""
         deadline = time.monotonic() + _ORPHANS_WAIT_S
         while self._children and time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):

@@ -68,6 +68,14 @@ VARIABLES = (
         "The preload library is put in front of what it lists; where another allocator comes first, it stands aside.",
     ),
     Variable(
+        "BEELINE_DAEMON_WAIT_S",
+        "10",
+        "init, when it starts a session",
+        "src/beeline/runtime/launch.cc",
+        "Seconds that the processes of a session wait for another node daemon when theirs was killed, before all ends; "
+        "0: it ends at once, and no journal is kept.",
+    ),
+    Variable(
         "BEELINE_TRIM_AFTER_S",
         "30",
         "every process of a session, when it joins",

@@ -5,6 +5,8 @@ import signal
 import processes
 import pytest
 
+# A daemon that is killed is not followed by another one (test_daemon_restart.py is about those that are).
+NO_OTHER_DAEMON = {"BEELINE_DAEMON_WAIT_S": "0"}
 ACTOR_WITH_MEMORY = """
     @ray.remote
     class Holder:
@@ -138,7 +140,8 @@ def test_killed_daemon_ends_everything_with_an_error_that_says_so(start_driver):
     say("down", ray.is_initialized())
     ray.init(num_cpus=2)
     say("again", proof())
-    """
+    """,
+        environment=NO_OTHER_DAEMON,
     )
     driver.expect("ready")
     servants, files = driver.servants(), processes.files_of(driver.servants())
@@ -165,7 +168,8 @@ def test_killed_daemon_of_an_idle_driver(start_driver):
     say("ready")
     hear()
     say("put", tried(lambda: ray.get(holder.pid.remote(), timeout=20)))
-    """
+    """,
+        environment=NO_OTHER_DAEMON,
     )
     driver.expect("ready")
     servants = driver.servants()

@@ -277,7 +277,8 @@ def test_another_folder_is_left_empty_when_the_daemon_is_killed(start_driver, tm
     refs = [ray.put(np.full(1 << 20, i)) for i in range(10)]
     say("stored")
     hear()
-    """
+    """,
+        environment={"BEELINE_DAEMON_WAIT_S": "0"},
     )
     driver.expect("stored")
     assert list(tmp_path.glob("beeline-spill-*"))

@@ -77,7 +77,7 @@ def test_kill_of_one(start_driver):
 
 
 def test_kill_of_one_daemon(start_driver):
-    first, second = start_driver(SCRIPT), start_driver(SCRIPT)
+    first, second = start_driver(SCRIPT, environment={"BEELINE_DAEMON_WAIT_S": "0"}), start_driver(SCRIPT)
     first.expect("ready")
     second.expect("ready")
     first.daemon().kill()

@@ -177,6 +177,24 @@ std::vector<ProcessEntry> list_processes() {
   return entries;
 }
 
+std::optional<std::uint64_t> start_ticks(pid_t pid) {
+  constexpr int kStartField = 22;  // of /proc/<pid>/stat; the state, after the name, is the third
+  const std::string stat = read_whole(proc_path(pid, "stat"));
+  const auto end = stat.rfind(')');
+  if (end == std::string::npos || end + 2 >= stat.size() || stat[end + 2] == 'Z' || stat[end + 2] == 'X') {
+    return std::nullopt;
+  }
+  std::size_t at = end + 2;
+  for (int field = 3; field < kStartField && at != std::string::npos; ++field) {
+    at = stat.find(' ', at);
+    if (at != std::string::npos) ++at;
+  }
+  if (at == std::string::npos) return std::nullopt;
+  std::uint64_t ticks = 0;
+  const auto [rest, error] = std::from_chars(stat.data() + at, stat.data() + stat.size(), ticks);
+  return error == std::errc() ? std::optional(ticks) : std::nullopt;
+}
+
 std::vector<pid_t> descendants_of(pid_t root) {
   std::multimap<pid_t, ProcessEntry> children;
   for (const auto& entry : list_processes()) children.emplace(entry.parent, entry);

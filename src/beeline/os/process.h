@@ -48,6 +48,9 @@ struct ProcessEntry {
   char state = '?';  // as in /proc/<pid>/stat: 'Z' has ended and waits for its parent
 };
 std::vector<ProcessEntry> list_processes();
+// When the process was started, in the kernel's ticks since boot: with its pid it names one process for ever. Nothing
+// of one that has ended, reaped or not.
+std::optional<std::uint64_t> start_ticks(pid_t pid);
 // Children, their children and so on of `root`, without itself and without those that have ended.
 std::vector<pid_t> descendants_of(pid_t root);
 

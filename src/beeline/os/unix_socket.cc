@@ -135,6 +135,11 @@ Result<PeerCredentials> peer_credentials(int socket) {
 }
 
 Status FrameSocket::send(BytesView frame, const std::vector<int>& fds) {
+  BEELINE_RETURN_IF_ERROR(queue(frame, fds));
+  return flush();
+}
+
+Status FrameSocket::queue(BytesView frame, const std::vector<int>& fds) {
   if (!is_open()) return {Code::kPeerLost, "send on a closed connection"};
   if (frame.size() > kMaxFrame || fds.size() > kMaxFds) {
     return {Code::kInvalidArgument, "a frame of " + std::to_string(frame.size()) + " bytes and " +
@@ -151,7 +156,7 @@ Status FrameSocket::send(BytesView frame, const std::vector<int>& fds) {
     outgoing.fds.emplace_back(copy);
   }
   out_.push_back(std::move(outgoing));
-  return flush();
+  return Status::ok();
 }
 
 Result<std::size_t> FrameSocket::write(Outgoing& head) {

@@ -67,6 +67,8 @@ class FrameSocket {
 
   // Queues the frame and writes what the socket takes without blocking; `fds` are borrowed and duplicated.
   Status send(BytesView frame, const std::vector<int>& fds = {});
+  // Queues it alone, for the next flush().
+  Status queue(BytesView frame, const std::vector<int>& fds = {});
   // Writes more of the queue; kOk also when some is left (see wants_write).
   Status flush();
   [[nodiscard]] bool wants_write() const { return !out_.empty(); }

@@ -110,6 +110,8 @@ class Caller {
   void on_lease_granted(const control::LeaseGranted& granted);
   void on_lease_failed(const control::LeaseFailed& failed);
   void on_recall_leases();
+  // What it expects to hear of from the daemon.
+  [[nodiscard]] control::Reconcile relied_on() const;
   // The worker takes no more calls: by its own word, or because it has ended.
   void on_leaving(ProcessIndex worker);
   void on_process_lost(ProcessIndex process, const std::string& reason);

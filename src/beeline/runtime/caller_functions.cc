@@ -194,6 +194,8 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   shape_of_lease_.erase(it);
   shape.requested.erase(failed.lease);
   const auto code = static_cast<Code>(failed.code);
+  // Granted and lost again without a word between, while there was no daemon.
+  if (code == Code::kPeerLost) return pump(shape);
   const auto kind = code == Code::kResourceExhausted ? ErrorKind::kInfeasible
                     : code == Code::kNotFound        ? ErrorKind::kGroupRemoved
                     : code == Code::kUnsupported     ? ErrorKind::kNoEnvironment
@@ -201,6 +203,17 @@ void Caller::on_lease_failed(const control::LeaseFailed& failed) {
   auto doomed = std::move(shape.queued);
   shape.queued.clear();
   for (OutgoingCall* call : doomed) fail(*call, make_failure(kind, *call->options.name + ": " + failed.message));
+}
+
+control::Reconcile Caller::relied_on() const {
+  control::Reconcile message;
+  for (const auto& [lease, shape] : shape_of_lease_) message.leases.push_back(lease);
+  for (const auto& [id, actor] : actors_) {
+    if (!actor->known || actor->latest.state != static_cast<std::uint8_t>(control::ActorState::kDead)) {
+      message.actors.push_back(id);
+    }
+  }
+  return message;
 }
 
 void Caller::on_rejected(ProcessIndex from, std::uint64_t task) {

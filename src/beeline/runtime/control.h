@@ -59,6 +59,9 @@ enum class Type : std::uint16_t {
   kAddNode = 21,     //                       kNodeAdded
   kRemoveNode = 22,  //                       kReply
   kPrestart = 26,    // from a driver: have a worker of this environment ready
+  kResume = 27,      // to a daemon that follows one that was killed, in the place of kRegister: kResumed. A worker's
+                     // carries two descriptors, where its stdout and stderr are read from, or none
+  kReconcile = 28,   // what the process relies on: it is told where that stands
   // daemon -> process
   kRegistered = 32,
   kReply = 33,
@@ -78,6 +81,8 @@ enum class Type : std::uint16_t {
   kGroupUpdate = 47,
   kGroups = 48,
   kNodeAdded = 49,
+  kResumed = 50,
+  kHandled = 51,  // now and then: so many of the process's frames have had their effect, and will not be lost
   // daemon -> zygote and back
   kFork = 64,        //                       kForked; two descriptors: stdout, stderr
   kForkZygote = 65,  // become two: the copy imports the named modules; one descriptor: its socket
@@ -116,7 +121,35 @@ struct Registered {
   std::string session_dir;
   Bytes config;   // as the job's driver gave it: opaque to the daemon (sys.path, namespace, log level ...)
   JobId job = 0;  // that it belongs to; 0 for a tool
-  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job)
+  // If the daemon is killed: what starts another one, and how long the process waits for that.
+  std::string daemon_path;
+  std::uint32_t daemon_wait_ms = 0;
+  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job, daemon_path, daemon_wait_ms)
+};
+
+// A process numbers the frames that it sends after its registration, from 1 on, and keeps those that it has not been told
+// to be handled: what a killed daemon has not come to is sent again to the next one.
+struct Resume {
+  ProcessIndex index = 0;
+  MSGPACK_DEFINE_ARRAY(index)
+};
+
+struct Resumed {
+  std::string refused;  // why, if so: the process does not belong to the session any more
+  std::uint64_t handled = 0;
+  MSGPACK_DEFINE_ARRAY(refused, handled)
+};
+
+struct Handled {
+  std::uint64_t frames = 0;
+  MSGPACK_DEFINE_ARRAY(frames)
+};
+
+struct Reconcile {
+  std::vector<LeaseId> leases;  // asked for or granted
+  std::vector<ActorId> actors;  // watched
+  std::vector<GroupId> groups;
+  MSGPACK_DEFINE_ARRAY(leases, actors, groups)
 };
 
 struct CreateActor {

@@ -14,7 +14,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
 #include <random>
+#include <thread>
 
 #include "beeline/os/private_folder.h"
 #include "beeline/os/process.h"
@@ -25,8 +27,12 @@ namespace {
 constexpr auto kRegisterTimeout = std::chrono::seconds(20);
 // A directory that is being made has a name of its own until its lock is held; one of this age was abandoned.
 constexpr const char* kUnfinishedPrefix = ".new-";
+constexpr const char* kMembersFile = "members";
 constexpr const char* kSpillPrefix = "beeline-spill-";
 constexpr auto kUnfinishedAge = std::chrono::seconds(60);
+// How long a session may be without its daemon before those outside take it for lost; how often they look.
+constexpr auto kDaemonBackWithin = std::chrono::seconds(2);
+constexpr auto kLookPeriod = std::chrono::milliseconds(20);
 // Descriptors of the daemon: its driver and its lock.
 constexpr int kDriverFd = 3;
 constexpr int kLockFd = 4;
@@ -82,7 +88,31 @@ std::vector<std::filesystem::path> session_dirs() {
   return found;
 }
 
-// True when the session has no daemon any more.
+// The sessions that this process belongs to, with their locked files. Locks of this kind are the process's own: a child
+// by fork() does not inherit them, and closing the file anywhere in the process ends them.
+struct Membership {
+  os::Fd file;
+  int count = 0;
+};
+std::mutex members_mutex;
+std::map<std::string, Membership> memberships;
+
+struct flock members_lock(short type) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+bool has_members(const std::filesystem::path& session_dir) {
+  const std::lock_guard guard(members_mutex);
+  if (memberships.contains(session_dir.string())) return true;
+  const os::Fd file(::open((session_dir / kMembersFile).c_str(), O_RDWR | O_CLOEXEC));
+  auto lock = members_lock(F_WRLCK);
+  return file.is_open() && ::fcntl(file.get(), F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+// True when the session has no daemon any more, and nobody who would start another one.
 bool is_stale(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
   if (name.starts_with(kUnfinishedPrefix)) {
@@ -93,18 +123,13 @@ bool is_stale(const std::filesystem::path& path) {
   if (!name.starts_with("session-")) return false;
   const auto lock = try_lock(path / "lock", 0);
   if (!lock.is_ok()) return lock.status().system_error() == ENOENT;
-  return lock.value().is_open();
+  return lock.value().is_open() && !has_members(path);
 }
 
 std::uint32_t kill_processes_of(const std::vector<std::filesystem::path>& stale) {
   std::uint32_t killed = 0;
-  for (const auto& process : os::list_processes()) {
-    if (process.pid == ::getpid() || process.state == 'Z') continue;
-    const auto session = os::environment_of(process.pid, kSessionVariable);
-    if (!session) continue;
-    for (const auto& path : stale) {
-      if (*session == path.string() && ::kill(process.pid, SIGKILL) == 0) ++killed;
-    }
+  for (const auto& path : stale) {
+    for (const pid_t pid : processes_in(path.string())) killed += ::kill(pid, SIGKILL) == 0 ? 1 : 0;
   }
   return killed;
 }
@@ -125,16 +150,19 @@ Status register_with(Session& session, control::ProcessKind kind, JobOptions job
   return Status::ok();
 }
 
-Result<pid_t> spawn_daemon(const LaunchOptions& options, int driver_end, int lock) {
-  const std::string log_path = options.session_dir + "/logs/beelined.err";
+// One that follows a killed one has no driver's end.
+Result<pid_t> spawn_daemon(const std::string& session_dir, const std::vector<std::string>& command,
+                           std::optional<int> driver_end, int lock) {
+  const std::string log_path = session_dir + "/logs/beelined.err";
   const os::Fd log(::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!log.is_open()) return Status::from_errno("open " + log_path, errno);
   const os::Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null.is_open()) return Status::from_errno("open /dev/null", errno);
   os::SpawnOptions spawn;
-  spawn.command = {options.daemon_path};
-  spawn.environment = os::environment_with({{kSessionVariable, options.session_dir}});
-  spawn.descriptors = {{null.get(), 0}, {null.get(), 1}, {log.get(), 2}, {driver_end, kDriverFd}, {lock, kLockFd}};
+  spawn.command = command;
+  spawn.environment = os::environment_with({{kSessionVariable, session_dir}});
+  spawn.descriptors = {{null.get(), 0}, {null.get(), 1}, {log.get(), 2}, {lock, kLockFd}};
+  if (driver_end) spawn.descriptors.emplace_back(*driver_end, kDriverFd);
   spawn.new_session = true;
   return os::spawn_process(spawn);
 }
@@ -142,7 +170,8 @@ Result<pid_t> spawn_daemon(const LaunchOptions& options, int driver_end, int loc
 Result<Session> start_daemon(const LaunchOptions& options, const os::Fd& lock) {
   BEELINE_ASSIGN(auto ends, os::make_socket_pair());
   Session session;
-  BEELINE_ASSIGN(session.daemon_pid, spawn_daemon(options, ends.second.get(), lock.get()));
+  BEELINE_ASSIGN(session.daemon_pid,
+                 spawn_daemon(options.session_dir, {options.daemon_path}, ends.second.get(), lock.get()));
   ends.second.reset();
   session.socket = os::FrameSocket(std::move(ends.first));
   msgpack::sbuffer packed;
@@ -203,7 +232,26 @@ Status remove_session_dir(const std::string& session_dir) {
   return left.empty() ? Status::ok() : Status(Code::kSystem, left + " cannot be removed; remove it by hand");
 }
 
+namespace {
+
+// What the environment says of it, if it does.
+Status take_daemon_wait(LaunchOptions& options) {
+  const char* const setting = std::getenv(kDaemonWaitVariable);
+  if (setting == nullptr || *setting == 0) return Status::ok();
+  char* end = nullptr;
+  const double seconds = std::strtod(setting, &end);
+  if (*end != 0 || !(seconds >= 0) || seconds > 3600) {
+    return {Code::kInvalidArgument,
+            std::string(kDaemonWaitVariable) + "=" + setting + " is no number of seconds from 0 to 3600"};
+  }
+  options.daemon_wait_ms = static_cast<std::uint32_t>(seconds * 1000);
+  return Status::ok();
+}
+
+}  // namespace
+
 Result<Session> launch_session(LaunchOptions options) {
+  BEELINE_RETURN_IF_ERROR(take_daemon_wait(options));
   // What others left behind is no reason to fail.
   if (const auto removed = remove_stale_sessions(); !removed.is_ok()) {
     std::fprintf(stderr, "beeline: stale sessions were not removed: %s\n", removed.status().message().c_str());
@@ -217,9 +265,64 @@ Result<Session> launch_session(LaunchOptions options) {
   return session;
 }
 
+Result<pid_t> restart_daemon(const std::string& session_dir, const std::string& daemon_path) {
+  if (::access(journal_path(session_dir).c_str(), F_OK) != 0) {
+    return Status(Code::kNotFound, "there is no journal to go on from");
+  }
+  BEELINE_ASSIGN(const auto lock, try_lock(std::filesystem::path(session_dir) / "lock", 0));
+  if (!lock.is_open()) return 0;
+  return spawn_daemon(session_dir, {daemon_path, "--resume", session_dir}, std::nullopt, lock.get());
+}
+
+Status enter_session(const std::string& session_dir) {
+  const std::lock_guard guard(members_mutex);
+  if (const auto found = memberships.find(session_dir); found != memberships.end()) {
+    ++found->second.count;
+    return Status::ok();
+  }
+  const std::string path = session_dir + "/" + kMembersFile;
+  os::Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!file.is_open()) return Status::from_errno("open " + path, errno);
+  auto lock = members_lock(F_RDLCK);
+  if (::fcntl(file.get(), F_SETLK, &lock) != 0) return Status::from_errno("lock " + path, errno);
+  memberships[session_dir] = {std::move(file), 1};
+  return Status::ok();
+}
+
+void leave_session(const std::string& session_dir) {
+  const std::lock_guard guard(members_mutex);
+  const auto found = memberships.find(session_dir);
+  if (found != memberships.end() && --found->second.count == 0) memberships.erase(found);
+}
+
+std::vector<pid_t> processes_in(const std::string& session_dir) {
+  std::vector<pid_t> found;
+  for (const auto& process : os::list_processes()) {
+    if (process.pid == ::getpid() || process.state == 'Z') continue;
+    if (os::environment_of(process.pid, kSessionVariable) == session_dir) found.push_back(process.pid);
+  }
+  return found;
+}
+
+namespace {
+
+// While a daemon that was killed is being followed by another one, a while longer.
+Result<os::Fd> connect_to_daemon(const std::string& session_dir) {
+  const auto back_within = Deadline::after(kDaemonBackWithin);
+  for (;;) {
+    auto socket = os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kRegisterTimeout));
+    const int error = socket.is_ok() ? 0 : socket.status().system_error();
+    const bool is_away = error == ECONNREFUSED || error == ENOENT;
+    if (!is_away || back_within.passed() || !has_members(session_dir)) return socket;
+    std::this_thread::sleep_for(kLookPeriod);
+  }
+}
+
+}  // namespace
+
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind, JobOptions job) {
   Session session;
-  BEELINE_ASSIGN(auto socket, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kRegisterTimeout)));
+  BEELINE_ASSIGN(auto socket, connect_to_daemon(session_dir));
   session.socket = os::FrameSocket(std::move(socket));
   BEELINE_ASSIGN(const auto peer, os::peer_credentials(session.socket.fd()));
   session.daemon_pid = peer.pid;
@@ -283,7 +386,16 @@ Result<control::State> session_state(const std::string& session_dir, control::Ge
 }
 
 Status stop_session(const std::string& session_dir, Deadline deadline) {
-  BEELINE_ASSIGN(auto session, join_session(session_dir, control::ProcessKind::kTool));
+  auto joined = join_session(session_dir, control::ProcessKind::kTool);
+  const int error = joined.is_ok() ? 0 : joined.status().system_error();
+  if (error == ECONNREFUSED || error == ENOENT) {
+    // It has lost its daemon, and those who belong to it do not start another one: they are stopped, say.
+    ::unlink(journal_path(session_dir).c_str());
+    for (const pid_t pid : processes_in(session_dir)) ::kill(pid, SIGKILL);
+    return remove_session_dir(session_dir);
+  }
+  BEELINE_RETURN_IF_ERROR(joined.status());
+  auto session = std::move(joined).value();
   BEELINE_RETURN_IF_ERROR(session.socket.send(control::encode(control::Type::kShutdown, control::Empty{})));
   for (;;) {
     os::Frame frame;

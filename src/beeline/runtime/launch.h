@@ -1,7 +1,9 @@
 // How a driver starts a session: its directory, its node daemon, and the connection to it.
 //
 // <BEELINE_TMPDIR or /tmp>/beeline-<uid>/session-<pid>-<random>/   0700
-//   lock          held (flock) by the daemon for as long as it lives: a directory whose lock is free is stale
+//   lock          held (flock) by the daemon for as long as it lives
+//   members       locked (fcntl) by each driver and worker: a directory is stale if nobody holds either
+//   journal       what the daemon must know again if it is killed, see node/journal.h; absent: it cannot be followed
 //   daemon.sock   where the daemon listens
 //   p<index>      where process <index> listens for its peers
 //   packages/     folders and modules that runtime_env names, as workers see them; venvs/ likewise
@@ -29,6 +31,8 @@ inline constexpr const char* kSessionVariable = "BEELINE_SESSION";
 // In the environment that is asked of a worker: the program in C++ that it runs. That one finds its token in the other.
 inline constexpr const char* kProgramVariable = "BEELINE_PROGRAM";
 inline constexpr const char* kWorkerTokenVariable = "BEELINE_WORKER_TOKEN";
+// Seconds, see LaunchOptions::daemon_wait_ms.
+inline constexpr const char* kDaemonWaitVariable = "BEELINE_DAEMON_WAIT_S";
 
 // What a session is started with. The daemon gets all of it as its first frame.
 struct LaunchOptions {
@@ -49,9 +53,10 @@ struct LaunchOptions {
   std::vector<std::string> venv_command;    // makes a virtual environment, see node/environments.h
   Variables prestart_env;                   // of the workers to fork before anybody asks
   bool lasting = false;                     // starts without a driver, and ends by a tool alone
+  std::uint32_t daemon_wait_ms = 10'000;    // after the daemon was killed: until all is ended; 0: at once, and no journal
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
                        idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir, labels, virtual_nodes,
-                       venv_command, prestart_env, lasting)
+                       venv_command, prestart_env, lasting, daemon_wait_ms)
 };
 
 // A process's end of a session. Closing a driver's the socket (or dying) ends the session, detached actors excepted.
@@ -73,6 +78,20 @@ struct JobOptions {
 };
 // Registers the caller, as another driver or a tool, with the session in `session_dir`.
 Result<Session> join_session(const std::string& session_dir, control::ProcessKind kind, JobOptions job = {});
+
+// Starts a daemon that goes on with a session whose own was killed. Its pid, a child's; 0: there is a daemon, or
+// somebody else starts one. kNotFound: there is no journal to go on from.
+Result<pid_t> restart_daemon(const std::string& session_dir, const std::string& daemon_path);
+inline std::string journal_path(const std::string& session_dir) {
+  return session_dir + "/journal";
+}
+
+// The calling process belongs to the session until it leaves or ends: it is not stale meanwhile.
+Status enter_session(const std::string& session_dir);
+void leave_session(const std::string& session_dir);
+
+// Living processes that were started in the session, the caller excepted.
+std::vector<pid_t> processes_in(const std::string& session_dir);
 
 // Asks a live session, as a tool, for its state, with the parts that the request names.
 Result<control::State> session_state(const std::string& session_dir, control::GetState request, Deadline deadline);

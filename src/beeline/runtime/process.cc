@@ -1,6 +1,8 @@
 #include "beeline/runtime/process.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +22,9 @@ constexpr std::size_t kDrainBudget = 128;
 constexpr auto kHandshakeWithin = std::chrono::seconds(10);
 // How long a process that leaves waits for the readers of its last messages, and of its output.
 constexpr auto kFlushWithin = std::chrono::seconds(1);
+// How long a driver's last word may take, also where the daemon was killed just now.
+constexpr auto kLastWordWithin = std::chrono::milliseconds(500);
+constexpr auto kDaemonBackWithin = std::chrono::seconds(2);
 
 // This thread executes a function: while it waits, others may use its CPU.
 thread_local bool executing_task = false;
@@ -31,6 +36,15 @@ Nanos trim_after() {
   const double seconds = setting != nullptr ? std::atof(setting) : 0;
   return seconds > 0 ? std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(seconds))
                      : std::chrono::seconds(30);
+}
+
+// The other end of a pipe that this process writes to: while it is held, writing is no failure though nobody reads, and
+// whoever is to read can be given it. Nothing inside where the descriptor is no pipe.
+os::Fd read_end_of(int descriptor) {
+  struct stat about{};
+  if (::fstat(descriptor, &about) != 0 || !S_ISFIFO(about.st_mode)) return {};
+  return os::Fd(
+      ::open(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
 }
 
 // Counts down as objects become ready.
@@ -51,7 +65,7 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
   BEELINE_ASSIGN(process->arena_, memory::Arena::open(arena));
   BEELINE_ASSIGN(auto session, launch_session(std::move(options)));
   process->is_driver_ = process->has_launched_ = true;
-  process->daemon_pid_ = session.daemon_pid;
+  process->daemon_pid_ = process->daemon_child_ = session.daemon_pid;
   BEELINE_RETURN_IF_ERROR(
       process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));
   return process;
@@ -76,6 +90,7 @@ Result<std::unique_ptr<Process>> Process::join_as_worker(
   const auto options = arena(registered.config);
   std::unique_ptr<Process> process(new Process);
   process->is_worker_ = true;
+  process->own_output_ = {read_end_of(STDOUT_FILENO), read_end_of(STDERR_FILENO)};
   BEELINE_ASSIGN(process->arena_, memory::Arena::open(options));
   BEELINE_RETURN_IF_ERROR(process->start(std::move(socket), std::move(registered), std::move(frame.fds.front())));
   return process;
@@ -92,6 +107,7 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   mapped_.count_in(control::agents_folder(registered_.session_dir), "p" + std::to_string(self_),
                    [this] { return name_for_people(); });
   started_ = true;
+  BEELINE_RETURN_IF_ERROR(enter_session(registered_.session_dir));
   BEELINE_RETURN_IF_ERROR(progress_.start({.drain = [this] { return drain(); },
                                            .idle = [this] { on_idle(); },
                                            .chores = [this] { run_chores(); },
@@ -114,9 +130,9 @@ void Process::stop() {
   {
     Locked locked(lock_);
     if (std::exchange(stopped_, true)) return;
-    if (is_driver_ && daemon_.is_open()) {
+    if (is_driver_ && (daemon_.is_open() || away_)) {
       send_control(control::encode(control::Type::kShutdown, control::Empty{}));
-      (void)daemon_.flush_all(Deadline::after(std::chrono::milliseconds(500)));
+      flush_to_daemon(locked, Deadline::after(away_ ? kDaemonBackWithin : kLastWordWithin));
     }
     if (is_worker_ && started_) {
       // The last results may wait for room in the rings of those who asked for them.
@@ -136,6 +152,8 @@ void Process::stop() {
     const Locked locked(lock_);
     peers_->close();
     daemon_.close();
+    own_output_ = {};
+    leave_session(registered_.session_dir);
     for (auto& [slot, publication] : publications_) {
       if (on_retired) on_retired(publication.id);
       // An agent of the transfer engine may use the arena beside us.

@@ -4,6 +4,8 @@
 // Thread-safe: public functions take the state lock themselves unless they say otherwise.
 #pragma once
 
+#include <array>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -86,7 +88,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   [[nodiscard]] ProcessIndex self() const { return self_; }
   [[nodiscard]] const control::Registered& registered() const { return registered_; }
   [[nodiscard]] bool is_driver() const { return is_driver_; }
-  [[nodiscard]] pid_t daemon_pid() const { return daemon_pid_; }
+  [[nodiscard]] pid_t daemon_pid() const { return daemon_pid_; }  // of the last one
   // Whether the daemon is this process's child.
   [[nodiscard]] bool has_launched() const { return has_launched_; }
   // Why the session ended under us.
@@ -313,14 +315,34 @@ class Process final : public PeerEvents, public store::TableEvents {
   void on_daemon_socket(std::uint32_t events);
   Status on_daemon_frame(BytesView frame);
   void on_group_update(const control::GroupUpdate& update);
+  Status take_answer(std::uint64_t request, BytesView frame);
+  void send_control(Bytes frame);
+  // Of what was sent, so much need not be kept for another daemon.
+  void forget_handled(std::uint64_t frames);
+  // The daemon is gone. Another one may follow it, which this process starts if nobody else does; if none comes, the
+  // session is over.
   void daemon_lost(const std::string& reason);
-  void send_control(const Bytes& frame);
+  void find_daemon();
+  void start_another_daemon();
+  void on_resumed(const control::Resumed& resumed);
+  void session_over(const std::string& reason);
+  // Until it is written to the daemon's socket, for a while.
+  void flush_to_daemon(Locked& locked, Deadline deadline);
+  // Asks the daemon something under `request`, for await_reply(). Another daemon may be asked it again.
+  template <typename Body>
+  void ask_daemon(control::Type type, const Body& body) {
+    auto frame = control::encode(type, body);
+    asked_[body.request] = {sent_frames_ + 1, frame};
+    send_control(std::move(frame));
+  }
   // The frame that answers the request.
   Result<Bytes> await_answer(Locked& locked, std::uint64_t request);
   template <typename Answer>
   Result<Answer> await_reply(Locked& locked, std::uint64_t request) {
-    BEELINE_ASSIGN(const auto frame, await_answer(locked, request));
-    return control::decode<Answer>(frame);
+    auto frame = await_answer(locked, request);
+    asked_.erase(request);
+    if (!frame.is_ok()) return frame.status();
+    return control::decode<Answer>(*frame);
   }
   const std::string* intern_locked(std::string_view name) { return &*names_.emplace(name).first; }
   bool drain();
@@ -375,8 +397,24 @@ class Process final : public PeerEvents, public store::TableEvents {
   LogPrinter printer_;
 
   os::FrameSocket daemon_;
+  // While there is none, or one that has not taken this process up yet.
+  struct DaemonAway {
+    Clock::time_point since;
+    std::string reason;
+    int starts = 0;  // that this process has tried
+  };
+  std::optional<DaemonAway> away_;
+  pid_t daemon_child_ = 0;             // started by this process, to be reaped
+  std::deque<Bytes> unhandled_;        // the last frames, up to the one numbered sent_frames_
+  std::uint64_t sent_frames_ = 0;
+  std::array<os::Fd, 2> own_output_;  // of a worker whose output the daemon reads: the same ends, for another daemon
   std::string session_error_;
   std::uint64_t next_request_ = 1;
+  struct Asked {
+    std::uint64_t number = 0;  // of its frame
+    Bytes frame;
+  };
+  std::unordered_map<std::uint64_t, Asked> asked_;
   std::unordered_map<std::uint64_t, Bytes> replies_;
   std::set<std::string> names_;
 

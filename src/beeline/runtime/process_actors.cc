@@ -37,7 +37,11 @@ Result<Process::NewActor> Process::create_actor(control::CreateActor request, Pa
   request.actor = id;
   request.request = wait_for_name ? next_request_++ : 0;
   const auto request_id = request.request;
-  tell_daemon(control::Type::kCreateActor, request);
+  if (wait_for_name) {
+    ask_daemon(control::Type::kCreateActor, request);
+  } else {
+    tell_daemon(control::Type::kCreateActor, request);
+  }
   ActorTarget& target = caller_.actor(id);
   target.creation_args = std::move(args);
   target.creation_holds = std::move(holds);
@@ -93,21 +97,21 @@ void Process::release_spec(ActorSpec& spec) {
 Result<control::ActorInfo> Process::lookup_actor(const std::string& name, const std::string& name_space) {
   Locked locked(lock_);
   const auto request = next_request_++;
-  tell_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
+  ask_daemon(control::Type::kLookupActor, control::LookupActor{request, name, name_space});
   return await_reply<control::ActorInfo>(locked, request);
 }
 
 Result<control::NamedActors> Process::list_actors(const std::string& name_space, bool all) {
   Locked locked(lock_);
   const auto request = next_request_++;
-  tell_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
+  ask_daemon(control::Type::kListActors, control::ListActors{request, name_space, all});
   return await_reply<control::NamedActors>(locked, request);
 }
 
 Result<control::State> Process::node_state(control::GetState request) {
   Locked locked(lock_);
   request.request = next_request_++;
-  tell_daemon(control::Type::kGetState, request);
+  ask_daemon(control::Type::kGetState, request);
   return await_reply<control::State>(locked, request.request);
 }
 
@@ -244,7 +248,7 @@ WaitOutcome Process::wait_for_room(IncomingCall& call, Deadline deadline) {
 }
 
 void Process::actor_ready(bool failed, const std::string& message, BytesView error) {
-  const Locked locked(lock_);
+  Locked locked(lock_);
   control::ActorReady ready;
   ready.actor = assignment_.actor->actor;
   ready.incarnation = assignment_.actor->incarnation;
@@ -252,14 +256,14 @@ void Process::actor_ready(bool failed, const std::string& message, BytesView err
   ready.message = message;
   ready.error.assign(error.begin(), error.end());
   tell_daemon(control::Type::kActorReady, ready);
-  if (failed) (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
+  if (failed) flush_to_daemon(locked, Deadline::after(std::chrono::seconds(1)));
 }
 
 void Process::actor_exited(control::DeathCause cause) {
-  const Locked locked(lock_);
+  Locked locked(lock_);
   tell_daemon(control::Type::kActorExited,
               control::ActorExited{assignment_.actor->actor, static_cast<std::uint8_t>(cause)});
-  (void)daemon_.flush_all(Deadline::after(std::chrono::seconds(1)));
+  flush_to_daemon(locked, Deadline::after(std::chrono::seconds(1)));
 }
 
 bool Process::exiting() {

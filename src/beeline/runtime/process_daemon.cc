@@ -1,5 +1,6 @@
 // What the node daemon says to this process, and the end of either.
 #include <sys/epoll.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "beeline/runtime/process.h"
@@ -9,6 +10,11 @@ namespace {
 
 constexpr auto kReplyWithin = std::chrono::seconds(30);
 constexpr auto kSignalSlice = std::chrono::milliseconds(200);
+// After the daemon's end: how often to look for another one, and how long workers leave the start of it to drivers.
+constexpr auto kLookPeriod = std::chrono::milliseconds(10);
+constexpr auto kDriversFirst = std::chrono::milliseconds(200);
+constexpr auto kConnectWithin = std::chrono::milliseconds(100);
+constexpr int kMaxStarts = 3;  // by one process, each time
 
 }  // namespace
 
@@ -25,12 +31,24 @@ Result<std::unique_ptr<Process>> Process::join_as_driver(const std::string& sess
   return process;
 }
 
-void Process::send_control(const Bytes& frame) {
-  if (!daemon_.is_open()) return;
-  if (const auto status = daemon_.send(frame); !status) return;  // its end is seen on the socket
-  if (daemon_.wants_write()) {
+void Process::send_control(Bytes frame) {
+  if (!session_error_.empty()) return;
+  ++sent_frames_;
+  const bool keeps = registered_.daemon_wait_ms > 0;
+  if (!away_ && daemon_.is_open() && daemon_.send(frame).is_ok() && daemon_.wants_write()) {  // its end is seen there
     control_.watch(daemon_.fd(), true, [this](std::uint32_t events) { on_daemon_socket(events); });
   }
+  if (keeps) unhandled_.push_back(std::move(frame));
+}
+
+void Process::forget_handled(std::uint64_t frames) {
+  const std::uint64_t first = sent_frames_ - unhandled_.size();  // the number of frames before those that are kept
+  for (std::uint64_t number = first; number < frames && !unhandled_.empty(); ++number) unhandled_.pop_front();
+}
+
+void Process::flush_to_daemon(Locked& locked, Deadline deadline) {
+  if (away_) (void)progress_.wait(locked, deadline, [this] { return !away_ || !session_error_.empty(); });
+  if (daemon_.is_open()) (void)daemon_.flush_all(deadline);
 }
 
 void Process::on_daemon_socket(std::uint32_t events) {
@@ -56,33 +74,27 @@ Status Process::on_daemon_frame(BytesView frame) {
   switch (type) {
     case control::Type::kReply: {
       BEELINE_ASSIGN(const auto reply, control::decode<control::Reply>(frame));
-      replies_[reply.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(reply.request, frame);
     }
     case control::Type::kActorInfo: {
       BEELINE_ASSIGN(const auto info, control::decode<control::ActorInfo>(frame));
-      replies_[info.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(info.request, frame);
     }
     case control::Type::kNamedActors: {
       BEELINE_ASSIGN(const auto names, control::decode<control::NamedActors>(frame));
-      replies_[names.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(names.request, frame);
     }
     case control::Type::kState: {
       BEELINE_ASSIGN(const auto state, control::decode<control::State>(frame));
-      replies_[state.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(state.request, frame);
     }
     case control::Type::kGroups: {
       BEELINE_ASSIGN(const auto groups, control::decode<control::Groups>(frame));
-      replies_[groups.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(groups.request, frame);
     }
     case control::Type::kNodeAdded: {
       BEELINE_ASSIGN(const auto added, control::decode<control::NodeAdded>(frame));
-      replies_[added.request] = Bytes(frame.begin(), frame.end());
-      return Status::ok();
+      return take_answer(added.request, frame);
     }
     case control::Type::kGroupUpdate: {
       BEELINE_ASSIGN(const auto update, control::decode<control::GroupUpdate>(frame));
@@ -123,13 +135,29 @@ Status Process::on_daemon_frame(BytesView frame) {
     case control::Type::kRecallLeases:
       caller_.on_recall_leases();
       return Status::ok();
+    case control::Type::kResumed: {
+      BEELINE_ASSIGN(const auto resumed, control::decode<control::Resumed>(frame));
+      on_resumed(resumed);
+      return Status::ok();
+    }
+    case control::Type::kHandled: {
+      BEELINE_ASSIGN(const auto handled, control::decode<control::Handled>(frame));
+      forget_handled(handled.frames);
+      return Status::ok();
+    }
     case control::Type::kAssignActor: {
-      BEELINE_ASSIGN(assignment_.actor, control::decode<control::AssignActor>(frame));
+      BEELINE_ASSIGN(auto assigned, control::decode<control::AssignActor>(frame));
+      const auto& now = assignment_.actor;
+      if (now && now->actor == assigned.actor && now->incarnation == assigned.incarnation) return Status::ok();
+      assignment_.actor = std::move(assigned);
       ++assignment_.version;
       return Status::ok();
     }
     case control::Type::kAssignLease: {
-      BEELINE_ASSIGN(assignment_.lease, control::decode<control::AssignLease>(frame));
+      BEELINE_ASSIGN(auto assigned, control::decode<control::AssignLease>(frame));
+      const auto& now = assignment_.lease;
+      if (now && now->lessee == assigned.lessee && now->lease == assigned.lease) return Status::ok();
+      assignment_.lease = std::move(assigned);
       ++assignment_.version;
       // Whoever takes a call sees the new version first.
       executor_.serve_lease(assignment_.lease->lessee, assignment_.lease->lease);
@@ -180,11 +208,91 @@ Result<Bytes> Process::await_answer(Locked& locked, std::uint64_t request) {
   }
 }
 
+Status Process::take_answer(std::uint64_t request, BytesView frame) {
+  // Of one that was given up, or is answered twice.
+  if (asked_.contains(request)) replies_[request] = Bytes(frame.begin(), frame.end());
+  return Status::ok();
+}
+
+// ----- the daemon's end
+
 void Process::daemon_lost(const std::string& reason) {
+  if (!session_error_.empty()) return;
   control_.forget(daemon_.fd());
   daemon_.close();
+  if (exiting_ || registered_.daemon_wait_ms == 0) return session_over(reason);
+  if (!away_) away_ = DaemonAway{Clock::now(), reason};
+  // A driver is the better one to start another: it has the surroundings of the first.
+  control_.after(kLookPeriod, [this] { find_daemon(); });
+}
+
+// Every few milliseconds until there is one.
+void Process::find_daemon() {
+  if (!away_ || daemon_.is_open() || !session_error_.empty()) return;
+  if (daemon_child_ != 0 && ::waitpid(daemon_child_, nullptr, WNOHANG) != 0) daemon_child_ = 0;
+  const auto path = registered_.session_dir + "/daemon.sock";
+  if (auto socket = os::connect_unix(path, Deadline::after(kConnectWithin)); socket.is_ok()) {
+    daemon_ = os::FrameSocket(std::move(socket).value());
+    if (const auto peer = os::peer_credentials(daemon_.fd()); peer.is_ok()) daemon_pid_ = peer->pid;
+    std::vector<int> output;
+    if (own_output_[0].is_open() && own_output_[1].is_open()) output = {own_output_[0].get(), own_output_[1].get()};
+    (void)daemon_.send(control::encode(control::Type::kResume, control::Resume{self_}), output);
+    return control_.watch(daemon_.fd(), false, [this](std::uint32_t events) { on_daemon_socket(events); });
+  }
+  if (Clock::now() - away_->since > std::chrono::milliseconds(registered_.daemon_wait_ms)) {
+    return session_over(away_->reason + "; nobody has started another one within " +
+                        std::to_string(registered_.daemon_wait_ms) + " ms");
+  }
+  start_another_daemon();
+  if (away_) control_.after(kLookPeriod, [this] { find_daemon(); });
+}
+
+void Process::start_another_daemon() {
+  const auto away_for = Clock::now() - away_->since;
+  if (away_->starts == kMaxStarts || (is_worker_ && away_for < kDriversFirst)) return;
+  const auto started = restart_daemon(registered_.session_dir, registered_.daemon_path);
+  if (started.status().code() == Code::kNotFound) {
+    // Its end was meant where the folder is gone as well.
+    const bool has_folder = ::access(registered_.session_dir.c_str(), F_OK) == 0;
+    return session_over(away_->reason + (has_folder ? "; there is no journal that another one could go on from" : ""));
+  }
+  if (started.is_ok() && *started == 0) return;  // somebody else is at it
+  ++away_->starts;
+  if (started.is_ok()) {
+    daemon_child_ = *started;
+  } else {
+    away_->reason += "; " + registered_.daemon_path + " cannot be started again: " + started.status().message();
+  }
+}
+
+// What the daemon before had not come to is said again, and asked again what it had not answered.
+void Process::on_resumed(const control::Resumed& resumed) {
+  if (!resumed.refused.empty()) return session_over(away_ ? away_->reason + "; " + resumed.refused : resumed.refused);
+  if (!away_) return;
+  away_.reset();
+  forget_handled(resumed.handled);
+  for (const auto& frame : unhandled_) (void)daemon_.send(frame);  // its end is seen on the socket
+  for (auto& [request, asked] : asked_) {
+    if (asked.number > resumed.handled || replies_.contains(request)) continue;
+    asked.number = sent_frames_ + 1;
+    send_control(asked.frame);
+  }
+  auto relied_on = caller_.relied_on();
+  for (const auto& [group, target] : groups_) relied_on.groups.push_back(group);
+  tell_daemon(control::Type::kReconcile, relied_on);
+  progress_.notify();
+}
+
+void Process::session_over(const std::string& reason) {
+  if (daemon_.is_open()) {
+    control_.forget(daemon_.fd());
+    daemon_.close();
+  }
   // A worker is nothing without its session, whatever its threads are doing.
   if (is_worker_) ::_exit(1);
+  away_.reset();
+  unhandled_.clear();
+  leave_session(registered_.session_dir);
   session_error_ = "the node daemon (beelined, pid " + std::to_string(daemon_pid_) + ") is gone: " + reason +
                    ". All actors and tasks of the session have ended. Call shutdown() and init() to start anew; "
                    "its log is " +

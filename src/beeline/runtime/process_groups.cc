@@ -22,8 +22,11 @@ Result<GroupId> Process::create_group(control::CreateGroup request) {
   request.group = id;
   request.request = request.name.empty() ? 0 : next_request_++;
   groups_[id];  // the daemon tells its creator of it without being asked
-  tell_daemon(control::Type::kCreateGroup, request);
-  if (request.request == 0) return id;
+  if (request.request == 0) {
+    tell_daemon(control::Type::kCreateGroup, request);
+    return id;
+  }
+  ask_daemon(control::Type::kCreateGroup, request);
   BEELINE_ASSIGN(const auto reply, await_reply<control::Reply>(locked, request.request));
   if (reply.code == 0) return id;
   groups_.erase(id);
@@ -39,7 +42,7 @@ void Process::remove_group(GroupId id) {
 Result<control::Groups> Process::groups(control::GetGroups request) {
   Locked locked(lock_);
   request.request = next_request_++;
-  tell_daemon(control::Type::kGetGroups, request);
+  ask_daemon(control::Type::kGetGroups, request);
   return await_reply<control::Groups>(locked, request.request);
 }
 
@@ -78,14 +81,14 @@ void Process::on_group_update(const control::GroupUpdate& update) {
 Result<control::NodeAdded> Process::add_node(control::AddNode request) {
   Locked locked(lock_);
   request.request = next_request_++;
-  tell_daemon(control::Type::kAddNode, request);
+  ask_daemon(control::Type::kAddNode, request);
   return await_reply<control::NodeAdded>(locked, request.request);
 }
 
 Status Process::remove_node(NodeIndex node) {
   Locked locked(lock_);
   const auto request = next_request_++;
-  tell_daemon(control::Type::kRemoveNode, control::RemoveNode{request, node});
+  ask_daemon(control::Type::kRemoveNode, control::RemoveNode{request, node});
   BEELINE_ASSIGN(const auto reply, await_reply<control::Reply>(locked, request));
   return reply.code == 0 ? Status::ok() : Status(static_cast<Code>(reply.code), reply.message);
 }

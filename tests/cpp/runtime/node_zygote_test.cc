@@ -73,7 +73,8 @@ TEST_F(RealZygoteTest, AnActorIsForkedFromItAndEndsWithTheSession) {
   EXPECT_TRUE(processes_of(driver.dir()).empty());
 }
 
-TEST_F(RealZygoteTest, ADaemonThatIsKilledTakesAllWithIt) {
+TEST_F(RealZygoteTest, ADaemonThatIsKilledTakesAllWithItWhereNobodyMayFollow) {
+  options_.daemon_wait_ms = 0;
   auto driver = launch(options_);
   driver.expect_state(driver.create(""), ActorState::kAlive);
   driver.expect_state(driver.create("", [](control::CreateActor& create) { create.env = {{"LINGER", "1"}}; }),

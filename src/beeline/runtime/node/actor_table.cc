@@ -45,6 +45,7 @@ Result<ActorRecord*> ActorTable::create(control::CreateActor create, ProcessInde
   if (!create.name.empty()) names_[key] = actor;
   if (create.detached) detached_.insert(actor);
   record.create = std::move(create);
+  changed_.insert(actor);
   return &actors_.emplace(actor, std::move(record)).first->second;
 }
 
@@ -62,6 +63,7 @@ bool ActorTable::start(ActorId actor, ProcessIndex process, std::int32_t pid) {
   auto* record = find(actor);
   if (record == nullptr) return false;
   if (record->state != ActorState::kPending && record->state != ActorState::kRestarting) return false;
+  changed_.insert(actor);
   record->state = ActorState::kStarting;
   record->process = process;
   record->pid = pid;
@@ -71,6 +73,7 @@ bool ActorTable::start(ActorId actor, ProcessIndex process, std::int32_t pid) {
 bool ActorTable::ready(ActorId actor, std::uint32_t incarnation) {
   auto* record = find(actor);
   if (record == nullptr || record->state != ActorState::kStarting || record->incarnation != incarnation) return false;
+  changed_.insert(actor);
   record->state = ActorState::kAlive;
   return true;
 }
@@ -86,6 +89,7 @@ bool ActorTable::lost(ActorId actor, const std::string& why) {
                                     : ", after " + std::to_string(restarts) + " restarts (max_restarts=" +
                                           std::to_string(record->create.max_restarts) + ")"));
   }
+  changed_.insert(actor);
   if (record->restarts_left > 0) --record->restarts_left;
   ++record->incarnation;
   record->state = ActorState::kRestarting;
@@ -98,6 +102,7 @@ bool ActorTable::lost(ActorId actor, const std::string& why) {
 bool ActorTable::leave(ActorId actor, DeathCause cause) {
   auto* record = find(actor);
   if (record == nullptr || record->is_dead()) return false;
+  changed_.insert(actor);
   record->leaving = cause;
   return true;
 }
@@ -105,6 +110,7 @@ bool ActorTable::leave(ActorId actor, DeathCause cause) {
 bool ActorTable::die(ActorId actor, DeathCause cause, std::string message, Bytes error) {
   auto* record = find(actor);
   if (record == nullptr || record->is_dead()) return false;
+  changed_.insert(actor);
   record->state = ActorState::kDead;
   record->process = 0;
   record->restarts_left = 0;
@@ -118,10 +124,22 @@ bool ActorTable::die(ActorId actor, DeathCause cause, std::string message, Bytes
   record->create.env.clear();
   dead_.push_back(actor);
   if (dead_.size() > kRememberedDead) {
+    changed_.insert(dead_.front());
     actors_.erase(dead_.front());
     dead_.pop_front();
   }
   return true;
+}
+
+void ActorTable::restore(ActorId actor, ActorRecord record) {
+  if (record.is_dead()) {
+    dead_.push_back(actor);
+  } else {
+    const auto& create = record.create;
+    if (!create.name.empty()) names_[{create.name_space, create.name}] = actor;
+    if (create.detached) detached_.insert(actor);
+  }
+  actors_.insert_or_assign(actor, std::move(record));
 }
 
 void ActorTable::watch(ActorId actor, ProcessIndex process) {

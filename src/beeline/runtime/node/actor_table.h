@@ -11,6 +11,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "beeline/base/status.h"
@@ -71,6 +72,10 @@ class ActorTable {
   [[nodiscard]] bool any_detached() const { return !detached_.empty(); }
   [[nodiscard]] const std::map<ActorId, ActorRecord>& all() const { return actors_; }
 
+  // For the journal: who has changed since this was asked last, and taking back what was written.
+  std::set<ActorId> take_changed() { return std::exchange(changed_, {}); }
+  void restore(ActorId actor, ActorRecord record);
+
   static ProcessIndex creator_of(ActorId actor) { return static_cast<ProcessIndex>(actor >> 32); }
 
  private:
@@ -79,6 +84,7 @@ class ActorTable {
   std::set<ActorId> detached_;                                    // the living
   std::map<ActorId, std::set<ProcessIndex>> unborn_watchers_;
   std::deque<ActorId> dead_;  // oldest first
+  std::set<ActorId> changed_;
 };
 
 }  // namespace beeline::runtime::node

@@ -51,11 +51,16 @@ Result<std::unique_ptr<Daemon>> Daemon::make(LaunchOptions options, os::FrameSoc
   return daemon;
 }
 
-Status Daemon::start(os::FrameSocket driver) {
+Status Daemon::listen() {
   BEELINE_RETURN_IF_ERROR(os::become_subreaper());
   BEELINE_RETURN_IF_ERROR(watch_signals());
   BEELINE_ASSIGN(listener_, os::listen_unix(options_.session_dir + "/daemon.sock"));
-  BEELINE_RETURN_IF_ERROR(loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_all(); }));
+  return loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_all(); });
+}
+
+Status Daemon::start(os::FrameSocket driver) {
+  BEELINE_RETURN_IF_ERROR(listen());
+  if (options_.daemon_wait_ms > 0) begin_journal();
   BEELINE_ASSIGN(const auto peer, os::peer_credentials(driver.fd()));
   auto& connection = adopt(std::move(driver), peer.pid);
   if (!options_.lasting) connection.kind = control::ProcessKind::kDriver;
@@ -86,7 +91,7 @@ void Daemon::reap_children() {
     const pid_t pid = ::waitpid(-1, &status, WNOHANG);
     if (pid < 0 && errno == EINTR) continue;
     // Nobody is left below us: zygotes, workers and what they started have all ended.
-    if (pid < 0 && errno == ECHILD && ending_) ended_ = true;
+    if (pid < 0 && errno == ECHILD && ending_ && !is_left_by_others()) ended_ = true;
     if (pid <= 0) return;
     pool_.child_ended(pid, status);
   }
@@ -109,14 +114,18 @@ Status Daemon::run() {
 // What follows from the events of this turn, until nothing more follows.
 void Daemon::turn() {
   do {
-    sweep();
-    pool_.run();
-    if (pool_.is_warm()) greet_drivers();
-    // Workers that ended have released what they held, and what is placed wants workers.
-  } while (place_demands() || !closing_.empty());
-  if (std::exchange(look_at_jobs_, false)) forget_over_jobs();
-  recall_leases();
-  end_if_unused();
+    do {
+      sweep();
+      pool_.run();
+      if (pool_.is_warm()) greet_drivers();
+      // Workers that ended have released what they held, and what is placed wants workers.
+    } while (place_demands() || !closing_.empty());
+    if (std::exchange(look_at_jobs_, false)) forget_over_jobs();
+    recall_leases();
+    end_if_unused();
+    write_journal();
+    send_queued();  // may find that somebody is gone
+  } while (!closing_.empty());
 }
 
 // ----- connections
@@ -140,6 +149,13 @@ Daemon::Connection& Daemon::adopt(os::FrameSocket socket, pid_t pid) {
   return connection;
 }
 
+Status Daemon::watch_end(Connection& driver) {
+  auto pidfd = os::open_pidfd(driver.pid);
+  if (!pidfd.is_ok()) return Status::ok();  // its socket tells
+  driver.pidfd = std::move(pidfd).value();
+  return loop_.watch(driver.pidfd.get(), EPOLLIN, [this, &driver](std::uint32_t) { close_later(driver); });
+}
+
 void Daemon::accept_all() {
   for (;;) {
     auto accepted = os::accept_unix(listener_.get());
@@ -156,6 +172,7 @@ void Daemon::accept_all() {
 bool Daemon::read_frames(Connection& connection) {
   os::Frame frame;
   for (int i = 0; i < kFramesPerTurn && !connection.closing; ++i) {
+    if (!connection.socket.is_open()) return false;
     auto received = connection.socket.receive(frame);
     if (received.is_ok() && *received == os::FrameSocket::Receive::kNothing) return false;
     if (!received.is_ok() || *received == os::FrameSocket::Receive::kClosed) {
@@ -163,7 +180,7 @@ bool Daemon::read_frames(Connection& connection) {
       return false;
     }
     const auto type = control::type_of(frame.bytes);
-    const auto status = type.is_ok() ? handle(connection, type.value(), frame.bytes) : type.status();
+    const auto status = type.is_ok() ? handle(connection, type.value(), frame) : type.status();
     if (status.is_ok()) continue;
     ++counters_["bad_frames"];
     std::fprintf(stderr, "beelined: process %u (pid %d) is disconnected: %s\n", connection.index, connection.pid,
@@ -182,9 +199,15 @@ bool Daemon::read_frames(Connection& connection) {
 }
 
 void Daemon::send(Connection& connection, const Bytes& frame, const std::vector<int>& fds) {
-  if (connection.closing) return;
-  if (!connection.socket.send(frame, fds).is_ok()) return close_later(connection);
-  if (connection.socket.wants_write()) (void)loop_.change(connection.socket.fd(), EPOLLIN | EPOLLOUT);
+  if (connection.closing || !connection.socket.is_open()) return;
+  if (!connection.socket.queue(frame, fds).is_ok()) return close_later(connection);
+  queued_.insert(connection.id);
+}
+
+void Daemon::send_queued() {
+  for (const std::uint64_t id : std::exchange(queued_, {})) {
+    if (const auto found = connections_.find(id); found != connections_.end()) write_more(*found->second);
+  }
 }
 
 void Daemon::write_more(Connection& connection) {
@@ -196,7 +219,9 @@ void Daemon::write_more(Connection& connection) {
     connection.held_logs.pop_front();
     if (!connection.socket.send(frame).is_ok()) return close_later(connection);
   }
-  if (!connection.socket.wants_write()) (void)loop_.change(connection.socket.fd(), EPOLLIN);
+  if (std::exchange(connection.watches_room, connection.socket.wants_write()) != connection.socket.wants_write()) {
+    (void)loop_.change(connection.socket.fd(), EPOLLIN | (connection.watches_room ? EPOLLOUT : 0u));
+  }
 }
 
 void Daemon::close_later(Connection& connection) {
@@ -216,6 +241,7 @@ void Daemon::sweep() {
       connection.socket.close();
       if (connection.index == 0) continue;
       processes_.erase(connection.index);
+      changed(Journal::Kind::kProcess, connection.index);
       ::unlink(control::link_socket(options_.session_dir, connection.index).c_str());
       loop_.after(kExitGrace, [this] { transfer::remove_left_behind(control::agents_folder(options_.session_dir)); });
       // A worker without a connection is of no use, but it may be about to exit with a status that says more.
@@ -293,19 +319,19 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
     if (worker == nullptr) return {Code::kInvalidArgument, "it registers as a worker that was not asked for"};
     from.worker = worker->token;
     from.job = worker->flavour.job;
+    changed(Journal::Kind::kWorker, from.worker);
   } else if (kind == control::ProcessKind::kDriver) {
     from.job = next_job_++;
     from.wants_logs = message.wants_logs;
     jobs_[from.job].config = message.config.empty() ? options_.config : message.config;
-    if (auto pidfd = os::open_pidfd(from.pid); pidfd.is_ok()) {
-      from.pidfd = std::move(pidfd).value();
-      BEELINE_RETURN_IF_ERROR(
-          loop_.watch(from.pidfd.get(), EPOLLIN, [this, &from](std::uint32_t) { close_later(from); }));
-    }
+    changed(Journal::Kind::kJob, from.job);
+    BEELINE_RETURN_IF_ERROR(watch_end(from));
   }
   from.kind = kind;
   from.index = index;
+  from.start_ticks = os::start_ticks(from.pid).value_or(0);
   processes_[index] = &from;
+  changed(Journal::Kind::kProcess, index);
   std::vector<int> listener;
   os::Fd socket;
   if (kind != control::ProcessKind::kTool) {
@@ -316,7 +342,8 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
   const auto job = jobs_.find(from.job);
   const auto& config = job == jobs_.end() ? options_.config : job->second.config;
   Bytes greeting = control::encode(Type::kRegistered,
-                                   control::Registered{index, session_name_, options_.session_dir, config, from.job});
+                                   control::Registered{index, session_name_, options_.session_dir, config, from.job,
+                                                       options_.daemon_path, options_.daemon_wait_ms});
   if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
     from.greeting = std::move(greeting);
     from.greeting_fd = std::move(socket);
@@ -343,10 +370,16 @@ void Daemon::greet_drivers() {
   }
 }
 
-Status Daemon::handle(Connection& from, Type type, BytesView frame) {
-  if (from.index == 0 && type != Type::kRegister) return {Code::kCorrupt, "it does not register first"};
+Status Daemon::handle(Connection& from, Type type, os::Frame& frame) {
 // Decodes the message or returns what is wrong with it.
-#define BEELINE_MESSAGE(Message) BEELINE_ASSIGN(auto message, control::decode<control::Message>(frame))
+#define BEELINE_MESSAGE(Message) BEELINE_ASSIGN(auto message, control::decode<control::Message>(frame.bytes))
+  if (from.index == 0 && type == Type::kZygoteReady) return resume_zygote(from);
+  if (from.index == 0 && type == Type::kResume) {
+    BEELINE_MESSAGE(Resume);
+    return resume_process(from, message, std::move(frame.fds));
+  }
+  if (from.index == 0 && type != Type::kRegister) return {Code::kCorrupt, "it does not register first"};
+  if (from.index != 0) count_handled(from, frame.bytes.size());
   switch (type) {
     case Type::kRegister: {
       BEELINE_MESSAGE(Register);
@@ -443,6 +476,11 @@ Status Daemon::handle(Connection& from, Type type, BytesView frame) {
       link_lost(from.index, message);
       return Status::ok();
     }
+    case Type::kReconcile: {
+      BEELINE_MESSAGE(Reconcile);
+      reconcile(from, message);
+      return Status::ok();
+    }
     case Type::kBlocked:
     case Type::kUnblocked:
       set_blocked(from, type == Type::kBlocked);
@@ -476,6 +514,7 @@ void Daemon::end_job(JobId job) {
   const auto found = jobs_.find(job);
   if (found == jobs_.end()) return;
   found->second.is_over = true;
+  changed(Journal::Kind::kJob, job);
   pool_.end_job(job);
   look_at_jobs_ = true;
 }
@@ -485,6 +524,7 @@ void Daemon::forget_over_jobs() {
     const auto& [id, job] = entry;
     if (!job.is_over || pool_.serves_job(id) || actors_.any_of_job(id)) return false;
     pool_.forget_job(id);
+    changed(Journal::Kind::kJob, id);
     return true;
   });
 }

@@ -19,6 +19,8 @@
 #include "beeline/runtime/launch.h"
 #include "beeline/runtime/node/actor_table.h"
 #include "beeline/runtime/node/group_table.h"
+#include "beeline/runtime/node/journal.h"
+#include "beeline/runtime/node/journal_records.h"
 #include "beeline/runtime/node/log_pump.h"
 #include "beeline/runtime/node/scheduler.h"
 #include "beeline/runtime/node/worker_pool.h"
@@ -30,6 +32,8 @@ class Daemon final : private PoolEvents {
   // `driver` is the connection of the driver, or tool, that starts the session, its first frame (the options) read;
   // `lock` is held until the end.
   static Result<std::unique_ptr<Daemon>> make(LaunchOptions options, os::FrameSocket driver, os::Fd lock);
+  // Goes on with the session of a daemon that was killed, from its journal.
+  static Result<std::unique_ptr<Daemon>> resume(const std::string& session_dir, os::Fd lock);
   ~Daemon() override;
 
   // Runs the session to its end and removes its directory.
@@ -38,7 +42,7 @@ class Daemon final : private PoolEvents {
  private:
   struct Connection {
     std::uint64_t id = 0;
-    os::FrameSocket socket;
+    os::FrameSocket socket;  // not open: it belonged to another daemon, and has not come back yet
     pid_t pid = 0;
     ProcessIndex index = 0;  // 0: not registered
     control::ProcessKind kind = control::ProcessKind::kTool;
@@ -46,6 +50,11 @@ class Daemon final : private PoolEvents {
     JobId job = 0;
     bool wants_logs = false;
     os::Fd pidfd;  // of drivers: their children may hold the socket beyond their death
+    std::uint64_t start_ticks = 0;
+    std::uint64_t handled = 0;  // frames of a driver or worker, after its registration
+    std::uint64_t said_handled = 0;
+    std::size_t unsaid_bytes = 0;
+    bool watches_room = false;  // for what its socket has not taken
     bool closing = false;
     std::deque<Bytes> held_logs;  // for a driver that does not keep up
     std::size_t held_log_bytes = 0;
@@ -77,12 +86,14 @@ class Daemon final : private PoolEvents {
   };
 
   Daemon(LaunchOptions options, os::EventLoop loop, Scheduler scheduler, os::Fd lock);
+  Status listen();
   Status start(os::FrameSocket driver);
 
   // daemon.cc: connections
   Status watch_signals();
   Connection& adopt(os::FrameSocket socket, pid_t pid);
   void accept_all();
+  Status watch_end(Connection& driver);
   // Whether there may be more.
   bool read_frames(Connection& connection);
   void write_more(Connection& connection);
@@ -91,11 +102,13 @@ class Daemon final : private PoolEvents {
   void process_gone(ProcessIndex process);
   void link_lost(ProcessIndex from, const control::LinkLost& message);
   void end_one_of(ProcessIndex from, const control::LinkLost& message);
+  // Leaves at the end of the turn, when the journal has what it tells.
   void send(Connection& connection, const Bytes& frame, const std::vector<int>& fds = {});
+  void send_queued();
   template <typename Message>
   void send(ProcessIndex process, control::Type type, const Message& message);
   Connection* find(ProcessIndex process);
-  Status handle(Connection& from, control::Type type, BytesView frame);
+  Status handle(Connection& from, control::Type type, os::Frame& frame);
   Status register_process(Connection& from, const control::Register& message);
   void greet_drivers();
   void end_job(JobId job);
@@ -104,6 +117,35 @@ class Daemon final : private PoolEvents {
   void send_logs(const LogPump::Source& source, bool is_stderr, const std::string& lines);
   void reap_children();
   void turn();
+
+  // daemon_journal.cc
+  void changed(Journal::Kind kind, std::uint64_t key) { changed_.emplace(kind, key); }
+  void begin_journal();
+  // What has changed in this turn; all of it where the file is to be written anew.
+  void write_journal();
+  void note_all();
+  void note_changed_tables();
+  void give_up_journal(const Status& why);
+  [[nodiscard]] std::optional<Bytes> record_of(const Journal::Key& key) const;
+  [[nodiscard]] StateRecord state_record() const;
+  [[nodiscard]] GroupStateRecord state_record(const GroupRecord& record) const;
+  void count_handled(Connection& from, std::size_t bytes);
+
+  // daemon_resume.cc
+  Status restore(const HeaderRecord& header, const Journal::Records& records);
+  Status restore_nodes(const Journal::Records& records);
+  Status restore_groups(const Journal::Records& records);
+  Status restore_actors(const Journal::Records& records);
+  Status restore_processes(const Journal::Records& records);
+  Status restore_demands(const Journal::Records& records);
+  void go_on();
+  void end_absent();
+  // A process, or a zygote, of the daemon before is back.
+  Status resume_process(Connection& from, const control::Resume& message, std::vector<os::Fd> fds);
+  Status resume_zygote(Connection& from);
+  void reconcile(Connection& from, const control::Reconcile& message);
+  void assign_again(const Demand& demand);
+  [[nodiscard]] bool is_left_by_others() const;
 
   // daemon_actors.cc
   void create_actor(Connection& from, control::CreateActor message);
@@ -114,18 +156,22 @@ class Daemon final : private PoolEvents {
   void actor_worker_ended(const Demand& demand, const std::string& how);
   void place_actor(ActorId actor);
   void assign_actor(Demand& demand, Worker& worker);
+  [[nodiscard]] control::AssignActor assignment(const Demand& demand, const ActorRecord& record) const;
   // Dead at once; its worker, if any, is killed.
   void end_actor(ActorId actor, control::DeathCause cause, const std::string& message);
   void announce(ActorId actor);
   // Waits for what its creator has sent already: the news of an actor may overtake its creation.
   ActorRecord* find_actor(ActorId actor);
   void dismiss(WorkerToken worker);
+  // What its output goes by.
+  static std::string label_of(const control::CreateActor& create);
 
   // daemon_demands.cc
   Demand& add_demand(JobId job);
   void request_lease(Connection& from, control::RequestLease message);
   void return_lease(Connection& from, const control::ReturnLease& message);
   void assign_lease(Demand& demand, Worker& worker);
+  [[nodiscard]] control::AssignLease assignment(const Demand& demand) const;
   void withdraw(DemandId demand);
   void set_blocked(Connection& from, bool blocked);
   Demand* demand_of_worker(WorkerToken worker);
@@ -219,6 +265,16 @@ class Daemon final : private PoolEvents {
   std::uint64_t next_query_ = 1;
   std::map<std::uint64_t, Query> queries_;
   std::deque<control::EndedRow> ended_workers_;  // the last of them, oldest first
+
+  std::map<NodeRequest, NodeIndex> node_requests_;
+
+  std::optional<Journal> journal_;
+  HeaderRecord header_;
+  std::set<Journal::Key> changed_;
+  StateRecord written_state_;
+  std::set<std::uint64_t> queued_;           // connections that have frames to send
+  std::vector<std::int64_t> restarts_ns_;  // since 1970: the last times that the session's daemon was followed
+  bool is_resumed_ = false;
 
   bool ending_ = false;
   bool ended_ = false;

@@ -22,11 +22,11 @@ DeathCause cause_of(const Status& status) {
   return status.code() == Code::kNotFound ? DeathCause::kGroupRemoved : DeathCause::kUnschedulable;
 }
 
-std::string label_of(const control::CreateActor& create) {
+}  // namespace
+
+std::string Daemon::label_of(const control::CreateActor& create) {
   return create.class_name.empty() ? "actor" : create.class_name;
 }
-
-}  // namespace
 
 ActorRecord* Daemon::find_actor(ActorId actor) {
   if (auto* record = actors_.find(actor); record != nullptr || draining_) return record;
@@ -58,6 +58,8 @@ void Daemon::create_actor(Connection& from, control::CreateActor message) {
   if (ActorTable::creator_of(actor) != from.index) {
     return answer({Code::kInvalidArgument, "the actor's id does not carry its creator's index"});
   }
+  // Asked once more because the daemon that had made it could not say so.
+  if (reply.request != 0 && actors_.find(actor) != nullptr) return answer(Status::ok());
   const auto created = actors_.create(std::move(message), from.index);
   if (!created.is_ok()) {
     answer(created.status());
@@ -107,6 +109,11 @@ void Daemon::assign_actor(Demand& demand, Worker& worker) {
   BEELINE_CHECK(started, "an actor that does not wait for a worker was given one");
   const auto& record = *actors_.find(demand.actor);
   logs_.label(worker.token, label_of(record.create));
+  send(worker.index, Type::kAssignActor, assignment(demand, record));
+  announce(demand.actor);
+}
+
+control::AssignActor Daemon::assignment(const Demand& demand, const ActorRecord& record) const {
   control::AssignActor assign;
   assign.actor = demand.actor;
   assign.incarnation = record.incarnation;
@@ -117,8 +124,7 @@ void Daemon::assign_actor(Demand& demand, Worker& worker) {
   assign.name_space = record.create.name_space;
   assign.resources = record.create.resources;
   assign.place = demand.place(record.create.scheduling);
-  send(worker.index, Type::kAssignActor, assign);
-  announce(demand.actor);
+  return assign;
 }
 
 void Daemon::watch_actor(ProcessIndex from, ActorId actor) {

@@ -29,6 +29,7 @@ Daemon::Demand& Daemon::add_demand(JobId job) {
   auto& demand = demands_[id];
   demand.id = id;
   demand.job = job;
+  changed(Journal::Kind::kDemand, id);
   return demand;
 }
 
@@ -68,6 +69,7 @@ void Daemon::return_lease(Connection& from, const control::ReturnLease& message)
 void Daemon::withdraw(DemandId id) {
   const auto node = demands_.extract(id);
   if (node.empty()) return;
+  changed(Journal::Kind::kDemand, id);
   const Demand& demand = node.mapped();
   scheduler_.cancel(id);
   pool_.cancel(id);
@@ -92,6 +94,7 @@ void Daemon::end_demand(DemandId id, Code code, control::DeathCause cause, const
 
 void Daemon::place_again(DemandId id) {
   auto& demand = demands_.at(id);
+  changed(Journal::Kind::kDemand, id);
   pool_.cancel(id);
   scheduler_.release(*demand.allocation);
   demand.allocation.reset();
@@ -116,6 +119,7 @@ const Daemon::Demand* Daemon::demand_of_worker(WorkerToken worker) const {
 void Daemon::set_blocked(Connection& from, bool blocked) {
   Demand* demand = demand_of_worker(from.worker);
   if (demand == nullptr) return;
+  changed(Journal::Kind::kDemand, demand->id);
   demand->blocked = std::max(0, demand->blocked + (blocked ? 1 : -1));
   if (demand->blocked > 0) {
     scheduler_.give_back_cpu(*demand->allocation);
@@ -131,6 +135,7 @@ bool Daemon::place_demands() {
   for (auto& grant : grants) {
     auto& demand = demands_.at(grant.ticket);
     demand.allocation = std::move(grant.allocation);
+    changed(Journal::Kind::kDemand, demand.id);
     pool_.want(demand.id, demand.flavour(demand.actor == 0 ? nullptr : actors_.find(demand.actor)));
   }
   return !grants.empty();
@@ -139,6 +144,7 @@ bool Daemon::place_demands() {
 void Daemon::worker_ready(WantId want, Worker& worker) {
   auto& demand = demands_.at(want);
   demand.worker = worker.token;
+  changed(Journal::Kind::kDemand, want);
   demand_of_worker_[worker.token] = want;
   if (demand.actor != 0) {
     assign_actor(demand, worker);
@@ -149,12 +155,15 @@ void Daemon::worker_ready(WantId want, Worker& worker) {
 
 void Daemon::assign_lease(Demand& demand, Worker& worker) {
   logs_.label(worker.token, demand.request.function_name);
-  send(worker.index, Type::kAssignLease,
-       control::AssignLease{demand.lease.first, demand.lease.second, demand.allocation->share.accelerators,
-                            demand.request.resources, demand.place(demand.request.scheduling)});
+  send(worker.index, Type::kAssignLease, assignment(demand));
   send(demand.lease.first, Type::kLeaseGranted,
        control::LeaseGranted{demand.lease.second, worker.index, static_cast<std::int32_t>(worker.pid)});
   ++counters_["leases_granted"];
+}
+
+control::AssignLease Daemon::assignment(const Demand& demand) const {
+  return {demand.lease.first, demand.lease.second, demand.allocation->share.accelerators, demand.request.resources,
+          demand.place(demand.request.scheduling)};
 }
 
 void Daemon::worker_failed(WantId want, NoWorker kind, const std::string& why) {
@@ -179,6 +188,7 @@ void Daemon::worker_ended(const Worker& worker, const std::string& how) {
     close_later(*connection);
   }
   remember_ended(worker, how);
+  changed(Journal::Kind::kWorker, worker.token);
   const auto found = demand_of_worker_.find(worker.token);
   if (found == demand_of_worker_.end()) return;
   const DemandId id = found->second;

@@ -41,6 +41,10 @@ void Daemon::end_if_unused() {
   if (!ending_ && !is_used_beside(nullptr)) end();
 }
 
+bool Daemon::is_left_by_others() const {
+  return is_resumed_ && !processes_in(options_.session_dir).empty();
+}
+
 void Daemon::end() {
   if (ending_) return;
   ending_ = true;
@@ -58,7 +62,12 @@ void Daemon::end() {
 // Everything below us: the children of workers as well, which became ours when those died.
 void Daemon::kill_rest() {
   for (const pid_t pid : os::descendants_of(::getpid())) ::kill(pid, SIGKILL);
+  // What an earlier daemon's processes have started is below nobody of ours.
+  if (is_resumed_) {
+    for (const pid_t pid : processes_in(options_.session_dir)) ::kill(pid, SIGKILL);
+  }
   reap_children();
+  if (is_resumed_ && !is_left_by_others() && os::descendants_of(::getpid()).empty()) ended_ = true;
   if (ended_) return;
   if (Clock::now() - ending_since_ < kGiveUp) {
     loop_.after(kKillPeriod, [this] { kill_rest(); });

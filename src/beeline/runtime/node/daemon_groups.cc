@@ -56,6 +56,8 @@ void Daemon::create_group(Connection& from, control::CreateGroup message) {
   if (GroupTable::creator_of(group) != from.index) {
     return answer({Code::kInvalidArgument, "the placement group's id does not carry its creator's index"});
   }
+  // Asked once more because the daemon that had made it could not say so.
+  if (groups_.find(group) != nullptr && request != 0) return answer(Status::ok());
   const auto created = groups_.create(std::move(message), from.index);
   if (!created.is_ok()) return answer(created.status());
   auto& record = **created;
@@ -80,9 +82,8 @@ void Daemon::create_group(Connection& from, control::CreateGroup message) {
 
 void Daemon::place_groups() {
   for (const GroupId group : scheduler_.place_groups()) {
-    auto* record = groups_.find(group);
-    record->state = GroupState::kCreated;
-    announce(*record);
+    groups_.set_state(group, GroupState::kCreated);
+    announce(*groups_.find(group));
   }
 }
 
@@ -161,7 +162,15 @@ void Daemon::add_node(Connection& from, const control::AddNode& message) {
                 control::NodeAdded{message.request, kNoNode,
                                    "nodes are added to sessions of beeline.testing.VirtualCluster alone"});
   }
+  const NodeRequest asked{from.index, message.request};
+  if (const auto before = node_requests_.find(asked); before != node_requests_.end()) {
+    return send(from.index, Type::kNodeAdded, control::NodeAdded{message.request, before->second, {}});
+  }
   const auto added = scheduler_.add_node(message.resources, message.labels);
+  if (added.is_ok()) {
+    node_requests_[asked] = *added;
+    changed(Journal::Kind::kNode, *added);
+  }
   send(from.index, Type::kNodeAdded,
        control::NodeAdded{message.request, added.is_ok() ? *added : kNoNode,
                           added.is_ok() ? std::string() : added.status().message()});
@@ -170,12 +179,16 @@ void Daemon::add_node(Connection& from, const control::AddNode& message) {
 void Daemon::remove_node(Connection& from, const control::RemoveNode& message) {
   const auto& nodes = scheduler_.nodes();
   control::Reply reply{message.request, 0, {}};
+  const NodeRequest asked{from.index, message.request};
+  if (node_requests_.contains(asked)) return send(from.index, Type::kReply, reply);
   if (message.node == 0 || message.node >= nodes.size() || !nodes[message.node].is_alive) {
     reply.code = static_cast<std::uint8_t>(Code::kInvalidArgument);
     reply.message = message.node == 0 ? "the node of the drivers cannot be removed"
                                       : "there is no node " + std::to_string(message.node) + " (any more)";
     return send(from.index, Type::kReply, reply);
   }
+  node_requests_[asked] = message.node;
+  changed(Journal::Kind::kNode, message.node);
   for (const auto ticket : scheduler_.remove_node(message.node)) {
     end_demand(ticket, Code::kResourceExhausted, DeathCause::kUnschedulable, "the node that it was for was removed");
   }
@@ -194,9 +207,8 @@ void Daemon::remove_node(Connection& from, const control::RemoveNode& message) {
     const auto places = scheduler_.nodes_of(group);
     if (record.state != GroupState::kCreated || std::find(places.begin(), places.end(), kNoNode) == places.end())
       continue;
-    auto& hit = *groups_.find(group);
-    hit.state = GroupState::kRescheduling;
-    announce(hit);
+    groups_.set_state(group, GroupState::kRescheduling);
+    announce(record);
   }
   send(from.index, Type::kReply, reply);
 }

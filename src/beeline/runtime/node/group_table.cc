@@ -26,7 +26,24 @@ Result<GroupRecord*> GroupTable::create(control::CreateGroup create, ProcessInde
   record.owner = owner;
   record.watchers.insert(owner);
   if (const auto waiting = unborn_watchers_.extract(group)) record.watchers.merge(waiting.mapped());
+  changed_.insert(group);
   return &groups_.emplace(group, std::move(record)).first->second;
+}
+
+void GroupTable::set_state(GroupId group, control::GroupState state) {
+  changed_.insert(group);
+  groups_.at(group).state = state;
+}
+
+void GroupTable::restore(GroupId group, GroupRecord record) {
+  auto& newest = newest_[creator_of(group)];
+  newest = std::max(newest, group);
+  if (record.is_removed()) {
+    removed_.push_back(group);
+  } else if (!record.create.name.empty()) {
+    names_[{record.create.name_space, record.create.name}] = group;
+  }
+  groups_.insert_or_assign(group, std::move(record));
 }
 
 GroupRecord* GroupTable::find(GroupId group) {
@@ -42,6 +59,7 @@ GroupRecord* GroupTable::find(const std::string& name_space, const std::string& 
 bool GroupTable::remove(GroupId group, std::string message, std::vector<NodeIndex> nodes) {
   auto* record = find(group);
   if (record == nullptr || record->is_removed()) return false;
+  changed_.insert(group);
   record->state = control::GroupState::kRemoved;
   record->message = std::move(message);
   record->nodes = std::move(nodes);
@@ -50,6 +68,7 @@ bool GroupTable::remove(GroupId group, std::string message, std::vector<NodeInde
   if (name != names_.end() && name->second == group) names_.erase(name);
   removed_.push_back(group);
   if (removed_.size() > kRememberedRemoved) {
+    changed_.insert(removed_.front());
     groups_.erase(removed_.front());
     removed_.pop_front();
   }

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "beeline/base/status.h"
@@ -53,6 +54,12 @@ class GroupTable {
     return newest != newest_.end() && group <= newest->second;
   }
   [[nodiscard]] const std::map<GroupId, GroupRecord>& all() const { return groups_; }
+  // For the journal: who has changed since this was asked last, and taking back what was written.
+  std::set<GroupId> take_changed() { return std::exchange(changed_, {}); }
+  void restore(GroupId group, GroupRecord record);
+  // Its state, which is the scheduler's business, is another one.
+  void set_state(GroupId group, control::GroupState state);
+
   static ProcessIndex creator_of(GroupId group) { return static_cast<ProcessIndex>(group >> 32); }
 
  private:
@@ -61,6 +68,7 @@ class GroupTable {
   std::map<GroupId, std::set<ProcessIndex>> unborn_watchers_;
   std::deque<GroupId> removed_;             // oldest first
   std::map<ProcessIndex, GroupId> newest_;  // by creator, while it lives
+  std::set<GroupId> changed_;
 };
 
 }  // namespace beeline::runtime::node

@@ -41,6 +41,18 @@ Result<LogPump::Ends> LogPump::open(std::uint64_t worker, JobId job) {
   return ends;
 }
 
+Status LogPump::adopt(std::uint64_t worker, Source source, os::Fd out, os::Fd err) {
+  auto& entry = workers_[worker];
+  entry.source = std::move(source);
+  entry.pipes[0].read_end = std::move(out);
+  entry.pipes[1].read_end = std::move(err);
+  for (const int which : {0, 1}) {
+    ::fcntl(entry.pipes[which].read_end.get(), F_SETFL, O_NONBLOCK);
+    BEELINE_RETURN_IF_ERROR(watch(worker, which));
+  }
+  return Status::ok();
+}
+
 Status LogPump::watch(std::uint64_t worker, int which) {
   return loop_.watch(workers_.at(worker).pipes[which].read_end.get(), EPOLLIN,
                      [this, worker, which](std::uint32_t) { read(worker, which); });

@@ -37,6 +37,8 @@ class LogPump {
   };
   // Makes the pipes of a worker and returns the ends to write to.
   Result<Ends> open(std::uint64_t worker, JobId job);
+  // Goes on with the pipes of a worker that another daemon has read so far: both ends to read from.
+  Status adopt(std::uint64_t worker, Source source, os::Fd out, os::Fd err);
   // The files are named by pid, which is not known at first; what came before is kept.
   void name(std::uint64_t worker, std::int32_t pid);
   // What the worker is now, for people.

@@ -1,10 +1,12 @@
 // beelined: started by a driver (runtime/launch.cc), which is connected by descriptor 3 and has locked the session
-// directory through descriptor 4.
+// directory through descriptor 4. As `beelined --resume SESSION_DIR` it follows one that was killed, and has no
+// descriptor 3.
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 
 #include "beeline/runtime/node/daemon.h"
 
@@ -31,15 +33,22 @@ Result<LaunchOptions> read_options(FrameSocket& driver) {
   }
 }
 
-Status run() {
+Status take_descriptor(int fd) {
+  if (::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) return Status::ok();
+  return {beeline::Code::kInvalidArgument, "beelined is started by beeline.init(), not by hand"};
+}
+
+Status run(const char* resumed_session) {
   // Descriptors that the driver had open and did not mark are not ours to keep.
   ::close_range(kLockFd + 1, ~0u, 0);
-  for (const int fd : {kDriverFd, kLockFd}) {
-    if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
-      return {beeline::Code::kInvalidArgument, "beelined is started by beeline.init(), not by hand"};
-    }
-  }
+  BEELINE_RETURN_IF_ERROR(take_descriptor(kLockFd));
   for (const int signal : {SIGINT, SIGHUP, SIGPIPE, SIGQUIT}) ::signal(signal, SIG_IGN);
+  if (resumed_session != nullptr) {
+    ::close(kDriverFd);  // whatever its starter had there
+    BEELINE_ASSIGN(auto daemon, beeline::runtime::node::Daemon::resume(resumed_session, Fd(kLockFd)));
+    return daemon->run();
+  }
+  BEELINE_RETURN_IF_ERROR(take_descriptor(kDriverFd));
   FrameSocket driver{Fd(kDriverFd)};
   Fd lock(kLockFd);
   BEELINE_ASSIGN(auto options, read_options(driver));
@@ -50,8 +59,8 @@ Status run() {
 
 }  // namespace
 
-int main() {
-  const auto status = run();
+int main(int argc, char** argv) {
+  const auto status = run(argc == 3 && std::strcmp(argv[1], "--resume") == 0 ? argv[2] : nullptr);
   if (status.is_ok()) return 0;
   std::fprintf(stderr, "beelined: %s\n", status.message().c_str());
   return 1;

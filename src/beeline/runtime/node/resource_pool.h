@@ -56,6 +56,8 @@ class ResourcePool {
   [[nodiscard]] bool could_fit(const Amounts& needed) const;
   // What fits, by first fit.
   Share take(const Amounts& held);
+  // What was taken before, from those slots.
+  void retake(const Share& share) { (void)carve(share); }
   // CPUs may be overdrawn by what is taken without asking whether it fits.
   void take_cpus(Amount amount) { free_["CPU"] -= amount; }
   void give_cpus(Amount amount) { free_["CPU"] += amount; }

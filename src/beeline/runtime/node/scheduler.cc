@@ -284,6 +284,22 @@ ResourcePool* Scheduler::pool_for(const Allocation& allocation) {
   return is_alive(allocation.node) ? &pools_.at(nodes_[allocation.node].pool) : nullptr;
 }
 
+void Scheduler::restore(Allocation& allocation) {
+  allocation.pool = 0;
+  const auto group = groups_.find(allocation.group);
+  const auto bundle = static_cast<std::size_t>(allocation.bundle);
+  if (allocation.bundle >= 0 && group != groups_.end() && bundle < group->second.bundles.size() &&
+      group->second.bundles[bundle].node == allocation.node) {
+    allocation.pool = group->second.bundles[bundle].pool;
+  }
+  // Of what has gone back to the node with its group it was taken as well.
+  if (allocation.pool == 0 && is_alive(allocation.node)) allocation.pool = nodes_[allocation.node].pool;
+  ResourcePool* from = pool_for(allocation);
+  if (from == nullptr) return;
+  from->retake(allocation.share);
+  if (allocation.cpu_given_back) from->give_cpus(amount_of(allocation.share.amounts, kCpu));
+}
+
 void Scheduler::release(const Allocation& allocation) {
   ResourcePool* from = pool_for(allocation);
   if (from == nullptr) return;

@@ -73,6 +73,14 @@ class Scheduler {
   // What a group lacks that could not be placed if nobody held anything; empty if it only has to wait.
   [[nodiscard]] std::string lack_of(GroupId group) const;
 
+  // As they were in another scheduler, of the same nodes: first groups, with a share for each bundle that has a place
+  // (`nodes`, kNoNode without), then what is allocated, whose pool is looked up.
+  Status restore_group(GroupId group, const std::vector<Bundle>& bundles, GroupStrategy strategy, NodeIndex preferred,
+                       const std::vector<NodeIndex>& nodes, const std::vector<Share>& shares);
+  void restore(Allocation& allocation);
+  // What the bundles of the group were given, one for each; empty for those without a place.
+  [[nodiscard]] std::vector<Share> shares_of(GroupId group) const;
+
   void release(const Allocation& allocation);
   // While the holder waits its CPUs go to others; taking them again may overdraw the CPUs, as in Ray.
   void give_back_cpu(Allocation& allocation);
@@ -104,6 +112,7 @@ class Scheduler {
     std::vector<LabelRule> required;
     NodeIndex node = kNoNode;
     PoolId pool = 0;
+    Share share;  // of its node
   };
   struct Group {
     std::vector<GroupBundle> bundles;
@@ -137,6 +146,7 @@ class Scheduler {
   [[nodiscard]] std::optional<std::vector<NewPlace>> plan(const Group& group, bool as_if_empty) const;
   [[nodiscard]] std::vector<NodeIndex> candidates_for(const Group& group) const;
   bool try_place(Group& group);
+  void give_place(GroupBundle& bundle, NodeIndex node, Share share);
   void judge_groups();
   std::vector<Ticket> cancel_where(bool (*concerns)(const Shape&, std::uint64_t), std::uint64_t argument);
   ResourcePool* pool_for(const Allocation& allocation);

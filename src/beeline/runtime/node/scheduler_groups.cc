@@ -110,12 +110,44 @@ bool Scheduler::try_place(Group& group) {
   const auto places = plan(group, false);
   if (!places) return false;
   for (const auto& place : *places) {
-    auto& bundle = group.bundles[place.bundle];
-    bundle.node = place.node;
-    bundle.pool = next_pool_++;
-    pools_.emplace(bundle.pool, pools_.at(nodes_[place.node].pool).carve(place.share));
+    give_place(group.bundles[place.bundle], place.node, place.share);
   }
   return true;
+}
+
+void Scheduler::give_place(GroupBundle& bundle, NodeIndex node, Share share) {
+  bundle.node = node;
+  bundle.pool = next_pool_++;
+  pools_.emplace(bundle.pool, pools_.at(nodes_[node].pool).carve(share));
+  bundle.share = std::move(share);
+}
+
+Status Scheduler::restore_group(GroupId id, const std::vector<Bundle>& bundles, GroupStrategy strategy,
+                                NodeIndex preferred, const std::vector<NodeIndex>& nodes,
+                                const std::vector<Share>& shares) {
+  BEELINE_RETURN_IF_ERROR(add_group(id, bundles, strategy, preferred));
+  auto& group = groups_.at(id);
+  if (nodes.size() != group.bundles.size() || shares.size() != group.bundles.size()) {
+    return {Code::kCorrupt, "a placement group whose places are not those of its bundles"};
+  }
+  group.waits = false;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (is_alive(nodes[i])) {
+      give_place(group.bundles[i], nodes[i], shares[i]);
+    } else {
+      group.waits = true;
+    }
+  }
+  if (!group.waits) std::erase(waiting_groups_, id);
+  return Status::ok();
+}
+
+std::vector<Share> Scheduler::shares_of(GroupId id) const {
+  std::vector<Share> shares;
+  const auto found = groups_.find(id);
+  if (found == groups_.end()) return shares;
+  for (const auto& bundle : found->second.bundles) shares.push_back(bundle.pool == 0 ? Share{} : bundle.share);
+  return shares;
 }
 
 // Nodes have come or gone.

@@ -18,6 +18,7 @@ using control::Type;
 constexpr auto kRegisterTimeout = std::chrono::seconds(60);
 // How long a worker's end waits for its exit status, which comes another way.
 constexpr auto kStatusWait = std::chrono::milliseconds(100);
+constexpr auto kAdoptedStatusWait = std::chrono::milliseconds(300);
 constexpr auto kRetireWait = std::chrono::seconds(2);
 constexpr auto kTrimPeriod = std::chrono::seconds(1);
 // Workers between fork and registration: more at once only wait for the same cores.
@@ -59,6 +60,29 @@ Status WorkerPool::start() {
   auto& own = interpreters_[""];
   own.command = options_.zygote_command;
   return spawn_base(own);
+}
+
+void WorkerPool::adopt(Worker adopted, bool lives) {
+  const WorkerToken token = adopted.token;
+  auto& worker = workers_[token] = std::move(adopted);
+  set_state(worker, worker.state);
+  by_pid_[worker.launcher != 0 ? worker.launcher : worker.pid] = token;
+  auto pidfd = os::open_pidfd(worker.pid);
+  if (!lives || !pidfd.is_ok()) {
+    worker.ended = true;
+    // Its zygote may come back with the exit status.
+    worker.timer = loop_.after(kAdoptedStatusWait, [this, token] {
+      find(token)->timer = 0;
+      finish(token);
+    });
+    return;
+  }
+  worker.pidfd = std::move(pidfd).value();
+  (void)loop_.watch(worker.pidfd.get(), EPOLLIN, [this, token](std::uint32_t) { gone(token); });
+}
+
+void WorkerPool::take(WorkerToken token) {
+  if (auto* worker = find(token)) set_state(*worker, Worker::State::kBusy);
 }
 
 void WorkerPool::want(WantId want, Flavour flavour) {

@@ -91,6 +91,15 @@ class WorkerPool {
 
   // Starts the base zygote of the session's interpreter.
   Status start();
+  // Goes on for a daemon that was killed. Its zygotes, of which the session's own interpreter's are named (0: there was
+  // none), come back by themselves, or are started anew; tokens that were given out before are none of ours.
+  Status resume(pid_t base, pid_t torch, std::uint64_t generation);
+  // A registered worker of that daemon: `worker` is what is known of it, and whether it lives.
+  void adopt(Worker worker, bool lives);
+  // Such a worker is in use.
+  void take(WorkerToken token);
+  // Takes the socket of a zygote of that daemon; false if it is not one that is waited for.
+  bool adopt_zygote(pid_t pid, os::FrameSocket& socket);
 
   void want(WantId want, Flavour flavour);
   void cancel(WantId want);
@@ -118,6 +127,8 @@ class WorkerPool {
   [[nodiscard]] bool is_warm() const { return warm_; }
   [[nodiscard]] const std::map<WorkerToken, Worker>& workers() const { return workers_; }
   [[nodiscard]] Counters counters() const;
+  // Of the session's own interpreter: base and torch, 0 where there is none.
+  [[nodiscard]] std::pair<pid_t, pid_t> own_zygotes() const;
   // (pid, name) of the zygotes.
   [[nodiscard]] std::vector<std::pair<pid_t, std::string>> zygotes() const;
   // Ends the zygotes and starts nothing any more.
@@ -139,6 +150,10 @@ class WorkerPool {
     int base_failures = 0;  // in a row, before it was ready
     int torch_failures = 0;
     os::EventLoop::TimerId respawn = 0;
+    // Of another daemon, that are to come back; `respawn` runs meanwhile, and so does the other timer.
+    pid_t base_awaited = 0;
+    pid_t torch_awaited = 0;
+    os::EventLoop::TimerId torch_deadline = 0;
     std::optional<Clock::time_point> unused_since;
 
     std::optional<Zygote>& zygote(ZygoteRole role) { return role == ZygoteRole::kBase ? base : torch; }
@@ -150,6 +165,7 @@ class WorkerPool {
   Interpreter* interpreter_for(const Flavour& flavour);
   Status spawn_base(Interpreter& interpreter);
   void respawn_base(Interpreter& interpreter);
+  void expect_no_torch_zygote(Interpreter& own);
   void ask_for_torch_zygote(Interpreter& interpreter);
   Status watch_zygote(Interpreter& interpreter, ZygoteRole role);
   void zygote_readable(Interpreter& interpreter, ZygoteRole role);

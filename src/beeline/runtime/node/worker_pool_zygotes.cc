@@ -13,6 +13,10 @@ namespace {
 using control::Type;
 
 constexpr int kMaxZygoteFailures = 3;
+// For those of another daemon, which look every few milliseconds whether there is a new one.
+constexpr auto kZygoteBackWithin = std::chrono::seconds(1);
+// Tokens of different daemons of a session are told apart by their upper bits.
+constexpr int kGenerationShift = 40;
 
 }  // namespace
 
@@ -38,8 +42,56 @@ Status WorkerPool::spawn_base(Interpreter& interpreter) {
   return watch_zygote(interpreter, ZygoteRole::kBase);
 }
 
+Status WorkerPool::resume(pid_t base, pid_t torch, std::uint64_t generation) {
+  next_token_ = (generation << kGenerationShift) + 1;
+  prestarts_.clear();
+  warm_ = true;
+  auto& own = interpreters_[""];
+  own.command = options_.zygote_command;
+  if (base == 0) return spawn_base(own);
+  own.base_awaited = base;
+  own.torch_awaited = torch;
+  own.respawn = loop_.after(kZygoteBackWithin, [this, &own] { respawn_base(own); });
+  if (torch != 0) own.torch_deadline = loop_.after(kZygoteBackWithin, [this, &own] { expect_no_torch_zygote(own); });
+  return Status::ok();
+}
+
+bool WorkerPool::adopt_zygote(pid_t pid, os::FrameSocket& socket) {
+  const auto found = interpreters_.find("");
+  if (stopped_ || found == interpreters_.end()) return false;
+  auto& own = found->second;
+  if (pid != own.base_awaited && pid != own.torch_awaited) return false;
+  const auto role = pid == own.base_awaited ? ZygoteRole::kBase : ZygoteRole::kTorch;
+  auto& zygote = own.zygote(role).emplace();
+  zygote.pid = pid;
+  zygote.socket = std::move(socket);
+  zygote.ready = true;
+  if (role == ZygoteRole::kBase) {
+    own.base_awaited = 0;
+    loop_.cancel(std::exchange(own.respawn, 0));
+  } else {
+    own.torch_awaited = 0;
+    loop_.cancel(std::exchange(own.torch_deadline, 0));
+  }
+  if (!watch_zygote(own, role).is_ok()) {
+    zygote_ended(own, role);
+    return true;
+  }
+  // What it had to tell meanwhile may have been read together with its first frame.
+  loop_.after(Nanos::zero(), [this, &own, role] {
+    if (own.zygote(role)) zygote_readable(own, role);
+  });
+  return true;
+}
+
+void WorkerPool::expect_no_torch_zygote(Interpreter& own) {
+  own.torch_deadline = 0;
+  if (const pid_t pid = std::exchange(own.torch_awaited, 0); pid != 0) ::kill(pid, SIGKILL);
+}
+
 void WorkerPool::respawn_base(Interpreter& interpreter) {
   interpreter.respawn = 0;
+  if (const pid_t pid = std::exchange(interpreter.base_awaited, 0); pid != 0) ::kill(pid, SIGKILL);
   if (stopped_ || interpreter.base) return;
   if (const auto status = spawn_base(interpreter); !status.is_ok()) {
     std::fprintf(stderr, "beelined: the zygote does not start: %s\n", status.message().c_str());
@@ -53,7 +105,8 @@ void WorkerPool::fail_all(const Interpreter& interpreter, const std::string& why
 }
 
 void WorkerPool::ask_for_torch_zygote(Interpreter& interpreter) {
-  if (interpreter.torch || !interpreter.base || !interpreter.base->ready) return;
+  if (interpreter.torch || interpreter.torch_awaited != 0) return;
+  if (!interpreter.base || !interpreter.base->ready) return;
   const bool is_wanted = std::any_of(wants_.begin(), wants_.end(), [&](const Want& want) {
     return want.flavour.torch && venv_of(want.flavour.env) == interpreter.name &&
            interpreter.role_for(want.flavour) == ZygoteRole::kTorch && !needs_fresh_interpreter(want.flavour.env);
@@ -222,6 +275,14 @@ void WorkerPool::trim_interpreters() {
     }
     entry = interpreters_.erase(entry);
   }
+}
+
+std::pair<pid_t, pid_t> WorkerPool::own_zygotes() const {
+  const auto own = interpreters_.find("");
+  if (own == interpreters_.end()) return {0, 0};
+  const auto& base = own->second.base;
+  const auto& torch = own->second.torch;
+  return {base ? base->pid : own->second.base_awaited, torch ? torch->pid : own->second.torch_awaited};
 }
 
 std::vector<std::pair<pid_t, std::string>> WorkerPool::zygotes() const {
