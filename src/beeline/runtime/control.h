@@ -127,8 +127,8 @@ struct Registered {
   MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job, daemon_path, daemon_wait_ms)
 };
 
-// A process numbers the frames that it sends after its registration, from 1 on, and keeps those that it has not been told
-// to be handled: what a killed daemon has not come to is sent again to the next one.
+// A process numbers the frames that it sends after its registration, from 1 on, and keeps those that it has not been
+// told to be handled: what a killed daemon has not come to is sent again to the next one.
 struct Resume {
   ProcessIndex index = 0;
   MSGPACK_DEFINE_ARRAY(index)

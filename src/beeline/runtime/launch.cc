@@ -98,7 +98,7 @@ std::mutex members_mutex;
 std::map<std::string, Membership> memberships;
 
 struct flock members_lock(short type) {
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
   return lock;

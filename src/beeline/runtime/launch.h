@@ -53,7 +53,7 @@ struct LaunchOptions {
   std::vector<std::string> venv_command;    // makes a virtual environment, see node/environments.h
   Variables prestart_env;                   // of the workers to fork before anybody asks
   bool lasting = false;                     // starts without a driver, and ends by a tool alone
-  std::uint32_t daemon_wait_ms = 10'000;    // after the daemon was killed: until all is ended; 0: at once, and no journal
+  std::uint32_t daemon_wait_ms = 10'000;  // after the daemon was killed: until all is ended; 0: at once, and no journal
   MSGPACK_DEFINE_ARRAY(daemon_path, resources, zygote_command, zygote_env, config, log_to_driver, prestart,
                        idle_workers, idle_timeout_ms, max_log_bytes, spill_dir, session_dir, labels, virtual_nodes,
                        venv_command, prestart_env, lasting, daemon_wait_ms)

@@ -43,8 +43,7 @@ Nanos trim_after() {
 os::Fd read_end_of(int descriptor) {
   struct stat about{};
   if (::fstat(descriptor, &about) != 0 || !S_ISFIFO(about.st_mode)) return {};
-  return os::Fd(
-      ::open(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  return os::Fd(::open(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
 }
 
 // Counts down as objects become ready.

@@ -404,8 +404,8 @@ class Process final : public PeerEvents, public store::TableEvents {
     int starts = 0;  // that this process has tried
   };
   std::optional<DaemonAway> away_;
-  pid_t daemon_child_ = 0;             // started by this process, to be reaped
-  std::deque<Bytes> unhandled_;        // the last frames, up to the one numbered sent_frames_
+  pid_t daemon_child_ = 0;       // started by this process, to be reaped
+  std::deque<Bytes> unhandled_;  // the last frames, up to the one numbered sent_frames_
   std::uint64_t sent_frames_ = 0;
   std::array<os::Fd, 2> own_output_;  // of a worker whose output the daemon reads: the same ends, for another daemon
   std::string session_error_;

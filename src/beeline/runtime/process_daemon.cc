@@ -13,7 +13,7 @@ constexpr auto kSignalSlice = std::chrono::milliseconds(200);
 // After the daemon's end: how often to look for another one, and how long workers leave the start of it to drivers.
 constexpr auto kLookPeriod = std::chrono::milliseconds(10);
 constexpr auto kDriversFirst = std::chrono::milliseconds(200);
-constexpr auto kConnectWithin = std::chrono::milliseconds(100);
+constexpr auto kRejoinWithin = std::chrono::milliseconds(100);
 constexpr int kMaxStarts = 3;  // by one process, each time
 
 }  // namespace
@@ -231,7 +231,7 @@ void Process::find_daemon() {
   if (!away_ || daemon_.is_open() || !session_error_.empty()) return;
   if (daemon_child_ != 0 && ::waitpid(daemon_child_, nullptr, WNOHANG) != 0) daemon_child_ = 0;
   const auto path = registered_.session_dir + "/daemon.sock";
-  if (auto socket = os::connect_unix(path, Deadline::after(kConnectWithin)); socket.is_ok()) {
+  if (auto socket = os::connect_unix(path, Deadline::after(kRejoinWithin)); socket.is_ok()) {
     daemon_ = os::FrameSocket(std::move(socket).value());
     if (const auto peer = os::peer_credentials(daemon_.fd()); peer.is_ok()) daemon_pid_ = peer->pid;
     std::vector<int> output;

@@ -27,11 +27,6 @@ class JournalTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(place_); }
 
-  Journal make() {
-    auto made = Journal::make(path_);
-    if (!made.is_ok()) throw std::runtime_error(made.status().message());
-    return std::move(made).value();
-  }
   Journal::Records read() {
     auto records = Journal::read(path_);
     if (!records.is_ok()) throw std::runtime_error(records.status().message());
@@ -42,7 +37,7 @@ class JournalTest : public ::testing::Test {
 };
 
 TEST_F(JournalTest, TheLastRecordOfAKeyCounts) {
-  auto journal = make();
+  Journal journal(path_);
   journal.put({Kind::kActor, 1}, bytes_of("first"));
   journal.put({Kind::kActor, 2}, bytes_of("other"));
   journal.put({Kind::kJob, 1}, bytes_of(""));
@@ -61,7 +56,7 @@ TEST_F(JournalTest, TheLastRecordOfAKeyCounts) {
 
 // Whatever part of a commit its writer came to write, the one before it is what counts.
 TEST_F(JournalTest, ACommitIsThereWholeOrNotAtAll) {
-  auto journal = make();
+  Journal journal(path_);
   journal.put({Kind::kDemand, 7}, bytes_of("before"));
   ASSERT_TRUE(journal.commit().is_ok());
   const auto whole_before = std::filesystem::file_size(path_);
@@ -79,7 +74,7 @@ TEST_F(JournalTest, ACommitIsThereWholeOrNotAtAll) {
 }
 
 TEST_F(JournalTest, WhatIsOutOfDateGoesWhenItIsWrittenAnew) {
-  auto journal = make();
+  Journal journal(path_);
   journal.put({Kind::kWorker, 1}, bytes_of("kept"));
   for (int round = 0; !journal.is_bloated(); ++round) {
     ASSERT_LT(round, 10'000);
@@ -101,7 +96,7 @@ TEST_F(JournalTest, WhatIsOutOfDateGoesWhenItIsWrittenAnew) {
 }
 
 TEST_F(JournalTest, AFullDiskIsAFailureThatLeavesWhatWasThere) {
-  auto journal = make();
+  Journal journal(path_);
   journal.put({Kind::kJob, 1}, bytes_of("there"));
   ASSERT_TRUE(journal.commit().is_ok());
   std::filesystem::create_symlink("/dev/full", path_ + ".new");
@@ -117,7 +112,7 @@ TEST_F(JournalTest, WhatIsNoJournalIsNotRead) {
   EXPECT_EQ(Journal::read(path_).status().code(), Code::kNotFound);
   std::ofstream(path_) << "something else, and longer than a head";
   EXPECT_EQ(Journal::read(path_).status().code(), Code::kCorrupt);
-  EXPECT_FALSE(Journal::make(place_ + "/no/such/folder").is_ok());
+  EXPECT_FALSE(Journal(place_ + "/no/such/folder").commit().is_ok());
   // A batch whose entries do not end where it does.
   const std::string batch("\x02\0\0\0xy", 6);
   std::ofstream(path_, std::ios::trunc | std::ios::binary) << "BEEJRNL1" << batch;

@@ -302,5 +302,91 @@ TEST(SchedulerNodesTest, IdsOfNodesAreAsLongAsRays) {
   }
 }
 
+// What a journal has of a scheduler makes another one that goes on alike.
+TEST(SchedulerNodesTest, ItIsMadeAgainFromWhatItHasGiven) {
+  std::mt19937_64 random(test_seed());
+  const auto below = [&](std::size_t limit) { return static_cast<std::size_t>(random() % limit); };
+  for (int round = 0; round < 200; ++round) {
+    const auto nodes = 1 + below(3);
+    const auto new_one = [&] {
+      auto made = Scheduler::make({{"CPU", 8}, {"GPU", 4}, {"custom", 3}}, {}, true);
+      for (std::size_t i = 1; i < nodes; ++i) {
+        EXPECT_TRUE(made->add_node({{"CPU", 4}, {"GPU", 2}}, {{"zone", std::to_string(i)}}).is_ok());
+      }
+      return std::move(made).value();
+    };
+    auto first = new_one();
+    struct Group {
+      std::vector<Bundle> bundles;
+      GroupStrategy strategy{};
+    };
+    std::map<GroupId, Group> groups;
+    std::map<Scheduler::Ticket, Allocation> held;
+    for (Scheduler::Ticket ticket = 1; ticket <= 40; ++ticket) {
+      const auto what = below(10);
+      if (what < 2) {
+        Group group;
+        group.strategy = static_cast<GroupStrategy>(below(4));
+        for (auto left = 1 + below(3); left > 0; --left) {
+          group.bundles.push_back({{{"CPU", 1 + double(below(2))}, {"GPU", below(2) == 0 ? 0.5 : 1}}, {}});
+        }
+        ASSERT_TRUE(first.add_group(ticket, group.bundles, group.strategy).is_ok());
+        groups.emplace(ticket, std::move(group));
+      } else if (what == 2 && !groups.empty()) {
+        const auto gone = std::next(groups.begin(), static_cast<std::ptrdiff_t>(below(groups.size())));
+        for (const auto cancelled : first.remove_group(gone->first)) (void)cancelled;
+        groups.erase(gone);
+      } else if (what == 3 && !held.empty()) {
+        const auto done = std::next(held.begin(), static_cast<std::ptrdiff_t>(below(held.size())));
+        first.release(done->second);
+        held.erase(done);
+      } else if (what == 4 && !held.empty()) {
+        auto& some = std::next(held.begin(), static_cast<std::ptrdiff_t>(below(held.size())))->second;
+        if (some.cpu_given_back) {
+          first.take_cpu_again(some);
+        } else {
+          first.give_back_cpu(some);
+        }
+      } else {
+        Scheduling scheduling;
+        if (!groups.empty() && below(2) == 0) {
+          scheduling.group = std::next(groups.begin(), static_cast<std::ptrdiff_t>(below(groups.size())))->first;
+        }
+        const double gpus = std::array{0.0, 0.25, 0.5, 1.0}[below(4)];
+        (void)first.request(ticket, {{"CPU", double(below(2))}, {"GPU", gpus}}, {}, scheduling);
+      }
+      (void)first.place_groups();
+      for (auto& grant : first.place()) held.emplace(grant.ticket, std::move(grant.allocation));
+    }
+    auto second = new_one();
+    for (const auto& [id, group] : groups) {
+      ASSERT_TRUE(
+          second.restore_group(id, group.bundles, group.strategy, kNoNode, first.nodes_of(id), first.shares_of(id))
+              .is_ok());
+    }
+    auto again = held;
+    for (auto& [ticket, allocation] : again) second.restore(allocation);
+    const auto expect_same = [&] {
+      for (NodeIndex node = 0; node < nodes; ++node) EXPECT_EQ(first.available(node), second.available(node));
+      for (const auto& [id, group] : groups) {
+        EXPECT_EQ(first.nodes_of(id), second.nodes_of(id));
+        EXPECT_EQ(first.accelerators_of(id), second.accelerators_of(id));
+      }
+    };
+    expect_same();
+    for (const auto& [id, group] : groups) {
+      (void)first.remove_group(id);
+      (void)second.remove_group(id);
+    }
+    groups.clear();
+    expect_same();
+    for (const auto& [ticket, allocation] : held) first.release(allocation);
+    for (const auto& [ticket, allocation] : again) second.release(allocation);
+    expect_same();
+    EXPECT_EQ(second.available(), second.total());
+    if (HasFailure()) return;
+  }
+}
+
 }  // namespace
 }  // namespace beeline::runtime::node

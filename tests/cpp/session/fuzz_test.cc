@@ -26,13 +26,19 @@ struct Item {
 
 class FuzzTest : public SessionTest {
  protected:
-  void play(std::uint64_t seed, bool kills, int steps) {
+  // The daemon is killed so many times, evenly spread: it is followed by another one, which nobody may notice.
+  void play(std::uint64_t seed, bool kills, int steps, int deaths_of_daemon = 0) {
     random_.seed(seed);
     kills_ = kills;
     for (int i = 0; i < 3; ++i) actors_.push_back(create(kills ? -1 : 0));
     next_number_.assign(actors_.size(), 0);
     std::thread waiter([this] { wait_beside(); });
-    for (int i = 0; i < steps && !HasFailure(); ++i) step();
+    for (int i = 0; i < steps && !HasFailure(); ++i) {
+      step();
+      if (deaths_of_daemon > 0 && i % (steps / deaths_of_daemon) == steps / deaths_of_daemon / 2) {
+        ::kill(process_->daemon_pid(), SIGKILL);
+      }
+    }
     {
       const std::lock_guard guard(beside_mutex_);
       beside_over_ = true;
@@ -274,6 +280,14 @@ TEST_F(FuzzTest, WithoutDeathsEveryValueIsRight) {
 
 TEST_F(FuzzTest, WithDeathsEveryCallEndsWithItsValueOrATypedError) {
   play(test_seed(), true, is_short() ? 1000 : 4000);
+}
+
+TEST_F(FuzzTest, WithDeathsOfTheDaemonEveryValueIsRight) {
+  play(test_seed(), false, is_short() ? 1500 : 6000, 4);
+}
+
+TEST_F(FuzzTest, WithDeathsOfAllEveryCallEndsWithItsValueOrATypedError) {
+  play(test_seed(), true, is_short() ? 1000 : 4000, 4);
 }
 
 }  // namespace

@@ -56,10 +56,11 @@ class ScriptedTest : public ::testing::Test {
     EXPECT_TRUE(socket.receive_within(frame, Deadline::after(kPatience)).is_ok());
     const auto index = static_cast<ProcessIndex>(members_.size() + 1);
     auto links = os::listen_unix(control::link_socket(dir_, index));
-    EXPECT_TRUE(socket
-                    .send(control::encode(control::Type::kRegistered, control::Registered{index, "test", dir_, {}}),
-                          {links->get()})
-                    .is_ok());
+    EXPECT_TRUE(
+        socket
+            .send(control::encode(control::Type::kRegistered, control::Registered{index, "test", dir_, {}, 0, {}, 0}),
+                  {links->get()})
+            .is_ok());
     auto& member = members_[index];
     member.daemon = std::move(socket);
     member.process = std::move(*joining.get());

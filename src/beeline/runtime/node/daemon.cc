@@ -336,14 +336,16 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
   os::Fd socket;
   if (kind != control::ProcessKind::kTool) {
     // Made here and handed over, so that whoever is told of the process can connect to it at once.
-    BEELINE_ASSIGN(socket, os::listen_unix(control::link_socket(options_.session_dir, index)));
+    const auto path = control::link_socket(options_.session_dir, index);
+    ::unlink(path.c_str());  // of an earlier daemon that was killed before anybody knew of it
+    BEELINE_ASSIGN(socket, os::listen_unix(path));
     listener.push_back(socket.get());
   }
   const auto job = jobs_.find(from.job);
   const auto& config = job == jobs_.end() ? options_.config : job->second.config;
-  Bytes greeting = control::encode(Type::kRegistered,
-                                   control::Registered{index, session_name_, options_.session_dir, config, from.job,
-                                                       options_.daemon_path, options_.daemon_wait_ms});
+  Bytes greeting =
+      control::encode(Type::kRegistered, control::Registered{index, session_name_, options_.session_dir, config,
+                                                             from.job, options_.daemon_path, options_.daemon_wait_ms});
   if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
     from.greeting = std::move(greeting);
     from.greeting_fd = std::move(socket);
@@ -537,7 +539,8 @@ void Daemon::send_logs(const LogPump::Source& source, bool is_stderr, const std:
     if (frame.empty()) {
       frame = control::encode(Type::kLogLines, control::LogLines{source.pid, source.who, is_stderr, lines});
     }
-    if (!connection->greeting && !connection->socket.wants_write() && connection->held_logs.empty()) {
+    const bool is_there = !connection->greeting && connection->socket.is_open();
+    if (is_there && !connection->socket.wants_write() && connection->held_logs.empty()) {
       send(*connection, frame);
     } else if (connection->held_log_bytes + frame.size() > kMaxHeldLogBytes) {
       ++counters_["log_frames_dropped"];

@@ -272,7 +272,7 @@ class Daemon final : private PoolEvents {
   HeaderRecord header_;
   std::set<Journal::Key> changed_;
   StateRecord written_state_;
-  std::set<std::uint64_t> queued_;           // connections that have frames to send
+  std::set<std::uint64_t> queued_;         // connections that have frames to send
   std::vector<std::int64_t> restarts_ns_;  // since 1970: the last times that the session's daemon was followed
   bool is_resumed_ = false;
 

@@ -48,21 +48,19 @@ void Daemon::begin_journal() {
     header_.options = options_;
     header_.environment = os::environment_with({});
     header_.folder = std::filesystem::current_path(ignored).string();
-    header_.started_ns =
-        std::chrono::duration_cast<Nanos>(std::chrono::system_clock::now().time_since_epoch()).count();
+    header_.started_ns = std::chrono::duration_cast<Nanos>(std::chrono::system_clock::now().time_since_epoch()).count();
   }
-  auto made = Journal::make(journal_path(options_.session_dir));
-  if (!made.is_ok()) return give_up_journal(made.status());
-  journal_ = std::move(made).value();
+  journal_.emplace(journal_path(options_.session_dir));
   note_all();
+  write_journal();
 }
 
 void Daemon::give_up_journal(const Status& why) {
   journal_.reset();
   ::unlink(journal_path(options_.session_dir).c_str());
   ++counters_["journal_failures"];
-  const std::string text = "[beeline: the journal of the node daemon cannot be written (" + why.message() +
-                           "): the session goes on, but would not survive the end of beelined]\n";
+  const std::string text = "the journal of the node daemon cannot be written (" + why.message() +
+                           "): the session goes on, but would not survive the end of beelined\n";
   std::fprintf(stderr, "beelined: %s", text.c_str());
   send_logs({static_cast<std::int32_t>(::getpid()), 0, "beelined"}, true, text);
 }
@@ -191,8 +189,8 @@ std::optional<Bytes> Daemon::record_of(const Journal::Key& key) const {
       const auto found = demands_.find(number);
       if (found == demands_.end()) return std::nullopt;
       const Demand& demand = found->second;
-      DemandRecord record{demand.actor, demand.lease.first, demand.request, {}, demand.worker, demand.job,
-                          demand.blocked};
+      DemandRecord record{demand.actor,  demand.lease.first, demand.request, {},
+                          demand.worker, demand.job,         demand.blocked};
       if (const auto& allocation = demand.allocation) {
         record.allocation.push_back({{allocation->share.amounts, allocation->share.accelerators},
                                      allocation->cpu_given_back,

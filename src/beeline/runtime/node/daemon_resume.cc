@@ -147,9 +147,8 @@ Status Daemon::restore_groups(const Journal::Records& records) {
         } else {
           std::vector<Share> shares;
           for (auto& share : state.shares) shares.push_back(to_share(std::move(share)));
-          BEELINE_RETURN_IF_ERROR(scheduler_.restore_group(id, create.bundles,
-                                                           static_cast<GroupStrategy>(create.strategy),
-                                                           create.preferred, state.nodes, shares));
+          BEELINE_RETURN_IF_ERROR(scheduler_.restore_group(
+              id, create.bundles, static_cast<GroupStrategy>(create.strategy), create.preferred, state.nodes, shares));
         }
         record.create = std::move(create);
         groups_.restore(id, std::move(record));
@@ -276,9 +275,9 @@ void Daemon::go_on() {
   for (const ActorId actor : homeless) place_actor(actor);
   look_at_jobs_ = true;
   loop_.after(std::chrono::milliseconds(options_.daemon_wait_ms), [this] { end_absent(); });
-  const std::string text = "[beeline: the node daemon (beelined) was killed and has been started again, pid " +
-                           std::to_string(::getpid()) + ": it goes on with " + std::to_string(living) +
-                           " actors and " + std::to_string(pool_.workers().size()) + " workers]\n";
+  const std::string text = "the node daemon was killed and has been started again: it goes on with " +
+                           std::to_string(living) + " actors and " + std::to_string(pool_.workers().size()) +
+                           " workers\n";
   std::fprintf(stderr, "beelined: %s", text.c_str());
   send_logs({static_cast<std::int32_t>(::getpid()), 0, "beelined"}, true, text);
 }
@@ -325,9 +324,8 @@ Status Daemon::resume_process(Connection& from, const control::Resume& message, 
     const std::string who = record != nullptr   ? label_of(record->create)
                             : demand != nullptr ? demand->request.function_name
                                                 : std::string();
-    BEELINE_RETURN_IF_ERROR(
-        logs_.adopt(from.worker, {static_cast<std::int32_t>(from.pid), from.job, who}, std::move(fds[0]),
-                    std::move(fds[1])));
+    BEELINE_RETURN_IF_ERROR(logs_.adopt(from.worker, {static_cast<std::int32_t>(from.pid), from.job, who},
+                                        std::move(fds[0]), std::move(fds[1])));
   }
   if (demand != nullptr) assign_again(*demand);
   return Status::ok();

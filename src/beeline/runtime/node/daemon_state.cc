@@ -140,7 +140,10 @@ void Daemon::get_state(Connection& from, const control::GetState& message) {
   query.request = message.request;
   query.parts = message.parts;
   for (const auto& [index, connection] : processes_) {
-    if (connection->kind == control::ProcessKind::kTool || connection->closing || connection->greeting) continue;
+    if (connection->kind == control::ProcessKind::kTool || connection->closing || connection->greeting ||
+        !connection->socket.is_open()) {
+      continue;
+    }
     query.awaited.insert(index);
   }
   const auto asked = query.awaited;

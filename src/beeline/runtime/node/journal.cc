@@ -64,13 +64,6 @@ bool take_batch(BytesView batch, Journal::Records& records) {
 
 }  // namespace
 
-Result<Journal> Journal::make(std::string path) {
-  Journal journal(std::move(path));
-  journal.start_anew();
-  BEELINE_RETURN_IF_ERROR(journal.commit());
-  return journal;
-}
-
 Result<Journal::Records> Journal::read(const std::string& path) {
   BEELINE_ASSIGN(const auto bytes, journal_bytes(path));
   Reader reader(bytes);

@@ -33,8 +33,8 @@ class Journal {
   using Key = std::pair<Kind, std::uint64_t>;
   using Records = std::map<Key, Bytes>;
 
-  // At `path`, where there is none, or one that another daemon has left.
-  static Result<Journal> make(std::string path);
+  // To be written to `path` by the first commit(), which replaces what another daemon has left there.
+  explicit Journal(std::string path) : path_(std::move(path)) {}
   // The records after the last whole commit: what was being written when its writer was killed does not count.
   // kNotFound if there is no journal, kCorrupt if the file is none.
   static Result<Records> read(const std::string& path);
@@ -54,7 +54,6 @@ class Journal {
   [[nodiscard]] std::uint64_t file_bytes() const { return file_bytes_; }
 
  private:
-  explicit Journal(std::string path) : path_(std::move(path)) {}
   void append(Key key, bool is_there, BytesView record);
   Status replace();
 

@@ -18,7 +18,7 @@ Status Scheduler::add_group(GroupId id, const std::vector<Bundle>& bundles, Grou
   for (const auto& bundle : bundles) {
     BEELINE_ASSIGN(auto amounts, to_amounts(bundle.resources));
     if (amounts.empty()) return {Code::kInvalidArgument, "a bundle without resources"};
-    group.bundles.push_back({std::move(amounts), bundle.required});
+    group.bundles.push_back({std::move(amounts), bundle.required, kNoNode, 0, {}});
   }
   group.feasible = plan(group, true).has_value();
   groups_.emplace(id, std::move(group));
