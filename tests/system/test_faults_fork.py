@@ -193,8 +193,8 @@ PATHS = [
     for path in ("cma", "tcp", "ucx", "nixl", "gloo")
 ]
 
-# A session takes a while: all but one of them are for `./dev test --full`.
-PATHS_OF_SESSIONS = PATHS[:1] + [
+# Each takes a while: all but one of them are for `./dev test --full`.
+PATHS_IN_TURN = PATHS[:1] + [
     pytest.param(*path.values, marks=[pytest.mark.full, *path.marks]) for path in PATHS[1:]
 ]
 
@@ -256,7 +256,7 @@ def _is_seen(seen, path, value):
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", pytest.param("sys.exit(0)", marks=pytest.mark.full)])
-@pytest.mark.parametrize("path", PATHS_OF_SESSIONS)
+@pytest.mark.parametrize("path", PATHS_IN_TURN)
 def test_child_of_a_driver_that_has_shipped_tensors_opens_a_session_of_its_own(start_driver, session_folder, path, end):
     driver = start_driver(SHIPPED.format(path=path, end=end))
     assert driver.expect("parent") == ["[1.0]"] * 3
@@ -314,7 +314,7 @@ AGENTS = """
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", pytest.param("sys.exit(0)", marks=pytest.mark.full)])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PATHS_IN_TURN)
 def test_child_of_a_program_that_has_moved_tensors_opens_an_agent_of_its_own(start_driver, session_folder, path, end):
     driver = start_driver(AGENTS.format(path=path, end=end))
     assert driver.expect("parent") == "[1.0]"

@@ -54,7 +54,8 @@ class NodeGroupsTest : public NodeFixture {
     return options;
   }
   static NodeIndex add_node(Client& client, const Resources& resources) {
-    client.send(Type::kAddNode, control::AddNode{9, resources, {}});
+    static std::uint64_t request = 1000;  // one that is asked again is answered as before
+    client.send(Type::kAddNode, control::AddNode{++request, resources, {}});
     return client.expect<control::NodeAdded>(Type::kNodeAdded).node;
   }
 

@@ -85,6 +85,7 @@ def test_executors(random_sizes):
                 assert future.cancelled() or outcome(lambda f=future: f.result(60)) == expected(x)
 
 
+@pytest.mark.full
 def test_shutdown_at_any_time(random_sizes):
     try:
         for _ in range(ROUNDS):
