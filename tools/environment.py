@@ -21,6 +21,7 @@ SETUP_STAMP = VENV / ".beeline-setup"
 WHEEL_STAMP = VENV / ".beeline-wheel"
 WHEEL_BUILD = BUILD / "release"  # pyproject.toml says so, too; the C++ package is installed from there
 PEERS_STAMP = VENV / ".beeline-bench-peers"
+FULL_STAMP = VENV / ".beeline-full"
 TRANSFER_PEERS_STAMP = VENV / ".beeline-transfer-peers"
 DOCS_STAMP = VENV / ".beeline-docs"
 PIP_ALONE = (PYTHON, "-m", "pip", "install", "--no-input", "--no-deps")
@@ -51,6 +52,15 @@ def setup_peers() -> None:
     if not _stamp_holds(PEERS_STAMP, wanted):
         step("install peers", [*PIP_ALONE, "-r", page], timeout_s=1800)
         PEERS_STAMP.write_text(wanted)
+
+
+def setup_full() -> None:
+    """Installs what tests marked `full` need beside."""
+    page = REQUIREMENTS / "full.txt"
+    wanted = digest([page])
+    if not _stamp_holds(FULL_STAMP, wanted):
+        step("install for full tests", [*PIP_ALONE, "-r", page], timeout_s=1800)
+        FULL_STAMP.write_text(wanted)
 
 
 def setup_transfer_peers() -> None:

@@ -77,6 +77,17 @@ def test_bad_options_of_a_class(given, error):
         ray.remote(**given)(Plain)
 
 
+def test_options_of_a_class_are_looked_at_together():
+    named = ray.remote(name="its_own", concurrency_groups={"io": 1})(Plain)
+    named.options(get_if_exists=True).options(num_cpus=0)
+    ray.remote(Plain).options(name="its_own").options(get_if_exists=True)
+    for configured in (named.options(num_cpus=0), ray.remote(Plain).options(num_cpus=0)):
+        with pytest.raises(ValueError, match="concurrency_groups"):
+            configured.options(concurrency_groups={"io": 1})
+    with pytest.raises(ValueError, match="get_if_exists"):
+        named.options(get_if_exists=True).options(name=None)
+
+
 @pytest.mark.parametrize(
     ("name", "give"),
     [

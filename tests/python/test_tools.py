@@ -291,6 +291,21 @@ def test_without_root_the_missing_packages_are_listed(tmp_path, monkeypatch, cap
     assert "apt-get install no-such-package-a\n" in capsys.readouterr().out
 
 
+def test_what_full_tests_need_is_installed_once(tmp_path, monkeypatch):
+    page = write(tmp_path, "full.txt", "fine==2\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path)
+    monkeypatch.setattr(environment, "FULL_STAMP", tmp_path / "stamp")
+    asked: list[list[object]] = []
+    monkeypatch.setattr(environment, "step", lambda title, command, **_: asked.append(command[-3:]))
+    environment.setup_full()
+    environment.setup_full()
+    assert asked == [["--no-deps", "-r", page]]
+    page.write_text("fine==3\n")
+    environment.setup_full()
+    assert len(asked) == 2
+
+
 def test_a_peer_that_cannot_be_installed_keeps_no_other_one_away(tmp_path, monkeypatch, capsys):
     write(tmp_path, "transfer_peers.txt", "# why\nno-such==1\n\nfine==2  # what for\n")
     monkeypatch.setattr(environment, "ROOT", tmp_path)

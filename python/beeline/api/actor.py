@@ -193,10 +193,7 @@ class ActorClass:
 
         Raises ValueError or TypeError for options that actors do not have.
         """
-        option_table.validate_actor(options, in_options=True)
-        merged = {**self._options, **options}
-        option_table.validate_actor({k: v for k, v in merged.items() if k != "concurrency_groups"}, in_options=True)
-        return _ConfiguredActorClass(self, merged)
+        return _ConfiguredActorClass(self, _merged(self._options, options))
 
     @functools.cached_property
     def _constructor(self) -> signature.Parameters | None:
@@ -300,6 +297,16 @@ class ActorClass:
         return f"ActorClass({self._cls.__name__})"
 
 
+def _merged(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `.options()` makes of the options that are there. They are looked at together: a name may stand in @remote,
+    and what needs it in `.options()`.
+    """
+    merged = {**given, **options}
+    checked = {k: v for k, v in merged.items() if k != "concurrency_groups" or k in options}  # of @remote they may be
+    option_table.validate_actor(checked, in_options=True)
+    return merged
+
+
 class _ConfiguredActorClass:
     """An actor class with options of its own: what `.options(...)` returns."""
 
@@ -313,8 +320,7 @@ class _ConfiguredActorClass:
 
     def options(self, **options: Any) -> _ConfiguredActorClass:
         """As ActorClass.options, on top of these."""
-        option_table.validate_actor(options, in_options=True)
-        return _ConfiguredActorClass(self._actor_class, {**self._options, **options})
+        return _ConfiguredActorClass(self._actor_class, _merged(self._options, options))
 
 
 def method(*args: Any, **options: Any) -> Any:

@@ -350,11 +350,12 @@ def _by_transport(
 ) -> list[Any]:
     time = fetch_time.left()
     count = len(metadata.tensor_meta)
+    given = None if targets is None else list(targets)  # some managers put other tensors into the list that they get
     try:
         manager = _manager(name, manager_class)
         communicator = manager.get_communicator_metadata(src, _own_handle(), name.upper())
         if hasattr(manager, "fetch_multiple_tensors"):
-            request = manager.fetch_multiple_tensors(obj_id, metadata, communicator, targets)
+            request = manager.fetch_multiple_tensors(obj_id, metadata, communicator, given)
             try:
                 tensors = manager.wait_fetch_complete(request, time.seconds)
             except TimeoutError as error:
@@ -362,7 +363,7 @@ def _by_transport(
                     manager.abort_transport(obj_id, communicator)
                 raise time.error(f"{count} tensors by the tensor transport '{name}' ({error})") from error
         else:
-            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, targets)
+            tensors = manager.recv_multiple_tensors(obj_id, metadata, communicator, given)
         if len(tensors) != count:
             raise ValueError(f"it gave {len(tensors)} tensors")
     except BeelineError:

@@ -70,6 +70,21 @@ def case_get_if_exists(ray):
     return [first == second, ray.get([first.add.remote(), second.add.remote()])]
 
 
+def case_get_if_exists_of_a_class_that_has_its_name(ray):
+    @ray.remote(name="its_own", num_cpus=0)
+    class Counter:
+        def __init__(self):
+            self.n = 0
+
+        def add(self):
+            self.n += 1
+            return self.n
+
+    Shared = Counter.options(get_if_exists=True)
+    first, second = Shared.remote(), Shared.remote()
+    return [first == second, ray.get([first.add.remote(), second.add.remote()])]
+
+
 def case_get_if_exists_needs_a_name(ray):
     return raised(ray, lambda: _counter(ray).options(get_if_exists=True).remote(), "get_if_exists", "name")
 

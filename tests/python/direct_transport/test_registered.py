@@ -21,6 +21,7 @@ from beeline.experimental import (
     register_tensor_transport,
     set_target_for_ref,
 )
+from beeline.experimental.rdt.util import create_empty_tensors_from_metadata, get_tensor_transport_manager
 from beeline.tensors import registered as registered_transports
 from tests.python.direct_transport.nodes import call
 
@@ -170,6 +171,48 @@ def test_targets_are_filled(pair):
         with pytest.raises(exceptions.TargetMismatchError):
             ray.get(ref)
         assert not any(target.any() for target in wrong)
+
+
+class ReplacingTransport(FileTransport):
+    """Puts tensors of its own into the list of targets."""
+
+    def recv_multiple_tensors(self, obj_id, tensor_transport_metadata, communicator_metadata, target_buffers=None):
+        received = super().recv_multiple_tensors(obj_id, tensor_transport_metadata, communicator_metadata)
+        if target_buffers is None:
+            return received
+        target_buffers[:] = received
+        return target_buffers
+
+
+def test_targets_are_filled_from_what_has_taken_their_place(make_actor):
+    register_tensor_transport("replacing", ["cpu"], ReplacingTransport, torch.Tensor)
+    ref = call(make_actor(), lambda node: [torch.full((5,), 3.0), torch.full((6,), 4.0)], transport="replacing")
+    targets = [torch.zeros(5), torch.zeros(6)]
+    set_target_for_ref(ref, targets)
+    value = ray.get(ref)
+    assert value[0] is targets[0] and value[1] is targets[1]
+    assert [float(target.sum()) for target in targets] == [15.0, 24.0]
+
+
+def test_managers_by_the_paths_of_rays_modules(pair):
+    for name in ("files", "FILES"):
+        assert get_tensor_transport_manager(name) is registered_transports.manager("files")
+    assert get_tensor_transport_manager("TCP").tensor_transport_backend().lower() == "tcp"
+    with pytest.raises(ValueError, match="protocol: pigeons"):
+        get_tensor_transport_manager("pigeons")
+    assert (
+        ray.get(call(pair[0], lambda node: get_tensor_transport_manager("files").tensor_transport_backend())) == "FILES"
+    )
+
+
+def test_tensors_for_what_metadata_describe():
+    metadata = TensorTransportMetadata([((2, 3), torch.bfloat16), (torch.Size([0]), torch.int64)], "cpu")
+    made = create_empty_tensors_from_metadata(metadata)
+    assert [(list(each.shape), each.dtype, each.device.type) for each in made] == [
+        ([2, 3], torch.bfloat16, "cpu"),
+        ([0], torch.int64, "cpu"),
+    ]
+    assert [each.device.type for each in create_empty_tensors_from_metadata(metadata, "meta")] == ["meta", "meta"]
 
 
 def test_what_the_transport_raises_reaches_the_receiver(pair):
