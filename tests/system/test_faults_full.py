@@ -85,7 +85,7 @@ def test_a_full_disk_for_log_files(start_driver):
     driver.expect("down")
     assert driver.wait() == 0
     output = driver.output()
-    assert output.count("No space left on device") == 1
+    assert output.count("log files under") == 1  # the journal, say, has no room either
     assert output.count(" line ") == 10000
 
 
