@@ -29,6 +29,7 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS
 # How long a killed daemon may take to be followed by another one, and how often to look for that.
 _DAEMON_WAIT_S = 10.0
 _LOOK_PERIOD_S = 0.01
+_ENDS_KEPT = 31
 # When no daemon comes, how long workers may take to leave by themselves.
 _ORPHANS_WAIT_S = 0.5
 # After as long without a request the zygote does what takes time.
@@ -74,15 +75,11 @@ class _Connection:
         self._buffer = bytearray()
         self._fds: list[int] = []
 
-    def send(self, kind: int, *fields: int) -> bool:
-        """False if nobody can have got it."""
+    def send(self, kind: int, *fields: int) -> None:
         body = _TYPE.pack(kind) + bytes([0x90 | len(fields)]) + b"".join(struct.pack(">Bq", 0xD3, n) for n in fields)
         # A daemon that is gone is seen, and another one looked for, at the next read.
-        try:
+        with contextlib.suppress(ConnectionError):
             self.sock.sendall(_HEADER.pack(len(body), 0) + body)
-        except ConnectionError:
-            return False
-        return True
 
     def fill(self) -> bool:
         """Reads what is there, waiting for the first byte; False at the end of the stream."""
@@ -123,7 +120,8 @@ class _Zygote:
         self._session_dir = session_dir
         self._user_threads = user_threads
         self._children: set[int] = set()
-        self._untold: list[tuple[int, int]] = []  # ends of children for a daemon to come
+        # The last ends of children, for a daemon to come: the one before may not have lived to hear of them.
+        self._ends: list[tuple[int, int]] = []
         self._daemon_wait_s = float(os.environ.get("BEELINE_DAEMON_WAIT_S") or _DAEMON_WAIT_S)
         # What remains to be done when nobody is in a hurry: the first actor does not wait for it.
         self._idle_steps = [self._import_numpy, _collect, _let_go_of_code]
@@ -203,8 +201,8 @@ class _Zygote:
             if pid == 0:
                 return
             self._children.discard(pid)
-            if not self._daemon.send(_CHILD_EXITED, pid, status):
-                self._untold.append((pid, status))
+            self._daemon.send(_CHILD_EXITED, pid, status)
+            self._ends = [*self._ends[-_ENDS_KEPT:], (pid, status)]
 
     def _fork(self) -> int:
         threads = len(os.listdir("/proc/self/task"))
@@ -288,9 +286,8 @@ class _Zygote:
             self._daemon.close()
             self._daemon = _Connection(sock)
             self._daemon.send(_READY, 0)
-            for pid, status in self._untold:
+            for pid, status in self._ends:
                 self._daemon.send(_CHILD_EXITED, pid, status)
-            self._untold.clear()
             return True
         return False
 
