@@ -331,3 +331,38 @@ def test_an_item_that_is_being_made_again_can_be_cancelled(start_driver):
     assert driver.expect("the first") == [1.0]
     assert driver.expect("in time") == "GetTimeoutError"
     assert "TaskCancelledError" in driver.expect("cancelled")
+
+
+def test_what_a_task_has_made_again_is_cancelled_with_it(start_driver):
+    driver = start_driver(
+        STREAMS
+        + """
+    ray.init(num_cpus=1)
+
+    @ray.remote(tensor_transport="shm", num_cpus=1)
+    def slow():
+        ran("slow")
+        if len(runs()) == 2:
+            try:
+                time.sleep(600)
+            finally:
+                ran("ended")
+        yield torch.ones(SIZE)
+
+    @ray.remote(num_cpus=0)
+    def parent():
+        collection = slow.options(num_returns="dynamic").remote()
+        [ref] = ray.get(collection)
+        lose(ref)
+        ray.get(ref)
+
+    running = parent.remote()
+    say("runs", settles(runs, ["slow"] * 2))
+    ray.cancel(running)
+    say("cancelled", outcome(lambda: ray.get(running, timeout=60))[0])
+    say("ended", settles(runs, ["slow"] * 2 + ["ended"]))
+    """
+    )
+    assert driver.expect("runs") == ["slow"] * 2
+    assert "TaskCancelledError" in driver.expect("cancelled")
+    assert driver.expect("ended") == ["slow", "slow", "ended"]

@@ -446,19 +446,22 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
 bool Caller::cancel(Entry& entry, bool force, bool recursive) {
   auto* call = static_cast<OutgoingCall*>(entry.producer);
   if (call == nullptr || entry.ready()) return false;
-  call->cancelled = true;
-  if (call->sent_to == 0) {
-    auto& queue = call->actor != nullptr ? call->actor->queued : call->shape->queued;
-    std::erase(queue, call);
-    fail(*call, cancelled_before_start(*call));
-    return true;
+  cancel(*call, force, recursive);
+  return true;
+}
+
+void Caller::cancel(OutgoingCall& call, bool force, bool recursive) {
+  call.cancelled = true;
+  if (call.sent_to == 0) {
+    auto& queue = call.actor != nullptr ? call.actor->queued : call.shape->queued;
+    std::erase(queue, &call);
+    return fail(call, cancelled_before_start(call));
   }
   CancelRecord record;
-  record.task = call->task;
+  record.task = call.task;
   record.force = force ? 1 : 0;
   record.recursive = recursive ? 1 : 0;
-  process_.peers().send(call->sent_to, Message::kCancel, view_of(record));
-  return true;
+  process_.peers().send(call.sent_to, Message::kCancel, view_of(record));
 }
 
 void Caller::cancel_children(const CallKey& parent, bool force) {
@@ -478,7 +481,8 @@ void Caller::cancel_children(const CallKey& parent, bool force) {
   }
   for (Entry* child : children) process_.objects().add_hold(*child);
   for (Entry* child : children) {
-    cancel(*child, force, true);
+    // Its first return may be there: the call runs for the sake of another value then.
+    if (auto* call = static_cast<OutgoingCall*>(child->producer)) cancel(*call, force, true);
     process_.objects().drop_hold(*child);
   }
 }

@@ -137,6 +137,7 @@ class Caller {
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
   void queue(OutgoingCall& call);
+  void cancel(OutgoingCall& call, bool force, bool recursive);
   void send(OutgoingCall& call, ProcessIndex to);
   void tell_ourselves(const ForwardRecord& forward);
   void say_taken(const OutgoingCall& call, std::uint64_t count);
