@@ -11,8 +11,9 @@ namespace {
 
 using runtime::WaitOutcome;
 
-bool is_end(const store::Payload& payload) {
-  return payload.is_error() && payload.failure->kind == store::ErrorKind::kEndOfStream;
+// False where there is no value: that of an item may have been lost.
+bool is_end(const store::PayloadPtr& payload) {
+  return payload && payload->is_error() && payload->failure->kind == store::ErrorKind::kEndOfStream;
 }
 
 // Any number of threads may take items: each gets another one.
@@ -30,15 +31,16 @@ class Stream {
   nb::object next(std::optional<double> timeout_s) {
     const auto deadline = Deadline::after_seconds(timeout_s);
     for (;;) {
+      // At once where it has come: a value that was lost since is made again for whoever asks for it.
+      if (store::Entry* taken = process().take_item(entry())) {
+        return nb::cast(new Ref(*taken), nb::rv_policy::take_ownership);
+      }
       const Ref item = peek();
       store::Entry* waited = &item.entry();
       const auto outcome =
           wait_with_signals(deadline, [&](Deadline slice) { return process().wait({&waited, 1}, 1, slice); });
       if (outcome == WaitOutcome::kTimedOut) return nb::none();
-      if (store::Entry* taken = process().take_item(entry())) {
-        return nb::cast(new Ref(*taken), nb::rv_policy::take_ownership);
-      }
-      if (is_end(*process().payload(*waited))) return last();
+      if (is_end(process().payload(*waited))) return last();
     }
   }
 
@@ -49,7 +51,7 @@ class Stream {
   [[nodiscard]] bool is_finished() const {
     const Ref item = peek();
     auto& running = process();
-    return running.ready(item.entry()) && is_end(*running.payload(item.entry())) &&
+    return running.ready(item.entry()) && is_end(running.payload(item.entry())) &&
            (failure_given_ || !running.payload(entry())->is_error());
   }
   [[nodiscard]] bool next_ready() const {

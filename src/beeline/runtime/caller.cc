@@ -154,9 +154,10 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
       record.state = DependencyHeader::kSubscribe;
     } else {
       record.state = DependencyHeader::kWillCome;
-      // The collection of a stream's items is made here.
-      if (producer->sent_to != 0 && !producer->options.collects()) {
-        const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
+      const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
+      // Items of streams come here, and their collection is made here.
+      const bool goes_by_here = at == producer->returns.end() || producer->options.collects();
+      if (producer->sent_to != 0 && !goes_by_here) {
         const auto index = static_cast<std::uint32_t>(at - producer->returns.begin());
         producer->forwards.push_back({index, to});
         ForwardRecord forward;
@@ -205,11 +206,6 @@ void Caller::tell_ourselves(const ForwardRecord& forward) {
   if (last == producer->forwards.rend()) return;
   producer->forwards.erase(std::next(last).base());
   entry->subscribers.push_back(forward.consumer);
-}
-
-void Caller::say_taken(const OutgoingCall& call, std::uint64_t count) {
-  if (call.options.window == 0 || call.sent_to == 0) return;
-  process_.peers().send(call.sent_to, Message::kTaken, view_of(TakenRecord{call.task, count}));
 }
 
 void Caller::pump(ActorTarget& actor) {
@@ -304,36 +300,6 @@ void Caller::refuse_values(ProcessIndex from, const std::vector<PayloadPtr>& val
   if (refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(refs_token));
 }
 
-Status Caller::on_item(ProcessIndex from, Reader& reader) {
-  const auto header = reader.read<ItemHeader>();
-  BEELINE_ASSIGN(PayloadPtr value, store::decode_payload(reader));
-  if (!reader.ok()) return {Code::kCorrupt, "an item that ends early"};
-  const OutgoingCall* call = find_call(from, header.task, header.attempt);
-  if (call == nullptr || !streams_.receive(header.task, header.index, value)) {
-    // Received from an earlier attempt, or given up by this one, or wanted by nobody any more.
-    refuse_values(from, {value}, header.refs_token);
-    return Status::ok();
-  }
-  if (header.refs_token != 0) process_.peers().send(from, Message::kRefsTaken, view_of(header.refs_token));
-  return Status::ok();
-}
-
-Entry* Caller::take_item(Entry& stream) {
-  Entry* item = streams_.take(stream.id.serial);
-  if (const auto* call = static_cast<const OutgoingCall*>(stream.producer); item != nullptr && call != nullptr) {
-    say_taken(*call, streams_.taken(call->task));
-  }
-  return item;
-}
-
-// The call goes on to its end, as on Ray, and what it yields is dropped.
-void Caller::drop_stream(const store::ObjectId& stream) {
-  streams_.drop(stream.serial);
-  const Entry* entry = process_.objects().find(stream);
-  const auto* call = entry != nullptr ? static_cast<const OutgoingCall*>(entry->producer) : nullptr;
-  if (call != nullptr) say_taken(*call, TakenRecord::kAll);
-}
-
 // Takes the call out of its target's list.
 void Caller::unlink(OutgoingCall& call) {
   if (call.sent_to == 0) return;
@@ -354,10 +320,11 @@ void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
     history_.failed(ended_call(call), *values.front());
   }
   unlink(call);
-  if (call.options.collects()) {
-    if (!values.empty() && !values.front()->is_error()) values = {process_.collect(streams_.items(call.task))};
-  }
   if (values.empty()) values.push_back(std::make_shared<store::Payload>());
+  const bool failed = values.front()->is_error();
+  if (call.options.collects() && !failed && !call.returns.front()->ready()) {
+    values = {process_.collect(streams_.items(call.task))};
+  }
   for (Entry* entry : call.returns) entry->producer = nullptr;
   for (std::size_t i = 0; i < call.returns.size(); ++i) {
     const PayloadPtr& value = values[i < values.size() ? i : 0];
@@ -367,13 +334,15 @@ void Caller::complete(OutgoingCall& call, std::vector<PayloadPtr> values) {
       process_.free_placement_now(*value->placement);  // made again for the sake of another return
     }
   }
-  lineage_.keep(call, values);
-  if (call.options.streams()) streams_.end(call.task);
+  if (call.options.streams()) streams_.end(call, failed ? values.front() : nullptr);
+  lineage_.keep(call, failed);
+  Entry* const awaited = item_awaited_in_vain(call);
   if (call.options.collects()) streams_.drop(call.task);
   for (Entry* dependency : call.dependencies) objects.drop_hold(*dependency);
   process_.release_args(call.args);
   Shape* shape = call.shape;
   delete &call;
+  if (awaited != nullptr) process_.subscribe(*awaited);
   if (shape != nullptr) pump(*shape);
 }
 
@@ -388,6 +357,7 @@ void Caller::fail(OutgoingCall& call, const PayloadPtr& failure) {
 // A new attempt: its worker is asked afresh, and consumers that the last one was to tell are told by us.
 void Caller::start_over(OutgoingCall& call) {
   ++call.attempt;
+  call.yielded = 0;
   for (const auto& forward : call.forwards) {
     call.returns[forward.return_index]->subscribers.push_back(forward.consumer);
   }
@@ -417,7 +387,9 @@ void Caller::queue(OutgoingCall& call) {
 
 void Caller::make_again(Entry& lost) {
   if (lost.ready() || lost.producer != nullptr) return;
-  queue(*lineage_.restart(lost).release());
+  OutgoingCall* call = lineage_.restart(lost).release();
+  reopen_stream(*call);
+  queue(*call);
 }
 
 void Caller::note_lost_attempt(const OutgoingCall& call, ErrorKind kind, const std::string& reason) {
@@ -474,19 +446,22 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
 bool Caller::cancel(Entry& entry, bool force, bool recursive) {
   auto* call = static_cast<OutgoingCall*>(entry.producer);
   if (call == nullptr || entry.ready()) return false;
-  call->cancelled = true;
-  if (call->sent_to == 0) {
-    auto& queue = call->actor != nullptr ? call->actor->queued : call->shape->queued;
-    std::erase(queue, call);
-    fail(*call, cancelled_before_start(*call));
-    return true;
+  cancel(*call, force, recursive);
+  return true;
+}
+
+void Caller::cancel(OutgoingCall& call, bool force, bool recursive) {
+  call.cancelled = true;
+  if (call.sent_to == 0) {
+    auto& queue = call.actor != nullptr ? call.actor->queued : call.shape->queued;
+    std::erase(queue, &call);
+    return fail(call, cancelled_before_start(call));
   }
   CancelRecord record;
-  record.task = call->task;
+  record.task = call.task;
   record.force = force ? 1 : 0;
   record.recursive = recursive ? 1 : 0;
-  process_.peers().send(call->sent_to, Message::kCancel, view_of(record));
-  return true;
+  process_.peers().send(call.sent_to, Message::kCancel, view_of(record));
 }
 
 void Caller::cancel_children(const CallKey& parent, bool force) {
@@ -506,7 +481,8 @@ void Caller::cancel_children(const CallKey& parent, bool force) {
   }
   for (Entry* child : children) process_.objects().add_hold(*child);
   for (Entry* child : children) {
-    cancel(*child, force, true);
+    // Its first return may be there: the call runs for the sake of another value then.
+    if (auto* call = static_cast<OutgoingCall*>(child->producer)) cancel(*call, force, true);
     process_.objects().drop_hold(*child);
   }
 }

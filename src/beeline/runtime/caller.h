@@ -139,9 +139,12 @@ class Caller {
   OutgoingCall* make_call(CallOptions options, store::PayloadPtr args, const std::vector<store::Entry*>& dependencies,
                           std::vector<store::Entry*>& returns);
   void queue(OutgoingCall& call);
+  void cancel(OutgoingCall& call, bool force, bool recursive);
   void send(OutgoingCall& call, ProcessIndex to);
   void tell_ourselves(const ForwardRecord& forward);
   void say_taken(const OutgoingCall& call, std::uint64_t count);
+  void reopen_stream(const OutgoingCall& call);
+  store::Entry* item_awaited_in_vain(const OutgoingCall& call);
   // The call that the answer is to, null if it is of an attempt that was given up.
   OutgoingCall* find_call(ProcessIndex from, std::uint64_t task, std::uint32_t attempt);
   // What such an answer holds is freed.

@@ -6,22 +6,16 @@ namespace beeline::runtime {
 namespace {
 
 using store::Entry;
-using store::PayloadPtr;
 using store::Remaking;
 
-// A value that is here, and refers to nothing, cannot be lost.
-bool may_be_lost(const PayloadPtr& value) {
-  return !value->is_error() && (value->placement || !value->refs.empty());
+// A value that is here, and refers to nothing, cannot be lost. One that is not there yet, or not any more, can.
+bool is_elsewhere(const Entry& entry) {
+  if (!entry.ready()) return true;
+  return !entry.payload->is_error() && (entry.payload->placement || !entry.payload->refs.empty());
 }
 
-Remaking remaking_of(const OutgoingCall& call) {
-  if (call.options.streams()) return Remaking::kStream;
-  if (call.options.retries == 0) return Remaking::kNoRetries;
-  if (call.retries_left == 0) return Remaking::kRetriesUsed;
-  // They were published for this call, and go with it.
-  if (call.args->placement) return Remaking::kLargeArguments;
-  return Remaking::kKept;
-}
+// About what a record takes for each item of a stream.
+constexpr std::uint64_t kItemBytes = 64;
 
 const std::string& name_of(const Entry& entry) {
   static const std::string unnamed = "an object";
@@ -43,8 +37,6 @@ std::string Lineage::why_not(const Entry& entry) {
     case Remaking::kLargeArguments:
       return "its call cannot run again, for large arguments that were passed by value are not kept; put() them and "
              "keep the reference";
-    case Remaking::kStream:
-      return "items of a stream are not made again";
     case Remaking::kEvicted:
       return "what was known of its call was dropped to save memory; raise RAY_max_lineage_bytes";
   }
@@ -62,11 +54,27 @@ void Lineage::for_each_own(const Record& record, Visit&& visit) {
   visit_all(record.call.args->refs);
 }
 
-void Lineage::keep(const OutgoingCall& call, const std::vector<PayloadPtr>& values) {
-  if (std::none_of(values.begin(), values.end(), may_be_lost)) return;
-  const Remaking remaking = remaking_of(call);
-  for (Entry* made : call.returns) made->remaking = remaking;
-  if (remaking != Remaking::kKept) return;
+std::vector<Entry*> Lineage::may_be_lost(const OutgoingCall& call) {
+  std::vector<Entry*> made;
+  if (std::any_of(call.returns.begin(), call.returns.end(), [](const Entry* entry) { return is_elsewhere(*entry); })) {
+    made = call.returns;
+  }
+  call.items.for_each(objects_, [&](std::uint64_t, Entry& item) {
+    if (is_elsewhere(item)) made.push_back(&item);
+  });
+  return made;
+}
+
+void Lineage::keep(const OutgoingCall& call, bool failed) {
+  const std::vector<Entry*> made = may_be_lost(call);
+  if (made.empty()) return;
+  Remaking remaking = call.remaking();
+  if (failed && remaking == Remaking::kKept) remaking = Remaking::kNoCall;
+  for (Entry* entry : made) entry->remaking = remaking;
+  if (remaking != Remaking::kKept) {
+    for (Entry* entry : made) fail_lost(*entry);
+    return;
+  }
 
   Record& record = records_.emplace_back();
   record.position = std::prev(records_.end());
@@ -78,12 +86,18 @@ void Lineage::keep(const OutgoingCall& call, const std::vector<PayloadPtr>& valu
   record.call.actor = call.actor;
   record.call.shape = call.shape;
   record.call.returns = call.returns;
-  for (Entry* made : call.returns) made->lineage = &record;
+  record.call.items = call.items;
+  record.users = made.size();
+  for (Entry* entry : made) entry->lineage = &record;
+  // What tells of a stream's end is not lost. The next run has another one.
+  for (Entry*& entry : record.call.returns) {
+    if (entry->lineage == nullptr) entry = nullptr;
+  }
   for (const Entry* dependency : call.dependencies) record.dependencies.push_back(dependency->id);
   for_each_own(record, [&](Entry& needed) { objects_.add_dependent(needed); });
   record.bytes = sizeof(Record) + call.args->size_bytes() +
                  (call.dependencies.size() + call.args->refs.size()) * sizeof(store::ObjectId) +
-                 call.returns.size() * sizeof(Entry*);
+                 call.returns.size() * sizeof(Entry*) + call.items.size() * kItemBytes;
   bytes_ += record.bytes;
   while (bytes_ > max_bytes_) evict_oldest();
 }
@@ -95,15 +109,20 @@ std::unique_ptr<OutgoingCall> Lineage::restart(Entry& lost) {
   ++call->attempt;
   if (call->retries_left > 0) --call->retries_left;
   for (Entry*& made : call->returns) {
-    // One that is gone gets a stand-in, which goes at the call's end.
+    // One that is gone gets a stand-in, which goes at the call's end. Nobody wants the collection of the items then.
     if (made == nullptr) {
       made = &objects_.create(store::ObjectKind::kValue, call->options.name);
+      if (call->options.streams()) call->options.flags &= static_cast<std::uint8_t>(~kCallCollects);
     } else {
       objects_.add_hold(*made);
     }
     made->lineage = nullptr;
     made->producer = call.get();
   }
+  call->items.for_each(objects_, [&](std::uint64_t, Entry& item) {
+    item.lineage = nullptr;
+    item.producer = call.get();
+  });
   call->task = call->returns.front()->id.serial;
   for (const auto& id : record.dependencies) call->dependencies.push_back(objects_.hold(id, true));
   for (const auto& id : call->args->refs) objects_.hold(id, true);
@@ -117,21 +136,29 @@ void Lineage::forget(Entry& entry) {
   entry.lineage = nullptr;
   auto& returns = record.call.returns;
   std::replace(returns.begin(), returns.end(), &entry, static_cast<Entry*>(nullptr));
-  if (std::all_of(returns.begin(), returns.end(), [](const Entry* made) { return made == nullptr; })) drop(record);
+  if (--record.users == 0) drop(record);
+}
+
+// Who waits for a value that does not come again is told so.
+void Lineage::fail_lost(Entry& entry) {
+  if (entry.ready()) return;
+  objects_.set_ready(entry, store::make_failure(store::ErrorKind::kReconstruction,
+                                                name_of(entry) + ": its value is lost; " + why_not(entry)));
 }
 
 void Lineage::evict_oldest() {
   ++evicted_;
   Record& record = records_.front();
+  const auto evict = [&](Entry& entry) {
+    if (entry.lineage != &record) return;
+    entry.lineage = nullptr;
+    entry.remaking = Remaking::kEvicted;
+    fail_lost(entry);
+  };
   for (Entry* made : record.call.returns) {
-    if (made == nullptr) continue;
-    made->lineage = nullptr;
-    made->remaking = Remaking::kEvicted;
-    if (!made->ready()) {
-      objects_.set_ready(*made, store::make_failure(store::ErrorKind::kReconstruction,
-                                                    name_of(*made) + ": its value is lost; " + why_not(*made)));
-    }
+    if (made != nullptr) evict(*made);
   }
+  record.call.items.for_each(objects_, [&](std::uint64_t, Entry& item) { evict(item); });
   drop(record);
 }
 

@@ -8,6 +8,7 @@
 
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
+#include "beeline/runtime/stream_items.h"
 #include "beeline/store/object_table.h"
 
 namespace beeline::runtime {
@@ -53,14 +54,25 @@ struct OutgoingCall {
   store::PayloadPtr args;
   std::uint32_t attempt = 0;
   std::int32_t retries_left = 0;
-  ProcessIndex sent_to = 0;  // 0: queued here
-  ProcessIndex worker = 0;   // where it was sent last
+  StreamItems items;          // of a stream: those that another attempt may have to give again
+  std::uint64_t yielded = 0;  // by this attempt: one more than the number of its last item
+  ProcessIndex sent_to = 0;   // 0: queued here
+  ProcessIndex worker = 0;    // where it was sent last
   bool cancelled = false;
   std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;
   Shape* shape = nullptr;
   LeaseId lease = 0;
   std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
+
+  // What becomes of its values, once it has ended well and one of them is lost.
+  [[nodiscard]] store::Remaking remaking() const {
+    if (options.retries == 0) return store::Remaking::kNoRetries;
+    if (retries_left == 0) return store::Remaking::kRetriesUsed;
+    // They were published for this call, and go with it.
+    if (args->placement) return store::Remaking::kLargeArguments;
+    return store::Remaking::kKept;
+  }
 };
 
 }  // namespace beeline::runtime

@@ -184,7 +184,8 @@ void Process::list_objects(std::uint32_t limit, control::Listing& out) {
     row.name = text_of(entry.name);
     row.call_site = text_of(entry.call_site);
     row.reference = static_cast<std::uint8_t>(uses.reference_of(entry));
-    const auto* producer = entry.id.owner == self_ ? static_cast<const OutgoingCall*>(entry.producer) : nullptr;
+    const bool is_made = entry.id.owner == self_ && !entry.ready();
+    const auto* producer = is_made ? static_cast<const OutgoingCall*>(entry.producer) : nullptr;
     row.task_state = task_state_of(entry, producer);
     row.attempt = producer != nullptr ? producer->attempt : 0;
     row.holds = entry.local;

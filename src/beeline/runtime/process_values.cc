@@ -483,7 +483,8 @@ void Process::say_of_remaking(const Entry& entry) {
 // Who asks for it next, or has asked already, has it made again, if that can be.
 void Process::lose(Entry& entry, const std::string& reason, const std::string& more) {
   ++transfers_.lost_objects;
-  if (entry.lineage != nullptr) {
+  // Its call may be on the way of running again already, or its stream of being given again.
+  if (entry.lineage != nullptr || entry.producer != nullptr) {
     objects_.forget_value(entry);
     if (!entry.subscribers.empty()) subscribe(entry);
     return;

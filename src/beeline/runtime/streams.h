@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "beeline/runtime/outgoing_call.h"
 #include "beeline/store/object_table.h"
 
 namespace beeline::runtime {
@@ -21,14 +22,15 @@ class Streams {
   void open(std::uint64_t task, const std::string* name);
   [[nodiscard]] bool contains(std::uint64_t task) const { return streams_.contains(task); }
 
-  // An item of some attempt. False where it was received before, or nobody wants it: the value is the caller's.
-  bool receive(std::uint64_t task, std::uint64_t index, const store::PayloadPtr& value);
-  // Nothing more comes.
-  void end(std::uint64_t task);
+  // An item of some attempt of the call: a new one, or the value of one that was lost. False where it is there, or
+  // nobody wants it: the value is the caller's.
+  bool receive(OutgoingCall& call, std::uint64_t index, const store::PayloadPtr& value);
+  // Nothing more comes. Items that the call was to give again and did not get its failure, null if it ended well.
+  void end(OutgoingCall& call, const store::PayloadPtr& failure);
 
   // The object of the next item, or of the stream's end; held by the stream.
   store::Entry* next(std::uint64_t task);
-  // Takes the next item, which is ready; the hold is the receiver's. Null at the end.
+  // Takes the next item, whether or not its value is there; the hold is the receiver's. Null where none has come.
   store::Entry* take(std::uint64_t task);
   // How many items were taken.
   [[nodiscard]] std::uint64_t taken(std::uint64_t task) const;
@@ -47,6 +49,7 @@ class Streams {
   };
   Stream* find(std::uint64_t task);
   void set_end(const Stream& stream);
+  void add(Stream& stream, OutgoingCall& call, const store::PayloadPtr& value);
 
   store::ObjectTable& objects_;
   std::unordered_map<std::uint64_t, Stream> streams_;  // by task

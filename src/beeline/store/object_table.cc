@@ -165,7 +165,7 @@ void ObjectTable::reap() {
     Entry* entry = find(doomed_[i]);
     if (entry == nullptr || !entry->doomed) continue;
     entry->doomed = false;
-    if (entry->local > 0 || !entry->borrowers.empty()) continue;
+    if (entry->held()) continue;
     if (entry->dependents > 0) {
       let_go(*entry);
     } else {
@@ -181,7 +181,7 @@ void ObjectTable::reap() {
 void ObjectTable::let_go(Entry& entry) {
   if (!entry.ready() || (!entry.payload->placement && entry.payload->refs.empty())) return;
   forget_value(entry);
-  if (entry.lineage != nullptr) return;
+  if (entry.lineage != nullptr || entry.producer != nullptr) return;
   entry.payload = make_failure(ErrorKind::kReconstruction,
                                (entry.name != nullptr ? *entry.name : std::string("an object")) +
                                    ": its value was let go of when nobody referred to it any more, and there is no "

@@ -29,7 +29,6 @@ enum class Remaking : std::uint8_t {
   kNoRetries,       // its call is to run at most once
   kRetriesUsed,     // its call has run as often as it may
   kLargeArguments,  // its call's arguments were let go of
-  kStream,          // its call gave items one by one
   kEvicted,         // what was known of its call took too much memory
 };
 
@@ -51,7 +50,7 @@ struct Entry {
   PayloadPtr payload;                      // the object is ready
   const std::string* name = nullptr;       // of the task that makes it, for people; interned
   const std::string* call_site = nullptr;  // where the program asked for it, if that is recorded; interned
-  void* producer = nullptr;                // own, pending: the caller's record of the call that makes it
+  void* producer = nullptr;                // own: the caller's record of the call that makes it, or may do so again
   void* lineage = nullptr;                 // own: the caller's record of how to make it again
   Remaking remaking = Remaking::kNoCall;   // own
   std::uint32_t dependents = 0;           // own: such records that need it; without holds it is there without its value
@@ -60,6 +59,8 @@ struct Entry {
   std::vector<Watcher*> watchers;
 
   [[nodiscard]] bool ready() const { return payload != nullptr; }
+  [[nodiscard]] bool held() const { return local > 0 || !borrowers.empty(); }
+  [[nodiscard]] bool awaited() const { return !watchers.empty() || !subscribers.empty(); }
 };
 
 // What the table asks of the process around it.

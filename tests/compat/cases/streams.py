@@ -310,6 +310,20 @@ def case_a_task_pauses_until_its_items_are_taken(ray):
     return [at, taken(ray, stream)]
 
 
+@full
+def case_a_task_that_pauses_and_whose_worker_dies_once(ray):
+    @ray.remote(max_retries=2, _generator_backpressure_num_objects=1)
+    def dies_once(path):
+        for i in range(5):
+            if i == 3 and not os.path.exists(path):
+                open(path, "w").close()
+                time.sleep(0.3)
+                os._exit(1)
+            yield i
+
+    return taken(ray, dies_once.remote(tempfile.mktemp()))
+
+
 def case_a_stream_that_is_dropped_goes_on_to_its_end(ray):
     @ray.remote
     class Made:
