@@ -10,7 +10,7 @@ import pytest
 import beeline as ray
 from beeline.util import state
 from beeline.util.state.exception import RayStateApiException
-from tests.python.util.waiting import is_gone, until
+from tests.python.util.waiting import is_gone, is_stopped, until
 
 
 @ray.remote(num_cpus=0)
@@ -317,6 +317,7 @@ def test_a_process_that_is_stopped_is_named():
     steady = Steady.remote()
     _, pid = ray.get(steady.ping.remote())
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid))  # one of its threads may answer until all have seen the signal
     try:
         with pytest.raises(RayStateApiException, match=f"actor Steady \\(pid {pid}\\)"):
             state.list_tasks(timeout=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -362,15 +362,3 @@ def _command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     except OSError:  # it has ended since
         return ""
-
-
-# By resource: the rows, and what must be asked for.
-SOURCES: dict[str, tuple[Callable[[Snapshot], Iterator[dict[str, Any]]], int]] = {
-    "actors": (actors, _core.PART_ERRORS),
-    "tasks": (tasks, _core.PART_TASKS | _core.PART_ERRORS),
-    "objects": (objects, _core.PART_OBJECTS),
-    "nodes": (nodes, 0),
-    "workers": (workers, 0),
-    "placement_groups": (placement_groups, _core.PART_GROUPS),
-    "jobs": (jobs, 0),
-}
