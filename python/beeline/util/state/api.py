@@ -86,7 +86,8 @@ def _lister(kind: Kind[Schema], what: str) -> Lister[Schema]:
         _explain: bool = False,
     ) -> list[Schema]:
         found, notes = query.rows_of(kind, address, filters, limit, timeout, detail, raise_on_missing_output)
-        _warn(notes if _explain else ())
+        if _explain:
+            _warn([*notes, *query.hints(kind)])
         return found
 
     document = f"""{what}
@@ -118,7 +119,8 @@ def _getter(
         _explain: bool = False,
     ) -> _Found:
         found, notes = query.rows_of(kind, address, [(kind.key, "=", id)], MAX_LIMIT, timeout, detail=True)
-        _warn(notes if _explain else ())
+        if _explain:
+            _warn([*notes, *query.hints(kind)])
         return choose(found)
 
     document = f"""{what}
@@ -144,7 +146,8 @@ def _summarizer(kind: Kind[Any], what: str) -> Summarizer:
         _explain: bool = False,
     ) -> dict[str, Any]:
         found, notes = query.summary_of(kind, address, timeout, raise_on_missing_output)
-        _warn(notes if _explain else ())
+        if _explain:
+            _warn([*notes, *query.hints(kind)])
         return found
 
     document = f"""{what}

@@ -47,16 +47,18 @@ def contradict(filters: Sequence[tuple[str, str, Any]]) -> bool:
 def matcher(filters: Sequence[tuple[str, str, Any]], schema: type[StateSchema]) -> Callable[[Mapping[str, Any]], bool]:
     """Tells of a row whether all filters hold; none does that names a column which the row lacks.
 
-    Raises RayStateApiException for a column that cannot be filtered by; what is returned does for a value that is no
-    number or truth value where the row has one.
+    Raises RayStateApiException for a column that cannot be filtered by and a value that it never has; what is returned
+    does for a value that is no number or truth value where the row has one.
     """
     columns = schema.filterable_columns()
     wanted = [(column.lower(), predicate, value) for column, predicate, value in filters]
-    for column, _, _ in wanted:
+    for column, _, value in wanted:
         if column not in columns:
             raise RayStateApiException(
                 f"The given filter column {column} is not supported. Supported filter columns: {sorted(columns)}"
             )
+        if problem := schema.check_filter(column, value):
+            raise RayStateApiException(f"Invalid filter {column} {value}: {problem}.")
 
     def matches(row: Mapping[str, Any]) -> bool:
         return all(

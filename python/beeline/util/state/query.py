@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from beeline.util.state import filters as filtering
 from beeline.util.state.common import DEFAULT_LIMIT, DEFAULT_RPC_TIMEOUT, MAX_LIMIT
 from beeline.util.state.exception import RayStateApiException
 from beeline.util.state.filters import Filters
-from beeline.util.state.kinds import TASKS, Kind, Schema
+from beeline.util.state.kinds import OBJECTS, TASKS, Kind, Schema
 from beeline.util.state.snapshot import Snapshot
+
+_CALL_SITES = "RAY_record_ref_creation_sites"
 
 
 def rows_of(
@@ -49,6 +52,13 @@ def summary_of(
     notes = _missing(kind, snapshot, raise_on_missing_output)
     assert kind.count is not None, kind.name
     return {"cluster": kind.count(kind.rows(snapshot))}, notes
+
+
+def hints(kind: Kind[Any]) -> list[str]:
+    """What an answer of that kind never has as this process is set up, and how it would."""
+    if kind is not OBJECTS or os.environ.get(_CALL_SITES) in ("1", "true"):
+        return []
+    return [f"Call sites are not recorded: run the program with {_CALL_SITES}=1 in its environment."]
 
 
 def _missing(kind: Kind[Any], snapshot: Snapshot, is_error: bool) -> list[str]:
