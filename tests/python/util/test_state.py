@@ -1,9 +1,11 @@
 """The state API while a program runs: `ray.util.state` of actors, tasks, objects, workers, groups and jobs."""
 
+import asyncio
 import inspect
 import os
 import pickle
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -141,12 +143,45 @@ def test_what_a_task_asked_for_is_told_when_it_has_ended():
     assert names_of(rows, "name", "state", "required_resources") == told
 
 
+def test_a_task_that_was_cancelled_says_so():
+    @ray.remote
+    def forever():
+        while True:
+            time.sleep(0.01)
+
+    @ray.remote
+    def caller(boxed):
+        ray.get(boxed)
+
+    @ray.remote(num_cpus=0)
+    class Waiting:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+    waiting = Waiting.remote()
+    refs = [forever.options(name="cancelled task").remote(), waiting.wait.options(name="cancelled method").remote()]
+    names = ["cancelled task", "cancelled method"]
+    until(lambda: all(state.list_tasks(filters=[("name", "=", name), ("state", "=", "RUNNING")]) for name in names))
+    called = caller.options(name="caller of cancelled").remote([refs[0]])
+    for ref in refs:
+        ray.cancel(ref)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(refs[0])
+    ray.wait([refs[1], called], num_returns=2)
+    rows = [row for row in state.list_tasks(limit=10_000) if "cancelled" in row.name]
+    told = [(name, "FAILED", "TASK_CANCELLED") for name in sorted(names)]
+    assert names_of(rows, "name", "state", "error_type") == [
+        ("caller of cancelled", "FAILED", "TASK_EXECUTION_EXCEPTION"),
+        *told,
+    ]
+
+
 def test_a_column_without_a_value_fits_no_filter():
     for name, function in (("has good", good), ("has bad", bad)):
         ray.wait([function.options(name=name).remote()])
 
     def listed(*filters):
-        return {row.name for row in state.list_tasks(filters=list(filters)) if row.name.startswith("has ")}
+        return {row.name for row in state.list_tasks(filters=list(filters), limit=10_000) if row.name[:4] == "has "}
 
     assert listed() == {"has good", "has bad"}
     assert listed(("error_type", "!=", "WORKER_DIED")) == {"has bad"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from beeline.api import session
 from beeline.api.actor import ActorID
+from beeline.exceptions import TaskCancelledError
 from beeline.util.state.snapshot import worker_id
 
 DEAD = 4  # control::ActorState
@@ -38,6 +39,18 @@ def traceback_of(error: bytes) -> str | None:
         return None
     (_, text, *_), _ = pickle.loads(error)
     return _TERMINAL_CODES.sub("", text)
+
+
+def was_cancelled(error: bytes) -> bool:
+    """Whether what `dump_task_error` gave is the end of a task that was cancelled while it ran.
+
+    A task that fails with the cancellation of another one ends in the same class of exception, but names that one.
+    """
+    if not error:
+        return False
+    (name, text, *_), _ = pickle.loads(error)
+    own = f"{TaskCancelledError.__module__}.{TaskCancelledError.__qualname__}: {name} was cancelled"
+    return text.rstrip().rpartition("\n")[2].startswith(own)
 
 
 def death_cause(actor: dict[str, Any]) -> dict[str, Any] | None:

@@ -77,6 +77,13 @@ def _error_type(kind: int, is_actor: bool) -> str | None:
     return _ERROR_TYPES.get(kind, "TASK_EXECUTION_EXCEPTION")
 
 
+def _error_type_of_task(row: dict[str, Any]) -> str | None:
+    """Also of one that was interrupted by cancel(): its worker tells that as an exception of the program's."""
+    if row["error"] == _core.ERROR_TASK and deaths.was_cancelled(row["error_pickle"]):
+        return _ERROR_TYPES[_core.ERROR_CANCELLED]
+    return _error_type(row["error"], bool(row["actor"]))
+
+
 def actors(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """See common.ActorState."""
     for row in snapshot.raw["actors"]:
@@ -154,7 +161,7 @@ def task(
         "start_time_ms": started_ns // 10**6 or None,
         "end_time_ms": ended_ns // 10**6 or None,
         "error_message": _error_message(row),
-        **_if_any("error_type", _error_type(row["error"], bool(row["actor"]))),
+        **_if_any("error_type", _error_type_of_task(row)),
     }
 
 
