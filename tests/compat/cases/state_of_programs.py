@@ -30,6 +30,7 @@ def _actors(ray):
             ray.kill(one)
         elif name != "dropped":
             quietly(ray, (one.leave if name == "left" else one.crash).remote())
+        kept += [one] if name != "dropped" else []  # else Ray may tell that the handle is gone as the reason
         del one
     kept += [actor.options(name="failing").remote(True), actor.options(name="waiting", num_cpus=3).remote()]
     return kept, pids
@@ -116,13 +117,12 @@ def case_tasks_that_have_ended(ray):
         def rows():
             return {row.name: row for row in state.list_tasks(detail=True)}
 
-        until(lambda: "inner" in rows())  # before its caller's process may crash
-        for ref in (task.bad.remote(), actor.broken.remote(), task.crash.remote()):
+        for ref in (task.bad.remote(), actor.broken.remote()):
             quietly(ray, ref)
         ray.kill(actor)
         quietly(ray, actor.add.options(name="too late").remote())
         ended = ["good", "renamed", "outer", "inner", "called", "acting:Counter.__init__"]
-        failed = ["bad", "Counter.broken", "crash", "too late"]
+        failed = ["bad", "Counter.broken", "too late"]
         found = at_last(rows, {**dict.fromkeys(ended, "FINISHED"), **dict.fromkeys(failed, "FAILED")})
         driver = "f" * 40 + ray.get_runtime_context().get_job_id()
         one = state.get_task(found["bad"].task_id)
@@ -134,9 +134,10 @@ def case_tasks_that_have_ended(ray):
         ]
 
 
-def case_tasks_that_go_on(ray):
+def case_tasks_that_crash_and_go_on(ray):
     with session(ray) as state:
         task, actor = functions(ray), counter(ray).remote()
+        quietly(ray, task.crash.remote())
         runs = task.forever.options(name="runs").remote()
         refs = [task.good.options(name="waits").remote(runs), task.good.options(name="starved", num_cpus=4).remote()]
 
@@ -144,9 +145,9 @@ def case_tasks_that_go_on(ray):
             return {row.name: row for row in state.list_tasks(detail=True)}
 
         pending = {"runs": "RUNNING", "waits": "PENDING_ARGS_AVAIL", "starved": "PENDING_NODE_ASSIGNMENT"}
-        found = at_last(rows, pending)
+        found = at_last(rows, {"crash": "FAILED", **pending})
         driver = "f" * 40 + ray.get_runtime_context().get_job_id()
-        return [{name: _row_of_task(found[name], driver, actor) for name in pending}, len(refs)]
+        return [{name: _row_of_task(found[name], driver, actor) for name in ("crash", *pending)}, len(refs)]
 
 
 def case_attempts_of_a_task(ray):
