@@ -94,7 +94,8 @@ def _lister(kind: Kind[Schema], what: str) -> Lister[Schema]:
 
     Args:
         {_ADDRESS}
-        filters: [("{kind.key}", "!=", ""), (column, "=", value)]: all must hold. A column that a row lacks fits none.
+        filters: [(column, "=" or "!=", value), ...]: all must hold. Texts are compared without regard to case; a column
+            without a value fits none.
         limit: How many at most (10,000 at most).
         timeout: Seconds that the session may take to answer.
         detail: Whether all columns are filled in.
@@ -103,7 +104,8 @@ def _lister(kind: Kind[Schema], what: str) -> Lister[Schema]:
 
     Raises:
         {_UNAVAILABLE}
-        RayStateApiException: a column that cannot be filtered by, a limit that is too high, an answer in part.
+        RayStateApiException: a column that cannot be filtered by, a value that it never has, a limit that is too high, an
+            answer in part.
         ValueError: what is no filter.
     """
     return _called(listing, f"list_{kind.name}", document, list[kind.schema])  # type: ignore[name-defined]
@@ -133,7 +135,7 @@ def _getter(
 
     Raises:
         {_UNAVAILABLE}
-        RayStateApiException: an answer in part.
+        RayStateApiException: what cannot be such an id, an answer in part.
     """
     return _called(getting, name or f"get_{kind.name[:-1]}", document, result or kind.schema | None)
 
