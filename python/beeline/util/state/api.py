@@ -104,8 +104,8 @@ def _lister(kind: Kind[Schema], what: str) -> Lister[Schema]:
 
     Raises:
         {_UNAVAILABLE}
-        RayStateApiException: a column that cannot be filtered by, a value that it never has, a limit that is too high, an
-            answer in part.
+        RayStateApiException: a column that cannot be filtered by, a value that it never has, a limit that is too high,
+            an answer in part.
         ValueError: what is no filter.
     """
     return _called(listing, f"list_{kind.name}", document, list[kind.schema])  # type: ignore[name-defined]

@@ -25,6 +25,14 @@ _REASONS = {
     OWNER_DIED: "OWNER_DIED",
     OUT_OF_SCOPE: "OUT_OF_SCOPE",
 }
+_EXITS = {
+    WORKER_DIED: "SYSTEM_ERROR",
+    KILLED: "INTENDED_SYSTEM_EXIT",
+    EXITED: "INTENDED_USER_EXIT",
+    INIT_FAILED: "USER_ERROR",
+    OWNER_DIED: "INTENDED_SYSTEM_EXIT",
+    OUT_OF_SCOPE: "INTENDED_SYSTEM_EXIT",
+}
 _CONTEXTS = {
     UNSCHEDULABLE: "actor_unschedulable_context",
     GROUP_REMOVED: "actor_unschedulable_context",
@@ -89,9 +97,12 @@ def _because(cause: int, message: str) -> str:
 
 
 def exit_type(ended: dict[str, Any], actor: dict[str, Any] | None) -> str:
-    """Of a worker that has ended, in which that actor lived, if any."""
-    failed = not ended["intended"] or re.fullmatch(r"exit code [1-9]\d*", ended["how"])
-    if failed:
-        return "SYSTEM_ERROR"
+    """Of a worker that has ended, in which that actor lived, if any.
+
+    What the actor died of says it even where the exit status came too late to be known.
+    """
     cause = actor["cause"] if actor else 0
-    return {INIT_FAILED: "USER_ERROR", EXITED: "INTENDED_USER_EXIT"}.get(cause, "INTENDED_SYSTEM_EXIT")
+    if cause in _EXITS:
+        return _EXITS[cause]
+    failed = not ended["intended"] or re.fullmatch(r"exit code [1-9]\d*", ended["how"])
+    return "SYSTEM_ERROR" if failed else "INTENDED_SYSTEM_EXIT"
