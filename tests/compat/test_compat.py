@@ -26,12 +26,24 @@ def test_same_outcome_as_ray(outcomes, case):
 
 @pytest.mark.full
 @pytest.mark.timeout(2 * runner.CHILD_TIMEOUT_S)
-@pytest.mark.parametrize("case", runner.cases())
+@pytest.mark.parametrize("case", [name for name in runner.cases() if runner.can_ask("ray", name)])
 def test_the_record_is_what_ray_gives(outcomes, case):
     recorded = record.outcomes([case])
     assert case in recorded, "the case is new or has changed: python tests/compat/runner.py record"
     given = outcomes["ray"][case].value
     assert runner.disagreements(given, recorded[case]) == runner.disagreements(recorded[case], given) == []
+
+
+def test_what_needs_a_dashboard_is_recorded():
+    names = [name for name in runner.cases() if runner.needs_dashboard(name)]
+    assert names and sorted(record.outcomes(names)) == sorted(names), "see runner.py for how such a group is recorded"
+
+
+def test_without_a_dashboard_the_cases_that_need_one_say_so(monkeypatch):
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    name = next(name for name in runner.cases() if runner.needs_dashboard(name))
+    assert not runner.can_ask("ray", name) and runner.can_ask("beeline", name)
+    assert "needs a dashboard" in runner.run("ray", [name])[name].broke
 
 
 def test_disagreements_are_found():

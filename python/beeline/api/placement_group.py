@@ -209,9 +209,13 @@ def get_current_placement_group() -> PlacementGroup | None:
     return PlacementGroup(PlacementGroupID(session.current.group)) if session.current.group else None
 
 
+def scheduling_state(row: Mapping[str, Any]) -> str:
+    """How far a group of the daemon's listing is with its bundles, by Ray's names for it."""
+    waiting = "INFEASIBLE" if row["lacks"] else "NO_RESOURCES"
+    return {"CREATED": "FINISHED", "REMOVED": "REMOVED"}.get(STATES[row["state"]], waiting)
+
+
 def _description(row: Mapping[str, Any]) -> dict[str, Any]:
-    state = STATES[row["state"]]
-    waiting = "INFEASIBLE" if row["lacks"] else "QUEUED"
     return {
         "placement_group_id": PlacementGroupID(row["group"]).hex(),
         "name": row["name"],
@@ -221,8 +225,8 @@ def _description(row: Mapping[str, Any]) -> dict[str, Any]:
         },
         "bundles_to_accelerators": dict(enumerate(row["accelerators"])),
         "strategy": STRATEGIES[row["strategy"]],
-        "state": state,
-        "stats": {"scheduling_state": {"CREATED": "FINISHED", "REMOVED": "REMOVED"}.get(state, waiting)},
+        "state": STATES[row["state"]],
+        "stats": {"scheduling_state": scheduling_state(row)},
     }
 
 

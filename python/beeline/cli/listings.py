@@ -64,12 +64,11 @@ def list_(
     Columns have Ray's names; filters may name those that the error for a wrong one lists. Texts are compared without
     regard to case. In programs: beeline.util.state (ray.util.state).
     """  # noqa: D301 - \b is a character that click reads
-    from beeline.util.state import api
+    from beeline.util.state import kinds, query
 
     with sessions.errors_for_people():
-        found, notes = api.query(
-            resource.replace("-", "_"), session, filters, limit, timeout, detail, raise_on_missing_output=False
-        )
+        kind = kinds.BY_NAME[resource.replace("-", "_")]
+        found, notes = query.rows_of(kind, session, filters, limit, timeout, detail, raise_on_missing_output=False)
     data = [row.asdict() for row in found]
     columns = found[0].list_columns(detail=detail) if found else []
     if output != "table":
@@ -111,18 +110,13 @@ def get(resource: str, id: str, output: str, session: str | None, timeout: float
     A task has an entry for each attempt, an object one for each process that holds it. Exits with 1 where there is
     none.
     """  # noqa: D301 - \b is a character that click reads
-    from beeline.util.state import api
+    from beeline.util.state import kinds, query
+    from beeline.util.state.common import MAX_LIMIT
 
-    name = resource.replace("-", "_")
+    kind = kinds.BY_NAME[resource.replace("-", "_")]
     with sessions.errors_for_people():
-        found, notes = api.query(
-            name,
-            session,
-            [(api.SCHEMAS[name][1], "=", id)],
-            api.MAX_LIMIT,
-            timeout,
-            True,
-            raise_on_missing_output=False,
+        found, notes = query.rows_of(
+            kind, session, [(kind.key, "=", id)], MAX_LIMIT, timeout, detail=True, raise_on_missing_output=False
         )
     sessions.echo_notes(notes)
     if not found:
@@ -145,11 +139,11 @@ def summary(resource: str, output: str, session: str | None, timeout: float) -> 
 
     Where objects come from is recorded in programs that run with RAY_record_ref_creation_sites=1 in the environment.
     """
-    from beeline.util.state import api
+    from beeline.util.state import kinds, query
 
-    functions = {"tasks": api.summarize_tasks, "actors": api.summarize_actors, "objects": api.summarize_objects}
     with sessions.errors_for_people():
-        found = functions[resource](session, int(max(1, timeout)), raise_on_missing_output=False)["cluster"]
+        counts, _ = query.summary_of(kinds.BY_NAME[resource], session, timeout, raise_on_missing_output=False)
+    found = counts["cluster"]
     if output != "table":
         sessions.echo_data(output, found)
         return

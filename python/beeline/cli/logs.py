@@ -66,9 +66,9 @@ def logs(
             suffix="err" if err else "out",
             errors="replace",
         )
-    with contextlib.suppress(KeyboardInterrupt):
-        for piece in pieces:
-            click.echo(piece, nl=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            for piece in pieces:
+                click.echo(piece, nl=False)
 
 
 def _list_files(folder: str, names: list[str], glob: str | None) -> None:

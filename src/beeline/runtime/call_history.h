@@ -13,6 +13,8 @@
 
 namespace beeline::runtime {
 
+struct Shape;
+
 // The last `kSize` of what was added, newest first. Its memory is touched as far as it is used.
 template <typename Row, std::size_t kSize>
 class LastRows {
@@ -35,6 +37,7 @@ struct EndedCall {
   std::uint64_t task;
   const std::string* name;  // interned
   const std::string* function;
+  const Shape* shape;  // of a function: what it asked for; its caller keeps all shapes
   std::uint64_t actor;
   std::uint64_t parent_task;
   store::ProcessIndex parent_caller;

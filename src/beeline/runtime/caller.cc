@@ -28,6 +28,7 @@ EndedCall ended_call(const OutgoingCall& call) {
   return {.task = call.task,
           .name = options.name,
           .function = options.function_name != nullptr ? options.function_name : options.name,
+          .shape = call.shape,
           .actor = call.actor != nullptr ? call.actor->id : 0,
           .parent_task = call.parent.task,
           .parent_caller = call.parent.caller,

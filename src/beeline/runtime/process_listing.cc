@@ -32,6 +32,12 @@ TaskState state_at_caller(const OutgoingCall& call) {
   return call.sent_to != 0 ? TaskState::kSent : TaskState::kPendingWorker;
 }
 
+void tell_shape(const Shape* shape, TaskRow& row) {
+  if (shape == nullptr) return;
+  row.resources = shape->resources;
+  row.group = shape->scheduling.group;
+}
+
 TaskRow row_of(store::ProcessIndex self, const OutgoingCall& call) {
   TaskRow row;
   row.caller = self;
@@ -44,10 +50,7 @@ TaskRow row_of(store::ProcessIndex self, const OutgoingCall& call) {
   row.parent_caller = call.parent.caller;
   row.parent_task = call.parent.task;
   row.worker = call.sent_to;
-  if (call.shape != nullptr) {
-    row.resources = call.shape->resources;
-    row.group = call.shape->scheduling.group;
-  }
+  tell_shape(call.shape, row);
   return row;
 }
 
@@ -63,6 +66,7 @@ TaskRow row_of(store::ProcessIndex self, const EndedCall& call) {
   row.parent_caller = call.parent_caller;
   row.parent_task = call.parent_task;
   row.worker = call.worker;
+  tell_shape(call.shape, row);
   return row;
 }
 

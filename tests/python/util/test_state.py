@@ -1,7 +1,11 @@
 """The state API while a program runs: `ray.util.state` of actors, tasks, objects, workers, groups and jobs."""
 
+import asyncio
+import inspect
 import os
+import pickle
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 import beeline as ray
 from beeline.util import state
 from beeline.util.state.exception import RayStateApiException
-from tests.python.util.waiting import is_gone, until
+from tests.python.util.waiting import is_gone, is_stopped, until
 
 
 @ray.remote(num_cpus=0)
@@ -75,11 +79,15 @@ def test_actors_are_listed_alive_and_dead():
     assert (one.is_detached, one.num_restarts, one.death_cause, one.required_resources) == (False, 0, None, {})
     dead = listed(("state", "=", "dead"), detail=True)
     context = dead["failing one"].death_cause["creation_task_failure_context"]
-    assert "on purpose" in context["error_message"] and "Traceback" in context["error_message"]
+    text = context["formatted_exception_string"]
+    assert "on purpose" in text and "Traceback" in text
     (creation,) = state.list_tasks(filters=[("actor_id", "=", dead["failing one"].actor_id)], detail=True)
     assert (creation.type, creation.state) == ("ACTOR_CREATION_TASK", "FAILED")
+    assert (creation.name, creation.func_or_class_name) == ("failing one:Listed.__init__", "Listed.__init__")
     assert "on purpose" in creation.error_message
-    assert "killed" in dead["killed one"].death_cause["actor_died_error_context"]["error_message"]
+    context = dead["killed one"].death_cause["actor_died_error_context"]
+    assert "killed" in context["error_message"] and context["reason"] == "RAY_KILL"
+    assert dead["killed one"].node_id == one.node_id  # where it was
     assert listed(("name", "=", "STEADY one"))["steady one"].is_detached is None  # a detail
     assert len(state.list_actors(limit=1)) == 1
     assert state.get_actor("0" * 32) is None
@@ -120,6 +128,64 @@ def test_tasks_are_listed_in_every_state(gate):
     assert state.get_task("0" * 48) is None
     gate.open.remote()
     assert ray.get([waiting, starved]) == [None, None]
+
+
+def test_what_a_task_asked_for_is_told_when_it_has_ended():
+    @ray.remote(num_cpus=0.5, max_retries=0)
+    def asks(fails):
+        if fails:
+            raise ValueError("on purpose")
+
+    for fails in (False, True):
+        ray.wait([asks.options(name=f"asks {fails}").remote(fails)])
+    rows = state.list_tasks(filters=[("func_or_class_name", "=", "asks")], detail=True)
+    told = [("asks False", "FINISHED", {"CPU": 0.5}), ("asks True", "FAILED", {"CPU": 0.5})]
+    assert names_of(rows, "name", "state", "required_resources") == told
+
+
+def test_a_task_that_was_cancelled_says_so():
+    @ray.remote
+    def forever():
+        while True:
+            time.sleep(0.01)
+
+    @ray.remote
+    def caller(boxed):
+        ray.get(boxed)
+
+    @ray.remote(num_cpus=0)
+    class Waiting:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+    waiting = Waiting.remote()
+    refs = [forever.options(name="cancelled task").remote(), waiting.wait.options(name="cancelled method").remote()]
+    names = ["cancelled task", "cancelled method"]
+    until(lambda: all(state.list_tasks(filters=[("name", "=", name), ("state", "=", "RUNNING")]) for name in names))
+    called = caller.options(name="caller of cancelled").remote([refs[0]])
+    for ref in refs:
+        ray.cancel(ref)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(refs[0])
+    ray.wait([refs[1], called], num_returns=2)
+    rows = [row for row in state.list_tasks(limit=10_000) if "cancelled" in row.name]
+    told = [(name, "FAILED", "TASK_CANCELLED") for name in sorted(names)]
+    assert names_of(rows, "name", "state", "error_type") == [
+        ("caller of cancelled", "FAILED", "TASK_EXECUTION_EXCEPTION"),
+        *told,
+    ]
+
+
+def test_a_column_without_a_value_fits_no_filter():
+    for name, function in (("has good", good), ("has bad", bad)):
+        ray.wait([function.options(name=name).remote()])
+
+    def listed(*filters):
+        return {row.name for row in state.list_tasks(filters=list(filters), limit=10_000) if row.name[:4] == "has "}
+
+    assert listed() == {"has good", "has bad"}
+    assert listed(("error_type", "!=", "WORKER_DIED")) == {"has bad"}
+    assert listed(("actor_id", "!=", "0" * 32)) == {"has good", "has bad"}  # a column that may be None has a value
 
 
 def test_the_id_of_a_task_is_what_it_calls_itself():
@@ -194,7 +260,7 @@ def test_objects_and_what_holds_them(gate):
     driver, worker = by_type["DRIVER"], by_type["WORKER"]
     assert (driver.pid, worker.pid) == (os.getpid(), pid)
     assert driver.object_size >= 300_000
-    assert (driver.reference_type, driver.task_status, driver.call_site) == ("LOCAL_REFERENCE", "NIL", "disabled")
+    assert (driver.reference_type, driver.task_status, driver.call_site) == ("LOCAL_REFERENCE", "FINISHED", "disabled")
     assert (driver.owner_pid, driver.num_borrowers) == (os.getpid(), 1)
     pending = gate.pass_through.remote()
     (row,) = state.get_objects(pending.hex())
@@ -250,7 +316,7 @@ def test_nodes_workers_and_jobs():
     assert (driver.pid, driver.is_alive) == (os.getpid(), True)
     assert driver.worker_id == ray.get_runtime_context().get_worker_id()
     (job,) = state.list_jobs()
-    assert (job.type, job.status, job.driver_info["pid"]) == ("DRIVER", "RUNNING", str(os.getpid()))
+    assert (job.type, job.status, job.driver_info.pid) == ("DRIVER", "RUNNING", str(os.getpid()))
     assert "python" in job.entrypoint
 
 
@@ -268,6 +334,52 @@ def test_a_worker_that_was_killed_is_remembered():
     (task,) = state.list_tasks(filters=[("name", "=", "after the kill")])
     assert (task.state, task.error_type) == ("FAILED", "ACTOR_DIED")
     assert state.get_actor(steady._actor_id.hex()).state == "DEAD"
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "exit_type"),
+    [
+        (lambda actor: actor.leave.remote(), "WORKER_DIED", "INTENDED_USER_EXIT"),
+        (lambda actor: actor.crash.remote(), "WORKER_DIED", "SYSTEM_ERROR"),
+        (ray.kill, "RAY_KILL", "INTENDED_SYSTEM_EXIT"),
+        (None, "OUT_OF_SCOPE", "INTENDED_SYSTEM_EXIT"),
+    ],
+)
+def test_how_an_actor_ended_is_told(end, reason, exit_type):
+    @ray.remote(num_cpus=0)
+    class Ending:
+        def where(self):
+            return ray.get_runtime_context().get_actor_id(), os.getpid()
+
+        def leave(self):
+            ray.actor.exit_actor()
+
+        def crash(self):
+            os._exit(5)
+
+    actor = Ending.remote()
+    actor_id, pid = ray.get(actor.where.remote())
+    if end is None:
+        del actor
+    else:
+        end(actor)
+    until(lambda: state.get_actor(actor_id).state == "DEAD")
+    assert state.get_actor(actor_id).death_cause["actor_died_error_context"]["reason"] == reason
+    (worker,) = until(lambda: state.list_workers(filters=[("pid", "=", pid), ("is_alive", "=", "False")], detail=True))
+    assert worker.exit_type == exit_type
+
+
+def test_a_worker_that_a_task_ends_has_failed():
+    @ray.remote(max_retries=0)
+    def crash():
+        os._exit(5)
+
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(crash.remote())
+    (task,) = until(lambda: state.list_tasks(filters=[("name", "=", "crash"), ("worker_pid", "!=", None)]))
+    ended = [("pid", "=", task.worker_pid), ("is_alive", "=", False)]
+    (worker,) = until(lambda: state.list_workers(filters=ended, detail=True))
+    assert (worker.exit_type, worker.worker_type) == ("SYSTEM_ERROR", "WORKER")
 
 
 def test_placement_groups():
@@ -309,14 +421,43 @@ def test_what_is_refused():
         state.list_actors(filters=[("no_such", "=", "1")])
     with pytest.raises(RayStateApiException, match="exceeds the supported limit 10000"):
         state.list_tasks(limit=10**6)
+    with pytest.raises(RayStateApiException, match="below 0"):
+        state.list_tasks(limit=-1)
+    with pytest.raises(RayStateApiException, match="48 hexadecimal digits"):
+        state.get_task("no such")
+    with pytest.raises(RayStateApiException, match="one of .*ALIVE"):
+        state.list_actors(filters=[("state", "=", "LIVING")])
     with pytest.warns(UserWarning, match="different values"):
         assert state.list_actors(filters=[("state", "=", "ALIVE"), ("state", "=", "DEAD")]) == []
+
+
+def test_what_an_answer_cannot_say_is_explained_on_request():
+    ref = ray.put(1)
+    with pytest.warns(UserWarning, match="RAY_record_ref_creation_sites=1"):
+        assert state.list_objects(_explain=True)
+    with pytest.warns(UserWarning, match="RAY_record_ref_creation_sites=1"):
+        state.summarize_objects(_explain=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state.list_objects()
+        state.list_nodes(_explain=True)
+    del ref
+
+
+@pytest.mark.parametrize("name", state.__all__)
+def test_functions_made_of_one_mechanism_are_as_if_written_out(name):
+    function = getattr(state, name)
+    assert (function.__name__, function.__qualname__) == (name, name)
+    assert "Args:" in inspect.getdoc(function)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
 
 
 def test_a_process_that_is_stopped_is_named():
     steady = Steady.remote()
     _, pid = ray.get(steady.ping.remote())
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid))  # one of its threads may answer until all have seen the signal
     try:
         with pytest.raises(RayStateApiException, match=f"actor Steady \\(pid {pid}\\)"):
             state.list_tasks(timeout=1)
@@ -342,9 +483,9 @@ def test_logs_of_a_worker():
     assert "".join(state.get_log(actor_id=talking._actor_id.hex())).startswith("line 0\n")
     assert list(state.list_logs(glob_filter=f"*{pid}.out")) == ["worker_out"]
     with pytest.raises(RayStateApiException, match="no log file"):
-        state.get_log(filename="../lock")
+        next(state.get_log(filename="../lock"))
     with pytest.raises(ValueError, match="Say which log"):
-        state.get_log()
+        next(state.get_log())
 
 
 def test_the_timeline_tells_when_tasks_ran(tmp_path):

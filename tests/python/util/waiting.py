@@ -1,6 +1,7 @@
 """Polling, for what nobody tells of."""
 
 import time
+from pathlib import Path
 
 
 def until(condition, timeout_s=60):
@@ -19,3 +20,11 @@ def is_gone(pid):
             return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def is_stopped(pid):
+    """Whether all threads of the process have seen a SIGSTOP."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        if (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            return False
+    return True

@@ -5,6 +5,7 @@ A column with `detail` is filled in by `get_*`, and by `list_*` with detail=True
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,8 +15,14 @@ DEFAULT_RPC_TIMEOUT = 30
 MAX_LIMIT = 10_000
 
 
-def _column(*, filterable: bool = True, detail: bool = False) -> Any:
-    metadata = {"filterable": filterable, "detail": detail}
+# Lengths of ids, in hexadecimal digits.
+_ACTOR_ID, _TASK_ID, _NODE_ID, _JOB_ID = 32, 48, 56, 8
+_ACTOR_STATES = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")  # the first is Ray's alone
+
+
+def _column(*, filterable: bool = True, detail: bool = False, digits: int = 0, one_of: tuple[str, ...] = ()) -> Any:
+    """A field; what a filter compares it with must be an id of so many digits, or one of the texts, where Ray asks."""
+    metadata = {"filterable": filterable, "detail": detail, "digits": digits, "one_of": one_of}
     return field(metadata=metadata, default=None) if detail else field(metadata=metadata)
 
 
@@ -47,6 +54,17 @@ class StateSchema:
         """Fields that filters may name."""
         return {column.name for column in fields(cls) if column.metadata["filterable"]}  # type: ignore[arg-type]
 
+    @classmethod
+    def check_filter(cls, column: str, value: Any) -> str | None:
+        """What is wrong with a value that a filter compares a column with."""
+        metadata = next(each.metadata for each in fields(cls) if each.name == column)  # type: ignore[arg-type]
+        digits, one_of = metadata["digits"], metadata["one_of"]
+        if digits and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", str(value)):
+            return f"an id has {digits} hexadecimal digits"
+        if one_of and str(value).upper() not in one_of:
+            return f"it is one of {', '.join(one_of)}"
+        return None
+
     def asdict(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)  # type: ignore[call-overload]
@@ -68,10 +86,10 @@ class StateSchema:
 class ActorState(StateSchema):
     """An actor, dead ones (the last 4096) included."""
 
-    actor_id: str = _column()
+    actor_id: str = _column(digits=_ACTOR_ID)
     class_name: str = _column()
-    state: str = _column()  # PENDING_CREATION (until __init__ has finished), ALIVE, RESTARTING, DEAD
-    job_id: str = _column()
+    state: str = _column(one_of=_ACTOR_STATES)  # PENDING_CREATION: until __init__ has finished
+    job_id: str = _column(digits=_JOB_ID)
     name: str | None = _column()
     node_id: str | None = _column()
     pid: int | None = _column()
@@ -97,12 +115,12 @@ class TaskState(StateSchema):
     Those that have ended are the last 4096 of each process that called them, and as many as 1024 that failed.
     """
 
-    task_id: str = _column()
+    task_id: str = _column(digits=_TASK_ID)
     attempt_number: int = _column()
     name: str = _column()
     state: str = _column()
-    job_id: str = _column()
-    actor_id: str | None = _column()
+    job_id: str = _column(digits=_JOB_ID)
+    actor_id: str | None = _column(digits=_ACTOR_ID)
     type: str = _column()  # NORMAL_TASK, ACTOR_TASK, ACTOR_CREATION_TASK
     func_or_class_name: str = _column()
     parent_task_id: str = _column()
@@ -136,8 +154,8 @@ class ObjectState(StateSchema):
 
     object_id: str = _column()
     object_size: int = _column()  # bytes; -1 until its value is known here
-    task_status: str = _column()  # of the task that makes it; NIL: put, or another process's task
-    attempt_number: int = _column()
+    task_status: str = _column()  # of the task that makes it, FINISHED once it is here; NIL: not known here
+    attempt_number: int = _column()  # from 1 on
     reference_type: str = _column()  # LOCAL_REFERENCE, USED_BY_PENDING_TASK, CAPTURED_IN_OBJECT, ACTOR_HANDLE ...
     call_site: str = _column()  # "disabled" without RAY_record_ref_creation_sites=1
     type: str = _column()  # of the process: DRIVER or WORKER
@@ -158,10 +176,10 @@ class ObjectState(StateSchema):
 class NodeState(StateSchema):
     """This machine, or a virtual node."""
 
-    node_id: str = _column()
+    node_id: str = _column(digits=_NODE_ID)
     node_ip: str = _column()
     is_head_node: bool = _column()
-    state: str = _column()  # ALIVE or DEAD
+    state: str = _column(one_of=("ALIVE", "DEAD"))
     state_message: str | None = _column(filterable=False)
     node_name: str = _column()
     resources_total: dict[str, float] = _column(filterable=False)
@@ -177,14 +195,14 @@ class WorkerState(StateSchema):
     worker_id: str = _column()
     is_alive: bool = _column()
     worker_type: str = _column()  # WORKER or DRIVER
-    exit_type: str | None = _column()  # SYSTEM_ERROR, INTENDED_SYSTEM_EXIT
+    exit_type: str | None = _column()  # SYSTEM_ERROR, INTENDED_SYSTEM_EXIT, INTENDED_USER_EXIT, USER_ERROR
     node_id: str = _column()
     ip: str = _column()
     pid: int = _column()
     exit_detail: str | None = _column(filterable=False, detail=True)
     worker_launch_time_ms: int | None = _column(filterable=False, detail=True)
     worker_launched_time_ms: int | None = _column(filterable=False, detail=True)
-    start_time_ms: int | None = _column(filterable=False, detail=True)
+    start_time_ms: int | None = _column(filterable=False, detail=True)  # 0: it has ended
     end_time_ms: int | None = _column(filterable=False, detail=True)
     debugger_port: int | None = _column(detail=True)
     num_paused_threads: int | None = _column(detail=True)
@@ -206,6 +224,15 @@ class PlacementGroupState(StateSchema):
 
 
 @dataclass
+class DriverInfo:
+    """What JobState says of the driver."""
+
+    id: str
+    node_ip_address: str
+    pid: str
+
+
+@dataclass
 class JobState(StateSchema):
     """A driver of the session: there are no submitted jobs."""
 
@@ -216,7 +243,7 @@ class JobState(StateSchema):
     status: str = _column()  # RUNNING
     message: str | None = _column(filterable=False)
     error_type: str | None = _column(filterable=False)
-    driver_info: dict[str, Any] | None = _column(filterable=False)
+    driver_info: DriverInfo | None = _column(filterable=False)
     start_time: int | None = _column(filterable=False, detail=True)
     end_time: int | None = _column(filterable=False, detail=True)
     metadata: dict[str, str] | None = _column(filterable=False, detail=True)

@@ -81,10 +81,12 @@ def get_log(
 ) -> Iterator[str]:
     """The content of one log file, in pieces; bytes where `encoding` is None.
 
+    Nothing is asked or read, and nothing raised, before the first piece is taken.
+
     Args:
         address: As of list_actors.
         node_id: Not needed, as of list_logs.
-        node_ip: Likewise.
+        node_ip: Likewise; not both.
         filename: Of the file, as list_logs gives it.
         actor_id: Instead: of the worker that the actor lives in, or died in.
         task_id: Instead: of the worker that ran the task; there is other output of that worker as well.
@@ -95,17 +97,21 @@ def get_log(
         suffix: "out" or "err", where the file is not named.
         encoding: Of the text.
         errors: What to do with bytes that are no text, as of bytes.decode.
-        submission_id: There are no submitted jobs: a ValueError.
+        submission_id: There are no submitted jobs: a RayStateApiException.
         attempt_number: Which attempt of the task.
         _interval: Seconds between looks, with follow.
         filter_ansi_code: Whether colours are taken out.
 
     Raises:
-        ValueError: nothing says which file, or a suffix that there is not.
+        ValueError: nothing says which file, both node_id and node_ip, or a suffix that there is not.
         RayStateApiException: no such file, actor, task or worker.
     """
+    if node_id and node_ip:
+        raise ValueError(f"Both node_id and node_ip are given, {node_id} and {node_ip}: give one of them, or none.")
     if submission_id is not None:
-        raise ValueError("submission_id: there are no submitted jobs in this version; name a file, an actor or a pid.")
+        raise RayStateApiException(
+            "submission_id: there are no submitted jobs in this version; name a file, an actor or a pid."
+        )
     if suffix not in ("out", "err"):
         raise ValueError(f"Invalid suffix: {suffix}. Must be one of 'out' or 'err'.")
     if filename is None:
@@ -115,7 +121,7 @@ def get_log(
         raise RayStateApiException(
             f"There is no log file {filename}; those that there are: {', '.join(files(address))}"
         )
-    return _pieces(path, follow, tail, _interval or _INTERVAL_S, encoding, errors or "strict", filter_ansi_code)
+    yield from _pieces(path, follow, tail, _interval or _INTERVAL_S, encoding, errors or "strict", filter_ansi_code)
 
 
 def _pid(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from beeline import _core
 from beeline.api import session
 from beeline.api.actor import ActorID
 from beeline.api.placement_group import STATES as GROUP_STATES
-from beeline.api.placement_group import PlacementGroupID
+from beeline.api.placement_group import PlacementGroupID, scheduling_state
 from beeline.api.runtime_context import job_id
+from beeline.util.state import deaths
+from beeline.util.state.common import DriverInfo
 from beeline.util.state.snapshot import Snapshot, worker_id
 
-_PENDING, _STARTING, _ALIVE, _RESTARTING, _DEAD = range(5)  # control::ActorState
+_STARTING, _ALIVE = 1, 2  # control::ActorState
 _ACTOR_STATES = ("PENDING_CREATION", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")
-# control::DeathCause: of those that kept an actor from being created.
-_INIT_FAILED, _UNSCHEDULABLE, _GROUP_REMOVED = 4, 6, 8
 _TASK_STATES = (
     "PENDING_ARGS_AVAIL",
     "PENDING_NODE_ASSIGNMENT",
@@ -47,8 +47,19 @@ _ERROR_TYPES = {
     _core.ERROR_RECONSTRUCTION: "OBJECT_UNRECONSTRUCTABLE",
     _core.ERROR_NO_ENVIRONMENT: "RUNTIME_ENV_SETUP_FAILED",
 }
-_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
+# By control::DeathCause.
+_CREATION_ERRORS = {
+    deaths.INIT_FAILED: "TASK_EXECUTION_EXCEPTION",
+    deaths.UNSCHEDULABLE: "ACTOR_UNSCHEDULABLE_ERROR",
+    deaths.GROUP_REMOVED: "ACTOR_PLACEMENT_GROUP_REMOVED",
+    deaths.NO_ENVIRONMENT: "RUNTIME_ENV_SETUP_FAILED",
+}
 _DRIVER_TASK_ID = "f" * 40  # and the job's id
+
+
+def _if_any(column: str, value: Any) -> dict[str, Any]:
+    """The column where there is a value: filters that name it hold for no other row, not even those with "!="."""
+    return {} if value is None else {column: value}
 
 
 def _group_id(group: int) -> str | None:
@@ -66,6 +77,13 @@ def _error_type(kind: int, is_actor: bool) -> str | None:
     return _ERROR_TYPES.get(kind, "TASK_EXECUTION_EXCEPTION")
 
 
+def _error_type_of_task(row: dict[str, Any]) -> str | None:
+    """Also of one that was interrupted by cancel(): its worker tells that as an exception of the program's."""
+    if row["error"] == _core.ERROR_TASK and deaths.was_cancelled(row["error_pickle"]):
+        return _ERROR_TYPES[_core.ERROR_CANCELLED]
+    return _error_type(row["error"], bool(row["actor"]))
+
+
 def actors(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """See common.ActorState."""
     for row in snapshot.raw["actors"]:
@@ -75,35 +93,27 @@ def actors(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             "state": _ACTOR_STATES[row["state"]],
             "job_id": job_id(row["job"]),
             "name": row["name"],
-            "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
+            "node_id": _actor_node(snapshot, row),
             "pid": row["pid"],
             "ray_namespace": row["namespace"],
             "serialized_runtime_env": "{}",
             "required_resources": row["resources"],
-            "death_cause": _death_cause(row),
+            "death_cause": deaths.death_cause(row),
             "is_detached": row["detached"],
-            "placement_group_id": _group_id(row["group"]),
             "repr_name": "",
             "num_restarts": row["incarnation"],
             "num_restarts_due_to_lineage_reconstruction": 0,
             "num_restarts_due_to_node_preemption": 0,
+            **_if_any("placement_group_id", _group_id(row["group"])),
         }
 
 
-def _death_cause(row: dict[str, Any]) -> dict[str, Any] | None:
-    if row["state"] != _DEAD:
-        return None
-    context = "creation_task_failure_context" if row["cause"] == _INIT_FAILED else "actor_died_error_context"
-    return {
-        context: {
-            "error_message": _traceback_of(row["error_pickle"]) or row["message"],
-            "actor_id": ActorID(row["actor_id"]).hex(),
-            "class_name": row["class_name"],
-            "name": row["name"],
-            "ray_namespace": row["namespace"],
-            "pid": row["pid"],
-        }
-    }
+def _actor_node(snapshot: Snapshot, row: dict[str, Any]) -> str | None:
+    """Where an actor is, or was when it died."""
+    if row["node"] != _core.NO_NODE:
+        return _core.node_id(row["node"])
+    ended = snapshot.ended_with(row["pid"]) if row["pid"] else None
+    return _core.node_id(ended["node"]) if ended else None
 
 
 def tasks(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
@@ -144,7 +154,6 @@ def task(
         "node_id": snapshot.node_of(row["worker"]) if is_placed else None,
         "worker_id": worker_id(row["worker"]) if is_placed else None,
         "worker_pid": snapshot.pid_of(row["worker"]) if is_placed else None,
-        "error_type": _error_type(row["error"], bool(row["actor"])),
         "language": "PYTHON",
         "required_resources": row["resources"],
         "placement_group_id": _group_id(row["group"]),
@@ -152,6 +161,7 @@ def task(
         "start_time_ms": started_ns // 10**6 or None,
         "end_time_ms": ended_ns // 10**6 or None,
         "error_message": _error_message(row),
+        **_if_any("error_type", _error_type_of_task(row)),
     }
 
 
@@ -165,50 +175,36 @@ def _error_message(row: dict[str, Any]) -> str | None:
     if not row["error"]:
         return None
     is_of_program = row["error"] in (_core.ERROR_TASK, _core.ERROR_ACTOR_INIT_FAILED)
-    return (_traceback_of(row["error_pickle"]) if is_of_program else None) or row["error_message"]
-
-
-def _traceback_of(error: bytes) -> str | None:
-    """Of what `dump_task_error` gave: the outer pickle is text and numbers, the exception within stays as it is."""
-    if not error:
-        return None
-    (_, text, *_), _ = pickle.loads(error)
-    return _TERMINAL_CODES.sub("", text)
+    return (deaths.traceback_of(row["error_pickle"]) if is_of_program else None) or row["error_message"]
 
 
 def _creation(snapshot: Snapshot, row: dict[str, Any]) -> dict[str, Any]:
     """The task that makes an actor."""
     actor_id = ActorID(row["actor_id"]).hex()
-    failed = row["state"] == _DEAD and (
-        row["cause"] in (_INIT_FAILED, _UNSCHEDULABLE, _GROUP_REMOVED) or not row["pid"]
-    )
-    state = {_STARTING: "RUNNING", _ALIVE: "FINISHED", _DEAD: "FAILED" if failed else "FINISHED"}.get(
+    method = f"{row['class_name']}.__init__"
+    failed = row["state"] == deaths.DEAD and (row["cause"] in deaths.KEPT_FROM_CREATION or not row["pid"])
+    state = {_STARTING: "RUNNING", _ALIVE: "FINISHED", deaths.DEAD: "FAILED" if failed else "FINISHED"}.get(
         row["state"], "PENDING_NODE_ASSIGNMENT"
     )
-    kinds = {
-        _INIT_FAILED: "TASK_EXECUTION_EXCEPTION",
-        _UNSCHEDULABLE: "ACTOR_UNSCHEDULABLE_ERROR",
-        _GROUP_REMOVED: "ACTOR_PLACEMENT_GROUP_REMOVED",
-    }
     return {
         "task_id": "f" * 16 + actor_id,
-        "attempt_number": row["incarnation"],
-        "name": f"{row['class_name']}.__init__",
+        "attempt_number": 0,
+        "name": f"{row['name']}:{method}" if row["name"] else method,
         "state": state,
         "job_id": job_id(row["job"]),
         "actor_id": actor_id,
         "type": "ACTOR_CREATION_TASK",
-        "func_or_class_name": f"{row['class_name']}.__init__",
+        "func_or_class_name": method,
         "parent_task_id": _DRIVER_TASK_ID + job_id(row["job"]) if snapshot.is_driver(row["owner"]) else "",
-        "node_id": _core.node_id(row["node"]) if row["node"] != _core.NO_NODE else None,
+        "node_id": _actor_node(snapshot, row),
         "worker_id": worker_id(row["process"]) if row["process"] else None,
         "worker_pid": row["pid"] or None,
-        "error_type": kinds.get(row["cause"], "ACTOR_DIED") if failed else None,
         "language": "PYTHON",
         "required_resources": row["resources"],
         "placement_group_id": _group_id(row["group"]),
         "events": [],
-        "error_message": _traceback_of(row["error_pickle"]) or row["message"] if failed else None,
+        "error_message": deaths.traceback_of(row["error_pickle"]) or row["message"] if failed else None,
+        **_if_any("error_type", _CREATION_ERRORS.get(row["cause"], "ACTOR_DIED") if failed else None),
     }
 
 
@@ -221,12 +217,11 @@ def objects(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             transport = "message" if not publication or not publication["nbytes"] else "object_store"
             if publication and publication["nbytes"] and row["is_direct"]:
                 transport = "direct"
-            known = row["task_state"] != _NO_TASK
             yield {
                 "object_id": row["object_id"],
                 "object_size": row["size_bytes"],
-                "task_status": _TASK_STATES[row["task_state"]] if known else "NIL",
-                "attempt_number": row["attempt"] + 1 if known else 0,
+                "task_status": _task_status(process["index"], row),
+                "attempt_number": row["attempt"] + 1,
                 "reference_type": _REFERENCES[row["reference"]],
                 "call_site": row["call_site"] or "disabled",
                 "type": "DRIVER" if snapshot.is_driver(process["index"]) else "WORKER",
@@ -242,6 +237,14 @@ def objects(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
                 "task_name": row["name"],
                 "error_type": _error_type(row["error"], False),
             }
+
+
+def _task_status(holder: int, row: dict[str, Any]) -> str:
+    """Of the task that makes the object: FINISHED once there is a value, be it an error."""
+    if row["task_state"] not in (_NO_TASK, _FINISHED, _FAILED):
+        return _TASK_STATES[row["task_state"]]
+    is_here = row["owner"] == holder and row["size_bytes"] >= 0
+    return "FINISHED" if row["task_state"] != _NO_TASK or is_here else "NIL"
 
 
 def publications(snapshot: Snapshot) -> dict[tuple[int, int, int], dict[str, Any]]:
@@ -277,19 +280,30 @@ def workers(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             **_worker(row),
             "is_alive": True,
             "worker_type": "DRIVER" if snapshot.is_driver(row["index"]) else "WORKER",
-            "exit_type": None,
-            "exit_detail": None,
+            "start_time_ms": _started_ms(row["pid"]),
             "end_time_ms": 0,
         }
+    actors_by_pid = {row["pid"]: row for row in snapshot.raw["actors"]}
     for row in snapshot.raw["ended"]:
         yield {
             **_worker(row),
             "is_alive": False,
             "worker_type": "WORKER",
-            "exit_type": "INTENDED_SYSTEM_EXIT" if row["intended"] else "SYSTEM_ERROR",
+            "exit_type": deaths.exit_type(row, actors_by_pid.get(row["pid"])),
             "exit_detail": f"{row['what']}: {row['how']}",
+            "start_time_ms": 0,
             "end_time_ms": row["ended_ns"] // 10**6,
         }
+
+
+def _started_ms(pid: int) -> int:
+    """When a process began, in milliseconds since 1970; 0 where it has ended since."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except (OSError, ValueError):
+        return 0
+    since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
+    return int((time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s) * 1000)
 
 
 def _worker(row: dict[str, Any]) -> dict[str, Any]:
@@ -300,8 +314,6 @@ def _worker(row: dict[str, Any]) -> dict[str, Any]:
         "pid": row["pid"],
         "worker_launch_time_ms": -1,
         "worker_launched_time_ms": -1,
-        "start_time_ms": 0,
-        "num_paused_threads": 0,
     }
 
 
@@ -326,7 +338,7 @@ def placement_groups(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
                 for index, (resources, node) in enumerate(bundles)
             ],
             "is_detached": row["detached"],
-            "stats": {"scheduling_state": "INFEASIBLE" if row["lacks"] else GROUP_STATES[row["state"]]},
+            "stats": {"scheduling_state": scheduling_state(row)},
             "topology_strategy": {},
             "topology_assignments": {},
         }
@@ -345,12 +357,9 @@ def jobs(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
             "status": "RUNNING",
             "message": None,
             "error_type": None,
-            "driver_info": {
-                "id": job_id(row["job"]),
-                "node_ip_address": session.NODE_IP_ADDRESS,
-                "pid": str(row["pid"]),
-            },
-            "start_time": snapshot.started_ms(),
+            "driver_info": DriverInfo(job_id(row["job"]), session.NODE_IP_ADDRESS, str(row["pid"])),
+            "start_time": _started_ms(row["pid"]),
+            "end_time": 0,
             "metadata": {},
             "runtime_env": {},
             "driver_node_id": _core.node_id(row["node"]),
@@ -362,15 +371,3 @@ def _command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
     except OSError:  # it has ended since
         return ""
-
-
-# By resource: the rows, and what must be asked for.
-SOURCES: dict[str, tuple[Callable[[Snapshot], Iterator[dict[str, Any]]], int]] = {
-    "actors": (actors, _core.PART_ERRORS),
-    "tasks": (tasks, _core.PART_TASKS | _core.PART_ERRORS),
-    "objects": (objects, _core.PART_OBJECTS),
-    "nodes": (nodes, 0),
-    "workers": (workers, 0),
-    "placement_groups": (placement_groups, _core.PART_GROUPS),
-    "jobs": (jobs, 0),
-}

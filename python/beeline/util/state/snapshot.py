@@ -101,6 +101,10 @@ class Snapshot:
         row = self.row_of(index)
         return row["pid"] if row else None
 
+    def ended_with(self, pid: int) -> dict[str, Any] | None:
+        """The row of the process that ended last with that pid."""
+        return next((row for row in reversed(self.raw["ended"]) if row["pid"] == pid), None)
+
     def node_of(self, index: int) -> str | None:
         """The id of the node that a process is on."""
         row = self.row_of(index)

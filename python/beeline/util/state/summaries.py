@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 _MIB = 2**20
@@ -75,10 +75,3 @@ def of_objects(objects: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _count(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
-
-
-BY_RESOURCE: dict[str, Callable[[Iterable[dict[str, Any]]], dict[str, Any]]] = {
-    "tasks": of_tasks,
-    "actors": of_actors,
-    "objects": of_objects,
-}

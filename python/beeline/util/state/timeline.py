@@ -49,7 +49,8 @@ def timeline(
                     "ts": end["started_ns"] / 1000,
                     "dur": (end["ended_ns"] - end["started_ns"]) / 1000,
                     "args": {
-                        name: task[name] for name in ("task_id", "attempt_number", "state", "actor_id", "error_type")
+                        name: task.get(name)
+                        for name in ("task_id", "attempt_number", "state", "actor_id", "error_type")
                     },
                 }
             )
