@@ -194,9 +194,7 @@ PATHS = [
 ]
 
 # Each takes a while: all but one of them are for `./dev test --full`.
-PATHS_IN_TURN = PATHS[:1] + [
-    pytest.param(*path.values, marks=[pytest.mark.full, *path.marks]) for path in PATHS[1:]
-]
+PATHS_IN_TURN = PATHS[:1] + [pytest.param(*path.values, marks=[pytest.mark.full, *path.marks]) for path in PATHS[1:]]
 
 SHIPPED = """
     import torch

@@ -1,8 +1,5 @@
 #include "beeline/runtime/process.h"
 
-#include <fcntl.h>
-#include <sys/epoll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,7 +16,6 @@ using store::Payload;
 using store::PayloadPtr;
 
 constexpr std::size_t kDrainBudget = 128;
-constexpr auto kHandshakeWithin = std::chrono::seconds(10);
 // How long a process that leaves waits for the readers of its last messages, and of its output.
 constexpr auto kFlushWithin = std::chrono::seconds(1);
 // How long a driver's last word may take, also where the daemon was killed just now.
@@ -36,14 +32,6 @@ Nanos trim_after() {
   const double seconds = setting != nullptr ? std::atof(setting) : 0;
   return seconds > 0 ? std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(seconds))
                      : std::chrono::seconds(30);
-}
-
-// The other end of a pipe that this process writes to: while it is held, writing is no failure though nobody reads, and
-// whoever is to read can be given it. Nothing inside where the descriptor is no pipe.
-os::Fd read_end_of(int descriptor) {
-  struct stat about{};
-  if (::fstat(descriptor, &about) != 0 || !S_ISFIFO(about.st_mode)) return {};
-  return os::Fd(::open(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
 }
 
 // Counts down as objects become ready.
@@ -67,31 +55,6 @@ Result<std::unique_ptr<Process>> Process::launch(LaunchOptions options, memory::
   process->daemon_pid_ = process->daemon_child_ = session.daemon_pid;
   BEELINE_RETURN_IF_ERROR(
       process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));
-  return process;
-}
-
-Result<std::unique_ptr<Process>> Process::join_as_worker(
-    const std::string& session_dir, std::uint64_t fork_token,
-    const std::function<memory::Arena::Options(BytesView config)>& arena) {
-  BEELINE_ASSIGN(auto fd, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kHandshakeWithin)));
-  os::FrameSocket socket(std::move(fd));
-  control::Register request;
-  request.kind = static_cast<std::uint8_t>(control::ProcessKind::kWorker);
-  request.pid = ::getpid();
-  request.fork_token = fork_token;
-  BEELINE_RETURN_IF_ERROR(socket.send(control::encode(control::Type::kRegister, request)));
-  os::Frame frame;
-  BEELINE_RETURN_IF_ERROR(socket.receive_within(frame, Deadline::after(kHandshakeWithin)));
-  BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
-  if (type != control::Type::kRegistered) return Status(Code::kCorrupt, "the daemon did not answer a registration");
-  BEELINE_ASSIGN(auto registered, control::decode<control::Registered>(frame.bytes));
-  if (frame.fds.size() != 1) return Status(Code::kCorrupt, "a registration came without a socket to listen on");
-  const auto options = arena(registered.config);
-  std::unique_ptr<Process> process(new Process);
-  process->is_worker_ = true;
-  process->own_output_ = {read_end_of(STDOUT_FILENO), read_end_of(STDERR_FILENO)};
-  BEELINE_ASSIGN(process->arena_, memory::Arena::open(options));
-  BEELINE_RETURN_IF_ERROR(process->start(std::move(socket), std::move(registered), std::move(frame.fds.front())));
   return process;
 }
 

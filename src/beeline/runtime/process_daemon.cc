@@ -1,5 +1,7 @@
 // What the node daemon says to this process, and the end of either.
+#include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,6 +10,7 @@
 namespace beeline::runtime {
 namespace {
 
+constexpr auto kHandshakeWithin = std::chrono::seconds(10);
 constexpr auto kReplyWithin = std::chrono::seconds(30);
 constexpr auto kSignalSlice = std::chrono::milliseconds(200);
 // After the daemon's end: how often to look for another one, and how long workers leave the start of it to drivers.
@@ -15,6 +18,14 @@ constexpr auto kLookPeriod = std::chrono::milliseconds(10);
 constexpr auto kDriversFirst = std::chrono::milliseconds(200);
 constexpr auto kRejoinWithin = std::chrono::milliseconds(100);
 constexpr int kMaxStarts = 3;  // by one process, each time
+
+// The other end of a pipe that this process writes to: while it is held, writing is no failure though nobody reads, and
+// whoever is to read can be given it. Nothing inside where the descriptor is no pipe.
+os::Fd read_end_of(int descriptor) {
+  struct stat about{};
+  if (::fstat(descriptor, &about) != 0 || !S_ISFIFO(about.st_mode)) return {};
+  return os::Fd(::open(("/proc/self/fd/" + std::to_string(descriptor)).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+}
 
 }  // namespace
 
@@ -28,6 +39,31 @@ Result<std::unique_ptr<Process>> Process::join_as_driver(const std::string& sess
   process->daemon_pid_ = session.daemon_pid;
   BEELINE_RETURN_IF_ERROR(
       process->start(std::move(session.socket), std::move(session.registered), std::move(session.listener)));
+  return process;
+}
+
+Result<std::unique_ptr<Process>> Process::join_as_worker(
+    const std::string& session_dir, std::uint64_t fork_token,
+    const std::function<memory::Arena::Options(BytesView config)>& arena) {
+  BEELINE_ASSIGN(auto fd, os::connect_unix(session_dir + "/daemon.sock", Deadline::after(kHandshakeWithin)));
+  os::FrameSocket socket(std::move(fd));
+  control::Register request;
+  request.kind = static_cast<std::uint8_t>(control::ProcessKind::kWorker);
+  request.pid = ::getpid();
+  request.fork_token = fork_token;
+  BEELINE_RETURN_IF_ERROR(socket.send(control::encode(control::Type::kRegister, request)));
+  os::Frame frame;
+  BEELINE_RETURN_IF_ERROR(socket.receive_within(frame, Deadline::after(kHandshakeWithin)));
+  BEELINE_ASSIGN(const auto type, control::type_of(frame.bytes));
+  if (type != control::Type::kRegistered) return Status(Code::kCorrupt, "the daemon did not answer a registration");
+  BEELINE_ASSIGN(auto registered, control::decode<control::Registered>(frame.bytes));
+  if (frame.fds.size() != 1) return Status(Code::kCorrupt, "a registration came without a socket to listen on");
+  const auto options = arena(registered.config);
+  std::unique_ptr<Process> process(new Process);
+  process->is_worker_ = true;
+  process->own_output_ = {read_end_of(STDOUT_FILENO), read_end_of(STDERR_FILENO)};
+  BEELINE_ASSIGN(process->arena_, memory::Arena::open(options));
+  BEELINE_RETURN_IF_ERROR(process->start(std::move(socket), std::move(registered), std::move(frame.fds.front())));
   return process;
 }
 
