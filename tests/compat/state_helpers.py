@@ -13,6 +13,7 @@ import types
 
 from outcome import raised, until
 
+DETACHED = "kept"
 INIT = {
     "num_cpus": 4,
     "num_gpus": 2,
@@ -35,6 +36,8 @@ def session(ray):
         until(lambda: raised(ray, state.list_nodes) == "returned")
         yield state
     finally:
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(DETACHED))  # it would keep Beeline's session
         os.environ.pop("RAY_ADDRESS", None)
         ray.shutdown()
 

@@ -4,7 +4,7 @@ import os
 import time
 
 from outcome import until
-from state_helpers import at_last, counter, functions, kinds, quietly, session
+from state_helpers import DETACHED, at_last, counter, functions, kinds, quietly, session
 
 SHARED_SESSION = False
 NEEDS_DASHBOARD = True
@@ -17,7 +17,7 @@ def _actors(ray):
     actor = counter(ray)
     kept = [
         actor.options(name="plain").remote(),
-        actor.options(name="kept", lifetime="detached").remote(),
+        actor.options(name=DETACHED, lifetime="detached").remote(),
         actor.options(name="rich", num_cpus=3, num_gpus=1, resources={"slot": 1}).remote(),
         actor.options(name="restarted", max_restarts=1).remote(),
     ]
@@ -50,7 +50,7 @@ def _death(cause):
 def case_actors(ray):
     with session(ray) as state:
         kept, pids = _actors(ray)
-        alive = dict.fromkeys(["plain", "kept", "rich", "restarted"], "ALIVE")
+        alive = dict.fromkeys(["plain", DETACHED, "rich", "restarted"], "ALIVE")
 
         def rows():
             return {row.name: row for row in state.list_actors(detail=True)}
