@@ -144,6 +144,7 @@ class _Zygote:
         for end in self._wake:
             end.close()
         self._children.clear()
+        self._ends.clear()
 
     def run(self) -> None:
         """Serves the daemon until it says so or is gone."""
@@ -274,12 +275,15 @@ class _Zygote:
         """The daemon is gone without a word. Drivers and workers start another one, for which this zygote goes on."""
         deadline = time.monotonic() + self._daemon_wait_s
         path = os.path.join(self._session_dir, "daemon.sock")
-        while time.monotonic() < deadline and os.path.exists(os.path.join(self._session_dir, "journal")):
+        while time.monotonic() < deadline:
             sock = socket.socket(socket.AF_UNIX)
             try:
                 sock.connect(path)
             except OSError:
                 sock.close()
+                # One that is there may have given up its journal; without either none will come.
+                if not os.path.exists(os.path.join(self._session_dir, "journal")):
+                    return False
                 self._reap()
                 time.sleep(_LOOK_PERIOD_S)
                 continue

@@ -65,7 +65,9 @@ Status Daemon::start(os::FrameSocket driver) {
   auto& connection = adopt(std::move(driver), peer.pid);
   if (!options_.lasting) connection.kind = control::ProcessKind::kDriver;
   read_frames(connection);  // its registration may have been read together with the options
-  return pool_.start();
+  BEELINE_RETURN_IF_ERROR(pool_.start());
+  turn();  // nothing may happen that would make the loop do it
+  return Status::ok();
 }
 
 Status Daemon::watch_signals() {
@@ -115,6 +117,7 @@ Status Daemon::run() {
 void Daemon::turn() {
   do {
     do {
+      if (gathering_) end_gathering_if_complete();
       sweep();
       pool_.run();
       if (pool_.is_warm()) greet_drivers();
@@ -142,7 +145,7 @@ Daemon::Connection& Daemon::adopt(os::FrameSocket socket, pid_t pid) {
   connection.socket = std::move(socket);
   connection.pid = pid;
   const auto status = loop_.watch(connection.socket.fd(), EPOLLIN, [this, &connection](std::uint32_t events) {
-    if ((events & EPOLLOUT) != 0) write_more(connection);
+    if ((events & EPOLLOUT) != 0) queued_.insert(connection.id);  // after what is in the journal by then
     if ((events & ~EPOLLOUT) != 0) read_frames(connection);
   });
   if (!status.is_ok()) close_later(connection);
@@ -173,11 +176,20 @@ bool Daemon::read_frames(Connection& connection) {
   os::Frame frame;
   for (int i = 0; i < kFramesPerTurn && !connection.closing; ++i) {
     if (!connection.socket.is_open()) return false;
-    auto received = connection.socket.receive(frame);
+    auto received = next_frame(connection, frame);
     if (received.is_ok() && *received == os::FrameSocket::Receive::kNothing) return false;
     if (!received.is_ok() || *received == os::FrameSocket::Receive::kClosed) {
-      close_later(connection);
+      if (gathering_ && !connection.gathered.empty()) {
+        connection.reconciled = true;  // its last words come first
+        loop_.forget(connection.socket.fd());
+      } else {
+        close_later(connection);
+      }
       return false;
+    }
+    if (gathering_ && connection.is_restored) {
+      gather(connection, std::move(frame));
+      continue;
     }
     const auto type = control::type_of(frame.bytes);
     const auto status = type.is_ok() ? handle(connection, type.value(), frame) : type.status();
@@ -293,7 +305,8 @@ void Daemon::link_lost(ProcessIndex from, const control::LinkLost& message) {
 void Daemon::end_one_of(ProcessIndex from, const control::LinkLost& message) {
   const Connection* lost = find(message.process);
   const Connection* witness = find(from);
-  if (lost == nullptr || witness == nullptr) return;
+  // One that has not come back to a new daemon is seen to anyway.
+  if (lost == nullptr || witness == nullptr || !lost->socket.is_open()) return;
   const WorkerToken victim = lost->worker != 0 ? lost->worker : witness->worker;
   if (victim == 0) return;
   ++counters_["links_lost"];

@@ -55,6 +55,9 @@ class Daemon final : private PoolEvents {
     std::uint64_t said_handled = 0;
     std::size_t unsaid_bytes = 0;
     bool watches_room = false;  // for what its socket has not taken
+    bool is_restored = false;   // a process of the daemon before
+    bool reconciled = false;
+    std::deque<os::Frame> gathered;
     bool closing = false;
     std::deque<Bytes> held_logs;  // for a driver that does not keep up
     std::size_t held_log_bytes = 0;
@@ -132,6 +135,7 @@ class Daemon final : private PoolEvents {
   void count_handled(Connection& from, std::size_t bytes);
 
   // daemon_resume.cc
+  static Result<std::unique_ptr<Daemon>> from_journal(const std::string& path, os::Fd lock);
   Status restore(const HeaderRecord& header, const Journal::Records& records);
   Status restore_nodes(const Journal::Records& records);
   Status restore_groups(const Journal::Records& records);
@@ -140,6 +144,12 @@ class Daemon final : private PoolEvents {
   Status restore_demands(const Journal::Records& records);
   void go_on();
   void end_absent();
+  // What processes of the daemon before say is handled once all are back, or some time has passed: one may name what
+  // another one has made.
+  void gather(Connection& from, os::Frame frame);
+  void end_gathering_if_complete();
+  void end_gathering();
+  Result<os::FrameSocket::Receive> next_frame(Connection& from, os::Frame& frame);
   // A process, or a zygote, of the daemon before is back.
   Status resume_process(Connection& from, const control::Resume& message, std::vector<os::Fd> fds);
   Status resume_zygote(Connection& from);
@@ -275,6 +285,7 @@ class Daemon final : private PoolEvents {
   std::set<std::uint64_t> queued_;         // connections that have frames to send
   std::vector<std::int64_t> restarts_ns_;  // since 1970: the last times that the session's daemon was followed
   bool is_resumed_ = false;
+  bool gathering_ = false;
 
   bool ending_ = false;
   bool ended_ = false;

@@ -60,7 +60,11 @@ void Daemon::return_lease(Connection& from, const control::ReturnLease& message)
   // What it holds is free once it has ended.
   if (const auto* held = pool_.find(worker); held != nullptr && held->killed) return;
   withdraw(id);
-  if (worker == 0 || after == control::WorkerAfter::kLeaving) return;
+  if (worker == 0) return;
+  if (after == control::WorkerAfter::kLeaving) {
+    if (auto* left = pool_.find(worker)) left->leaving = true;
+    return changed(Journal::Kind::kWorker, worker);
+  }
   pool_.give_back(worker);
   logs_.label(worker, {});
 }
@@ -183,6 +187,7 @@ void Daemon::worker_failed(WantId want, NoWorker kind, const std::string& why) {
 
 void Daemon::worker_ended(const Worker& worker, const std::string& how) {
   look_at_jobs_ = true;
+  if (gathering_) end_gathering();
   if (Connection* connection = find(worker.index)) {
     read_frames(*connection);  // its last words: an actor that exits on purpose says so
     close_later(*connection);

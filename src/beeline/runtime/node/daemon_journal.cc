@@ -37,7 +37,7 @@ ActorStateRecord state_record(const ActorRecord& actor) {
 
 WorkerRecord record_of_worker(const Worker& worker) {
   return {worker.flavour.torch, worker.flavour.env, worker.flavour.job, worker.pid,
-          worker.launcher,      worker.index,       worker.fresh};
+          worker.launcher,      worker.index,       worker.fresh,       worker.leaving};
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ using control::Type;
 // A daemon that is killed, or fails, again and again is not followed for ever.
 constexpr std::size_t kMaxRestarts = 5;
 constexpr auto kRestartsWithin = std::chrono::minutes(1);
+// For processes that are there and run: they look for a new daemon every few milliseconds.
+constexpr auto kGatherWithin = std::chrono::milliseconds(500);
 
 template <typename Record>
 Result<Record> record_in(const Journal::Records& records, Journal::Kind kind, std::uint64_t number) {
@@ -62,22 +64,23 @@ void take_surroundings(const HeaderRecord& header) {
 
 Result<std::unique_ptr<Daemon>> Daemon::resume(const std::string& session_dir, os::Fd lock) {
   const std::string path = journal_path(session_dir);
-  const auto give_up = [&path](const Status& why) {
-    // Nobody is to try this again: without a journal, those who wait end.
-    ::unlink(path.c_str());
-    return why;
-  };
+  auto daemon = from_journal(path, std::move(lock));
+  if (daemon.is_ok()) return daemon;
+  // Nobody is to try this again: without a journal, those who wait end.
+  ::unlink(path.c_str());
+  return daemon.status();
+}
+
+Result<std::unique_ptr<Daemon>> Daemon::from_journal(const std::string& path, os::Fd lock) {
   BEELINE_ASSIGN(const auto records, Journal::read(path));
-  const auto header = record_in<HeaderRecord>(records, Journal::Kind::kHeader, 0);
-  if (!header.is_ok()) return give_up(header.status());
-  take_surroundings(*header);
-  auto options = header->options;
+  BEELINE_ASSIGN(const auto header, record_in<HeaderRecord>(records, Journal::Kind::kHeader, 0));
+  take_surroundings(header);
+  auto options = header.options;
   BEELINE_ASSIGN(auto loop, os::EventLoop::make());
   BEELINE_ASSIGN(auto scheduler, Scheduler::make(options.resources, options.labels, options.virtual_nodes));
   std::unique_ptr<Daemon> daemon(
       new Daemon(std::move(options), std::move(loop), std::move(scheduler), std::move(lock)));
-  const auto status = daemon->restore(*header, records);
-  if (!status) return give_up(status);
+  BEELINE_RETURN_IF_ERROR(daemon->restore(header, records));
   return daemon;
 }
 
@@ -115,6 +118,7 @@ Status Daemon::restore(const HeaderRecord& header, const Journal::Records& recor
   };
   BEELINE_RETURN_IF_ERROR(pool_.resume(zygote(state.base_zygote), zygote(state.torch_zygote), generation));
   begin_journal();
+  gathering_ = !state.ending;
   if (state.ending) {
     end();
   } else {
@@ -188,6 +192,7 @@ Status Daemon::restore_processes(const Journal::Records& records) {
         connection.pid = process.pid;
         connection.start_ticks = process.start_ticks;
         connection.index = static_cast<ProcessIndex>(number);
+        connection.is_restored = true;
         connection.kind = static_cast<control::ProcessKind>(process.kind);
         connection.worker = process.worker;
         connection.job = process.job;
@@ -203,7 +208,8 @@ Status Daemon::restore_processes(const Journal::Records& records) {
     Worker worker;
     worker.token = token;
     worker.flavour = {record.torch, std::move(record.env), record.job};
-    worker.state = Worker::State::kIdle;  // until a demand takes it
+    worker.leaving = record.leaving;
+    worker.state = record.leaving ? Worker::State::kBusy : Worker::State::kIdle;  // until a demand takes it
     worker.pid = record.pid;
     worker.launcher = record.launcher;
     worker.index = record.index;
@@ -274,6 +280,7 @@ void Daemon::go_on() {
   }
   for (const ActorId actor : homeless) place_actor(actor);
   look_at_jobs_ = true;
+  loop_.after(kGatherWithin, [this] { end_gathering(); });
   loop_.after(std::chrono::milliseconds(options_.daemon_wait_ms), [this] { end_absent(); });
   const std::string text = "the node daemon was killed and has been started again: it goes on with " +
                            std::to_string(living) + " actors and " + std::to_string(pool_.workers().size()) +
@@ -294,6 +301,39 @@ void Daemon::end_absent() {
   }
 }
 
+Result<os::FrameSocket::Receive> Daemon::next_frame(Connection& from, os::Frame& frame) {
+  if (gathering_ || from.gathered.empty()) return from.socket.receive(frame);
+  frame = std::move(from.gathered.front());
+  from.gathered.pop_front();
+  return os::FrameSocket::Receive::kFrame;
+}
+
+void Daemon::gather(Connection& from, os::Frame frame) {
+  const auto type = control::type_of(frame.bytes);
+  from.reconciled |= type.is_ok() && *type == Type::kReconcile;
+  from.gathered.push_back(std::move(frame));
+}
+
+void Daemon::end_gathering_if_complete() {
+  const bool is_complete = std::all_of(processes_.begin(), processes_.end(), [](const auto& entry) {
+    const Connection& process = *entry.second;
+    return !process.is_restored || process.reconciled || process.closing;
+  });
+  if (is_complete) end_gathering();
+}
+
+void Daemon::end_gathering() {
+  if (!std::exchange(gathering_, false)) return;
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, connection] : connections_) {
+    if (!connection->gathered.empty()) ids.push_back(id);
+  }
+  // Those that have ended meanwhile are closed behind their last words.
+  for (const std::uint64_t id : ids) {
+    if (const auto found = connections_.find(id); found != connections_.end()) read_frames(*found->second);
+  }
+}
+
 Status Daemon::resume_process(Connection& from, const control::Resume& message, std::vector<os::Fd> fds) {
   const auto known = processes_.find(message.index);
   Connection* before = known == processes_.end() || known->second->closing ? nullptr : known->second;
@@ -303,6 +343,7 @@ Status Daemon::resume_process(Connection& from, const control::Resume& message, 
     send(from, control::encode(Type::kResumed, refused));
     return Status::ok();
   }
+  from.is_restored = true;
   from.index = before->index;
   from.kind = before->kind;
   from.start_ticks = before->start_ticks;
@@ -348,7 +389,8 @@ void Daemon::reconcile(Connection& from, const control::Reconcile& message) {
       send(from, control::encode(Type::kLeaseFailed,
                                  control::LeaseFailed{lease, static_cast<std::uint8_t>(Code::kPeerLost),
                                                       "its worker ended while there was no node daemon"}));
-    } else if (const auto* worker = pool_.find(demands_.at(found->second).worker)) {
+    } else if (const auto* worker = pool_.find(demands_.at(found->second).worker);
+               worker != nullptr && !worker->ended) {  // of one that has ended word follows
       send(from, control::encode(Type::kLeaseGranted,
                                  control::LeaseGranted{lease, worker->index, static_cast<std::int32_t>(worker->pid)}));
     }

@@ -74,7 +74,8 @@ struct WorkerRecord {
   std::int32_t launcher = 0;
   ProcessIndex index = 0;
   bool fresh = false;
-  MSGPACK_DEFINE_ARRAY(torch, env, job, pid, launcher, index, fresh)
+  bool leaving = false;
+  MSGPACK_DEFINE_ARRAY(torch, env, job, pid, launcher, index, fresh, leaving)
 };
 
 struct ActorStateRecord {

@@ -55,6 +55,7 @@ struct Worker {
   std::optional<int> exit_status;
   std::string killed_because;  // for people; empty if it says nothing new
   bool killed = false;         // by kill(): it is on its way out, and nobody's
+  bool leaving = false;        // it was told to exit, and is nobody's
   bool ended = false;
   os::Fd pidfd;
   os::EventLoop::TimerId timer = 0;  // registration time-out, then the wait for the exit status
