@@ -317,6 +317,41 @@ def test_groups_resources_and_what_waits(start_driver):
     assert driver.expect("free") == [6, 2]
 
 
+def test_a_worker_that_was_to_exit_is_nobodys(start_driver):
+    """It stays while its result is needed, and must not be given anything else."""
+    driver = start_driver(
+        PROGRAM
+        + """
+    import numpy as np
+
+    ray.init(num_cpus=2)
+
+    @ray.remote(max_calls=1)
+    def make():
+        return np.full(1_000_000, os.getpid())
+
+    value = ray.get(make.remote())
+    ref = make.remote()
+    maker = int(ray.get(ref)[0])
+    del value
+    time.sleep(0.2)
+    say("ready")
+    hear()
+    actors = [Counter.remote() for _ in range(3)]
+    say("others", maker not in ray.get([actor.pid.remote() for actor in actors]))
+    del ref
+    time.sleep(0.5)
+    say("alive", ray.get([actor.add.remote() for actor in actors]))
+    hear()
+    """
+    )
+    driver.expect("ready")
+    kill_daemon(driver)
+    driver.tell()
+    assert driver.expect("others") is True
+    assert driver.expect("alive") == [1, 1, 1]
+
+
 def test_killed_again_and_again_it_gives_up(start_driver):
     driver = start_driver(
         PROGRAM
