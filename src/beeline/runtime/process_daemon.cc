@@ -256,7 +256,7 @@ void Process::daemon_lost(const std::string& reason) {
   if (!session_error_.empty()) return;
   control_.forget(daemon_.fd());
   daemon_.close();
-  if (exiting_ || registered_.daemon_wait_ms == 0) return session_over(reason);
+  if (registered_.daemon_wait_ms == 0) return session_over(reason);
   if (!away_) away_ = DaemonAway{Clock::now(), reason};
   // A driver is the better one to start another: it has the surroundings of the first.
   control_.after(kLookPeriod, [this] { find_daemon(); });

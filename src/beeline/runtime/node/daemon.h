@@ -282,6 +282,9 @@ class Daemon final : private PoolEvents {
   HeaderRecord header_;
   std::set<Journal::Key> changed_;
   StateRecord written_state_;
+  control::Counts written_counters_;
+  Clock::time_point counters_written_;
+  std::uint64_t generation_ = 0;           // of daemons of the session
   std::set<std::uint64_t> queued_;         // connections that have frames to send
   std::vector<std::int64_t> restarts_ns_;  // since 1970: the last times that the session's daemon was followed
   bool is_resumed_ = false;

@@ -20,6 +20,9 @@ constexpr std::size_t kUnsaidBytes = 64 * 1024;
 
 constexpr Journal::Key kHeaderKey{Journal::Kind::kHeader, 0};
 constexpr Journal::Key kStateKey{Journal::Kind::kState, 0};
+constexpr Journal::Key kCountersKey{Journal::Kind::kCounters, 0};
+// They change with most turns, and are for people.
+constexpr auto kCountersEvery = std::chrono::seconds(1);
 
 ActorStateRecord state_record(const ActorRecord& actor) {
   return {actor.owner,
@@ -81,7 +84,7 @@ void Daemon::note_changed_tables() {
 }
 
 void Daemon::note_all() {
-  changed_.insert({kHeaderKey, kStateKey});
+  changed_.insert({kHeaderKey, kStateKey, kCountersKey});
   for (NodeIndex node = 0; node < scheduler_.nodes().size(); ++node) changed(Journal::Kind::kNode, node);
   for (const auto& [job, about] : jobs_) changed(Journal::Kind::kJob, job);
   for (const auto& [index, connection] : processes_) changed(Journal::Kind::kProcess, index);
@@ -108,6 +111,11 @@ void Daemon::write_journal() {
     changed_.insert(kStateKey);
     written_state_ = std::move(state);
   }
+  if (const auto now = Clock::now(); now - counters_written_ >= kCountersEvery && counters_ != written_counters_) {
+    changed_.insert(kCountersKey);
+    counters_written_ = now;
+    written_counters_ = counters_;
+  }
   for (const auto& key : std::exchange(changed_, {})) {
     if (const auto record = record_of(key)) {
       journal_->put(key, *record);
@@ -120,7 +128,7 @@ void Daemon::write_journal() {
 
 StateRecord Daemon::state_record() const {
   const auto [base, torch] = pool_.own_zygotes();
-  return {next_index_, next_job_, next_demand_, counters_, base, torch, ending_, restarts_ns_};
+  return {next_index_, next_job_, generation_, base, torch, ending_, restarts_ns_};
 }
 
 GroupStateRecord Daemon::state_record(const GroupRecord& group) const {
@@ -140,6 +148,8 @@ std::optional<Bytes> Daemon::record_of(const Journal::Key& key) const {
       return pack(header_);
     case Journal::Kind::kState:
       return pack(written_state_);
+    case Journal::Kind::kCounters:
+      return pack(counters_);
     case Journal::Kind::kNode: {
       const auto& node = scheduler_.nodes().at(number);
       NodeRecord record{to_resources(node.total), node.labels, node.is_alive, {}};

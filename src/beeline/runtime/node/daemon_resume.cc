@@ -1,7 +1,6 @@
 // The daemon's part that goes on for one that was killed: takes back what the journal has, and the processes as they
 // come back.
-#include <fcntl.h>
-#include <sys/stat.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -91,8 +90,8 @@ Status Daemon::restore(const HeaderRecord& header, const Journal::Records& recor
   BEELINE_ASSIGN(const auto state, record_in<StateRecord>(records, Journal::Kind::kState, 0));
   next_index_ = state.next_index;
   next_job_ = state.next_job;
-  next_demand_ = state.next_demand;
-  counters_ = state.counters;
+  generation_ = state.generation + 1;
+  BEELINE_ASSIGN(counters_, record_in<control::Counts>(records, Journal::Kind::kCounters, 0));
   for (const auto at : state.restarts_ns) {
     if (now_ns() - at < Nanos(kRestartsWithin).count()) restarts_ns_.push_back(at);
   }
@@ -100,7 +99,7 @@ Status Daemon::restore(const HeaderRecord& header, const Journal::Records& recor
   if (restarts_ns_.size() > kMaxRestarts) {
     return {Code::kSystem, "it has ended " + std::to_string(kMaxRestarts) + " times within a minute: the session ends"};
   }
-  const auto generation = ++counters_["daemon_restarts"];
+  counters_["daemon_restarts"] = generation_;
   ::unlink((options_.session_dir + "/daemon.sock").c_str());
   BEELINE_RETURN_IF_ERROR(listen());
   BEELINE_RETURN_IF_ERROR(restore_nodes(records));
@@ -116,7 +115,7 @@ Status Daemon::restore(const HeaderRecord& header, const Journal::Records& recor
   const auto zygote = [this](pid_t pid) {
     return pid > 0 && os::environment_of(pid, kSessionVariable) == options_.session_dir ? pid : 0;
   };
-  BEELINE_RETURN_IF_ERROR(pool_.resume(zygote(state.base_zygote), zygote(state.torch_zygote), generation));
+  BEELINE_RETURN_IF_ERROR(pool_.resume(zygote(state.base_zygote), zygote(state.torch_zygote), generation_));
   begin_journal();
   gathering_ = !state.ending;
   if (state.ending) {
@@ -214,6 +213,10 @@ Status Daemon::restore_processes(const Journal::Records& records) {
     worker.launcher = record.launcher;
     worker.index = record.index;
     worker.fresh = record.fresh;
+    // One that had lost its connection was about to be killed.
+    if (!lives.contains(token) && os::environment_of(record.pid, kSessionVariable) == options_.session_dir) {
+      ::kill(record.pid, SIGKILL);
+    }
     pool_.adopt(std::move(worker), lives[token]);
     return Status::ok();
   });
@@ -221,6 +224,7 @@ Status Daemon::restore_processes(const Journal::Records& records) {
 
 Status Daemon::restore_demands(const Journal::Records& records) {
   return for_each_record<DemandRecord>(records, Journal::Kind::kDemand, [this](auto id, DemandRecord record) -> Status {
+    next_demand_ = std::max(next_demand_, id + 1);
     auto& demand = demands_[id];
     demand.id = id;
     demand.actor = record.actor;

@@ -19,7 +19,7 @@ class Journal {
  public:
   enum class Kind : std::uint8_t {
     kHeader = 1,  // with key 0: what the daemon was started with
-    kState = 2,   // with key 0: counters, numbers that were given out
+    kState = 2,   // with key 0: numbers that were given out, zygotes
     kNode = 3,
     kJob = 4,
     kProcess = 5,
@@ -29,6 +29,7 @@ class Journal {
     kGroup = 9,
     kGroupState = 10,
     kDemand = 11,
+    kCounters = 12,  // with key 0; of a second ago, say
   };
   using Key = std::pair<Kind, std::uint64_t>;
   using Records = std::map<Key, Bytes>;

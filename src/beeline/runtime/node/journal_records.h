@@ -24,12 +24,11 @@ struct HeaderRecord {
 struct StateRecord {
   ProcessIndex next_index = 1;
   JobId next_job = 1;
-  std::uint64_t next_demand = 1;
-  control::Counts counters;
+  std::uint64_t generation = 0;                    // how many daemons the session had before
   std::int32_t base_zygote = 0, torch_zygote = 0;  // of the session's own interpreter
   bool ending = false;
   std::vector<std::int64_t> restarts_ns;  // since 1970: the last of them
-  MSGPACK_DEFINE_ARRAY(next_index, next_job, next_demand, counters, base_zygote, torch_zygote, ending, restarts_ns)
+  MSGPACK_DEFINE_ARRAY(next_index, next_job, generation, base_zygote, torch_zygote, ending, restarts_ns)
   bool operator==(const StateRecord&) const = default;
 };
 
