@@ -553,7 +553,8 @@ void Daemon::send_logs(const LogPump::Source& source, bool is_stderr, const std:
       frame = control::encode(Type::kLogLines, control::LogLines{source.pid, source.who, is_stderr, lines});
     }
     const bool is_there = !connection->greeting && connection->socket.is_open();
-    if (is_there && !connection->socket.wants_write() && connection->held_logs.empty()) {
+    // What is queued in this turn does not show that it does not keep up.
+    if (is_there && !connection->watches_room && connection->held_logs.empty()) {
       send(*connection, frame);
     } else if (connection->held_log_bytes + frame.size() > kMaxHeldLogBytes) {
       ++counters_["log_frames_dropped"];
