@@ -71,7 +71,7 @@ VARIABLES = (
         "BEELINE_DAEMON_WAIT_S",
         "10",
         "init, when it starts a session",
-        "src/beeline/runtime/launch.cc",
+        "src/beeline/runtime/launch.h",
         "Seconds that the processes of a session wait for another node daemon when theirs was killed, before all ends; "
         "0: it ends at once, and no journal is kept.",
     ),
