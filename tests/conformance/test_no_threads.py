@@ -11,6 +11,8 @@ import pytest
 from beeline.transfer import TensorRefs
 from tests.conformance.conftest import NOBODY, TOKEN
 
+pytestmark = pytest.mark.full
+
 SMALL = 1 << 18  # of float32: one request of every path
 LARGE = 1 << 23  # several requests of tcp, by as many streams
 

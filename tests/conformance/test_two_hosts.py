@@ -11,6 +11,8 @@ import pytest
 
 from beeline.transfer import nixl
 
+pytestmark = pytest.mark.full
+
 
 def may_make_namespaces() -> bool:
     name = f"bl-probe-{uuid.uuid4().hex[:8]}"
@@ -169,7 +171,6 @@ def test_nixl_reaches_another_host_where_both_sides_say_so(nixl_pair):
 
 
 @needs_nixl
-@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_end_of_an_owner_that_nixl_reads_of_on_another_host(nixl_pair, number):
     owner, reader = nixl_pair
@@ -201,7 +202,6 @@ def bytes_received(namespace: str) -> int:
     return json.loads(shown.stdout)[0]["stats64"]["rx"]["bytes"]
 
 
-@pytest.mark.full
 def test_a_version_crosses_the_link_once_for_all_who_relay_on_a_host(hosts, start_owner, tmp_path):
     boot_ids = {host: tmp_path / host for host in HOSTS}
     for path in boot_ids.values():

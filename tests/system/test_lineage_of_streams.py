@@ -1,6 +1,9 @@
 """Items of streams that are lost with the process that held them are made again by the generator that gave them."""
 
+import pytest
 from lineage_script import SCRIPT
+
+pytestmark = pytest.mark.full  # tests/cpp/runtime/lineage_streams_test.cc is quicker
 
 STREAMS = (
     SCRIPT
