@@ -1,5 +1,6 @@
 """Pools of actors under what goes wrong at random: nothing hangs, nothing is lost that ran."""
 
+import gc
 import os
 import random
 import threading
@@ -113,4 +114,5 @@ def test_terminate_at_any_time(random_sizes):
         for x, result in enumerate(results):
             assert outcome(lambda r=result: r.get(60)) in (expected(x), ray.exceptions.ActorDiedError)
         pool.join()
+    gc.collect()  # errors that were raised here hold the frames, and with them the pools, of earlier tests
     until(lambda: not any(t.name == "beeline-worker-pool" for t in threading.enumerate()))
