@@ -149,7 +149,7 @@ struct Pickled {
   std::string_view skeleton;
   std::vector<runtime::SourceBuffer> buffers;
   std::vector<runtime::Extent> referred;  // the program's memory that a live value stands for
-  std::vector<store::ObjectId> refs;
+  ThinVector<store::ObjectId> refs;
 };
 
 // What the pickler says of a buffer.
@@ -188,7 +188,7 @@ class Dumped {
   std::vector<SourceView> views_;
   std::vector<runtime::SourceBuffer> sources_;
   std::vector<runtime::Extent> referred_;
-  std::vector<store::ObjectId> refs_;
+  ThinVector<store::ObjectId> refs_;
 };
 
 // Assembles a payload of what was pickled: small values inline, large ones published. `value` is what is kept of it.

@@ -84,7 +84,7 @@ class Worker {
 
  private:
   // The list of arguments, with the values of references in their places.
-  Result<std::vector<Value>> arguments_of(const PayloadPtr& args, const std::vector<store::Entry*>& dependencies) {
+  Result<std::vector<Value>> arguments_of(const PayloadPtr& args, std::span<store::Entry* const> dependencies) {
     if (args->skeleton.empty() && !args->placement) return std::vector<Value>();
     BEELINE_ASSIGN(const auto whole, state_.from_payload(*args, Deadline::never()));
     const auto* parts = whole.as<Tuple>();

@@ -59,7 +59,7 @@ OutgoingCall* Caller::make_call(CallOptions options, PayloadPtr args, const std:
   call->args = std::move(args);
   for (const auto& ref : call->args->refs) objects.hold(ref, true);
   for (Entry* dependency : dependencies) objects.add_hold(*dependency);
-  call->dependencies = dependencies;
+  call->dependencies.assign(dependencies.begin(), dependencies.end());
   // A call without returns still has an object, which tells of its end.
   const std::uint32_t count = std::max<std::uint32_t>(1, call->options.return_count);
   for (std::uint32_t i = 0; i < count; ++i) {
@@ -221,7 +221,7 @@ void Caller::pump(ActorTarget& actor) {
       while (!actor.queued.empty()) {
         OutgoingCall* call = actor.queued.front();
         actor.queued.pop_front();
-        call->position = actor.in_flight.insert(actor.in_flight.end(), call);
+        actor.in_flight.push_back(*call);
         send(*call, actor.latest.process);
       }
       return;
@@ -277,7 +277,7 @@ Status Caller::on_result(ProcessIndex from, Reader& reader) {
   const bool failed = !values.empty() && values.front()->is_error();
   if (failed && header.retryable != 0 && !call->cancelled && retry(*call, *values.front())) return Status::ok();
   const auto forwards = std::move(call->forwards);
-  std::vector<Entry*> returns = call->returns;
+  const auto returns = call->returns;
   complete(*call, std::move(values));
   for (std::size_t i = header.forwarded; i < forwards.size(); ++i) {
     Entry* late = returns[forwards[i].return_index];
@@ -305,9 +305,9 @@ void Caller::refuse_values(ProcessIndex from, const std::vector<PayloadPtr>& val
 void Caller::unlink(OutgoingCall& call) {
   if (call.sent_to == 0) return;
   if (call.actor != nullptr) {
-    call.actor->in_flight.erase(call.position);
+    call.actor->in_flight.erase(call);
   } else if (const auto it = call.shape->leases.find(call.lease); it != call.shape->leases.end()) {
-    it->second.in_flight.erase(call.position);
+    it->second.in_flight.erase(call);
   }
   call.sent_to = 0;
 }
@@ -411,9 +411,8 @@ void Caller::on_actor_update(const control::ActorUpdate& update) {
   if (lost_process || state == control::ActorState::kDead) {
     // Results that arrived before the end count; what is left was not finished.
     auto unfinished = std::move(actor->in_flight);
-    actor->in_flight.clear();
     std::deque<OutgoingCall*> again;
-    for (OutgoingCall* call : unfinished) {
+    while (OutgoingCall* call = unfinished.pop_front()) {
       call->sent_to = 0;
       const bool may_retry = state != control::ActorState::kDead && call->retries_left != 0 && !call->cancelled;
       if (!may_retry) {

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <deque>
-#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,7 +37,7 @@ struct ActorTarget {
   bool known = false;      // an update came
   bool condemned = false;  // this process has asked for its end: nothing more is sent
   std::deque<OutgoingCall*> queued;
-  std::list<OutgoingCall*> in_flight;  // in order of submission
+  LinkedList<OutgoingCall> in_flight;  // in order of submission
   std::uint64_t pending_count() const { return queued.size() + in_flight.size(); }
   store::PayloadPtr creation_args;  // kept until the actor is dead: replayed at restarts
   std::vector<store::Entry*> creation_holds;
@@ -48,7 +47,7 @@ struct Lease {
   LeaseId id = 0;
   ProcessIndex process = 0;
   std::int32_t pid = 0;
-  std::list<OutgoingCall*> in_flight;
+  LinkedList<OutgoingCall> in_flight;
   std::uint64_t idle_round = 0;  // of the shape's idle timer
   bool leaving = false;          // its worker takes no more calls
   bool used = false;             // a call was sent on it

@@ -71,7 +71,7 @@ void Caller::pump(Shape& shape) {
     shape.queued.pop_front();
     best->used = true;
     call->lease = best->id;
-    call->position = best->in_flight.insert(best->in_flight.end(), call);
+    best->in_flight.push_back(*call);
     send(*call, best->process);
   }
   const std::size_t wanted = std::min(shape.queued.size(), kMaxLeases);
@@ -251,7 +251,7 @@ void Caller::lose_lease(Shape& shape, LeaseId id, const std::string& reason) {
   shape_of_lease_.erase(id);
   bool first = true;
   std::deque<OutgoingCall*> again;
-  for (OutgoingCall* call : node.mapped().in_flight) {
+  while (OutgoingCall* call = node.mapped().in_flight.pop_front()) {
     call->sent_to = 0;
     // Only the first had started; the others lost nothing.
     const bool started = std::exchange(first, false);

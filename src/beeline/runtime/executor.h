@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "beeline/base/clock.h"
+#include "beeline/base/thin_vector.h"
 #include "beeline/runtime/call_history.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
@@ -31,9 +32,9 @@ struct IncomingCall final : store::Watcher {
   CallHeader header;
   std::string name;  // of the method or function
   store::PayloadPtr args;
-  std::vector<store::Entry*> dependencies;  // each held
-  std::vector<store::Entry*> held;          // references inside the arguments
-  std::vector<ForwardRecord> forwards;
+  ThinVector<store::Entry*> dependencies;  // each held
+  ThinVector<store::Entry*> held;          // references inside the arguments
+  ThinVector<ForwardRecord> forwards;
   std::uint32_t unresolved = 0;
   bool queued = false;    // in runnable_
   bool in_group = false;  // has one of the places of its concurrency group

@@ -45,7 +45,7 @@ std::string Lineage::why_not(const Entry& entry) {
 
 template <typename Visit>
 void Lineage::for_each_own(const Record& record, Visit&& visit) {
-  const auto visit_all = [&](const std::vector<store::ObjectId>& ids) {
+  const auto visit_all = [&](const auto& ids) {
     for (const auto& id : ids) {
       if (objects_.owns(id)) visit(*objects_.find(id));
     }
@@ -57,7 +57,7 @@ void Lineage::for_each_own(const Record& record, Visit&& visit) {
 std::vector<Entry*> Lineage::may_be_lost(const OutgoingCall& call) {
   std::vector<Entry*> made;
   if (std::any_of(call.returns.begin(), call.returns.end(), [](const Entry* entry) { return is_elsewhere(*entry); })) {
-    made = call.returns;
+    made.assign(call.returns.begin(), call.returns.end());
   }
   call.items.for_each(objects_, [&](std::uint64_t, Entry& item) {
     if (is_elsewhere(item)) made.push_back(&item);

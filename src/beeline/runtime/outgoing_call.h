@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <string>
 #include <vector>
 
+#include "beeline/base/linked_list.h"
+#include "beeline/base/thin_vector.h"
 #include "beeline/runtime/control.h"
 #include "beeline/runtime/messages.h"
 #include "beeline/runtime/stream_items.h"
@@ -40,16 +41,17 @@ struct CallKey {
   bool operator==(const CallKey&) const = default;
 };
 
-struct OutgoingCall {
+// In its target's list once it was sent.
+struct OutgoingCall : LinkedItem<OutgoingCall> {
   struct Forward {
     std::uint32_t return_index;
     ProcessIndex consumer;
   };
   CallOptions options;
   std::uint64_t task = 0;
-  CallKey parent;                           // on whose behalf it was made
-  std::vector<store::Entry*> returns;       // each held until the end
-  std::vector<store::Entry*> dependencies;  // each held until the end
+  CallKey parent;                          // on whose behalf it was made
+  ThinVector<store::Entry*> returns;       // each held until the end
+  ThinVector<store::Entry*> dependencies;  // each held until the end
   // Their placement is ours; their references are held until the end. Null once they need not be sent again.
   store::PayloadPtr args;
   std::uint32_t attempt = 0;
@@ -59,11 +61,10 @@ struct OutgoingCall {
   ProcessIndex sent_to = 0;   // 0: queued here
   ProcessIndex worker = 0;    // where it was sent last
   bool cancelled = false;
-  std::vector<Forward> forwards;  // consumers that its worker was asked to tell, in order
+  ThinVector<Forward> forwards;  // consumers that its worker was asked to tell, in order
   ActorTarget* actor = nullptr;
   Shape* shape = nullptr;
   LeaseId lease = 0;
-  std::list<OutgoingCall*>::iterator position;  // in its target's in_flight
 
   // What becomes of its values, once it has ended well and one of them is lost.
   [[nodiscard]] store::Remaking remaking() const {

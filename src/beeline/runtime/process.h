@@ -265,7 +265,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   void release_args(const store::PayloadPtr& args);
   void cancel_children(const CallKey& parent, bool force) { caller_.cancel_children(parent, force); }
   // Pins entries until the receiver of a message says that it borrowed them; the token to send along.
-  std::uint64_t pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs);
+  std::uint64_t pin_for(ProcessIndex receiver, std::span<const store::ObjectId> refs);
   void unpin(std::uint64_t token);
 
  private:

@@ -277,7 +277,7 @@ void Process::unpin(std::uint64_t token) {
   for (Entry* entry : node.mapped().second) objects_.drop_hold(*entry);
 }
 
-std::uint64_t Process::pin_for(ProcessIndex receiver, const std::vector<store::ObjectId>& refs) {
+std::uint64_t Process::pin_for(ProcessIndex receiver, std::span<const store::ObjectId> refs) {
   if (peers_->is_gone(receiver)) return 0;  // nobody would ever answer
   std::vector<Entry*> pinned;
   for (const auto& ref : refs) {

@@ -164,7 +164,7 @@ void Process::list_tasks(std::uint32_t limit, control::Listing& out) {
 
 void Process::list_objects(std::uint32_t limit, control::Listing& out) {
   Uses uses;
-  const auto use = [&](const std::vector<Entry*>& arguments, const store::PayloadPtr& args) {
+  const auto use = [&](const ThinVector<Entry*>& arguments, const store::PayloadPtr& args) {
     for (const Entry* argument : arguments) ++uses.by_tasks[argument->id];
     if (!args) return;
     for (const auto& ref : args->refs) ++uses.by_tasks[ref];
@@ -193,7 +193,7 @@ void Process::list_objects(std::uint32_t limit, control::Listing& out) {
     row.task_state = task_state_of(entry, producer);
     row.attempt = producer != nullptr ? producer->attempt : 0;
     row.holds = entry.local;
-    row.borrowers = entry.borrowers;
+    row.borrowers.assign(entry.borrowers.begin(), entry.borrowers.end());
     if (entry.payload) {
       row.size_bytes = static_cast<std::int64_t>(entry.payload->size_bytes());
       if (entry.payload->is_error()) row.error = static_cast<std::uint8_t>(entry.payload->failure->kind);

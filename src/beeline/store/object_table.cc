@@ -97,7 +97,7 @@ void ObjectTable::drop_process(ProcessIndex process) {
   // Most processes that end hold nothing of ours, and the search ends with the last thing that this one holds.
   for (auto slot = slots_.begin(); slot != slots_.end() && lent_to_.contains(process); ++slot) {
     if (!slot->used) continue;
-    const auto count = std::erase(slot->entry.borrowers, process);
+    const auto count = erase(slot->entry.borrowers, process);
     if (count == 0) continue;
     take_back(process, count);
     was_released_ = true;
@@ -135,7 +135,7 @@ void ObjectTable::tell_subscribers(Entry& entry) {
 }
 
 void ObjectTable::unwatch(Entry& entry, Watcher& watcher) {
-  std::erase(entry.watchers, &watcher);
+  erase(entry.watchers, &watcher);
 }
 
 void ObjectTable::fail_owner(ProcessIndex owner, const std::string& reason) {

@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "beeline/base/thin_vector.h"
 #include "beeline/store/payload.h"
 
 namespace beeline::store {
@@ -53,10 +54,10 @@ struct Entry {
   void* producer = nullptr;                // own: the caller's record of the call that makes it, or may do so again
   void* lineage = nullptr;                 // own: the caller's record of how to make it again
   Remaking remaking = Remaking::kNoCall;   // own
-  std::uint32_t dependents = 0;           // own: such records that need it; without holds it is there without its value
-  std::vector<ProcessIndex> borrowers;    // own
-  std::vector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced
-  std::vector<Watcher*> watchers;
+  std::uint32_t dependents = 0;          // own: such records that need it; without holds it is there without its value
+  ThinVector<ProcessIndex> borrowers;    // own
+  ThinVector<ProcessIndex> subscribers;  // own: told when it is ready, or replaced
+  ThinVector<Watcher*> watchers;
 
   [[nodiscard]] bool ready() const { return payload != nullptr; }
   [[nodiscard]] bool held() const { return local > 0 || !borrowers.empty(); }

@@ -9,6 +9,7 @@
 
 #include "beeline/base/bytes.h"
 #include "beeline/base/status.h"
+#include "beeline/base/thin_vector.h"
 #include "beeline/memory/arena.h"
 #include "beeline/store/ids.h"
 
@@ -82,12 +83,12 @@ struct Failure {
 
 // Immutable once an object is ready; shared by the table and readers.
 struct Payload {
-  std::string skeleton;                      // pickle; of an error: what dumps_error made
-  bool skeleton_in_buffer = false;           // the last buffer of the placement is the skeleton
-  std::vector<InlineBuffer> inline_buffers;  // small arrays that travel along; a placement has no buffers then
+  std::string skeleton;                     // pickle; of an error: what dumps_error made
+  bool skeleton_in_buffer = false;          // the last buffer of the placement is the skeleton
+  ThinVector<InlineBuffer> inline_buffers;  // small arrays that travel along; a placement has no buffers then
   std::unique_ptr<Placement> placement;
   std::unique_ptr<Failure> failure;
-  std::vector<ObjectId> refs;  // references inside the value
+  ThinVector<ObjectId> refs;  // references inside the value
 
   [[nodiscard]] bool is_error() const { return failure != nullptr; }
   // The value is all here: nothing needs to be fetched from a holder.

@@ -49,7 +49,7 @@ class LineageTest : public ::testing::Test {
     events_.live.insert(payload->placement->publication.slot);
     return payload;
   }
-  static PayloadPtr small(std::vector<ObjectId> refs = {}) {
+  static PayloadPtr small(ThinVector<ObjectId> refs = {}) {
     auto payload = std::make_shared<store::Payload>();
     payload->skeleton = "small";
     payload->refs = std::move(refs);
@@ -70,7 +70,7 @@ class LineageTest : public ::testing::Test {
     call->args = std::move(args);
     for (const auto& ref : call->args->refs) table_.hold(ref, true);
     for (Entry* dependency : dependencies) table_.add_hold(*dependency);
-    call->dependencies = dependencies;
+    call->dependencies.assign(dependencies.begin(), dependencies.end());
     for (std::uint32_t i = 0; i < returns; ++i) {
       Entry& made = table_.create(store::ObjectKind::kValue, &name_);
       table_.add_hold(made);
@@ -82,7 +82,10 @@ class LineageTest : public ::testing::Test {
   // As the end of a call.
   void end(std::unique_ptr<OutgoingCall> call, std::vector<PayloadPtr> values) {
     const bool failed = values.front()->is_error();
-    if (call->options.collects() && !failed) values = {small(streams_.items(call->task))};
+    if (call->options.collects() && !failed) {
+      const auto items = streams_.items(call->task);
+      values = {small({items.begin(), items.end()})};
+    }
     for (std::size_t i = 0; i < call->returns.size(); ++i) {
       Entry& made = *call->returns[i];
       made.producer = nullptr;

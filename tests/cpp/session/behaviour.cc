@@ -26,7 +26,7 @@ PayloadPtr invalid(const std::string& what) {
 
 }  // namespace
 
-PayloadPtr numbers(const std::vector<std::int64_t>& values, std::vector<store::ObjectId> refs) {
+PayloadPtr numbers(const std::vector<std::int64_t>& values, ThinVector<store::ObjectId> refs) {
   auto payload = std::make_shared<store::Payload>();
   for (const auto value : values) payload->skeleton += std::to_string(value) + " ";
   payload->refs = std::move(refs);

@@ -13,7 +13,7 @@
 namespace beeline::runtime::session {
 
 // Values are numbers, written into the skeleton as text.
-store::PayloadPtr numbers(const std::vector<std::int64_t>& values, std::vector<store::ObjectId> refs = {});
+store::PayloadPtr numbers(const std::vector<std::int64_t>& values, ThinVector<store::ObjectId> refs = {});
 std::vector<std::int64_t> numbers_of(const store::Payload& payload);
 
 // Functions are defined under these keys; a function's blob is the name of its behaviour.

@@ -63,8 +63,8 @@ class FuzzTest : public SessionTest {
     for (const auto* item : items) entries.push_back(item->entry);
     return entries;
   }
-  static std::vector<store::ObjectId> ids_of(const std::vector<const Item*>& items) {
-    std::vector<store::ObjectId> ids;
+  static ThinVector<store::ObjectId> ids_of(const std::vector<const Item*>& items) {
+    ThinVector<store::ObjectId> ids;
     for (const auto* item : items) ids.push_back(item->entry->id);
     return ids;
   }

@@ -14,7 +14,7 @@
 namespace beeline::store {
 namespace {
 
-PayloadPtr value_with(std::vector<ObjectId> refs) {
+PayloadPtr value_with(ThinVector<ObjectId> refs) {
   auto payload = std::make_shared<Payload>();
   payload->skeleton = "value";
   payload->refs = std::move(refs);
@@ -53,7 +53,7 @@ struct Counter final : Watcher {
 class ObjectTableTest : public ::testing::Test {
  protected:
   void SetUp() override { table_.set_self(1); }
-  Entry& make(std::vector<ObjectId> refs = {}) {
+  Entry& make(ThinVector<ObjectId> refs = {}) {
     Entry& entry = table_.create(ObjectKind::kValue, nullptr);
     table_.set_ready(entry, value_with(std::move(refs)));
     return entry;
@@ -138,7 +138,7 @@ TEST_F(ObjectTableTest, AForeignObjectIsBorrowedOnceAndReleasedOnce) {
 TEST_F(ObjectTableTest, AValueHoldsTheReferencesInsideItAndFreesThemInAChain) {
   std::vector<ObjectId> chain;
   for (int i = 0; i < 1000; ++i) {
-    Entry& entry = make(chain.empty() ? std::vector<ObjectId>{foreign(9)} : std::vector<ObjectId>{chain.back()});
+    Entry& entry = make({chain.empty() ? foreign(9) : chain.back()});
     chain.push_back(entry.id);
     if (chain.size() > 1) table_.drop_hold(*table_.find(chain[chain.size() - 2]));
   }
@@ -408,12 +408,12 @@ class World {
   }
 
   void create(Node& node) {
-    std::vector<ObjectId> refs;
+    ThinVector<ObjectId> refs;
     for (auto left = random_() % 3; left > 0; --left) {
       if (const auto held = any_held(node)) refs.push_back(*held);
     }
     Entry& entry = node.table.create(ObjectKind::kValue, nullptr);
-    contents_[{entry.id.owner, entry.id.serial}] = refs;
+    contents_[{entry.id.owner, entry.id.serial}].assign(refs.begin(), refs.end());
     ++node.user[{entry.id.owner, entry.id.serial}];
     node.table.set_ready(entry, value_with(std::move(refs)));
   }
