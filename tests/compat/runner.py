@@ -13,9 +13,11 @@ group with that installed. Without it Ray's outcomes of the group are those of t
 """
 
 import builtins
+import concurrent.futures
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -69,12 +71,26 @@ def can_ask(engine, name):
     return engine != "ray" or not needs_dashboard(name) or importlib.util.find_spec("aiohttp_cors") is not None
 
 
-def run(engine, names):
-    """Runs the named cases; returns {name: Outcome}, with an entry for every name."""
+def run(engine, names, at_once=1):
+    """Runs the named cases; returns {name: Outcome}, with an entry for every name.
+
+    So many children at once share the groups among them: most cases wait more than they work.
+    """
     known = list(cases())
     why = 'needs a dashboard: pip install "ray[default]", then python tests/compat/runner.py record GROUP'
     outcomes = {name: Outcome(broke=why) for name in names if not can_ask(engine, name)}
     remaining = sorted(set(names) - outcomes.keys(), key=known.index)
+    groups = [list(group) for _, group in itertools.groupby(remaining, key=lambda name: name.split(".")[0])]
+    shares = [list(itertools.chain.from_iterable(groups[first::at_once])) for first in range(at_once)]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+        for share in threads.map(lambda share: _run_share(engine, share), shares):
+            outcomes.update(share)
+    return outcomes
+
+
+def _run_share(engine, remaining):
+    """Runs the cases in one child, and in another one what is left where that is lost."""
+    outcomes = {}
     while remaining:
         with tempfile.TemporaryDirectory(prefix="compat-") as folder:
             finished, blamed, text = _run_child(engine, remaining, pathlib.Path(folder))
