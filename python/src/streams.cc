@@ -94,7 +94,7 @@ store::PayloadPtr collection_of(std::vector<store::ObjectId> items) {
     text += binary;
   }
   text += "tR.";
-  payload->refs = std::move(items);
+  payload->refs.assign(items.begin(), items.end());
   return payload;
 }
 

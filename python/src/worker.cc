@@ -170,7 +170,7 @@ void construct_actor(const runtime::control::AssignActor& assigned) {
   }
   IncomingCall arguments;
   arguments.args = spec->args;
-  arguments.dependencies = spec->dependencies;
+  arguments.dependencies.assign(spec->dependencies.begin(), spec->dependencies.end());
   running.set_executing_task(true);
   (void)wait_with_signals(Deadline::never(), [&](Deadline slice) {
     return running.wait(arguments.dependencies, arguments.dependencies.size(), slice);

@@ -65,8 +65,19 @@ def link(engine):
     connection.close()
 
 
-def ask(link, request):
-    link.send(request, Bound().check)
+def ask_to_read(link, *pieces):
+    """(code, what came)."""
+    asked = request(*pieces)
+    nbytes = messages.decode_request(asked).nbytes
+    take = link.expect_bytes(nbytes)
+    link.send(asked, Bound().check)
+    code, _ = messages.decode_reply(link.receive(Bound().check))
+    take()
+    return code, bytes(link.staging[:nbytes].numpy())
+
+
+def ask_to_write(link, *pieces):
+    link.send(request(*pieces, operation="write"), Bound().check)
     return messages.decode_reply(link.receive(Bound().check))[0]
 
 
@@ -76,10 +87,8 @@ def request(*pieces, operation="read"):
 
 def test_what_is_in_order_is_answered(exposed, link):
     memory, key = exposed
-    assert ask(link, request((key, 3, 2, 5, 100), (key, 0, 4, 1, 0))) == messages.Code.OK
-    link.receive_bytes(14, Bound().check)
     expected = b"".join(memory[3 + 100 * i : 5 + 100 * i] for i in range(5)) + memory[:4]
-    assert bytes(link.staging[:14].numpy()) == expected
+    assert ask_to_read(link, (key, 3, 2, 5, 100), (key, 0, 4, 1, 0)) == (messages.Code.OK, expected)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,8 @@ def test_what_is_in_order_is_answered(exposed, link):
 )
 def test_what_is_not_within_the_memory_is_refused(exposed, link, piece):
     _, key = exposed
-    assert ask(link, request((key, *piece))) == messages.Code.REFUSED
+    code, came = ask_to_read(link, (key, *piece))
+    assert code == messages.Code.REFUSED and not any(came)
     with pytest.raises(exceptions.PeerLostError):
         link.receive(Bound().check)
 
@@ -159,21 +169,22 @@ def test_bytes_that_mean_nothing_are_malformed_and_no_more(message):
 
 def test_keys_are_needed_and_say_what_may_be_done(engine, exposed, link):
     memory, key = exposed
-    assert ask(link, request((bytes(16), 0, 1, 1, 0))) == messages.Code.STALE
-    assert ask(link, request((key, 0, 1, 1, 0), operation="write")) == messages.Code.REFUSED
+    assert ask_to_read(link, (bytes(16), 0, 1, 1, 0)) == (messages.Code.STALE, b"\0")
+    assert ask_to_write(link, (key, 0, 1, 1, 0)) == messages.Code.REFUSED
     assert memory[0] == 0
 
 
 def test_memory_that_was_withdrawn_is_stale(engine, exposed, link):
     _, key = exposed
+    assert ask_to_read(link, (key, 0, 2, 1, 0))[0] == messages.Code.OK
     engine.owner().withdraw(key)
-    assert ask(link, request((key, 0, 1, 1, 0))) == messages.Code.STALE
+    assert ask_to_read(link, (key, 0, 2, 1, 0)) == (messages.Code.STALE, bytes(2))
 
 
 def test_a_write_that_meets_a_withdrawal_touches_nothing(engine, link):
     memory = bytearray(64)
     _, key = engine.owner().expose(memoryview(memory), True)
-    assert ask(link, request((key, 0, 64, 1, 0), operation="write")) == messages.Code.OK
+    assert ask_to_write(link, (key, 0, 64, 1, 0)) == messages.Code.OK
     engine.owner().withdraw(key)
     link.staging[:64] = 7
     link.send_bytes(64, Bound().check)

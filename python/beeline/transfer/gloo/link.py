@@ -1,8 +1,8 @@
 """One connection of the path "gloo": a control socket, and a process group of two ranks that is this connection's own.
 
 gloo's waits can be neither shortened nor called off, but a wait that runs out closes every pair of its group, and with
-that all others that wait in it. So a thread of the link waits in gloo, and whoever ends the link waits there for a
-moment for what never comes. Bytes go through staging memory: what arrives after the link has ended hurts nobody.
+that all others that wait in it. So whoever has a deadline waits in gloo for no more than what is here already, or has a
+thread of the link wait there; whoever ends the link waits there for a moment for what never comes. Bytes go through staging memory: what arrives after the link has ended hurts nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import queue
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +34,8 @@ _BYTES_TAG, _END_TAG = 1, 2
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL | select.POLLRDHUP
 # A wait in gloo ends with its link.
 _NO_END = timedelta(days=365)
+# What was sent is in a socket's buffer of this host.
+_ON_THE_WAY = timedelta(seconds=5)
 
 Check = Callable[[], None]
 
@@ -72,6 +74,10 @@ class _Job:
         self.work = work
         self.done = threading.Event()
         self.error: BaseException | None = None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 class Link:
@@ -175,10 +181,38 @@ class Link:
         chunk = self.staging[:nbytes]
         self._do(lambda: self._group.send([chunk], 1 - self._rank, _BYTES_TAG).wait(_NO_END), check)
 
+    def send_bytes_here(self, nbytes: int) -> None:
+        """The same by the calling thread: nothing but the end of the link calls it off. Raises PeerLostError."""
+        with self._alive():
+            self._group.send([self.staging[:nbytes]], 1 - self._rank, _BYTES_TAG).wait(_NO_END)
+
     def receive_bytes(self, nbytes: int, check: Check) -> None:
-        """Likewise from there."""
+        """As send_bytes(), from there."""
         chunk = self.staging[:nbytes]
         self._do(lambda: self._group.recv([chunk], 1 - self._rank, _BYTES_TAG).wait(_NO_END), check)
+
+    def expect_bytes(self, nbytes: int) -> Callable[[], None]:
+        """Begins to receive them. What it returns takes them, once the other side has said that it has sent them.
+
+        Both raise PeerLostError.
+        """
+        with self._alive():
+            work = self._group.recv([self.staging[:nbytes]], 1 - self._rank, _BYTES_TAG)
+
+        def take() -> None:
+            with self._alive():
+                work.wait(_ON_THE_WAY)
+
+        return take
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """gloo's errors are the link's end."""
+        try:
+            yield
+        except Exception as error:
+            self._end(socket.SHUT_WR)
+            raise self._lost(_first_line(error)) from None
 
     def _do(self, work: Callable[[], None], check: Check) -> None:
         """Has the link's thread do it; the link is of no use any more where it fails."""
@@ -193,7 +227,7 @@ class Link:
             raise
         if job.error is not None:
             self._end(socket.SHUT_WR)
-            raise self._lost(str(job.error).partition("\n")[0]) from None
+            raise self._lost(_first_line(job.error)) from None
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -9,8 +9,10 @@ Each message is one packet of a unix socket that keeps their borders, so that no
     request   operation u8 (0 read, 1 write), number of pieces u32, then each: key (16 bytes), offset u64, length u64,
               count u64, stride u64                                                   reader
 
-After the reply to a request that is taken, and only then, the bytes of its pieces go through gloo, one after the other;
-after those of a write comes one more reply: whether they are in the owner's memory.
+To a request to read the owner sends the bytes of the pieces through gloo, one after the other, and then a reply: once
+that is there, the bytes are at the reader's host. Where it is a refusal they are zeros: they come all the same, for the
+reader has begun to receive them before it asks. A request to write is answered by a reply. If it is taken, and only then,
+the bytes go through gloo; behind them comes one more reply: whether they are in the owner's memory.
 """
 
 from __future__ import annotations
@@ -46,6 +48,18 @@ class Code(enum.IntEnum):
     OK = 0
     REFUSED = 1  # not in order: the connection ends
     STALE = 2  # the memory is exposed no more
+
+    @property
+    def text(self) -> str:
+        """Why the owner did not do it."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Code.OK: "",
+    Code.REFUSED: "it is not within what was exposed",
+    Code.STALE: "the memory is not exposed any more",
+}
 
 
 class Malformed(Exception):  # noqa: N818 - what is wrong with a message

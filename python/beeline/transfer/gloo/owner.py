@@ -195,31 +195,43 @@ class Owner:
 
     def _answer(self, link: Link, request: Request) -> None:
         """Moves what the request asks for. Raises Malformed where it asks for what it may not."""
+        exposures, code = self._find(request)
+        if request.operation == "read":
+            if code == Code.OK:
+                code = _move(request, exposures, link.staging.numpy())
+            if code != Code.OK:
+                link.staging[: request.nbytes] = 0  # nobody is shown what lay there
+            link.send_bytes_here(request.nbytes)
+        elif code == Code.OK:
+            link.send(messages.encode_reply(code), self._check)
+            link.receive_bytes(request.nbytes, self._check)
+            code = _move(request, exposures, link.staging.numpy())
+        link.send(messages.encode_reply(code), self._check)
+        if code == Code.REFUSED:
+            raise Malformed(f"a {request.operation} of what is not within what was exposed: {request.pieces}")
+
+    def _find(self, request: Request) -> tuple[list[Exposure], Code]:
+        """What the pieces are parts of, where all of them may be asked for."""
         exposures = []
         for piece in request.pieces:
             with self._lock:
                 exposure = self._exposures.get(piece.key)
             if exposure is None:
-                return self._refuse_stale(link)
+                return [], Code.STALE
             if not exposure.holds(piece) or (request.operation == "write" and not exposure.writable):
-                link.send(messages.encode_reply(Code.REFUSED, b"it is not within what was exposed"), self._check)
-                raise Malformed(f"a {request.operation} of {piece} in {exposure.nbytes} bytes")
+                return [], Code.REFUSED
             exposures.append(exposure)
-        staging, at = link.staging.numpy(), 0
-        if request.operation == "write":
-            link.send(messages.encode_reply(Code.OK), self._check)
-            link.receive_bytes(request.nbytes, self._check)
-        for exposure, piece in zip(exposures, request.pieces, strict=True):
-            part = staging[at : at + piece.nbytes]
-            at += piece.nbytes
-            try:
-                exposure.write(piece, part) if request.operation == "write" else exposure.read(piece, part)
-            except StaleReferenceError:
-                return self._refuse_stale(link)
-        link.send(messages.encode_reply(Code.OK), self._check)
-        if request.operation == "read":
-            link.send_bytes(request.nbytes, self._check)
-        return None
+        return exposures, Code.OK
 
-    def _refuse_stale(self, link: Link) -> None:
-        link.send(messages.encode_reply(Code.STALE, b"the memory is not exposed any more"), self._check)
+
+def _move(request: Request, exposures: list[Exposure], staging: Any) -> Code:
+    """Between the staging memory and what is exposed."""
+    at = 0
+    for exposure, piece in zip(exposures, request.pieces, strict=True):
+        part = staging[at : at + piece.nbytes]
+        at += piece.nbytes
+        try:
+            exposure.write(piece, part) if request.operation == "write" else exposure.read(piece, part)
+        except StaleReferenceError:
+            return Code.STALE
+    return Code.OK

@@ -182,24 +182,30 @@ class Connection:
         assert link is not None
         staging, at = link.staging.numpy(), 0
         request = Request(operation, [piece for piece, _ in chunk])
+        asked = messages.encode_request(operation, request.pieces)
         if operation == "write":
             for piece, local in chunk:
                 staging[at : at + piece.nbytes].reshape(local.shape)[:] = local
                 at += piece.nbytes
-        link.send(messages.encode_request(operation, request.pieces), wait.check)
-        self._hear(link, wait)
-        if operation == "write":
+            link.send(asked, wait.check)
+            self._hear(link, wait)
             link.send_bytes(request.nbytes, wait.check)
             self._hear(link, wait)
             return
-        link.receive_bytes(request.nbytes, wait.check)
+        take = link.expect_bytes(request.nbytes)
+        link.send(asked, wait.check)
+        code, _ = messages.decode_reply(link.receive(wait.check))
+        take()
+        self._expect_ok(code)
         for piece, local in chunk:
             local[:] = staging[at : at + piece.nbytes].reshape(local.shape)
             at += piece.nbytes
 
     def _hear(self, link: Link, wait: Wait) -> None:
-        code, text = messages.decode_reply(link.receive(wait.check))
+        self._expect_ok(messages.decode_reply(link.receive(wait.check))[0])
+
+    def _expect_ok(self, code: Code) -> None:
         if code == Code.STALE:
-            raise StaleReferenceError(f"{self._peer_name}: {text.decode(errors='replace')}")
+            raise StaleReferenceError(f"{self._peer_name}: {code.text}")
         if code != Code.OK:
-            raise DirectTransportError(f"{self._peer_name} refuses: {text.decode(errors='replace')}")
+            raise DirectTransportError(f"{self._peer_name} refuses: {code.text}")

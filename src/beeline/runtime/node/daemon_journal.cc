@@ -69,17 +69,19 @@ void Daemon::give_up_journal(const Status& why) {
 }
 
 void Daemon::note_changed_tables() {
-  // What something was created with is written once, and again when most of it is gone.
+  // What something was created with is written once, and again at its end, when most of it is gone.
+  const auto note = [&](const Journal::Key& created, const Journal::Key& state, bool has_ended) {
+    changed_.insert(state);
+    if (has_ended || (journal_ && !journal_->has(created))) changed_.insert(created);
+  };
   for (const ActorId actor : actors_.take_changed()) {
-    changed(Journal::Kind::kActorState, actor);
     const auto* record = actors_.find(actor);
-    if (record == nullptr || record->is_dead() || (journal_ && !journal_->has({Journal::Kind::kActor, actor}))) {
-      changed(Journal::Kind::kActor, actor);
-    }
+    note({Journal::Kind::kActor, actor}, {Journal::Kind::kActorState, actor}, record == nullptr || record->is_dead());
   }
   for (const GroupId group : groups_.take_changed()) {
-    changed(Journal::Kind::kGroupState, group);
-    changed(Journal::Kind::kGroup, group);
+    const auto* record = groups_.find(group);
+    note({Journal::Kind::kGroup, group}, {Journal::Kind::kGroupState, group},
+         record == nullptr || record->is_removed());
   }
 }
 
