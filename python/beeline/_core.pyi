@@ -64,6 +64,10 @@ def session_error() -> str | None:
     """Why the session ended under us (beelined died), or None."""
 
 def live_sessions() -> list[str]: ...  # directories of this user's sessions on this machine
+def usable_cpus() -> int: ...  # those that the process is bound to, or fewer where a cgroup's quota allows less
+def usable_memory() -> int: ...  # bytes: the machine's, or less where a cgroup allows less
+def default_quota_bytes() -> int: ...  # what the published objects of one process may take where `init` is not told
+def default_memory_resource() -> int: ...  # of "memory", which tasks may ask for
 def remove_stale_sessions() -> dict[str, int]: ...  # what dead sessions left: {directories, processes}
 
 PART_USAGE: int  # parts of the state that are told on request, to be added

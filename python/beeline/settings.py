@@ -364,6 +364,7 @@ def _of_variable(variable: Variable, env: Mapping[str, str]) -> Row:
 
 
 def _of_init() -> list[Row]:
+    from beeline import _core
     from beeline.api import session
     from beeline.engines import embedded
 
@@ -371,7 +372,7 @@ def _of_init() -> list[Row]:
     values = {
         "num_cpus": f"{found['CPU']:g}",
         "num_gpus": f"{found.get('GPU', 0):g}",
-        "object_store_memory": str(embedded.default_quota_bytes()),
+        "object_store_memory": str(_core.default_quota_bytes()),
     }
     return _arguments("init", session.init, values, "python/beeline/api/session.py")
 

@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "beeline/os/fork_count.h"
+#include "beeline/os/process_limits.h"
 #include "dicts.h"
 #include "metrics.h"
 #include "values.h"
@@ -262,6 +263,10 @@ void bind_session(nb::module_& m) {
     return running == nullptr ? std::nullopt : running->session_error();
   });
   m.def("set_hooks", [](nb::object hooks) { set_hooks(std::move(hooks)); });
+  m.def("usable_cpus", &os::usable_cpus);
+  m.def("usable_memory", &os::usable_memory);
+  m.def("default_quota_bytes", &runtime::default_quota_bytes);
+  m.def("default_memory_resource", &runtime::default_memory_resource);
   m.def("remove_stale_sessions", [] {
     const auto removed = runtime::remove_stale_sessions();
     if (!removed) raise_status(removed.status(), "remove stale sessions");

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from beeline import _core
 from beeline.api import this_worker
 from beeline.engines import embedded
 
@@ -11,7 +12,7 @@ from beeline.engines import embedded
 def test_given_numbers_override_what_is_found():
     found = embedded.detected_resources(3, 2, {"slot": 0.5})
     assert (found["CPU"], found["GPU"], found["slot"]) == (3.0, 2.0, 0.5)
-    assert 0 < found["memory"] < embedded.memory_bytes()
+    assert 0 < found["memory"] < _core.usable_memory()
     assert "GPU" not in embedded.detected_resources(1, 0, {})
 
 

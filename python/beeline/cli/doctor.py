@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from beeline import _core
-from beeline.engines import cgroup, preload
+from beeline.engines import preload
 from beeline.tensors import transports
 
 MINIMUM_KERNEL = (5, 14)
@@ -98,7 +98,7 @@ def _huge_pages() -> Check:
 
 def _memory() -> Check:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = cgroup.memory_limit_bytes() or total
+    limit = _core.usable_memory()
     found = f"{total / 2**30:.1f} GiB"
     if limit < total:
         found += f", cgroup limit {limit / 2**30:.1f} GiB"

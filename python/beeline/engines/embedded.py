@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beeline import _core
-from beeline.engines import cgroup, preload
+from beeline.engines import preload
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAEMON = PACKAGE / "bin" / "beelined"
 ZYGOTE_COMMAND = (sys.executable, "-P", "-m", "beeline._zygote")
 VENV_COMMAND = (sys.executable, "-P", "-m", "beeline.runtime_env.make_venv")
-# Of the memory there is: what published objects may take by default, and the "memory" that tasks may ask for.
-QUOTA_SHARE = 0.6
-MEMORY_SHARE = 0.7
 # Tells workers the quota before they join, when their arena opens.
 QUOTA_VARIABLE = "BEELINE_ARENA_QUOTA_BYTES"
 
@@ -57,7 +54,7 @@ def join(session_dir: str, config: bytes, log_to_driver: bool) -> dict[str, Any]
 
 
 def _quota(given: int | None) -> int:
-    return default_quota_bytes() if given is None else given
+    return _core.default_quota_bytes() if given is None else given
 
 
 def _for_core(options: Options) -> dict[str, Any]:
@@ -84,29 +81,13 @@ def _for_core(options: Options) -> dict[str, Any]:
 def detected_resources(num_cpus: float | None, num_gpus: float | None, custom: Mapping[str, float]) -> dict[str, float]:
     """What this machine offers; a given number overrides what is found."""
     found = {
-        "CPU": float(_cpu_count() if num_cpus is None else num_cpus),
+        "CPU": float(_core.usable_cpus() if num_cpus is None else num_cpus),
         "GPU": float(_gpu_count() if num_gpus is None else num_gpus),
-        "memory": float(int(memory_bytes() * MEMORY_SHARE)),
+        "memory": float(_core.default_memory_resource()),
         "node:127.0.0.1": 1.0,
         **{name: float(amount) for name, amount in custom.items()},
     }
     return {name: amount for name, amount in found.items() if amount}
-
-
-def default_quota_bytes() -> int:
-    """What published objects of one process may take where `init` is not told."""
-    return int(memory_bytes() * QUOTA_SHARE)
-
-
-def memory_bytes() -> int:
-    """Memory of the machine or of its cgroup, whichever is less."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(total, cgroup.memory_limit_bytes() or total)
-
-
-def _cpu_count() -> int:
-    count = len(os.sched_getaffinity(0))
-    return min(count, max(1, int(cgroup.cpu_limit() or count)))
 
 
 def _gpu_count() -> int:

@@ -8,7 +8,6 @@ from typing import Any
 from beeline import _core
 from beeline.api import labels as label_rules
 from beeline.api import notices, session
-from beeline.engines import embedded
 
 # Every virtual node has it, as "true".
 VIRTUAL_LABEL = "beeline.io/virtual"
@@ -123,7 +122,7 @@ class VirtualCluster:
                 {
                     "CPU": float(num_cpus),
                     "GPU": float(num_gpus),
-                    "memory": float(int(embedded.memory_bytes() * embedded.MEMORY_SHARE) if memory is None else memory),
+                    "memory": float(_core.default_memory_resource() if memory is None else memory),
                     **{name: float(amount) for name, amount in (resources or {}).items()},
                 },
                 {**own_labels, VIRTUAL_LABEL: "true"},

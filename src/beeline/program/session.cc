@@ -1,7 +1,6 @@
 #include "beeline/program/session.h"
 
 #include <dlfcn.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <filesystem>
 #include <random>
 
+#include "beeline/os/process_limits.h"
 #include "beeline/program/pickle.h"
 #include "beeline/program/state.h"
 
@@ -26,25 +26,12 @@ struct Reference::Impl {
 
 namespace {
 
-// As beeline.engines.embedded has them.
-constexpr double kQuotaShare = 0.6;
-constexpr double kMemoryShare = 0.7;
 constexpr const char* kQuotaVariable = "BEELINE_ARENA_QUOTA_BYTES";
 constexpr auto kEndWithin = std::chrono::seconds(3);
 
 std::string variable(const char* name) {
   const char* const value = std::getenv(name);
   return value == nullptr ? "" : value;
-}
-
-std::uint64_t memory_bytes() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
-}
-
-double usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? static_cast<double>(CPU_COUNT(&set)) : 1;
 }
 
 Result<std::string> own_program() {
@@ -122,18 +109,14 @@ Result<std::shared_ptr<State>> start(const Options& options) {
   auto state = std::make_shared<State>();
   BEELINE_ASSIGN(state->program, own_program());
   state->name_space = options.name_space.empty() ? random_name() : options.name_space;
-  const auto total = memory_bytes();
   memory::Arena::Options arena;
-  arena.quota_bytes = options.object_store_memory != 0
-                          ? options.object_store_memory
-                          : static_cast<std::uint64_t>(static_cast<double>(total) * kQuotaShare);
+  arena.quota_bytes = options.object_store_memory != 0 ? options.object_store_memory : runtime::default_quota_bytes();
   runtime::LaunchOptions launch;
   BEELINE_ASSIGN(launch.daemon_path, find_daemon());
   launch.resources = options.resources;
-  launch.resources["CPU"] = options.num_cpus.value_or(usable_cpus());
+  launch.resources["CPU"] = options.num_cpus.value_or(os::usable_cpus());
   if (options.num_gpus > 0) launch.resources["GPU"] = options.num_gpus;
-  launch.resources["memory"] =
-      static_cast<double>(static_cast<std::uint64_t>(static_cast<double>(total) * kMemoryShare));
+  launch.resources["memory"] = static_cast<double>(runtime::default_memory_resource());
   launch.resources["node:127.0.0.1"] = 1;
   std::string python = options.python.empty() ? variable("BEELINE_PYTHON") : options.python;
   if (python.empty()) python = "python3";

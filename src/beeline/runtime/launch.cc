@@ -20,9 +20,13 @@
 
 #include "beeline/os/private_folder.h"
 #include "beeline/os/process.h"
+#include "beeline/os/process_limits.h"
 
 namespace beeline::runtime {
 namespace {
+
+constexpr double kQuotaShare = 0.6;
+constexpr double kMemoryShare = 0.7;
 
 constexpr auto kRegisterTimeout = std::chrono::seconds(20);
 // A directory that is being made has a name of its own until its lock is held; one of this age was abandoned.
@@ -214,6 +218,14 @@ Status link_spill_folder(const LaunchOptions& options) {
 }
 
 }  // namespace
+
+std::uint64_t default_quota_bytes() {
+  return static_cast<std::uint64_t>(static_cast<double>(os::usable_memory()) * kQuotaShare);
+}
+
+std::uint64_t default_memory_resource() {
+  return static_cast<std::uint64_t>(static_cast<double>(os::usable_memory()) * kMemoryShare);
+}
 
 Status remove_session_dir(const std::string& session_dir) {
   const std::filesystem::path path(session_dir);

@@ -34,6 +34,11 @@ inline constexpr const char* kWorkerTokenVariable = "BEELINE_WORKER_TOKEN";
 // Seconds, see LaunchOptions::daemon_wait_ms.
 inline constexpr const char* kDaemonWaitVariable = "BEELINE_DAEMON_WAIT_S";
 
+// Bytes that the published objects of one process may take where nobody says: a part of the memory there is.
+std::uint64_t default_quota_bytes();
+// Of the resource "memory", which tasks may ask for: likewise.
+std::uint64_t default_memory_resource();
+
 // What a session is started with. The daemon gets all of it as its first frame.
 struct LaunchOptions {
   std::string daemon_path;                        // of beelined

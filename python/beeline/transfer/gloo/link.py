@@ -2,7 +2,8 @@
 
 gloo's waits can be neither shortened nor called off, but a wait that runs out closes every pair of its group, and with
 that all others that wait in it. So whoever has a deadline waits in gloo for no more than what is here already, or has a
-thread of the link wait there; whoever ends the link waits there for a moment for what never comes. Bytes go through staging memory: what arrives after the link has ended hurts nobody.
+thread of the link wait there; whoever ends the link waits there for a moment for what never comes. Bytes go through
+staging memory: what arrives after the link has ended hurts nobody.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Each message is one packet of a unix socket that keeps their borders, so that no
 
 To a request to read the owner sends the bytes of the pieces through gloo, one after the other, and then a reply: once
 that is there, the bytes are at the reader's host. Where it is a refusal they are zeros: they come all the same, for the
-reader has begun to receive them before it asks. A request to write is answered by a reply. If it is taken, and only then,
-the bytes go through gloo; behind them comes one more reply: whether they are in the owner's memory.
+reader has begun to receive them before it asks. A request to write is answered by a reply. If it is taken, and only
+then, the bytes go through gloo; behind them comes one more reply: whether they are in the owner's memory.
 """
 
 from __future__ import annotations
