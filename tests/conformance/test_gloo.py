@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,16 @@ def test_what_is_not_within_the_memory_is_refused(exposed, link, piece):
     assert code == messages.Code.REFUSED and not any(came)
     with pytest.raises(exceptions.PeerLostError):
         link.receive(Bound().check)
+
+
+def test_bytes_that_are_said_to_be_sent_and_do_not_come_end_the_connection(engine, link, monkeypatch):
+    monkeypatch.setattr("beeline.transfer.gloo.link._ON_THE_WAY", timedelta(milliseconds=50))
+    take = link.expect_bytes(8)
+    with pytest.raises(exceptions.PeerLostError, match="by gloo has ended"):
+        take()
+    with pytest.raises(exceptions.PeerLostError):
+        link.expect_bytes(8)
+    expect_service(engine)
 
 
 @pytest.mark.parametrize(
