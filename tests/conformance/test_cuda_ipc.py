@@ -215,6 +215,7 @@ def test_a_readers_own_kernels_are_done_with_the_target_first(gpu_owner, agent, 
     assert bool((out.cpu() == 5).all())
 
 
+@pytest.mark.full
 @TARGETS
 def test_a_time_out_writes_nothing_later(start_gpu_owner, agent, target):
     owner = start_gpu_owner()

@@ -96,6 +96,7 @@ def test_a_large_tensor_arrives_over_several_streams(owner, agent):
     assert torch.equal(agent.fetch(refs, path="tcp")[0], torch.arange(1 << 23))
 
 
+@pytest.mark.full
 def test_readers_beside_a_busy_writer_see_one_state(start_owner, folder):
     test_integrity.test_readers_beside_a_busy_writer_see_one_state(start_owner, folder, "tcp", False)
 

@@ -141,6 +141,7 @@ def test_a_killed_owner_is_an_error_that_says_so(programs, start, language):
     assert stranger.close() == 1
 
 
+@pytest.mark.full
 def test_what_are_no_references_is_refused(programs, start):
     reader = start(programs / "reader")
     for line in ("", "{}", json.dumps({"owner": 1, "regions": [], "tensors": [{}]})):
