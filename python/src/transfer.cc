@@ -179,7 +179,7 @@ class PyAgent {
   [[nodiscard]] std::string address() const { return agent()->address().text(); }
 
   TensorRefs add(const nb::list& tensors, std::vector<std::string> names, bool with_checksums,
-                 std::optional<std::uintptr_t> stream) {
+                 std::optional<std::uintptr_t> stream, const std::string& path) {
     const auto own = agent();
     auto schema = std::make_shared<transfer::Schema>();
     schema->tensors.reserve(nb::len(tensors));  // sources point there
@@ -200,7 +200,17 @@ class PyAgent {
     require(registered.status(), "register " + std::to_string(sources.size()) + " tensors");
     TensorRefs refs{std::move(registered->tensors), ending_without_gil(std::move(registered->registration))};
     announce(refs, stream);
+    if (!path.empty()) give_keys(refs, path);
     return refs;
+  }
+
+  // Who reads by that path need not ask for them.
+  void give_keys(TensorRefs& refs, const std::string& path) {
+    auto keys = without_gil([&, own = agent()] { return own->keys(refs.descriptor->regions, path); });
+    require(keys.status(), "register tensors for the path \"" + path + "\"");
+    auto given = std::make_shared<transfer::Descriptor>(*refs.descriptor);
+    given->keys = std::move(*keys);
+    refs.descriptor = std::move(given);
   }
 
   // What a stream holds by now comes before what peers read from now on; without one, torch's current stream.
@@ -563,7 +573,7 @@ void bind_transfer(nb::module_& m) {
       .def("close", &PyAgent::close)
       .def_prop_ro("address", &PyAgent::address)
       .def("add", &PyAgent::add, nb::arg("tensors"), nb::arg("names"), nb::arg("with_checksums"),
-           nb::arg("stream").none())
+           nb::arg("stream").none(), nb::arg("path"))
       .def("announce", &PyAgent::announce, nb::arg("refs"), nb::arg("stream").none())
       .def("empty", &PyAgent::empty)
       .def("make", &PyAgent::make)

@@ -98,6 +98,32 @@ def pair(place):
         agent.close()
 
 
+def test_references_carry_the_keys_of_the_path_that_they_were_registered_for(pair):
+    owner, reader, owners, readers = pair()
+    tensors = [torch.arange(1000), torch.ones(3)]
+    kept = owner.register(tensors, path="shelf")
+    exposed = owners.calls.count("expose")
+    assert exposed == len(owners.calls) - 1 and owners.calls[0] == "open"
+    refs = TensorRefs.from_bytes(kept.to_bytes())
+    for _ in range(2):
+        assert all(map(torch.equal, reader.fetch(refs, path="shelf"), tensors))
+    assert torch.equal(reader.fetch(refs[1], path="shelf"), tensors[1])
+    assert torch.equal(reader.fetch(kept, path="cma")[0], tensors[0])  # by others as well
+    assert owners.calls.count("expose") == exposed
+    del kept
+    gc.collect()
+    assert owners.calls.count("withdraw") == exposed
+    with pytest.raises(exceptions.StaleReferenceError):
+        reader.fetch(refs, path="shelf")
+
+
+def test_a_path_that_there_is_not_cannot_be_registered_for(pair):
+    owner, *_ = pair()
+    with pytest.raises(exceptions.TransportUnavailableError, match='no path "shelves"'):
+        owner.register([torch.ones(3)], path="shelves")
+    owner.register([torch.ones(3)], path="shm")  # which needs no keys
+
+
 def test_every_method_is_called_in_its_time(pair):
     owner, reader, owners, readers = pair()
     tensors = [torch.arange(1000), torch.arange(64 * 64).reshape(64, 64).t()[::2]]

@@ -95,7 +95,7 @@ class EngineTransport(TensorTransportManager):
         metadata = _describe(tensors)
         metadata.of_jax = of_jax
         real = [tensor.detach().resolve_conj().resolve_neg() for tensor in tensors]
-        refs = _agents.get(listening=self.listens).register(real, stream=_stream_for(real))
+        refs = _agents.get(listening=self.listens).register(real, stream=_stream_for(real), path=self.path)
         metadata.refs = refs.to_bytes()
         self._registered[obj_id] = refs
         return metadata

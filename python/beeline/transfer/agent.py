@@ -112,7 +112,7 @@ class Agent:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def register(self, tensors: Any, *, checksum: bool = False, stream: Any = None) -> Any:
+    def register(self, tensors: Any, *, checksum: bool = False, stream: Any = None, path: str | None = None) -> Any:
         """Lets other agents reach tensors where they are: nothing is copied.
 
         Args:
@@ -123,18 +123,20 @@ class Agent:
             stream: Of CUDA tensors: what this stream (a torch.cuda.Stream, or its handle) holds by now is done before
                 others read; by default torch's current stream. Each fetch also waits for what the owner's default
                 stream holds then. What goes into other streams later is waited for if `writing` says so.
+            path: Of readers, if it is known by which they come: the references carry what they would ask for first,
+                which saves each new registration an exchange with the owner. By any other path they are read as well.
 
         Returns:
             A `TensorRef` for one, `TensorRefs` for several. They see what is written to the tensors later.
 
         Raises:
             TypeError: Something is neither a tensor nor an array of numbers.
-            TransportUnavailableError: No path serves the device, or its memory cannot be handed to others (torch's
+            TransportUnavailableError: There is no such path, no path serves the device, or its memory cannot be handed to others (torch's
                 expandable segments, pools of cudaMallocAsync); the message says what to do.
             ValueError: A tensor's memory does not hold its values (a lazy conjugate).
         """
         names, values = named(tensors)
-        refs = self._agent.add(values, names, checksum, devices.stream_handle(stream))
+        refs = self._agent.add(values, names, checksum, devices.stream_handle(stream), path or "")
         return TensorRefs(refs) if isinstance(tensors, (Mapping, list, tuple)) else TensorRef(refs.at(0))
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "beeline/os/remote_memory.h"
@@ -238,6 +239,26 @@ bool Agent::start_exporters() {
   return exporters_started_;
 }
 
+Result<Bytes> Agent::keys(std::span<const transport::Region> regions, const std::string& path) {
+  const transport::Transport* const transport = find_transport(path);
+  if (transport == nullptr) {
+    return Status(Code::kUnsupported, "agent \"" + name_ + "\" has no path \"" + path + "\"");
+  }
+  if (transport->exporter() == nullptr) return Bytes();
+  messages::Given given;
+  for (const auto& region : regions) {
+    auto said = answer(messages::ask_about(messages::Question::kReadKey, path, region), address_.id);
+    if (said.code != static_cast<std::uint8_t>(Code::kOk)) return Status(static_cast<Code>(said.code), said.message);
+    given.answers.push_back(std::move(said));
+  }
+  return pack(given);
+}
+
+const transport::Transport* Agent::find_transport(std::string_view path) const {
+  const auto found = std::ranges::find_if(*transports_, [&](const auto& each) { return each->name() == path; });
+  return found == transports_->end() ? nullptr : found->get();
+}
+
 messages::Answer Agent::answer(const messages::Ask& asked, const std::string& agent_id) {
   using messages::Question;
   const auto question = static_cast<Question>(asked.question);
@@ -253,10 +274,8 @@ messages::Answer Agent::answer(const messages::Ask& asked, const std::string& ag
       Writer(number).write(held.writes->load());
       return number;
     }
-    transport::Exporter* exporter = nullptr;
-    for (const auto& transport : *transports_) {
-      if (transport->name() == asked.path) exporter = transport->exporter();
-    }
+    const transport::Transport* const transport = find_transport(asked.path);
+    transport::Exporter* const exporter = transport != nullptr ? transport->exporter() : nullptr;
     if (exporter == nullptr) {
       return Status(Code::kUnsupported, "agent \"" + name_ + "\" has no path \"" + asked.path + "\" to be reached by");
     }

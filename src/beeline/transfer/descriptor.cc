@@ -39,7 +39,8 @@ struct Packed {
   std::vector<std::string> names;
   Bytes checksums;
   bool single = false;
-  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single)
+  Bytes keys;
+  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single, keys)
 };
 
 Status bad_descriptor(const std::string& why) {
@@ -198,6 +199,7 @@ Bytes Descriptor::encode(With with) const {
   packed.names = names;
   for (const std::uint64_t checksum : checksums) Writer(packed.checksums).write(checksum);
   packed.single = single;
+  packed.keys = keys;
   return pack(packed);
 }
 
@@ -246,6 +248,7 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
     return bad_descriptor(std::to_string(descriptor.places.size()) + " tensors as a single one");
   }
   descriptor.single = packed.single;
+  descriptor.keys = std::move(packed.keys);
   return descriptor;
 }
 

@@ -5,6 +5,7 @@
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -82,12 +83,29 @@ struct Ask {
   friend auto operator<=>(const Ask&, const Ask&) = default;
 };
 
+// About a region, once and for all.
+inline Ask ask_about(Question question, std::string_view path, const transport::Region& region) {
+  return {static_cast<std::uint8_t>(question),
+          std::string(path),
+          region.id.slot,
+          region.id.generation,
+          region.address,
+          region.length,
+          0};
+}
+
 struct Answer {
   Ask asked;
   std::uint8_t code = 0;  // Code
   std::string message;
   Bytes content;  // the exporter's; opaque
   MSGPACK_DEFINE_ARRAY(asked, code, message, content)
+};
+
+// What comes with references, so that it is not asked for: no message, but Descriptor::keys.
+struct Given {
+  std::vector<Answer> answers;
+  MSGPACK_DEFINE_ARRAY(answers)
 };
 
 struct Notify {

@@ -14,16 +14,6 @@ using transport::Run;
 
 namespace {
 
-messages::Ask about(messages::Question question, std::string_view path, const Region& region) {
-  return {static_cast<std::uint8_t>(question),
-          std::string(path),
-          region.id.slot,
-          region.id.generation,
-          region.address,
-          region.length,
-          0};
-}
-
 // The same question of a later use of the region's slot.
 bool is_newer(const messages::Ask& answered, const messages::Ask& asked) {
   return answered.question == asked.question && answered.path == asked.path && answered.slot == asked.slot &&
@@ -50,7 +40,28 @@ void Peer::set_gone(const std::string& why) {
 void Peer::set_answer(const messages::Ask& asked, Result<Bytes> answer) {
   const std::lock_guard guard(mutex_);
   if (!asked_.contains(asked)) return;  // nobody waits for it (any more)
-  // Those that this use of the slot has outdated go.
+  keep_answer(asked, std::move(answer));
+  answered_.fetch_add(1);
+  os::futex_wake(answered_, INT_MAX);
+}
+
+Status Peer::learn(BytesView keys) {
+  BEELINE_ASSIGN(auto given, unpack<messages::Given>(keys, "the keys of references"));
+  const std::lock_guard guard(mutex_);
+  for (messages::Answer& answer : given.answers) {
+    const bool is_key = answer.asked.question == static_cast<std::uint8_t>(messages::Question::kReadKey);
+    if (!is_key || answer.asked.serial != 0 || answer.code != static_cast<std::uint8_t>(Code::kOk)) {
+      return {Code::kCorrupt, "references with keys that are none"};
+    }
+    const auto known = answers_.lower_bound(answer.asked);
+    if (known != answers_.end() && (known->first == answer.asked || is_newer(known->first, answer.asked))) continue;
+    keep_answer(answer.asked, std::move(answer.content));
+  }
+  return Status::ok();
+}
+
+// With the mutex. Those that this use of the slot has outdated go.
+void Peer::keep_answer(const messages::Ask& asked, Result<Bytes> answer) {
   messages::Ask first = asked;
   first.generation = 0;
   first.address = first.length = 0;
@@ -60,8 +71,6 @@ void Peer::set_answer(const messages::Ask& asked, Result<Bytes> answer) {
     it = it->first.serial == 0 ? answers_.erase(it) : std::next(it);  // those with a serial are their waiter's
   }
   answers_.insert_or_assign(asked, std::move(answer));
-  answered_.fetch_add(1);
-  os::futex_wake(answered_, INT_MAX);
 }
 
 Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
@@ -69,7 +78,7 @@ Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
   for (const Run& run : runs) {
     if (granted == run.region) continue;
     granted = run.region;
-    BEELINE_RETURN_IF_ERROR(ask(about(messages::Question::kMayWrite, {}, *granted), wait)
+    BEELINE_RETURN_IF_ERROR(ask(messages::ask_about(messages::Question::kMayWrite, {}, *granted), wait)
                                 .status()
                                 .with_context("while asking for the right to write"));
   }
@@ -77,12 +86,14 @@ Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
 }
 
 Result<Bytes> Peer::contact(std::string_view path, const os::Wait& wait) {
-  return ask(about(messages::Question::kContact, path, {}), wait);
+  return ask(messages::ask_about(messages::Question::kContact, path, {}), wait);
 }
 
 Result<Bytes> Peer::key(std::string_view path, const Region& region, transport::Access access, const os::Wait& wait) {
   using messages::Question;
-  return ask(about(access == transport::Access::kRead ? Question::kReadKey : Question::kWriteKey, path, region), wait);
+  return ask(
+      messages::ask_about(access == transport::Access::kRead ? Question::kReadKey : Question::kWriteKey, path, region),
+      wait);
 }
 
 std::uint64_t Peer::next_serial() {
@@ -102,7 +113,7 @@ Status Peer::notify(const std::string& topic, BytesView payload, const os::Wait&
                                         std::to_string(topic.size()) + ": at most " + std::to_string(kMaxNotification) +
                                         " and " + std::to_string(kMaxNotificationTopic) + "; push() moves more"};
   }
-  messages::Ask asked = about(messages::Question::kNotified, topic, {});
+  messages::Ask asked = messages::ask_about(messages::Question::kNotified, topic, {});
   asked.serial = next_serial();
   const messages::Notify said{topic, asked.serial, Bytes(payload.begin(), payload.end())};
   const Status status = ask(asked, messages::encode(messages::Type::kNotify, said), wait).status();
@@ -118,7 +129,7 @@ Result<Bytes> Peer::ask_anew(messages::Ask asked, const os::Wait& wait) {
 }
 
 Status Peer::announce(std::string_view path, const Region& region, const os::Wait& wait) {
-  return ask_anew(about(messages::Question::kAnnounce, path, region), wait).status();
+  return ask_anew(messages::ask_about(messages::Question::kAnnounce, path, region), wait).status();
 }
 
 Result<std::shared_ptr<void>> Peer::begin_write(const Region& region, const os::Wait& wait) {
@@ -131,7 +142,7 @@ Result<std::shared_ptr<void>> Peer::begin_write(const Region& region, const os::
     }
   };
   BEELINE_RETURN_IF_ERROR(check_alive());
-  messages::Ask asked = about(messages::Question::kBeginWrite, {}, region);
+  messages::Ask asked = messages::ask_about(messages::Question::kBeginWrite, {}, region);
   asked.serial = next_serial();
   const auto answer = ask(asked, wait);
   forget(asked);
@@ -145,7 +156,7 @@ Result<std::shared_ptr<void>> Peer::begin_write(const Region& region, const os::
 }
 
 Result<std::uint64_t> Peer::writes(const Region& region, const os::Wait& wait) {
-  const auto answer = ask_anew(about(messages::Question::kWrites, {}, region), wait);
+  const auto answer = ask_anew(messages::ask_about(messages::Question::kWrites, {}, region), wait);
   BEELINE_RETURN_IF_ERROR(answer.status());
   Reader reader(*answer);
   const auto writes = reader.read<std::uint64_t>();

@@ -107,6 +107,9 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<std::uint64_t> writes(const transport::Region& region, const os::Wait& wait) override;
   Status announce(std::string_view path, const transport::Region& region, const os::Wait& wait) override;
 
+  // Descriptor::keys of its regions: what they answer is not asked for. kCorrupt for what is none.
+  Status learn(BytesView keys);
+
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
   void set_answer(const messages::Ask& asked, Result<Bytes> answer);
@@ -115,6 +118,7 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   [[nodiscard]] bool is_gone() const { return gone_.load(std::memory_order_acquire); }
 
  private:
+  void keep_answer(const messages::Ask& asked, Result<Bytes> answer);
   Status gone() const;
   Status lost_or(Status status) const;
   [[nodiscard]] Status check_alive() const;

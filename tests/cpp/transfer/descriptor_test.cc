@@ -41,6 +41,28 @@ void expect_same(const Descriptor& a, const Descriptor& b) {
   EXPECT_EQ(a.names, b.names);
 }
 
+TEST(DescriptorTest, KeysComeBackFromTheBinaryForm) {
+  Descriptor descriptor = model(2);
+  const auto without = Descriptor::decode(descriptor.encode());
+  ASSERT_TRUE(without.is_ok() && without->keys.empty());
+  descriptor.keys = Bytes(30, std::byte{5});
+  const auto with = Descriptor::decode(descriptor.encode());
+  ASSERT_TRUE(with.is_ok());
+  EXPECT_EQ(with->keys, descriptor.keys);
+  EXPECT_TRUE(Descriptor::from_json(descriptor.to_json())->keys.empty());
+}
+
+// As releases before keys have encoded it: one item less.
+TEST(DescriptorTest, OneWithoutAPlaceForKeysIsRead) {
+  Bytes bytes = model(2).encode();
+  ASSERT_EQ(bytes.front(), std::byte{0x9a}) << "an array of ten";
+  bytes.front() = std::byte{0x99};
+  bytes.resize(bytes.size() - 2);  // empty bytes: their type, and their size
+  const auto decoded = Descriptor::decode(bytes);
+  ASSERT_TRUE(decoded.is_ok()) << decoded.status().message();
+  expect_same(*decoded, model(2));
+}
+
 TEST(DescriptorTest, ComesBackAsItWas) {
   Descriptor descriptor = model(20);
   descriptor.regions.push_back({{9, 1}, 1000, 0x1234, transport::Region::kOutsideArena, {2, 1}});
