@@ -131,8 +131,8 @@ class Agent:
 
         Raises:
             TypeError: Something is neither a tensor nor an array of numbers.
-            TransportUnavailableError: There is no such path, no path serves the device, or its memory cannot be handed to others (torch's
-                expandable segments, pools of cudaMallocAsync); the message says what to do.
+            TransportUnavailableError: There is no such path, or none that serves the device, or its memory cannot be
+                handed to others (torch's expandable segments, pools of cudaMallocAsync); the message says what to do.
             ValueError: A tensor's memory does not hold its values (a lazy conjugate).
         """
         names, values = named(tensors)

@@ -45,7 +45,8 @@ struct Descriptor {
   std::vector<std::string> names;        // likewise, or none
   std::vector<std::uint64_t> checksums;  // likewise: checksum_of() when they were registered
   bool single = false;                   // one tensor that was given by itself, not in a list
-  Bytes keys = {};  // see Agent::keys(): by what a path reaches the regions; empty: its readers ask. Not in the JSON form
+  Bytes keys =
+      {};  // see Agent::keys(): by what a path reaches the regions; empty: its readers ask. Not in the JSON form
 
   [[nodiscard]] const TensorSpec& spec(std::size_t index) const { return schema->tensors[index]; }
   [[nodiscard]] std::uint64_t bytes() const;
