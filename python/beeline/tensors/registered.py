@@ -283,7 +283,9 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
     tensors = pickler.tensors
     shipment = Shipment(value, registration, tensors) if tensors else None
     out_of_band: list[Any] = []
-    skeleton = cloudpickle.dumps(
+    # Managers of a program's own may say what only cloudpickle takes.
+    pickle_all = pickle.dumps if registration.name in BUILTIN else cloudpickle.dumps
+    skeleton = pickle_all(
         _Received(
             registration.name,
             registration.manager_class,
