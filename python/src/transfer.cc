@@ -204,7 +204,7 @@ class PyAgent {
     return refs;
   }
 
-  // Who reads by that path need not ask for them.
+  // Whoever reads by that path need not ask for them.
   void give_keys(TensorRefs& refs, const std::string& path) {
     auto keys = without_gil([&, own = agent()] { return own->keys(refs.descriptor->regions, path); });
     require(keys.status(), "register tensors for the path \"" + path + "\"");

@@ -25,11 +25,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import record
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHILD_TIMEOUT_S = 900
+_children = set()  # that run now
+_is_over = threading.Event()  # no more of them
 ENGINES = ("ray", "beeline")
 
 
@@ -83,15 +86,22 @@ def run(engine, names, at_once=1):
     groups = [list(group) for _, group in itertools.groupby(remaining, key=lambda name: name.split(".")[0])]
     shares = [list(itertools.chain.from_iterable(groups[first::at_once])) for first in range(at_once)]
     with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
-        for share in threads.map(lambda share: _run_share(engine, share), shares):
-            outcomes.update(share)
+        try:
+            for share in threads.map(lambda share: _run_share(engine, share), shares):
+                outcomes.update(share)
+        except BaseException:  # such as Ctrl-C, which the children do not get
+            _is_over.set()
+            raise
+        finally:
+            for child in list(_children):
+                _end_session(child)
     return outcomes
 
 
 def _run_share(engine, remaining):
     """Runs the cases in one child, and in another one what is left where that is lost."""
     outcomes = {}
-    while remaining:
+    while remaining and not _is_over.is_set():
         with tempfile.TemporaryDirectory(prefix="compat-") as folder:
             finished, blamed, text = _run_child(engine, remaining, pathlib.Path(folder))
         outcomes.update(finished)
@@ -127,12 +137,14 @@ def _run_child(engine, names, folder):
             cwd=HERE,
             start_new_session=True,
         )
+    _children.add(child)
     try:
         child.wait(CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         pass
     finally:
         _end_session(child)
+        _children.discard(child)
     finished, running = {}, None
     for line in report.read_text().splitlines():
         entry = json.loads(line)

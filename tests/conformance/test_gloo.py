@@ -164,7 +164,7 @@ def test_what_is_held_to_be_within_memory_is(piece):
 
 @given(st.binary(max_size=300))
 def test_bytes_that_mean_nothing_are_malformed_and_no_more(message):
-    for prefix in (b"", struct.pack("<BI", 0, 1), b"BLG1", bytes([messages.STORE, 3, 0]), b"\1"):
+    for prefix in (b"", struct.pack("<BI", 0, 1), b"BLG2", bytes([messages.STORE, 3, 0]), b"\1"):
         for decode in (
             messages.decode_request,
             messages.decode_hello,

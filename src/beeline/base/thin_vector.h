@@ -25,7 +25,7 @@ class ThinVector {
 
   ThinVector() = default;
   template <std::forward_iterator It>
-  ThinVector(It first, It last) {
+  ThinVector(It first, It last) : ThinVector() {
     assign(first, last);
   }
   ThinVector(std::initializer_list<T> items) : ThinVector(items.begin(), items.end()) {}

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -75,6 +76,18 @@ std::optional<double> share(const std::optional<std::uint64_t>& quota, const std
   return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
+// The kernel refuses a set that has no room for all its processors.
+int bound_cpus() {
+  for (std::size_t room = 1024; room <= std::size_t{1} << 20; room *= 2) {
+    const auto free = [](cpu_set_t* set) { CPU_FREE(set); };
+    const std::unique_ptr<cpu_set_t, decltype(free)> set(CPU_ALLOC(room), free);
+    if (set != nullptr && ::sched_getaffinity(0, CPU_ALLOC_SIZE(room), set.get()) == 0) {
+      return CPU_COUNT_S(CPU_ALLOC_SIZE(room), set.get());
+    }
+  }
+  return 1;
+}
+
 }  // namespace
 
 CgroupLimits cgroup_limits(const fs::path& root) {
@@ -103,9 +116,7 @@ std::uint64_t usable_memory() {
 }
 
 unsigned usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int bound = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  const int bound = bound_cpus();
   const double allowed = cgroup_limits().cpus.value_or(bound);
   return static_cast<unsigned>(std::min<double>(bound, std::max(1.0, allowed)));
 }

@@ -69,10 +69,9 @@ class Agent : public std::enable_shared_from_this<Agent> {
   Status announce(const transport::Device& device, std::uintptr_t stream) const;
   // Until what a stream of this process's device holds is done: before its memory is filled or pushed.
   Status settle(const transport::Device& device, std::uintptr_t stream, const os::Wait& wait) const;
-  // What readers by the path would ask for each of the regions of this agent, for Descriptor::keys: whoever has the
-  // references need not ask. Empty where the path needs nothing of the kind. kUnsupported where this agent has no such
-  // path; fails as its exporter does.
-  Result<Bytes> keys(std::span<const transport::Region> regions, const std::string& path);
+  // What readers by the path would ask for regions of this agent, for Descriptor::keys. None where the path needs
+  // nothing of the kind. kUnsupported where this agent has no such path; fails as its exporter does.
+  Result<RegionKeys> keys(std::span<const transport::Region> regions, const std::string& path);
   [[nodiscard]] const std::shared_ptr<Regions>& regions() const { return regions_; }
   [[nodiscard]] const std::shared_ptr<memory::Arena>& arena() const { return arena_; }
 

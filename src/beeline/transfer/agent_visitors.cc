@@ -239,19 +239,19 @@ bool Agent::start_exporters() {
   return exporters_started_;
 }
 
-Result<Bytes> Agent::keys(std::span<const transport::Region> regions, const std::string& path) {
+Result<RegionKeys> Agent::keys(std::span<const transport::Region> regions, const std::string& path) {
   const transport::Transport* const transport = find_transport(path);
   if (transport == nullptr) {
     return Status(Code::kUnsupported, "agent \"" + name_ + "\" has no path \"" + path + "\"");
   }
-  if (transport->exporter() == nullptr) return Bytes();
-  messages::Given given;
+  RegionKeys given{path, {}};
+  if (transport->exporter() == nullptr) return given;
   for (const auto& region : regions) {
-    auto said = answer(messages::ask_about(messages::Question::kReadKey, path, region), address_.id);
-    if (said.code != static_cast<std::uint8_t>(Code::kOk)) return Status(static_cast<Code>(said.code), said.message);
-    given.answers.push_back(std::move(said));
+    BEELINE_ASSIGN(auto key,
+                   regions_->export_key(*transport->exporter(), region.id, transport::Access::kRead, address_.id));
+    given.keys.push_back(std::move(key));
   }
-  return pack(given);
+  return given;
 }
 
 const transport::Transport* Agent::find_transport(std::string_view path) const {

@@ -35,7 +35,7 @@ Result<std::unique_ptr<Batch>> Batch::prepare(std::shared_ptr<Peer> peer, std::s
   std::unique_ptr<Batch> batch(new Batch());
   batch->peer_ = std::move(peer);
   batch->requirement_ = requirement;
-  BEELINE_RETURN_IF_ERROR(learn_keys(*batch->peer_, copies));
+  learn_keys(*batch->peer_, copies);
   for (auto portions = portions_of(copies, Use::kFilled); Portion& portion : portions) {
     const auto& runs = portion.runs;
     BEELINE_RETURN_IF_ERROR(transport::check_bounds(runs));

@@ -39,8 +39,9 @@ struct Packed {
   std::vector<std::string> names;
   Bytes checksums;
   bool single = false;
-  Bytes keys;
-  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single, keys)
+  std::string keys_path;
+  std::vector<Bytes> keys;
+  MSGPACK_DEFINE_ARRAY(version, owner, regions, schema, schema_hash, places, names, checksums, single, keys_path, keys)
 };
 
 Status bad_descriptor(const std::string& why) {
@@ -199,7 +200,8 @@ Bytes Descriptor::encode(With with) const {
   packed.names = names;
   for (const std::uint64_t checksum : checksums) Writer(packed.checksums).write(checksum);
   packed.single = single;
-  packed.keys = keys;
+  packed.keys_path = keys.path;
+  packed.keys = keys.keys;
   return pack(packed);
 }
 
@@ -248,7 +250,11 @@ Result<Descriptor> Descriptor::decode(BytesView bytes, const KnownSchemas& known
     return bad_descriptor(std::to_string(descriptor.places.size()) + " tensors as a single one");
   }
   descriptor.single = packed.single;
-  descriptor.keys = std::move(packed.keys);
+  if (!packed.keys.empty() && packed.keys.size() != descriptor.regions.size()) {
+    return bad_descriptor(std::to_string(packed.keys.size()) + " keys for " +
+                          std::to_string(descriptor.regions.size()) + " regions");
+  }
+  descriptor.keys = {std::move(packed.keys_path), std::move(packed.keys)};
   return descriptor;
 }
 

@@ -37,6 +37,13 @@ struct Place {
 // kCorrupt unless it may be a region: of what comes from outside.
 Status check_region(const transport::Region& region);
 
+// By what a path reaches each of the regions; none: its readers ask the owner.
+struct RegionKeys {
+  std::string path;
+  std::vector<Bytes> keys;  // opaque
+  friend bool operator==(const RegionKeys&, const RegionKeys&) = default;
+};
+
 struct Descriptor {
   std::string owner;  // an agent's address, as text
   std::vector<transport::Region> regions;
@@ -45,8 +52,7 @@ struct Descriptor {
   std::vector<std::string> names;        // likewise, or none
   std::vector<std::uint64_t> checksums;  // likewise: checksum_of() when they were registered
   bool single = false;                   // one tensor that was given by itself, not in a list
-  Bytes keys =
-      {};  // see Agent::keys(): by what a path reaches the regions; empty: its readers ask. Not in the JSON form
+  RegionKeys keys = {};                  // not in the JSON form
 
   [[nodiscard]] const TensorSpec& spec(std::size_t index) const { return schema->tensors[index]; }
   [[nodiscard]] std::uint64_t bytes() const;

@@ -126,7 +126,7 @@ Descriptor RemoteTensor::alone() const {
   schema->tensors.push_back(spec);
   Descriptor single{descriptor->owner, {home()}, std::move(schema), {{0, offset}}, {}, {}};
   if (checksum) single.checksums.push_back(*checksum);
-  if (descriptor->regions.size() == 1) single.keys = descriptor->keys;
+  if (!descriptor->keys.keys.empty()) single.keys = {descriptor->keys.path, {descriptor->keys.keys[region]}};
   return single;
 }
 
@@ -212,19 +212,17 @@ Status compare_sums(std::span<const Copy> copies) {
 
 }  // namespace
 
-Status learn_keys(Peer& peer, std::span<const Copy> copies) {
+void learn_keys(Peer& peer, std::span<const Copy> copies) {
   const Descriptor* last = nullptr;
   for (const Copy& copy : copies) {
     const Descriptor* const descriptor = copy.remote->descriptor.get();
-    if (descriptor == last) continue;
+    if (descriptor != last && !descriptor->keys.keys.empty()) peer.learn(*descriptor);
     last = descriptor;
-    if (!last->keys.empty()) BEELINE_RETURN_IF_ERROR(peer.learn(last->keys));
   }
-  return Status::ok();
 }
 
 Status fetch(Peer& peer, std::span<const Copy> copies, const Requirement& requirement, const os::Wait& wait) {
-  BEELINE_RETURN_IF_ERROR(learn_keys(peer, copies));
+  learn_keys(peer, copies);
   BEELINE_RETURN_IF_ERROR(check_on_host(copies));
   if (requirement.verify) BEELINE_RETURN_IF_ERROR(check_sums(copies));
   std::vector<Portion> portions = portions_of(copies, Use::kFilled);

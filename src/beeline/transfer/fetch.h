@@ -68,8 +68,8 @@ std::string text_of(std::span<const Copy> copies);
 // is to become of the local memory says whether elements can be put in their places here.
 std::vector<Portion> portions_of(std::span<const Copy> copies, Use use);
 
-// What the references say of their regions' keys, see Descriptor::keys. kCorrupt for what are none.
-Status learn_keys(Peer& peer, std::span<const Copy> copies);
+// What the references say of their regions' keys.
+void learn_keys(Peer& peer, std::span<const Copy> copies);
 
 // All of one peer. Checksums are compared where the requirement asks for it: kTorn, and local memory is undefined,
 // where one differs; kInvalidArgument, before a byte moves, where a tensor has none. See Peer::read() and write() for

@@ -102,12 +102,6 @@ struct Answer {
   MSGPACK_DEFINE_ARRAY(asked, code, message, content)
 };
 
-// What comes with references, so that it is not asked for: no message, but Descriptor::keys.
-struct Given {
-  std::vector<Answer> answers;
-  MSGPACK_DEFINE_ARRAY(answers)
-};
-
 struct Notify {
   std::string topic;
   std::uint64_t serial = 0;

@@ -40,28 +40,7 @@ void Peer::set_gone(const std::string& why) {
 void Peer::set_answer(const messages::Ask& asked, Result<Bytes> answer) {
   const std::lock_guard guard(mutex_);
   if (!asked_.contains(asked)) return;  // nobody waits for it (any more)
-  keep_answer(asked, std::move(answer));
-  answered_.fetch_add(1);
-  os::futex_wake(answered_, INT_MAX);
-}
-
-Status Peer::learn(BytesView keys) {
-  BEELINE_ASSIGN(auto given, unpack<messages::Given>(keys, "the keys of references"));
-  const std::lock_guard guard(mutex_);
-  for (messages::Answer& answer : given.answers) {
-    const bool is_key = answer.asked.question == static_cast<std::uint8_t>(messages::Question::kReadKey);
-    if (!is_key || answer.asked.serial != 0 || answer.code != static_cast<std::uint8_t>(Code::kOk)) {
-      return {Code::kCorrupt, "references with keys that are none"};
-    }
-    const auto known = answers_.lower_bound(answer.asked);
-    if (known != answers_.end() && (known->first == answer.asked || is_newer(known->first, answer.asked))) continue;
-    keep_answer(answer.asked, std::move(answer.content));
-  }
-  return Status::ok();
-}
-
-// With the mutex. Those that this use of the slot has outdated go.
-void Peer::keep_answer(const messages::Ask& asked, Result<Bytes> answer) {
+  // Those that this use of the slot has outdated go.
   messages::Ask first = asked;
   first.generation = 0;
   first.address = first.length = 0;
@@ -71,6 +50,26 @@ void Peer::keep_answer(const messages::Ask& asked, Result<Bytes> answer) {
     it = it->first.serial == 0 ? answers_.erase(it) : std::next(it);  // those with a serial are their waiter's
   }
   answers_.insert_or_assign(asked, std::move(answer));
+  answered_.fetch_add(1);
+  os::futex_wake(answered_, INT_MAX);
+}
+
+void Peer::learn(const Descriptor& descriptor) {
+  const RegionKeys& given = descriptor.keys;
+  const std::lock_guard guard(mutex_);
+  for (std::size_t i = 0; i < given.keys.size(); ++i) {
+    const Region& region = descriptor.regions[i];
+    const auto asked = messages::ask_about(messages::Question::kReadKey, given.path, region);
+    given_.insert_or_assign({given.path, region.id.slot}, std::pair(asked, given.keys[i]));
+  }
+}
+
+std::optional<Bytes> Peer::given_key(const messages::Ask& asked) const {
+  const std::lock_guard guard(mutex_);
+  if (answers_.contains(asked)) return std::nullopt;
+  const auto found = given_.find({asked.path, asked.slot});
+  if (found == given_.end() || found->second.first != asked) return std::nullopt;
+  return found->second.second;
 }
 
 Status Peer::require_grants(std::span<const Run> runs, const os::Wait& wait) {
@@ -91,9 +90,12 @@ Result<Bytes> Peer::contact(std::string_view path, const os::Wait& wait) {
 
 Result<Bytes> Peer::key(std::string_view path, const Region& region, transport::Access access, const os::Wait& wait) {
   using messages::Question;
-  return ask(
-      messages::ask_about(access == transport::Access::kRead ? Question::kReadKey : Question::kWriteKey, path, region),
-      wait);
+  const bool is_read = access == transport::Access::kRead;
+  const auto asked = messages::ask_about(is_read ? Question::kReadKey : Question::kWriteKey, path, region);
+  if (is_read) {
+    if (auto given = given_key(asked)) return std::move(*given);
+  }
+  return ask(asked, wait);
 }
 
 std::uint64_t Peer::next_serial() {

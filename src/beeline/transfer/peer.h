@@ -14,6 +14,7 @@
 #include "beeline/os/fork_count.h"
 #include "beeline/os/unix_socket.h"
 #include "beeline/transfer/address.h"
+#include "beeline/transfer/descriptor.h"
 #include "beeline/transfer/messages.h"
 #include "beeline/transfer/paths.h"
 
@@ -107,8 +108,8 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   Result<std::uint64_t> writes(const transport::Region& region, const os::Wait& wait) override;
   Status announce(std::string_view path, const transport::Region& region, const os::Wait& wait) override;
 
-  // Descriptor::keys of its regions: what they answer is not asked for. kCorrupt for what is none.
-  Status learn(BytesView keys);
+  // The keys that came with references to its regions: they are not asked for.
+  void learn(const Descriptor& descriptor);
 
   // From the agent: the connection has ended; the owner has answered.
   void set_gone(const std::string& why);
@@ -118,7 +119,7 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   [[nodiscard]] bool is_gone() const { return gone_.load(std::memory_order_acquire); }
 
  private:
-  void keep_answer(const messages::Ask& asked, Result<Bytes> answer);
+  [[nodiscard]] std::optional<Bytes> given_key(const messages::Ask& asked) const;
   Status gone() const;
   Status lost_or(Status status) const;
   [[nodiscard]] Status check_alive() const;
@@ -155,11 +156,15 @@ class Peer final : public transport::OwnerLine, public std::enable_shared_from_t
   mutable std::mutex mutex_;
   std::string why_gone_;                            // needs mutex_
   std::map<messages::Ask, Result<Bytes>> answers_;  // needs mutex_; of a slot that is used anew only the newest
-  std::map<messages::Ask, std::size_t> asked_;      // needs mutex_: how many threads wait; no other answer is taken
-  std::uint64_t last_serial_ = 0;                   // needs mutex_
-  std::atomic<std::uint32_t> answered_{0};          // futex
-  std::atomic<bool> cleaning_{false};               // asked for, and not begun
-  std::atomic<bool> gone_{false};                   // release after why_gone_; pairs with the acquire in is_gone()
+  // Needs mutex_; by path and slot, of a slot that is used anew only the newest. Others may have made them up: what the
+  // owner itself has answered comes first.
+  std::map<std::pair<std::string, std::uint32_t>, std::pair<messages::Ask, Bytes>> given_;
+  std::map<messages::Ask, std::size_t>
+      asked_;                      // needs mutex_: how many threads wait; of the owner no other answer is taken
+  std::uint64_t last_serial_ = 0;  // needs mutex_
+  std::atomic<std::uint32_t> answered_{0};  // futex
+  std::atomic<bool> cleaning_{false};       // asked for, and not begun
+  std::atomic<bool> gone_{false};           // release after why_gone_; pairs with the acquire in is_gone()
 };
 
 }  // namespace beeline::transfer

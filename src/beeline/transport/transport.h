@@ -93,7 +93,7 @@ class RegionSource {
 using SharedCount = std::shared_ptr<std::atomic<std::uint64_t>>;
 
 // The owner's side of a back end whose peers need more than what a descriptor holds. What it gives out travels over the
-// agents' own connections: whoever was not admitted there learns none of it. Thread-safe.
+// agents' own connections, or in references that were registered for the path: nobody else learns of it. Thread-safe.
 class Exporter {
  public:
   virtual ~Exporter() = default;

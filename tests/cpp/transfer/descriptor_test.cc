@@ -44,20 +44,22 @@ void expect_same(const Descriptor& a, const Descriptor& b) {
 TEST(DescriptorTest, KeysComeBackFromTheBinaryForm) {
   Descriptor descriptor = model(2);
   const auto without = Descriptor::decode(descriptor.encode());
-  ASSERT_TRUE(without.is_ok() && without->keys.empty());
-  descriptor.keys = Bytes(30, std::byte{5});
+  ASSERT_TRUE(without.is_ok() && without->keys == RegionKeys{});
+  descriptor.keys = {"nixl", {Bytes(30, std::byte{5})}};
   const auto with = Descriptor::decode(descriptor.encode());
   ASSERT_TRUE(with.is_ok());
   EXPECT_EQ(with->keys, descriptor.keys);
-  EXPECT_TRUE(Descriptor::from_json(descriptor.to_json())->keys.empty());
+  EXPECT_EQ(Descriptor::from_json(descriptor.to_json())->keys, RegionKeys{});
+  descriptor.keys.keys.emplace_back();
+  EXPECT_EQ(Descriptor::decode(descriptor.encode()).status().code(), Code::kCorrupt) << "two keys of one region";
 }
 
-// As releases before keys have encoded it: one item less.
+// As releases before keys have encoded it: two items less.
 TEST(DescriptorTest, OneWithoutAPlaceForKeysIsRead) {
   Bytes bytes = model(2).encode();
-  ASSERT_EQ(bytes.front(), std::byte{0x9a}) << "an array of ten";
+  ASSERT_EQ(bytes.front(), std::byte{0x9b}) << "an array of eleven";
   bytes.front() = std::byte{0x99};
-  bytes.resize(bytes.size() - 2);  // empty bytes: their type, and their size
+  bytes.resize(bytes.size() - 2);  // no path, and no keys: a byte each
   const auto decoded = Descriptor::decode(bytes);
   ASSERT_TRUE(decoded.is_ok()) << decoded.status().message();
   expect_same(*decoded, model(2));

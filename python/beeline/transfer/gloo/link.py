@@ -35,6 +35,8 @@ _BYTES_TAG, _END_TAG = 1, 2
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL | select.POLLRDHUP
 # A wait in gloo ends with its link.
 _NO_END = timedelta(days=365)
+# Who takes nothing for so long has to connect anew.
+_LONGEST_SEND = timedelta(minutes=10)
 # What was sent is in a socket's buffer of this host.
 _ON_THE_WAY = timedelta(seconds=5)
 
@@ -183,9 +185,9 @@ class Link:
         self._do(lambda: self._group.send([chunk], 1 - self._rank, _BYTES_TAG).wait(_NO_END), check)
 
     def send_bytes_here(self, nbytes: int) -> None:
-        """The same by the calling thread: nothing but the end of the link calls it off. Raises PeerLostError."""
+        """The same by the calling thread, for minutes if need be. Raises PeerLostError."""
         with self._alive():
-            self._group.send([self.staging[:nbytes]], 1 - self._rank, _BYTES_TAG).wait(_NO_END)
+            self._group.send([self.staging[:nbytes]], 1 - self._rank, _BYTES_TAG).wait(_LONGEST_SEND)
 
     def receive_bytes(self, nbytes: int, check: Check) -> None:
         """As send_bytes(), from there."""
@@ -212,8 +214,9 @@ class Link:
         try:
             yield
         except Exception as error:
+            why = "it was ended" if self._ended else _first_line(error)
             self._end(socket.SHUT_WR)
-            raise self._lost(_first_line(error)) from None
+            raise self._lost(why) from None
 
     def _do(self, work: Callable[[], None], check: Check) -> None:
         """Has the link's thread do it; the link is of no use any more where it fails."""

@@ -2,8 +2,8 @@
 
 Each message is one packet of a unix socket that keeps their borders, so that none arrives in part. Little-endian:
 
-    contact   version u8 = 1, secret (32 bytes), name of the owner's socket
-    hello     "BLG1", secret                                                          reader
+    contact   version u8 = 2, secret (32 bytes), name of the owner's socket
+    hello     "BLG2", secret                                                          reader
     reply     code u8, text; of a hello that is taken, the text is a nonce (32 bytes)  owner
     store     0xFF, length of the key u16, key, value: what gloo tells the other side while the group is made
     request   operation u8 (0 read, 1 write), number of pieces u32, then each: key (16 bytes), offset u64, length u64,
@@ -31,8 +31,8 @@ CHUNK_BYTES = 4 << 20
 MAX_PIECES = 1024
 STORE = 0xFF
 
-_HELLO = b"BLG1"
-_CONTACT_VERSION = 1
+_HELLO = b"BLG2"
+_CONTACT_VERSION = 2
 _REQUEST = struct.Struct("<BI")
 _PIECE = struct.Struct(f"<{KEY_BYTES}sQQQQ")
 _STORED = struct.Struct("<BH")
