@@ -122,6 +122,7 @@ def _run_child(engine, names, folder):
     environment = dict(
         os.environ,
         COMPAT_REPORT=str(report),
+        BEELINE_TMPDIR=str(folder),  # where sessions of other children are not found
         PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         RAY_USAGE_STATS_ENABLED="0",
         RAY_DEDUP_LOGS="0",

@@ -227,21 +227,29 @@ std::uint64_t default_memory_resource() {
   return static_cast<std::uint64_t>(static_cast<double>(os::usable_memory()) * kMemoryShare);
 }
 
+namespace {
+
+// A process that leaves may be removing files of its own there, which disturbs the search.
+std::error_code remove_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    std::filesystem::remove_all(path, error);
+    std::error_code ignored;
+    if (!error && !std::filesystem::exists(path, ignored)) break;
+  }
+  return error;
+}
+
+}  // namespace
+
 Status remove_session_dir(const std::string& session_dir) {
   const std::filesystem::path path(session_dir);
   std::error_code error;
-  std::string left;
+  std::error_code left;
   const auto spill = std::filesystem::read_symlink(path / "spill", error);
-  if (!error && spill.filename().string() == kSpillPrefix + path.filename().string()) {
-    // A process that leaves may be removing files of its own there, which disturbs the search.
-    for (int attempt = 0; attempt < 10 && std::filesystem::exists(spill, error); ++attempt) {
-      std::filesystem::remove_all(spill, error);
-    }
-    if (std::filesystem::exists(spill, error)) left = spill.string();
-  }
-  std::filesystem::remove_all(path, error);
-  if (error) return Status::from_errno("remove " + session_dir, error.value());
-  return left.empty() ? Status::ok() : Status(Code::kSystem, left + " cannot be removed; remove it by hand");
+  if (!error && spill.filename().string() == kSpillPrefix + path.filename().string()) left = remove_folder(spill);
+  if (error = remove_folder(path); error) return Status::from_errno("remove " + session_dir, error.value());
+  return left ? Status(Code::kSystem, spill.string() + " cannot be removed; remove it by hand") : Status::ok();
 }
 
 namespace {

@@ -152,6 +152,7 @@ inline std::string file_of(const char* kind, pid_t pid, unsigned long long id) {
 }
 
 inline std::byte* map_file(const std::string& file, std::uint64_t bytes, bool create) {
+  if (create) ::unlink(file.c_str());  // of a process before that had the same id
   const int fd = ::open(file.c_str(), O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_EXCL : 0), 0600);
   if (fd < 0) return nullptr;
   const bool is_sized = !create || ::ftruncate(fd, static_cast<off_t>(bytes)) == 0;
