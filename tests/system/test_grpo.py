@@ -206,7 +206,7 @@ def plain_compass(tmp_path_factory) -> dict:
         pytest.param("auto", "weights", "snapshot", marks=pytest.mark.full),
         ("auto", "all", "wait"),
         pytest.param("shm", "weights", "wait", marks=pytest.mark.full),
-        ("object_store", "all", "auto"),
+        pytest.param("object_store", "all", "auto", marks=pytest.mark.full),
     ],
 )
 def test_beeline_learns_the_compass_exactly_as_one_plain_process(

@@ -1,5 +1,6 @@
 """Values that are lost with the processes that held them are made again by the calls that made them, when asked for."""
 
+import pytest
 from lineage_script import SCRIPT
 
 
@@ -45,6 +46,7 @@ def test_what_it_was_made_from_is_made_again_too(start_driver):
     assert driver.expect("runs") == ["double"] * 4 + ["make3"] * 2
 
 
+@pytest.mark.full
 def test_whoever_asks_has_it_made_again(start_driver):
     driver = start_driver(
         SCRIPT
@@ -119,6 +121,7 @@ def test_it_runs_no_oftener_than_its_retries_allow(start_driver):
     assert "ObjectReconstructionFailedError" in kind
 
 
+@pytest.mark.full
 def test_a_large_argument_by_value_is_not_kept_for_it(start_driver):
     driver = start_driver(
         SCRIPT
@@ -324,6 +327,7 @@ def test_an_owner_that_ends_takes_its_calls_along(start_driver):
     assert driver.wait() == 0
 
 
+@pytest.mark.full
 def test_ctrl_c_leaves_a_value_that_is_being_made_again(start_driver):
     driver = start_driver(
         SCRIPT
