@@ -235,9 +235,9 @@ std::error_code remove_folder(const std::filesystem::path& path) {
   for (int attempt = 0; attempt < 10; ++attempt) {
     std::filesystem::remove_all(path, error);
     std::error_code ignored;
-    if (!error && !std::filesystem::exists(path, ignored)) break;
+    if (!std::filesystem::exists(path, ignored)) return {};
   }
-  return error;
+  return error ? error : std::make_error_code(std::errc::directory_not_empty);
 }
 
 }  // namespace
