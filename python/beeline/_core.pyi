@@ -69,6 +69,7 @@ def usable_memory() -> int: ...  # bytes: the machine's, or less where a cgroup 
 def default_quota_bytes() -> int: ...  # what the published objects of one process may take where `init` is not told
 def default_memory_resource() -> int: ...  # of "memory", which tasks may ask for
 def remove_stale_sessions() -> dict[str, int]: ...  # what dead sessions left: {directories, processes}
+def end_lost_session(session_dir: str) -> bool: ...  # kills what is left of one without a daemon, removes its folder
 
 PART_USAGE: int  # parts of the state that are told on request, to be added
 PART_TASKS: int

@@ -272,6 +272,11 @@ void bind_session(nb::module_& m) {
     if (!removed) raise_status(removed.status(), "remove stale sessions");
     return dict_of("directories", removed.value().directories, "processes", removed.value().processes);
   });
+  m.def("end_lost_session", [](const std::string& session_dir) {
+    const auto ended = runtime::end_lost_session(session_dir);
+    if (!ended) raise_status(ended.status(), "end what is left of " + session_dir);
+    return ended.value();
+  });
   m.def("live_sessions", [] {
     const auto sessions = runtime::live_sessions();
     if (!sessions) raise_status(sessions.status(), "list sessions");

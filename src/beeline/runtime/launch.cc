@@ -130,14 +130,6 @@ bool is_stale(const std::filesystem::path& path) {
   return lock.value().is_open() && !has_members(path);
 }
 
-std::uint32_t kill_processes_of(const std::vector<std::filesystem::path>& stale) {
-  std::uint32_t killed = 0;
-  for (const auto& path : stale) {
-    for (const pid_t pid : processes_in(path.string())) killed += ::kill(pid, SIGKILL) == 0 ? 1 : 0;
-  }
-  return killed;
-}
-
 Status register_with(Session& session, control::ProcessKind kind, JobOptions job = {}) {
   auto& socket = session.socket;
   const control::Register request{static_cast<std::uint8_t>(kind), static_cast<std::int32_t>(::getpid()), 0,
@@ -369,19 +361,27 @@ Status wait_session_end(pid_t daemon_pid, Deadline deadline) {
   return Status::ok();
 }
 
+Result<bool> end_lost_session(const std::string& session_dir, std::uint32_t* killed) {
+  const std::filesystem::path path(session_dir);
+  // Held until all is gone: of several who are at it one goes on, and nobody starts another daemon meanwhile.
+  const auto lock = try_lock(path / "lock", 0);
+  if (!lock.is_ok() && lock.status().system_error() != ENOENT) return lock.status();
+  if (lock.is_ok() && !lock->is_open()) return false;
+  for (const pid_t pid : processes_in(session_dir)) {
+    if (::kill(pid, SIGKILL) == 0 && killed != nullptr) ++*killed;
+  }
+  BEELINE_RETURN_IF_ERROR(remove_session_dir(session_dir));
+  ::rmdir(path.parent_path().c_str());  // when it was the last session
+  return true;
+}
+
 Result<StaleSessions> remove_stale_sessions() {
   StaleSessions result;
-  std::vector<std::filesystem::path> stale;
   for (const auto& path : session_dirs()) {
-    if (is_stale(path)) stale.push_back(path);
+    if (!is_stale(path)) continue;
+    BEELINE_ASSIGN(const bool is_removed, end_lost_session(path.string(), &result.processes));
+    result.directories += is_removed ? 1 : 0;
   }
-  if (stale.empty()) return result;
-  result.processes = kill_processes_of(stale);
-  for (const auto& path : stale) {
-    BEELINE_RETURN_IF_ERROR(remove_session_dir(path.string()));
-    ++result.directories;
-  }
-  ::rmdir(sessions_dir().c_str());
   return result;
 }
 

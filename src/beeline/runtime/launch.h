@@ -113,6 +113,11 @@ struct StaleSessions {
 // Removes what sessions without a daemon have left behind. Sessions that live are not touched.
 Result<StaleSessions> remove_stale_sessions();
 
+// Ends what is left of a session that has no daemon and removes its directory: kills its processes, the caller
+// excepted, and adds their number to `killed`. False, and nothing is done, where it has a daemon or somebody else is
+// ending it.
+Result<bool> end_lost_session(const std::string& session_dir, std::uint32_t* killed = nullptr);
+
 // Removes a session's directory, and what it has spilled elsewhere.
 Status remove_session_dir(const std::string& session_dir);
 

@@ -1,5 +1,7 @@
 // beelined as its clients see it: a real daemon process, a fake zygote.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 
 #include <set>
@@ -418,19 +420,24 @@ TEST_F(NodeTest, ADetachedActorOutlivesItsDriver) {
   EXPECT_LT(time_until_nothing_is_left(dir), std::chrono::seconds(2));
 }
 
-TEST_F(NodeTest, AStaleSessionIsRemovedWithItsProcesses) {
-  std::string dir;
-  {
+class LostSessionTest : public NodeTest {
+ protected:
+  // The directory of a session whose daemon was killed and whose processes are stopped.
+  std::string lost_session() {
     auto driver = launch();
-    dir = driver.dir();
     driver.expect_state(driver.create("ready stop child"), ActorState::kAlive);
-    for (const pid_t pid : processes_of(dir)) {
+    for (const pid_t pid : processes_of(driver.dir())) {
       if (pid != driver.daemon()) ::kill(pid, SIGSTOP);
     }
     ::kill(driver.daemon(), SIGKILL);
-    ASSERT_TRUE(wait_session_end(driver.daemon(), Deadline::after(kPatience)).is_ok());
+    EXPECT_TRUE(wait_session_end(driver.daemon(), Deadline::after(kPatience)).is_ok());
+    EXPECT_FALSE(processes_of(driver.dir()).empty());
+    return driver.dir();
   }
-  ASSERT_FALSE(processes_of(dir).empty());
+};
+
+TEST_F(LostSessionTest, ItIsRemovedWithItsProcessesByTheNextOne) {
+  const std::string dir = lost_session();
   auto next = start();
   EXPECT_FALSE(std::filesystem::exists(dir));
   EXPECT_LT(time_until_nothing_is_left(dir), kPatience);
@@ -439,6 +446,35 @@ TEST_F(NodeTest, AStaleSessionIsRemovedWithItsProcesses) {
   const auto removed = remove_stale_sessions();
   ASSERT_TRUE(removed.is_ok());
   EXPECT_EQ(removed.value().directories, 0u);
+}
+
+TEST_F(LostSessionTest, OneAtATimeEndsIt) {
+  const std::string dir = lost_session();
+  const auto processes = processes_of(dir);
+  {
+    // As another process does that ends it, or that starts another daemon.
+    const os::Fd lock(::open((dir + "/lock").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(::flock(lock.get(), LOCK_EX | LOCK_NB), 0);
+    const auto ended = end_lost_session(dir);
+    ASSERT_TRUE(ended.is_ok()) << ended.status().message();
+    EXPECT_FALSE(*ended);
+    EXPECT_EQ(processes_of(dir), processes);
+  }
+  std::uint32_t killed = 0;
+  const auto ended = end_lost_session(dir, &killed);
+  ASSERT_TRUE(ended.is_ok()) << ended.status().message();
+  EXPECT_TRUE(*ended);
+  EXPECT_EQ(killed, processes.size());
+  EXPECT_FALSE(std::filesystem::exists(dir));
+  EXPECT_LT(time_until_nothing_is_left(dir), kPatience);
+}
+
+TEST_F(NodeTest, ASessionThatLivesIsNoLostOne) {
+  auto driver = start();
+  const auto ended = end_lost_session(driver.dir());
+  ASSERT_TRUE(ended.is_ok()) << ended.status().message();
+  EXPECT_FALSE(*ended);
+  driver.expect_state(driver.create("ready"), ActorState::kAlive);
 }
 
 }  // namespace
