@@ -65,7 +65,8 @@ nb::list publications_of(const control::Listing& listing) {
   return list_of(listing.publications, [](const control::PublicationRow& row) {
     return dict_of("slot", row.slot, "generation", row.generation, "owner", row.owner, "nbytes", row.bytes, "buffers",
                    row.buffers, "is_direct", row.is_direct, "is_moved_out", row.is_moved_out, "is_retired",
-                   row.is_retired, "age_s", row.age_s, "readers", row.readers, "leases", row.leases);
+                   row.is_retired, "transport", row.transport, "age_s", row.age_s, "readers", row.readers, "leases",
+                   row.leases);
   });
 }
 

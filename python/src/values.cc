@@ -8,6 +8,7 @@
 #include <limits>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -198,7 +199,8 @@ void say_notices() {
   }
 }
 
-PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool shipped = false) {
+PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, const runtime::Transport& transport = {}) {
+  const bool shipped = transport.way != store::Way::kArena;
   auto payload = std::make_shared<Payload>();
   payload->refs = std::move(pickled.refs);
   auto& sources = pickled.buffers;
@@ -214,7 +216,7 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
       payload->inline_buffers.push_back(
           {std::string(reinterpret_cast<const char*>(source.data), source.size), source.writable});
     }
-    if (is_kept) payload->placement = running.publish_inline(std::move(referred));
+    if (is_kept) payload->placement = running.publish_inline(std::move(referred), transport);
     if (payload->placement) keep(payload->placement->publication, value, false, shipped);
     return payload;
   }
@@ -226,7 +228,7 @@ PayloadPtr assemble(Pickled pickled, runtime::Mode mode, nb::handle value, bool 
   }
   auto published = [&] {
     nb::gil_scoped_release released;
-    return running.publish(sources, mode, std::move(referred));
+    return running.publish(sources, mode, std::move(referred), transport);
   }();
   if (!published) raise_status(published.status(), "store a value of " + std::to_string(total) + " bytes");
   payload->placement = std::move(published).value();
@@ -371,7 +373,10 @@ PayloadPtr ship(nb::handle value, runtime::Mode mode) {
   const nb::object shipment = parts[5];
   Dumped dumped(parts);
   if (shipment.is_none()) return assemble(dumped.pickled(), runtime::Mode::kStored, value);
-  return assemble(dumped.pickled(), runtime::Mode::kLive, shipment, true);
+  const bool is_builtin = nb::cast<bool>(shipment.attr("is_builtin"));
+  const runtime::Transport transport{is_builtin ? store::Way::kTransport : store::Way::kProgramTransport,
+                                     nb::cast<std::string>(shipment.attr("transport"))};
+  return assemble(dumped.pickled(), runtime::Mode::kLive, shipment, transport);
 }
 
 PayloadPtr to_payload(nb::handle value, runtime::Mode mode) {
@@ -463,9 +468,34 @@ nb::object from_payload(const PayloadPtr& payload, nb::handle targets, Deadline 
   }
 }
 
+namespace {
+
+// Whether what was raised may say that the holder of a value is gone.
+bool may_be_lost(const nb::python_error& error) {
+  const nb::object exceptions = nb::module_::import_("beeline.exceptions");
+  if (error.matches(exceptions.attr("ObjectLostError")) || error.matches(exceptions.attr("PeerLostError"))) return true;
+  return error.type().is(exceptions.attr("DirectTransportError"));  // a transport of the program's own
+}
+
+// A transport may see before this process that the holder has gone.
+bool is_lost(store::Entry& entry, const PayloadPtr& payload, Deadline deadline) {
+  const auto noticed = Deadline::after(std::chrono::milliseconds(500));
+  const auto outcome = wait_with_signals(noticed.at() < deadline.at() ? noticed : deadline,
+                                         [&](Deadline slice) { return process().wait_lost(entry, payload, slice); });
+  return outcome == runtime::WaitOutcome::kDone;
+}
+
+bool is_same_place(const Payload& one, const Payload& other) {
+  if (!one.placement || !other.placement) return false;
+  return one.placement->holder == other.placement->holder && one.placement->publication == other.placement->publication;
+}
+
+}  // namespace
+
 nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) {
   auto& running = process();
   say_notices();
+  int repeats = 0;  // of a place where nobody is any more
   for (;;) {
     const auto payload = running.payload(entry);
     if (!payload) {
@@ -481,11 +511,18 @@ nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) 
     try {
       return from_payload(payload, targets, deadline);
     } catch (nb::python_error& error) {
-      if (payload->is_error() || payload->is_inline()) throw;
-      if (!error.matches(nb::module_::import_("beeline.exceptions").attr("ObjectLostError"))) throw;
+      if (payload->is_error() || !payload->needs_holder() || !may_be_lost(error)) throw;
+      if (payload->placement->way != store::Way::kArena && !is_lost(entry, payload, deadline)) throw;
       const auto outcome =
           wait_with_signals(deadline, [&](Deadline slice) { return running.ask_again(entry, payload, slice); });
-      if (outcome != runtime::WaitOutcome::kDone || running.payload(entry) == payload) throw;
+      if (outcome != runtime::WaitOutcome::kDone) throw;
+      const auto now = running.payload(entry);
+      if (now == payload) throw;
+      if (!now || !is_same_place(*now, *payload)) continue;
+      // The owner has heard nothing yet; of what a program's transport fetches it may have nothing else to say.
+      if (++repeats >= (payload->placement->way == store::Way::kProgramTransport ? 2 : 20)) throw;
+      nb::gil_scoped_release released;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
   }
 }

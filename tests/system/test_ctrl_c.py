@@ -219,6 +219,82 @@ def test_during_init(start_driver, delay_ms):
     processes.expect_a_new_session(driver)
 
 
+SHUTDOWN_STEPS = ["beeline.api.summary.before_end", "beeline._core.stop", "beeline.api.summary.after_end"]
+
+
+@pytest.mark.parametrize("step", SHUTDOWN_STEPS)
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+def test_during_shutdown(start_driver, step, is_after):
+    module, name = step.rsplit(".", 1)
+    driver = start_driver(
+        f"""
+    import importlib
+
+    module = importlib.import_module({module!r})
+    real = getattr(module, {name!r})
+
+    def interrupted(*arguments):
+        setattr(module, {name!r}, real)
+        if not {is_after}:
+            os.kill(os.getpid(), signal.SIGINT)
+        try:
+            return real(*arguments)
+        finally:
+            if {is_after}:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    setattr(module, {name!r}, interrupted)
+    ray.init(num_cpus=1)
+
+    @ray.remote
+    def one():
+        return 1
+
+    ray.get(one.remote())
+    try:
+        ray.shutdown()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        say("interrupted", ray.is_initialized())
+    ray.shutdown()
+    ray.init(num_cpus=1)
+    say("again", ray.get(one.remote()))
+    ray.shutdown()
+    """
+        + processes.NEW_SESSION
+    )
+    assert driver.expect("interrupted") is False
+    assert driver.expect("again") == 1
+    processes.expect_a_new_session(driver)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 3, 10, 30])
+def test_soon_after_shutdown_began(start_driver, delay_ms):
+    driver = start_driver(
+        f"""
+    def interrupt():
+        began.wait()
+        time.sleep({delay_ms} / 1000)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    began = threading.Event()
+    thread = threading.Thread(target=interrupt)
+    ray.init(num_cpus=1)
+    try:
+        thread.start()
+        began.set()
+        ray.shutdown()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        say("interrupted")
+    thread.join()
+    """
+        + processes.NEW_SESSION
+    )
+    driver.expect("interrupted")
+    processes.expect_a_new_session(driver)
+
+
 def test_uncaught_it_ends_everything(start_driver):
     driver = start_driver(
         PRELUDE

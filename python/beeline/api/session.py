@@ -383,23 +383,27 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     with _lock:
         if current.is_worker and not _exiting_interpreter:
             raise RuntimeError("beeline.shutdown() cannot be called by a worker; it belongs to its session.")
-        was_running = bool(current.info) and current.pid == os.getpid()
+        # One that Ctrl-C interrupted before may have left the core running.
+        was_running = bool(current.info) and current.pid == os.getpid() or _core.is_running()
         session_dir = str(current.info.get("session_dir", ""))
-        current.clear()
-        if was_running:
-            _stop(session_dir)
-        current.forget_functions()
-        for dependent in list(current.dependents):
-            dependent.session_ended()
+        with contextlib.ExitStack() as rest:  # goes its way to the end, from the last line up, also where Ctrl-C comes
+            for dependent in list(current.dependents):
+                rest.callback(dependent.session_ended)
+            rest.callback(current.forget_functions)
+            rest.callback(current.clear)
+            if was_running:
+                _stop(session_dir)
 
 
 def _stop(session_dir: str) -> None:
     """Ends this process's part; a driver says what went otherwise than asked (summary.py)."""
     if current.is_worker:
         return _core.stop()
-    is_lost = _core.session_error() is not None
-    lines = summary.before_end(session_dir)
-    _core.stop()
+    try:
+        is_lost = _core.session_error() is not None
+        lines = summary.before_end(session_dir)
+    finally:
+        _core.stop()
     # A session that was lost removes its folder in its own time.
     summary.say(lines if is_lost else lines + summary.after_end(session_dir))
 

@@ -164,8 +164,9 @@ def transfers(limit: int, as_json: bool, session: str | None, timeout: float) ->
 
     \b
     holder    the process in whose arena it lies
-    kind      direct: tensors in place, or a snapshot; store: a stored copy; disk: moved there; retired: its object
-              is gone, and it goes when the last lease is back
+    kind      direct: tensors in place, or a snapshot; gloo, nixl and the like: tensors in place that the transport
+              of that name fetches; store: a stored copy; disk: moved there; retired: its object is gone, and it
+              goes when the last lease is back
     age       since it was published
     owner     the process to whose object it belongs
     readers   pids of processes that may read it now
@@ -220,7 +221,7 @@ def _kind_of(row: dict[str, Any]) -> str:
         return "retired"
     if row["is_moved_out"]:
         return "disk"
-    return "direct" if row["is_direct"] else "store"
+    return row["transport"] or ("direct" if row["is_direct"] else "store")
 
 
 def _show_transfers(every: list[dict[str, Any]], names: dict[int, str]) -> None:

@@ -217,6 +217,8 @@ class Shipment:
     def __init__(self, value: Any, registration: Registration, tensors: list[Any]) -> None:
         _start_collector()
         self.value = value
+        self.transport = registration.name
+        self.is_builtin = registration.name in BUILTIN
         self.obj_id = uuid.uuid4().hex
         self.tensors = tensors
         self._manager = _manager(registration.name, registration.manager_class)

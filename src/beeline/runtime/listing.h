@@ -91,11 +91,12 @@ struct PublicationRow {
   std::uint64_t bytes = 0;
   std::uint32_t buffers = 0;
   bool is_direct = false, is_moved_out = false, is_retired = false;
+  std::string transport;  // that fetches it; empty: it is mapped or copied
   double age_s = 0;
   std::vector<std::int32_t> readers;  // pids of processes that may read it now
   std::vector<std::int32_t> leases;   // pids of those that hold a lease, readers included
-  MSGPACK_DEFINE_ARRAY(slot, generation, owner, bytes, buffers, is_direct, is_moved_out, is_retired, age_s, readers,
-                       leases)
+  MSGPACK_DEFINE_ARRAY(slot, generation, owner, bytes, buffers, is_direct, is_moved_out, is_retired, transport, age_s,
+                       readers, leases)
 };
 
 struct Listing {

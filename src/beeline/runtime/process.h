@@ -48,6 +48,12 @@ struct SourceBuffer {
 // Memory of the program.
 using Extent = std::span<const std::byte>;
 
+// By which tensors are fetched that stay with who made them.
+struct Transport {
+  store::Way way = store::Way::kArena;
+  std::string name;
+};
+
 // A large value, opened: the bytes of each buffer, valid while `lease` lives. A lease on its publication, or a mapping
 // of the file that its holder has moved it to.
 struct Opened {
@@ -103,6 +109,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   bool ready(Entry& entry);
   // The value. Null where there is none yet: it has been lost since it was there, and comes again to who waits for it.
   store::PayloadPtr payload(Entry& entry);
+  // `known`, the value of a ready object, could not be fetched by its transport. Waits until its holder is known to be
+  // gone, or there is another value already.
+  WaitOutcome wait_lost(Entry& entry, const store::PayloadPtr& known, Deadline deadline);
   // `known`, the value of a ready object, cannot be opened: its holder is gone. Waits until the owner has told another
   // one; at once where there is another already, and where there will be none.
   WaitOutcome ask_again(Entry& entry, const store::PayloadPtr& known, Deadline deadline);
@@ -113,13 +122,14 @@ class Process final : public PeerEvents, public store::TableEvents {
   void unwatch(Entry& entry, store::Watcher& watcher);
 
   // ----- publications: what this process shares or keeps until the owner of an object frees it
-  // `referred`: the program's memory that the value stands for, see wait_unpublished().
+  // `referred`: the program's memory that the value stands for, see wait_unpublished(). `transport`: by which that is
+  // fetched, where the buffers do not hold it.
   Result<std::unique_ptr<store::Placement>> publish(std::span<const SourceBuffer> buffers, Mode mode,
-                                                    std::vector<Extent> referred = {});
+                                                    std::vector<Extent> referred = {}, const Transport& transport = {});
   // What the program is to be told of its values, each once. Cheap when there is nothing.
   std::vector<std::string> take_notices();
   // As publish(), for a value that travels inline: nobody fetches it from here. Null once the session has ended.
-  std::unique_ptr<store::Placement> publish_inline(std::vector<Extent> referred);
+  std::unique_ptr<store::Placement> publish_inline(std::vector<Extent> referred, const Transport& transport = {});
   // Ends what was published for values that go nowhere.
   void discard(const std::vector<store::PayloadPtr>& values);
   // Whether what is published here may come back to who made it: to a driver or an actor. A function's process runs
@@ -277,7 +287,8 @@ class Process final : public PeerEvents, public store::TableEvents {
     memory::Range block{};      // its bytes
     bool is_moved_out = false;  // they lie in spill_
     bool is_direct = false;
-    std::uint64_t bytes = 0;  // of all buffers, in how many
+    std::string transport{};  // that fetches what the value stands for; empty where its buffers hold it
+    std::uint64_t bytes = 0;  // of all buffers, or of what the transport fetches, in how many
     std::uint32_t buffers = 0;
     Clock::time_point since{};  // the epoch: not recorded, of what travels inline
     // What a holder that is gone had of the value: it goes with this.
@@ -304,6 +315,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   WaitOutcome wait_giving_way(Locked& locked, Deadline deadline, FunctionRef<bool()> done);
   void hand_over(const store::Payload& value, ProcessIndex owner);
   void add_publication(const store::Placement& placement, std::vector<Extent> referred, bool is_movable);
+  void mark_by_transport(store::Placement& placement, const Transport& transport);
   Result<std::byte*> allocate(memory::Arena& arena, std::size_t size);
   Result<std::uint64_t> make_room(memory::Arena& arena, std::uint64_t wanted);
   Result<std::uint64_t> move_out_oldest(memory::Arena& arena);
@@ -369,6 +381,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   [[nodiscard]] std::string name_for_people() const;
   void rehome(ProcessIndex holder, const std::string& reason);
   void lose(Entry& entry, const std::string& reason, const std::string& more);
+  static bool may_be_made_again(const Entry& entry);
   void copy_lost_values();
   void reap();
   void release_lost_arenas();

@@ -223,6 +223,7 @@ void Process::list_publications(std::uint32_t limit, control::Listing& out) {
     row.bytes = publication.bytes;
     row.buffers = publication.buffers;
     row.is_direct = publication.is_direct;
+    row.transport = publication.transport;
     row.is_moved_out = publication.is_moved_out;
     row.is_retired = std::find(retired_.begin(), retired_.end(), publication.id) != retired_.end();
     if (publication.since != Clock::time_point{}) {

@@ -11,8 +11,6 @@
 namespace beeline::runtime {
 namespace {
 
-using store::ErrorKind;
-using store::make_failure;
 using store::Payload;
 
 constexpr std::uint64_t kWarmReserve = 64u << 20;
@@ -95,7 +93,7 @@ bool Process::is_lasting() {
 }
 
 Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const SourceBuffer> buffers, Mode mode,
-                                                           std::vector<Extent> referred) {
+                                                           std::vector<Extent> referred, const Transport& transport) {
   std::shared_ptr<memory::Arena> arena;
   {
     const Locked locked(lock_);
@@ -110,6 +108,7 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
   const Locked locked(lock_);
   if (!arena_) return Status(Code::kShutdown, session_error_);
   add_publication(*laid->placement, std::move(referred), mode == Mode::kStored);
+  if (transport.way != store::Way::kArena) mark_by_transport(*laid->placement, transport);
   progress_.expect_lull();
   if (laid->has_copies) {
     ++transfers_.copied_objects;
@@ -120,6 +119,23 @@ Result<std::unique_ptr<store::Placement>> Process::publish(std::span<const Sourc
     transfers_.mapped_bytes += laid->bytes_in_place;
   }
   return std::move(laid->placement);
+}
+
+// The same value, with its bytes in this process's arena.
+Result<store::PayloadPtr> Process::copy_here(memory::Arena& arena, transfer::Paths& from, const Payload& value) {
+  BEELINE_ASSIGN(const auto opened, open_buffers(from, *value.placement, Deadline::never()));
+  std::vector<SourceBuffer> sources;
+  for (std::size_t i = 0; i < opened.buffers.size(); ++i) {
+    sources.push_back({opened.buffers[i].data(), opened.buffers[i].size(), value.placement->buffers[i].writable});
+  }
+  const auto allocated = [&](std::size_t size) { return allocate(arena, size); };
+  BEELINE_ASSIGN(auto laid, lay_out(arena, allocated, self_, sources, false));
+  auto copy = std::make_shared<Payload>();
+  copy->skeleton = value.skeleton;
+  copy->skeleton_in_buffer = value.skeleton_in_buffer;
+  copy->refs = value.refs;
+  copy->placement = std::move(laid.placement);
+  return store::PayloadPtr(std::move(copy));
 }
 
 void Process::add_publication(const store::Placement& placement, std::vector<Extent> referred, bool is_movable) {
@@ -146,7 +162,19 @@ void Process::add_publication(const store::Placement& placement, std::vector<Ext
   publications_[id.slot] = std::move(publication);
 }
 
-std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> referred) {
+// What is published is what the transport fetches, not what says how.
+void Process::mark_by_transport(store::Placement& placement, const Transport& transport) {
+  placement.way = transport.way;
+  auto& publication = publications_.at(placement.publication.slot);
+  publication.transport = transport.name;
+  publication.is_direct = true;
+  publication.buffers = static_cast<std::uint32_t>(publication.referred.size());
+  publication.bytes = 0;
+  for (const auto& extent : publication.referred) publication.bytes += extent.size();
+  publication.since = Clock::now();
+}
+
+std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> referred, const Transport& transport) {
   // Nobody leases it, so it takes no slot of the lease table but one beyond.
   constexpr std::uint64_t kSlots = (std::uint64_t{1} << 32) - memory::kMaxPublications;
   const Locked locked(lock_);
@@ -159,6 +187,7 @@ std::unique_ptr<store::Placement> Process::publish_inline(std::vector<Extent> re
   placement->publication = id;
   placement->direct = true;
   publications_[id.slot] = {.id = id, .referred = std::move(referred), .owner = self_};
+  if (transport.way != store::Way::kArena) mark_by_transport(*placement, transport);
   return placement;
 }
 
@@ -247,16 +276,6 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
     }
     return opened;
   }
-}
-
-WaitOutcome Process::ask_again(Entry& entry, const store::PayloadPtr& known, Deadline deadline) {
-  Locked locked(lock_);
-  const auto is_settled = [&] {
-    return entry.payload != known || !is_stale(entry) || (entry.id.owner != self_ && peers_->is_gone(entry.id.owner));
-  };
-  if (is_settled()) return WaitOutcome::kDone;
-  if (entry.id.owner != self_) peers_->send(entry.id.owner, Message::kSubscribe, view_of(entry.id));
-  return wait_giving_way(locked, deadline, is_settled);
 }
 
 void Process::lease_ended() {
@@ -426,42 +445,6 @@ control::Counts Process::usage() {
           {"late_borrows", objects.late_borrows}};
 }
 
-// A producer that is gone may have said that it told us a value while that was still waiting for room in our ring:
-// whoever owns what is awaited here tells it again.
-void Process::ask_owners() {
-  std::vector<Entry*> awaited;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.id.owner != self_ && !entry.ready() && !entry.watchers.empty()) awaited.push_back(&entry);
-  });
-  for (Entry* entry : awaited) subscribe(*entry);
-}
-
-bool Process::is_stale(const Entry& entry) const {
-  return entry.ready() && !entry.payload->is_inline() && peers_->is_gone(entry.payload->placement->holder);
-}
-
-// The worker that held them is gone; what it stored (not what it shared in place) will live on in our arena.
-void Process::rehome(ProcessIndex holder, const std::string& reason) {
-  std::vector<Entry*> affected;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.id.owner == self_ && entry.payload && !entry.payload->is_inline() &&
-        entry.payload->placement->holder == holder) {
-      affected.push_back(&entry);
-    }
-  });
-  for (Entry* entry : affected) {
-    auto paths = paths_to(holder);
-    if (entry->payload->placement->direct) {
-      lose(*entry, reason, "a direct tensor lives as long as its producer");
-    } else if (!paths) {
-      lose(*entry, reason, "");
-    } else {
-      to_rehome_.push_back({entry->id, entry->payload, *paths, reason});
-    }
-  }
-  if (!to_rehome_.empty()) progress_.request_chores();
-}
-
 void Process::notify_program(std::string notice) {
   notices_.push_back(std::move(notice));
   has_notice_.store(true);
@@ -471,97 +454,6 @@ std::vector<std::string> Process::take_notices() {
   if (!has_notice_.load(std::memory_order_relaxed) || !has_notice_.exchange(false)) return {};
   const Locked locked(lock_);
   return std::exchange(notices_, {});
-}
-
-void Process::say_of_remaking(const Entry& entry) {
-  if (std::exchange(said_of_remaking_, true)) return;
-  notify_program((entry.name != nullptr ? *entry.name : std::string("a call")) +
-                 " runs again: its value was lost with the process that held it, or let go of and is needed to make "
-                 "another one again. This is said once; `beeline status` counts on");
-}
-
-// Who asks for it next, or has asked already, has it made again, if that can be.
-void Process::lose(Entry& entry, const std::string& reason, const std::string& more) {
-  ++transfers_.lost_objects;
-  // Its call may be on the way of running again already, or its stream of being given again.
-  if (entry.lineage != nullptr || entry.producer != nullptr) {
-    objects_.forget_value(entry);
-    if (!entry.subscribers.empty()) subscribe(entry);
-    return;
-  }
-  objects_.replace(entry, make_failure(ErrorKind::kReconstruction,
-                                       (entry.name != nullptr ? *entry.name : std::string("an object")) +
-                                           ": its value lay in a process that is gone (" + reason +
-                                           (more.empty() ? ")" : "); " + more) + "; " + Lineage::why_not(entry)));
-}
-
-// The same value, with its bytes in this process's arena.
-Result<store::PayloadPtr> Process::copy_here(memory::Arena& arena, transfer::Paths& from, const Payload& value) {
-  BEELINE_ASSIGN(const auto opened, open_buffers(from, *value.placement, Deadline::never()));
-  std::vector<SourceBuffer> sources;
-  for (std::size_t i = 0; i < opened.buffers.size(); ++i) {
-    sources.push_back({opened.buffers[i].data(), opened.buffers[i].size(), value.placement->buffers[i].writable});
-  }
-  const auto allocated = [&](std::size_t size) { return allocate(arena, size); };
-  BEELINE_ASSIGN(auto laid, lay_out(arena, allocated, self_, sources, false));
-  auto copy = std::make_shared<Payload>();
-  copy->skeleton = value.skeleton;
-  copy->skeleton_in_buffer = value.skeleton_in_buffer;
-  copy->refs = value.refs;
-  copy->placement = std::move(laid.placement);
-  return store::PayloadPtr(std::move(copy));
-}
-
-// On the helper thread: copying takes long. Until then we alone can open such a value, and nobody else is told it.
-void Process::copy_lost_values() {
-  for (;;) {
-    LostValue lost;
-    std::shared_ptr<memory::Arena> arena;
-    {
-      const Locked locked(lock_);
-      if (stopped_ || to_rehome_.empty()) return;
-      lost = std::move(to_rehome_.back());
-      to_rehome_.pop_back();
-      arena = arena_;
-    }
-    auto copy = copy_here(*arena, *lost.holder, *lost.value);
-    const Locked locked(lock_);
-    if (stopped_) return;
-    Entry* entry = objects_.find(lost.id);
-    const bool wanted = entry != nullptr && entry->payload == lost.value;
-    if (copy) {
-      add_publication(*(*copy)->placement, {}, true);
-      // Others may know the old place alone: its file, if there is one, stays as long as the object.
-      publications_.at((*copy)->placement->publication.slot).inherited = {lost.value->placement->holder,
-                                                                          lost.value->placement->publication};
-      if (!wanted) retire((*copy)->placement->publication);
-    }
-    if (wanted && copy) {
-      inheriting_ = lost.value->placement->publication;
-      objects_.replace(*entry, std::move(*copy));
-      inheriting_.reset();
-      ++transfers_.rehomed_objects;
-    } else if (wanted) {
-      lose(*entry, lost.reason, "it could not be copied: " + copy.status().message());
-    }
-    if (to_rehome_.empty()) release_lost_arenas();
-    progress_.notify();
-  }
-}
-
-// What a dead process held is memory of ours as long as we keep its arena.
-void Process::release_lost_arenas() {
-  if (lost_holders_.empty()) return;
-  std::set<ProcessIndex> needed;
-  objects_.for_each([&](Entry& entry) {
-    if (entry.payload && !entry.payload->is_inline()) needed.insert(entry.payload->placement->holder);
-  });
-  std::erase_if(lost_holders_, [&](ProcessIndex holder) {
-    if (needed.contains(holder)) return false;
-    mapped_.forget(holder);
-    peers_->forget_arena(holder);
-    return true;
-  });
 }
 
 }  // namespace beeline::runtime

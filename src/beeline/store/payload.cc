@@ -9,6 +9,8 @@ enum PayloadFlag : std::uint8_t {
   kSkeletonInBuffer = 4,
   kDirect = 8,
   kInline = 16,  // with a placement: the buffers are inline all the same
+  kByTransport = 32,
+  kByProgramTransport = 64,
 };
 
 struct PayloadHeader {
@@ -52,6 +54,8 @@ void encode_payload(const Payload& payload, Writer& out) {
   if (payload.placement) {
     header.flags |= kHasPlacement;
     if (payload.placement->direct) header.flags |= kDirect;
+    if (payload.placement->way == Way::kTransport) header.flags |= kByTransport;
+    if (payload.placement->way == Way::kProgramTransport) header.flags |= kByProgramTransport;
     if (payload.is_inline()) header.flags |= kInline;
   }
   header.buffer_count = static_cast<std::uint32_t>(payload.is_inline() ? payload.inline_buffers.size()
@@ -95,6 +99,8 @@ Result<std::shared_ptr<Payload>> decode_payload(Reader& in) {
     payload->placement->holder = in.read<ProcessIndex>();
     payload->placement->publication = in.read<memory::PublicationId>();
     payload->placement->direct = (header.flags & kDirect) != 0;
+    if ((header.flags & kByTransport) != 0) payload->placement->way = Way::kTransport;
+    if ((header.flags & kByProgramTransport) != 0) payload->placement->way = Way::kProgramTransport;
   }
   if (!is_inline) {
     if (header.buffer_count > in.left() / sizeof(BufferRecord)) {

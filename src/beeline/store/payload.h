@@ -65,6 +65,13 @@ struct InlineBuffer {
   bool writable = false;
 };
 
+// How what a value stands for is reached. By a transport, the value says how that fetches the tensors.
+enum class Way : std::uint8_t {
+  kArena = 0,             // it lies in the placement's buffers, or inline
+  kTransport = 1,         // the tensors stay with the holder, and are lost with it
+  kProgramTransport = 2,  // of the program's own, which may keep them anywhere
+};
+
 // A publication of one process: where the bytes of a large value lie, in its arena. Without buffers: what the holder
 // keeps of a value that travels inline, until the owner frees the object.
 struct Placement {
@@ -72,6 +79,7 @@ struct Placement {
   memory::PublicationId publication{};
   std::vector<Buffer> buffers;
   bool direct = false;  // published in place of the producer's tensors, or a snapshot of them
+  Way way = Way::kArena;
 };
 
 struct Failure {
@@ -93,6 +101,8 @@ struct Payload {
   [[nodiscard]] bool is_error() const { return failure != nullptr; }
   // The value is all here: nothing needs to be fetched from a holder.
   [[nodiscard]] bool is_inline() const { return !placement || placement->buffers.empty(); }
+  // Something of the value lies with its holder, or may do so.
+  [[nodiscard]] bool needs_holder() const { return !is_inline() || (placement && placement->way != Way::kArena); }
   [[nodiscard]] std::uint64_t size_bytes() const;
 };
 using PayloadPtr = std::shared_ptr<const Payload>;

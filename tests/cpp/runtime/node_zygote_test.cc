@@ -40,6 +40,20 @@ def main(session_dir, token):
     sys.exit(0)
 )";
 
+// What the zygote has of beeline._core: runtime::end_lost_session, which OneAtATimeEndsIt tests, in short.
+constexpr const char* kCoreModule = R"(
+import os, shutil, signal
+def end_lost_session(session_dir):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            marked = f"BEELINE_SESSION={session_dir}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
+            if marked and int(pid) != os.getpid():
+                os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            pass
+    shutil.rmtree(session_dir)
+)";
+
 class RealZygoteTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -54,6 +68,7 @@ class RealZygoteTest : public ::testing::Test {
     std::filesystem::copy_file(root / "_zygote.py", package / "_zygote.py");
     std::ofstream(package / "__init__.py") << "";
     std::ofstream(package / "_worker.py") << kWorkerModule;
+    std::ofstream(package / "_core.py") << kCoreModule;
     options_ = fake_options();
     options_.zygote_command = {python_, "-m", "beeline._zygote"};
     options_.zygote_env = {{"PYTHONPATH", place_.path() + "/modules"}};

@@ -2,9 +2,12 @@
 
 import asyncio
 import inspect
+import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 import warnings
 
@@ -30,6 +33,11 @@ class Steady:
 
     def array(self):
         return np.ones(1 << 20, np.uint8)
+
+    def tensor(self):
+        import torch
+
+        return torch.ones(1 << 20, dtype=torch.uint8)
 
 
 @ray.remote
@@ -305,6 +313,30 @@ def test_direct_tensors_say_where_they_are_and_who_reads_them():
     (row,) = state.get_objects(small.hex())
     assert (row.transport, row.holder_pid) == ("message", None)
     assert consumer != holder
+
+
+def test_tensors_that_a_named_transport_fetches_are_direct_ones():
+    steady, reader = Steady.remote(), Steady.remote()
+    ref = steady.tensor.options(tensor_transport="cma").remote()
+    ray.get(reader.keep.remote([ref]))
+    _, holder = ray.get(steady.ping.remote())
+    object_id = ref.hex()
+    rows = until(lambda: [row for row in state.get_objects(object_id) if row.object_size >= 0])
+    for row in rows:  # of the owner, and of who holds a reference
+        assert (row.transport, row.holder_pid, row.object_size) == ("cma", holder, 1 << 20)
+    (published,) = [row for row in transfers() if row["object_id"] == object_id]
+    assert (published["kind"], published["holder_pid"], published["nbytes"]) == ("cma", holder, 1 << 20)
+    assert published["age_s"] > 0 and published["owner_pid"] == os.getpid()
+    ray.get(reader.keep.remote([]))
+    del ref
+    until(lambda: not [row for row in transfers() if row["kind"] == "cma"])
+
+
+def transfers():
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "beeline.cli", "transfers", "--json"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)["publications"]
 
 
 def test_nodes_workers_and_jobs():

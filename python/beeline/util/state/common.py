@@ -163,7 +163,7 @@ class ObjectState(StateSchema):
     ip: str = _column()
     owner_pid: int | None = _column(detail=True)
     holder_pid: int | None = _column(detail=True)  # of the process whose memory has the bytes; None: none's arena
-    transport: str | None = _column(detail=True)  # "message", "object_store", "direct"
+    transport: str | None = _column(detail=True)  # "message", "object_store", "direct", or a named transport
     num_readers: int | None = _column(detail=True)  # processes that may read the published bytes now
     num_leases: int | None = _column(detail=True)  # those, and others whose lease is not back yet
     num_borrowers: int | None = _column(detail=True)  # processes beside the owner with references, as the owner knows

@@ -214,12 +214,14 @@ def objects(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for process in snapshot.members():
         for row in process["objects"]:
             publication = published.get((row["holder"], row["slot"], row["generation"]))
-            transport = "message" if not publication or not publication["nbytes"] else "object_store"
-            if publication and publication["nbytes"] and row["is_direct"]:
-                transport = "direct"
+            transport, size = "message", row["size_bytes"]
+            if publication and publication["transport"]:
+                transport, size = publication["transport"], publication["nbytes"]
+            elif publication and publication["nbytes"]:
+                transport = "direct" if row["is_direct"] else "object_store"
             yield {
                 "object_id": row["object_id"],
-                "object_size": row["size_bytes"],
+                "object_size": size,
                 "task_status": _task_status(process["index"], row),
                 "attempt_number": row["attempt"] + 1,
                 "reference_type": _REFERENCES[row["reference"]],
