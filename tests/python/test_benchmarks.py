@@ -1,4 +1,4 @@
-"""The benchmark command: its arithmetic, JSON, choice of rows, and that no failure vanishes. Needs no engine."""
+"""The benchmark command: its arithmetic, JSON, choice of rows, and that no failure vanishes. Few need an engine."""
 
 import json
 import os
@@ -115,9 +115,9 @@ def test_the_weights_have_the_published_size():
 
 def test_list_shows_every_row_and_measures_nothing(monkeypatch):
     monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("measured"))
-    shown = CliRunner().invoke(command.main, ["core", "--list"])
-    assert shown.exit_code == 0
-    assert [line.split()[0] for line in shown.output.splitlines()] == [row.key for row in CORE]
+    listed = CliRunner().invoke(command.main, ["core", "--list"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.output.splitlines()] == [row.key for row in CORE]
     one = CliRunner().invoke(command.main, ["core", "--list", "--only", "CALL_round"])
     assert len(one.output.splitlines()) == 1
 
@@ -165,16 +165,20 @@ def test_json_schema_and_exit_status(monkeypatch, tmp_path):
     assert "bad" in checked.output
 
 
+def shown(rows):
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    console.print(report.table("t", rows))
+    return console.export_text()
+
+
 def test_a_row_that_failed_is_in_the_table_with_its_error():
     row = result(ROW, {"beeline": Measured(error="ActorDiedError: gone"), "fast": Measured(samples=[3])})
     assert row["holds"] is None
     assert row["errors"] == {"beeline": "ActorDiedError: gone"}
     assert report.missed([row]) == ["key"]
-    from rich.console import Console
-
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))
-    console.print(report.table("t", [row]))
-    text = console.export_text()
+    text = shown([row])
     assert "ActorDiedError: gone" in text
     assert "failed" in text
 
@@ -263,6 +267,12 @@ def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured(monk
     assert a["beeline"] == pytest.approx(b["beeline"] * 1e3)
     assert a["limit"] > 0
     assert a["holds"] is True
+
+
+def test_two_processes_in_python_set_a_limit():
+    samples = runner.run_child(job("ring"), quick=True)["samples"]
+    assert set(samples) == {"round_trip", "pipelined", "one_way"}
+    assert all(value > 0 for figures in samples.values() for value in figures)
 
 
 def test_engines_that_are_not_asked_for_do_not_run():
