@@ -269,6 +269,36 @@ def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured(monk
     assert a["holds"] is True
 
 
+def test_a_row_is_named_by_what_was_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    row = Row("k", "500 of them", "us", "g", "futex", "x", quick_measure="50 of them, scaled", note="a remark")
+    monkeypatch.setattr(runner, "run_child", lambda job, quick: {"samples": {"x": [1.0]}})
+    for quick, measure in ((False, "500 of them"), (True, "50 of them, scaled")):
+        (answer,) = runner.run([row], ("beeline",), rounds=1, quick=quick)
+        assert (answer["measure"], answer["quick"], answer["note"]) == (measure, quick, "a remark")
+        for text in (shown([answer]), report.markdown([answer])):
+            assert measure in text
+            assert "a remark" in text
+
+
+def test_the_range_of_ours_is_shown_whatever_its_name():
+    row = Row("k", "m", "us", "g", "futex", "x", ours=Contender("beeline cma", "none", "cma"), peers=())
+    answer = result(row, {"beeline cma": Measured(samples=[1, 2, 3])})
+    assert "2 [1..3]" in shown([answer])
+    assert "2 [1..3]" in report.markdown([answer])
+    del answer["ours"]  # files of before
+    assert "| 2 |" in report.markdown([answer])
+
+
+def test_quick_rows_say_their_own_counts():
+    rows = {row.key: row.measured_as(quick=True) for rows in SUITES.values() for row in rows}
+    assert rows["actors_500"].startswith("50 actors")
+    assert "20,000" in rows["queued_bytes"]
+    assert "50,000" in rows["objects_growth"]
+    assert rows["many_tensors"].startswith("10,000 tensors")
+    assert "500 actors" in {row.key: row.measure for row in CORE}["actors_500"]
+
+
 def test_two_processes_in_python_set_a_limit():
     samples = runner.run_child(job("ring"), quick=True)["samples"]
     assert set(samples) == {"round_trip", "pipelined", "one_way"}
