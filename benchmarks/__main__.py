@@ -27,11 +27,14 @@ def _engines(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
+def _selected(name: str, only: tuple[str, ...], quick: bool) -> list[Row]:
     try:
-        return select(SUITES[name], only)
+        chosen = select(SUITES[name], only)
     except KeyError as error:
         raise click.UsageError(f"no row of {name} matches {error.args[0]!r}; --list shows them") from None
+    if quick and not (chosen := [row for row in chosen if row.with_quick]):
+        raise click.UsageError(f"--quick leaves out {', '.join(only)}")
+    return chosen
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +43,7 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.option(
     "--only", multiple=True, metavar="ROW", help="Rows whose key, group or measure contains this; repeatable."
 )
-@click.option("--quick", is_flag=True, help="One round, fewer repetitions.")
+@click.option("--quick", is_flag=True, help="One round, fewer repetitions and sizes.")
 @click.option(
     "--rounds",
     type=click.IntRange(1),
@@ -60,12 +63,12 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the table for a document.")
 def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot, finished, markdown) -> None:
     """Measures Beeline beside its peers, on this machine, in one run."""
-    rows = _selected(name, only)
+    rows = _selected(name, only, quick)
     chosen = _engines(engines)
     if list_rows:
         for row in rows:
             bound = row.bound.text(row.unit) if row.bound else "reported"
-            click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measure}")
+            click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measured_as(quick)}")
         return
     if finished:
         content = json.loads(finished.read_text())

@@ -299,6 +299,21 @@ def test_quick_rows_say_their_own_counts():
     assert "500 actors" in {row.key: row.measure for row in CORE}["actors_500"]
 
 
+def test_the_quick_sweep_leaves_sizes_out():
+    quick = CliRunner().invoke(command.main, ["handoff", "--list", "--quick"])
+    assert len(quick.output.splitlines()) == len(sweep.QUICK_SIZES) < len(sweep.SIZES)
+    left_out = CliRunner().invoke(command.main, ["handoff", "--quick", "--only", "sweep_4KiB"])
+    assert left_out.exit_code == 2
+    assert "sweep_4KiB" in left_out.output
+
+
+def test_the_sweep_has_every_transport_for_the_cpu():
+    from beeline.tensors import registered
+
+    named = {peer.variant for peer in sweep.ROWS[0].peers if peer.engine == "beeline"}
+    assert named == {*registered.BUILTIN, "shm", "object_store"} - {"cuda_ipc", "nccl"}
+
+
 def test_two_processes_in_python_set_a_limit():
     samples = runner.run_child(job("ring"), quick=True)["samples"]
     assert set(samples) == {"round_trip", "pipelined", "one_way"}
