@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks core|handoff [--json FILE] [--only ROW] [--quick] …`."""
+"""The command: `python -m benchmarks core|handoff|transfer|gpu [--json FILE] [--only ROW] [--quick] …`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import report, runner
 from benchmarks.engines import ENGINES
 from benchmarks.registry import Row, select
-from benchmarks.rows import SUITES
+from benchmarks.rows import SUITES, WHY_NOT
 from benchmarks.rows.sweep import draw
 
 ROUNDS, ROUNDS_QUICK = 3, 1
+UNAVAILABLE = 3  # exit status of a suite that this machine cannot run; 1 is a bound that does not hold, 2 is misuse
 
 
 def _engines(text: str) -> tuple[str, ...]:
@@ -73,6 +74,9 @@ def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot, 
     if finished:
         content = json.loads(finished.read_text())
         return show(name, content["machine"], content["commit"], content["rows"], markdown, check)
+    if why := WHY_NOT.get(name, lambda: None)():
+        click.echo(f"Error: {why}", err=True)
+        sys.exit(UNAVAILABLE)
     rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
     console = Console(stderr=not sys.stdout.isatty())
     machine, commit = runner.describe_machine(), runner.commit()

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import processes, report, runner  # noqa: E402
+from benchmarks import engines, processes, report, runner  # noqa: E402
 from benchmarks.registry import PROBES, Bound, Contender, Limit, Measured, Row, result, select  # noqa: E402
-from benchmarks.rows import CORE, SUITES, sweep, weights  # noqa: E402
+from benchmarks.rows import CORE, SUITES, gpu, sweep, weights  # noqa: E402
 
 ROW = Row(
     "key",
@@ -318,6 +319,45 @@ def test_two_processes_in_python_set_a_limit():
     samples = runner.run_child(job("ring"), quick=True)["samples"]
     assert set(samples) == {"round_trip", "pipelined", "one_way"}
     assert all(value > 0 for figures in samples.values() for value in figures)
+
+
+@pytest.mark.parametrize("cuda", [None, "12.6"])
+def test_without_a_gpu_the_suite_says_so_and_measures_nothing(monkeypatch, tmp_path, cuda):
+    monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    target = tmp_path / "gpu.json"
+    refused = CliRunner().invoke(command.main, ["gpu", "--json", str(target)])
+    assert refused.exit_code == command.UNAVAILABLE
+    assert "torch sees none here" in refused.output
+    assert ("without CUDA" if cuda is None else "no driver or no device") in refused.output
+    assert "Traceback" not in refused.output
+    assert not target.exists()
+    listed = CliRunner().invoke(command.main, ["gpu", "--list"])
+    assert listed.exit_code == 0
+    assert {"gpu_1KiB", "gpu_1GiB", "gpu_grpo_step"} <= {line.split()[0] for line in listed.output.splitlines()}
+
+
+def test_with_a_gpu_the_suite_runs(monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda rows, *a, **k: [finished(rows[0].key, [1])])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert CliRunner().invoke(command.main, ["gpu"]).exit_code == 0
+
+
+def test_both_actors_of_a_sweep_are_on_one_gpu(monkeypatch):
+    """With a GPU that is only declared, and tensors on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(sweep, "QUICK_SIZES", ("1 KiB", "16 KiB"))
+    ctx = engines.context("beeline", "auto", quick=True)
+    try:
+        samples = sweep.over_sizes(ctx, "cpu", gpu.SHARE)
+        assert set(samples) == {"1 KiB", "16 KiB"}
+        assert ctx.ray.cluster_resources()["GPU"] == 1
+        ctx.ray.shutdown()
+        with pytest.raises(AssertionError, match="arrived on cpu"):
+            sweep.over_sizes(ctx, "cpu:0", gpu.SHARE)
+    finally:
+        ctx.ray.shutdown()
 
 
 def test_engines_that_are_not_asked_for_do_not_run():
