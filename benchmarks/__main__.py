@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks core|handoff [--json FILE] [--only ROW] [--quick] …`."""
+"""The command: `python -m benchmarks core|handoff|transfer|gpu [--json FILE] [--only ROW] [--quick] …`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import report, runner
 from benchmarks.engines import ENGINES
 from benchmarks.registry import Row, select
-from benchmarks.rows import SUITES
+from benchmarks.rows import SUITES, WHY_NOT
 from benchmarks.rows.sweep import draw
 
 ROUNDS, ROUNDS_QUICK = 3, 1
+UNAVAILABLE = 3  # exit status of a suite that this machine cannot run; 1 is a bound that does not hold, 2 is misuse
 
 
 def _engines(text: str) -> tuple[str, ...]:
@@ -27,11 +28,14 @@ def _engines(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
+def _selected(name: str, only: tuple[str, ...], quick: bool) -> list[Row]:
     try:
-        return select(SUITES[name], only)
+        chosen = select(SUITES[name], only)
     except KeyError as error:
         raise click.UsageError(f"no row of {name} matches {error.args[0]!r}; --list shows them") from None
+    if quick and not (chosen := [row for row in chosen if row.with_quick]):
+        raise click.UsageError(f"--quick leaves out {', '.join(only)}")
+    return chosen
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +44,7 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.option(
     "--only", multiple=True, metavar="ROW", help="Rows whose key, group or measure contains this; repeatable."
 )
-@click.option("--quick", is_flag=True, help="One round, fewer repetitions.")
+@click.option("--quick", is_flag=True, help="One round, fewer repetitions and sizes.")
 @click.option(
     "--rounds",
     type=click.IntRange(1),
@@ -60,16 +64,19 @@ def _selected(name: str, only: tuple[str, ...]) -> list[Row]:
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write the table for a document.")
 def main(name, json_path, only, quick, rounds, engines, list_rows, check, plot, finished, markdown) -> None:
     """Measures Beeline beside its peers, on this machine, in one run."""
-    rows = _selected(name, only)
+    rows = _selected(name, only, quick)
     chosen = _engines(engines)
     if list_rows:
         for row in rows:
             bound = row.bound.text(row.unit) if row.bound else "reported"
-            click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measure}")
+            click.echo(f"{row.key:20} {row.unit:4} {bound:34} {row.measured_as(quick)}")
         return
     if finished:
         content = json.loads(finished.read_text())
         return show(name, content["machine"], content["commit"], content["rows"], markdown, check)
+    if why := WHY_NOT.get(name, lambda: None)():
+        click.echo(f"Error: {why}", err=True)
+        sys.exit(UNAVAILABLE)
     rounds = rounds or (ROUNDS_QUICK if quick else ROUNDS)
     console = Console(stderr=not sys.stdout.isatty())
     machine, commit = runner.describe_machine(), runner.commit()

@@ -42,11 +42,14 @@ class Context:
             return method
         return self.ray.method(tensor_transport=self.variant or "auto")(method)
 
-    def actor(self, cls: type) -> Any:
+    def actor(self, cls: type, num_gpus: float = 0) -> Any:
         """An actor class that may send and receive over any transport (Ray has to be told so)."""
+        options: dict[str, Any] = {"num_cpus": 0}
+        if num_gpus:
+            options["num_gpus"] = num_gpus
         if self.engine == "ray" and self.variant not in ("", "object_store"):
-            return self.ray.remote(enable_tensor_transport=True, num_cpus=0)(cls)
-        return self.ray.remote(num_cpus=0)(cls)
+            options["enable_tensor_transport"] = True
+        return self.ray.remote(**options)(cls)
 
     def link(self, actors: list) -> None:
         """Builds the process group a two-sided transport needs; an actor can be in one group only."""

@@ -128,10 +128,16 @@ class Row:
     limit: Limit | None = None
     timeout_s: float = 180.0
     note: str = ""
+    quick_measure: str = ""  # what the measure is with --quick, where that is something smaller
+    with_quick: bool = True  # whether --quick measures it at all
 
     def __post_init__(self) -> None:
         if self.unit not in SCALE:
             raise ValueError(f"row {self.key}: unknown unit {self.unit!r}; known: {', '.join(SCALE)}")
+
+    def measured_as(self, quick: bool) -> str:
+        """The measure as a table has to name it."""
+        return self.quick_measure if quick and self.quick_measure else self.measure
 
 
 @dataclass
@@ -150,7 +156,7 @@ class Measured:
         return [min(self.samples), max(self.samples)] if self.samples else None
 
 
-def result(row: Row, figures: dict[str, Measured]) -> dict:
+def result(row: Row, figures: dict[str, Measured], quick: bool = False) -> dict:
     """The JSON form of a measured row. `figures` is keyed by contender name; the limit's key is "limit"."""
     ours = figures.get(row.ours.name, Measured())
     limit = figures.get("limit", Measured())
@@ -159,8 +165,10 @@ def result(row: Row, figures: dict[str, Measured]) -> dict:
     return {
         "key": row.key,
         "group": row.group,
-        "measure": row.measure,
+        "measure": row.measured_as(quick),
+        "quick": quick,
         "unit": row.unit,
+        "ours": row.ours.name,
         "beeline": ours.value,
         "peers": peers,
         "limit": limit.value,

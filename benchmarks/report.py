@@ -72,10 +72,13 @@ def table(title: str, rows: list[dict]) -> Table:
         cell = Text("\n".join(peers))
         for failure in failures:
             cell.append(("\n" if cell.plain else "") + failure, style="red")
+        measure = Text(row["measure"])
+        if row["note"]:
+            measure.append(f"\n{row['note']}", style="dim")
         shown.add_row(
-            row["measure"],
+            measure,
             row["unit"],
-            _with_spread(row, "beeline", row["beeline"]),
+            _with_spread(row, row.get("ours", "beeline"), row["beeline"]),
             cell,
             number(row["limit"]),
             ratio_text(row),
@@ -95,9 +98,9 @@ def markdown(rows: list[dict]) -> str:
         peers += [f"{name}: failed" for name in row["errors"]]
         word = verdict(row).plain
         cells = [
-            row["measure"],
+            f"{row['measure']} ({row['note']})" if row["note"] else row["measure"],
             row["unit"],
-            _with_spread(row, "beeline", row["beeline"]),
+            _with_spread(row, row.get("ours", "beeline"), row["beeline"]),
             "; ".join(peers),
             number(row["limit"]),
             ratio_text(row),

@@ -166,7 +166,7 @@ def run(
             for name, job in needed[row.key].items():
                 pick = row.limit.pick if name == "limit" and row.limit else row.pick
                 figures[name] = measured(outcomes[job], pick, row.unit)
-            results[row.key] = result(row, figures)
+            results[row.key] = result(row, figures, quick)
         finished(list(results.values()))
     return [results[row.key] for row in rows]
 

@@ -2,6 +2,7 @@
 
 from benchmarks.rows import (
     calls,
+    gpu,
     grpo,
     handoff,
     limits,
@@ -29,6 +30,8 @@ CORE = [
     *grpo.ROWS,
 ]
 
-SUITES = {"core": CORE, "handoff": sweep.ROWS, "transfer": transfer.ROWS}
+SUITES = {"core": CORE, "handoff": sweep.ROWS, "transfer": transfer.ROWS, "gpu": gpu.ROWS}
+# Suites that not every machine can run: each of these says why it cannot be done here, or None.
+WHY_NOT = {"gpu": gpu.why_not}
 
-__all__ = ["CORE", "SUITES", "limits"]
+__all__ = ["CORE", "SUITES", "WHY_NOT", "limits"]

@@ -97,7 +97,8 @@ def placement_groups(ctx: Context) -> Samples:
     return {"rate": [round_of_groups() for _ in range(5)]}
 
 
-FUTEX = Limit("futex", "round_trip")
+FUTEX = Limit("futex", "round_trip")  # of handoffs
+RING_TRIP, RING_PIPELINED, RING_ONE_WAY = (Limit("ring", pick) for pick in ("round_trip", "pipelined", "one_way"))
 
 ROWS = [
     Row(
@@ -108,7 +109,7 @@ ROWS = [
         "actor_calls",
         "round_trip",
         Bound("<=", 1 / 40),
-        limit=FUTEX,
+        limit=RING_TRIP,
     ),
     Row(
         "calls_sync",
@@ -118,6 +119,7 @@ ROWS = [
         "actor_calls",
         "rate",
         Bound(">=", 40),
+        limit=RING_PIPELINED,
     ),
     Row(
         "calls_async",
@@ -127,6 +129,7 @@ ROWS = [
         "async_actor_calls",
         "rate",
         Bound(">=", 25),
+        limit=RING_PIPELINED,
     ),
     Row(
         "task_round_trip",
@@ -136,10 +139,28 @@ ROWS = [
         "tasks",
         "round_trip",
         Bound("<=", 1 / 40),
-        limit=FUTEX,
+        limit=RING_TRIP,
     ),
-    Row("stream_task", "items of a task that yields", "1/s", "calls", "streams", "task", Bound(">=", 20)),
-    Row("stream_method", "items of a method that yields", "1/s", "calls", "streams", "method", Bound(">=", 20)),
+    Row(
+        "stream_task",
+        "items of a task that yields",
+        "1/s",
+        "calls",
+        "streams",
+        "task",
+        Bound(">=", 20),
+        limit=RING_ONE_WAY,
+    ),
+    Row(
+        "stream_method",
+        "items of a method that yields",
+        "1/s",
+        "calls",
+        "streams",
+        "method",
+        Bound(">=", 20),
+        limit=RING_ONE_WAY,
+    ),
     Row(
         "placement_groups",
         "placement groups made and removed",
@@ -149,5 +170,5 @@ ROWS = [
         "rate",
         Bound(">=", 20),
     ),
-    Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50)),
+    Row("task_rate", "tasks per second", "1/s", "calls", "tasks", "rate", Bound(">=", 50), limit=RING_PIPELINED),
 ]

@@ -17,7 +17,7 @@ WIDTH_100M = 97_000
 BLOCKS = 10
 
 
-def _train(ctx: Context, steps: int, *options: str) -> Samples:
+def train(ctx: Context, steps: int, *options: str) -> Samples:
     """Seconds per step, a median per block of steps: the whole, and what is beyond computation.
 
     Beyond computation are calls, transfers and waits: the step less the longer of generating and learning, which run
@@ -45,12 +45,12 @@ def _blocks(step_ms: list[float]) -> list[float]:
 
 @probe
 def grpo_digits(ctx: Context) -> Samples:
-    return _train(ctx, ctx.reps(300, 100))
+    return train(ctx, ctx.reps(300, 100))
 
 
 @probe
 def grpo_100m(ctx: Context) -> Samples:
-    return _train(ctx, ctx.reps(20, 8), "--width", str(WIDTH_100M), "--eval-every", "1000")
+    return train(ctx, ctx.reps(20, 8), "--width", str(WIDTH_100M), "--eval-every", "1000")
 
 
 PLAIN = Contender("one plain process", "none", "plain")

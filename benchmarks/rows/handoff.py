@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from benchmarks.engines import Context
 from benchmarks.registry import BEELINE, RAY_TRANSPORTS, Bound, Contender, Limit, Row, Samples, probe
 from benchmarks.rows.calls import FUTEX
@@ -11,16 +13,21 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 STORE_MIB = 3 * 1024
 
 
+def visible_gpus() -> str:
+    """Which GPUs this process was given: both engines say it by this variable."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
 def producer_class(ctx: Context) -> type:
     """Built per run, for the transport is part of the class. Sizes are in bytes of float32."""
 
     class Producer:
-        def __init__(self, size_bytes):
+        def __init__(self, size_bytes, device="cpu"):
             import torch
 
             torch.set_num_threads(1)
             self.n = size_bytes // 4
-            self.tensor = torch.ones(self.n)
+            self.tensor = torch.ones(self.n, device=device)
 
         @ctx.returns
         def existing(self):
@@ -33,7 +40,7 @@ def producer_class(ctx: Context) -> type:
             return torch.full((self.n,), float(value))
 
         def ready(self):
-            return True
+            return visible_gpus()
 
     return Producer
 
@@ -50,15 +57,20 @@ class Consumer:
     def total(self, tensor):
         return float(tensor.sum())
 
+    def device(self, tensor):
+        return tensor.device.type
+
     def ready(self):
-        return True
+        return visible_gpus()
 
 
-def pair(ctx: Context, size_bytes: int) -> tuple:
+def pair(ctx: Context, size_bytes: int, device: str = "cpu", num_gpus: float = 0) -> tuple:
     """A producer that holds its tensor and a consumer, both up, and joined where the transport asks for it."""
-    producer = ctx.actor(producer_class(ctx)).remote(size_bytes)
-    consumer = ctx.actor(Consumer).remote()
-    ctx.ray.get([producer.ready.remote(), consumer.ready.remote()])
+    producer = ctx.actor(producer_class(ctx), num_gpus).remote(size_bytes, device)
+    consumer = ctx.actor(Consumer, num_gpus).remote()
+    places = ctx.ray.get([producer.ready.remote(), consumer.ready.remote()])
+    if num_gpus and places[0] != places[1]:
+        raise RuntimeError(f"the producer is on GPU {places[0]}, the consumer on {places[1]}")
     ctx.link([producer, consumer])
     return producer, consumer
 
@@ -129,7 +141,7 @@ def fresh(ctx: Context) -> Samples:
     return {"seconds": each(once, ctx.reps(5, 3), 2)}
 
 
-def _row(key: str, measure: str, unit: str, bound: Bound, probe_name: str, pick: str, limit: Limit, note="") -> Row:
+def _row(key: str, measure: str, unit: str, bound: Bound, probe_name: str, pick: str, limit: Limit) -> Row:
     return Row(
         key,
         measure,
@@ -141,7 +153,6 @@ def _row(key: str, measure: str, unit: str, bound: Bound, probe_name: str, pick:
         ours=BEELINE,
         peers=RAY_TRANSPORTS,
         limit=limit,
-        note=note,
     )
 
 
@@ -179,7 +190,6 @@ ROWS = [
         "read_all",
         "first",
         READ,
-        note="no bound; reported",
     ),
     Row(
         "fresh_1GiB",

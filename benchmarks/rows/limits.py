@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
+import pickle
 import platform
+import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from benchmarks.engines import Context
 from benchmarks.registry import Samples, probe
@@ -19,31 +24,45 @@ FUTEX_WAIT, FUTEX_WAKE = 0, 1
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 
 
+class Words:
+    """Shared memory between a process and its forks, and the kernel's futexes on 32-bit words of it."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.page = mmap.mmap(-1, size_bytes)
+        self._here = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
+        self._number = SYS_FUTEX[platform.machine()]
+        self._call = ctypes.CDLL(None, use_errno=True).syscall
+
+    def wait(self, offset: int, seen: int, timeout: ctypes.Array | None = None) -> None:
+        """Sleeps unless the word is another than `seen` already; `timeout` is a timespec."""
+        self._call(self._number, ctypes.c_void_p(self._here + offset), FUTEX_WAIT, seen, timeout, None, 0)
+
+    def wake(self, offset: int) -> None:
+        self._call(self._number, ctypes.c_void_p(self._here + offset), FUTEX_WAKE, 1, None, None, 0)
+
+
 @probe
 def futex(ctx: Context) -> Samples:
     """Round trip of a counter between two processes that sleep on futexes, called from Python (about 2 us of it)."""
-    number = SYS_FUTEX[platform.machine()]
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    page = mmap.mmap(-1, 4096)
-    here = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    words = Words(4096)
     ping, pong = 0, 64
 
     def wait_for(offset: int, value: int) -> None:
-        while (seen := struct.unpack_from("i", page, offset)[0]) != value:
-            call(number, ctypes.c_void_p(here + offset), FUTEX_WAIT, seen, None, None, 0)
+        while (seen := struct.unpack_from("i", words.page, offset)[0]) != value:
+            words.wait(offset, seen)
 
     def tell(offset: int, value: int) -> None:
-        struct.pack_into("i", page, offset, value)
-        call(number, ctypes.c_void_p(here + offset), FUTEX_WAKE, 1, None, None, 0)
+        struct.pack_into("i", words.page, offset, value)
+        words.wake(offset)
 
     calls, blocks, warm = ctx.reps(2000, 500), 5, 200
     total = warm + calls * blocks
-    child = os.fork()
-    if child == 0:
+
+    def answer() -> None:
         for i in range(1, total + 1):
             wait_for(ping, i)
             tell(pong, i)
-        os._exit(0)
+
     turn = iter(range(1, total + 1))
 
     def once() -> None:
@@ -51,9 +70,127 @@ def futex(ctx: Context) -> Samples:
         tell(ping, i)
         wait_for(pong, i)
 
-    samples = per_call(once, calls, blocks, warm)
-    os.waitpid(child, 0)
+    with _forked(answer):
+        samples = per_call(once, calls, blocks, warm)
     return {"round_trip": samples}
+
+
+@contextlib.contextmanager
+def _forked(work: Callable[[], None]) -> Iterator[None]:
+    """A fork of this process does `work` meanwhile."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    try:
+        yield
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"the other process ended with status {status}")
+
+
+class Ring:
+    """Pickled messages from one process to one other, through shared memory: what two Python processes need at least.
+
+    The reader spins for 20 us, then sleeps on the count of messages. There is room for all messages of a block, so
+    that nobody waits for room. What is written first has to be seen first, which Python can ask of x86 alone.
+    """
+
+    SLOTS, SLOT_BYTES, HEAD_BYTES = 8192, 128, 128
+    SPIN_S = 20e-6
+    COUNT, ASLEEP = 0, 64  # on cache lines of their own
+    MOST = (ctypes.c_long * 2)(0, 1_000_000)  # ns; a wake-up can be missed: the writer's store of COUNT may wait
+
+    def __init__(self) -> None:
+        if platform.machine() != "x86_64":
+            raise NotImplementedError("the ring needs stores to be seen in their order, as on x86-64")
+        self._words = Words(self.HEAD_BYTES + self.SLOTS * self.SLOT_BYTES)
+        self._ints = memoryview(self._words.page).cast("i")
+        self._done = 0  # by this side
+
+    def send(self, message: Any) -> None:
+        pickled = pickle.dumps(message, 5)
+        at = self.HEAD_BYTES + self._done % self.SLOTS * self.SLOT_BYTES
+        self._words.page[at : at + len(pickled)] = pickled
+        self._done += 1
+        self._ints[self.COUNT] = self._done
+        if self._ints[self.ASLEEP // 4]:
+            self._words.wake(self.COUNT)
+
+    def receive(self) -> Any:
+        ints, done = self._ints, self._done
+        if ints[self.COUNT] <= done:
+            self._await(done)
+        at = self.HEAD_BYTES + done % self.SLOTS * self.SLOT_BYTES
+        self._done += 1
+        return pickle.loads(self._words.page[at : at + self.SLOT_BYTES])
+
+    def _await(self, done: int) -> None:
+        ints, until = self._ints, clock() + self.SPIN_S
+        while ints[self.COUNT] <= done:
+            if clock() < until:
+                continue
+            ints[self.ASLEEP // 4] = 1
+            self._words.wait(self.COUNT, done, self.MOST)
+            ints[self.ASLEEP // 4] = 0
+
+
+@probe
+def ring(ctx: Context) -> Samples:
+    """Two Python processes: seconds until a message the size of a call is answered, and messages per second with all
+    sent before the first answer is read, and sent one way.
+    """
+    there, back = Ring(), Ring()
+    calls, blocks, warm = ctx.reps(2000, 500), 5, 200
+    count = ctx.reps(4000, 1000)
+    cores = sorted(os.sched_getaffinity(0))  # on one core each would spin in the other's way
+
+    def call(number: int) -> tuple:
+        return (number, "nop", (), {})
+
+    def answer() -> None:
+        os.sched_setaffinity(0, cores[-1:])
+        for _ in range(warm + calls * blocks + blocks * count):
+            back.send((there.receive()[0], None))
+        for _ in range(blocks):
+            there.receive()
+            for number in range(count):
+                back.send((number, None))
+
+    def once() -> None:
+        there.send(call(0))
+        back.receive()
+
+    def rate(send: Callable[[], None]) -> float:
+        start = clock()
+        send()
+        for number in range(count):
+            if back.receive()[0] != number:
+                raise AssertionError("another message came")
+        return count / (clock() - start)
+
+    def send_all() -> None:
+        for number in range(count):
+            there.send(call(number))
+
+    with _forked(answer):
+        os.sched_setaffinity(0, cores[:1])
+        try:
+            return {
+                "round_trip": per_call(once, calls, blocks, warm),
+                "pipelined": [rate(send_all) for _ in range(blocks)],
+                "one_way": [rate(lambda: there.send(call(0))) for _ in range(blocks)],
+            }
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 @probe

@@ -83,13 +83,16 @@ def small_objects(ctx: Context) -> Samples:
 
 
 def _row(key: str, measure: str, unit: str, probe_name: str, pick: str, bound: Bound | None) -> Row:
-    return Row(key, measure, unit, "many", probe_name, pick, bound, timeout_s=900)
+    """The measure may have a place for `{count}`: what is measured, or what is with --quick."""
+    counts = (QUEUED, QUEUED_QUICK) if probe_name == "queued_calls" else (OBJECTS, OBJECTS_QUICK)
+    full, quick = (measure.format(count=f"{count:,}") for count in counts)
+    return Row(key, full, unit, "many", probe_name, pick, bound, timeout_s=900, quick_measure=quick)
 
 
 ROWS = [
     _row(
         "queued_bytes",
-        "memory of a queued call, 100,000 on one actor",
+        "memory of a queued call, {count} on one actor",
         "B",
         "queued_calls",
         "bytes",
@@ -106,7 +109,7 @@ ROWS = [
     ),
     _row(
         "objects_growth",
-        "memory that 1,000,000 small objects leave, each put and dropped",
+        "memory that {count} small objects leave, each put and dropped",
         "MiB",
         "small_objects",
         "growth",

@@ -100,7 +100,7 @@ ROWS = [
     ),
     Row(
         "actors_500",
-        "500 actors created and called once",
+        f"{MANY} actors created and called once",
         "s",
         "memory",
         "many_actors",
@@ -109,7 +109,7 @@ ROWS = [
         ours=BEELINE,
         peers=SCALED,
         timeout_s=600,
-        note="--quick: fewer, scaled to 500",
+        quick_measure=f"{MANY_QUICK} actors created and called once, scaled to {MANY}",
     ),
     Row(
         "actors_pss",

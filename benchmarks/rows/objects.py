@@ -91,7 +91,6 @@ def _rows(size: str, probe_name: str) -> list[Row]:
             probe_name,
             "cold_put",
             limit=copy,
-            note="no bound; reported",
         ),
         Row(f"get_{size}", f"get, numpy {size}", "us", "objects", probe_name, "get", Bound("<=", 1 / 10)),
     ]

@@ -1,4 +1,4 @@
-"""`handoff`: one tensor from 1 KiB to 1 GiB over every transport of both engines."""
+"""`handoff`: one tensor from 1 KiB to 1 GiB over every transport that both engines have for tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from benchmarks.timing import per_call
 SIZES = (
     {f"{4**i} KiB": 2**10 * 4**i for i in range(5)} | {f"{4**i} MiB": 2**20 * 4**i for i in range(5)} | {"1 GiB": 2**30}
 )
-OTHERS = tuple(Contender(f"beeline {name}", "beeline", name) for name in ("shm", "object_store"))
+QUICK_SIZES = ("1 KiB", "1 MiB", "64 MiB", "1 GiB")
+TRANSPORTS = ("shm", "object_store", "cma", "tcp", "ucx", "nixl", "gloo")
+OTHERS = tuple(Contender(f"beeline {name}", "beeline", name) for name in TRANSPORTS)
 
 
-@probe
-def sweep(ctx: Context) -> Samples:
+def over_sizes(ctx: Context, device: str = "cpu", num_gpus: float = 0) -> Samples:
     """All sizes in one session; a pair of actors for each, so that only one large tensor exists at a time."""
     ctx.init(num_cpus=4, store_mib=STORE_MIB)
     ray = ctx.ray
     samples: Samples = {}
-    for name, size in SIZES.items():
-        producer, consumer = pair(ctx, size)
+    for name in QUICK_SIZES if ctx.quick else SIZES:
+        size = SIZES[name]
+        producer, consumer = pair(ctx, size, device, num_gpus)
+        arrived = ray.get(consumer.device.remote(producer.existing.remote()))
+        if arrived != device:
+            raise AssertionError(f"a tensor on {device} arrived on {arrived}")
 
         def once(producer=producer, consumer=consumer):
             if ray.get(consumer.ends.remote(producer.existing.remote())) != (1.0, 1.0):
                 raise AssertionError("wrong bytes arrived")
 
-        calls = 20 if size <= 2**20 else 1
-        samples[name] = per_call(once, calls, ctx.reps(5, 3), 3)
+        calls = ctx.reps(20, 5) if size <= 2**20 else 1
+        samples[name] = per_call(once, calls, ctx.reps(5, 2), ctx.reps(2, 1))
         for actor in (producer, consumer):
             ray.kill(actor)
     return samples
+
+
+@probe
+def sweep(ctx: Context) -> Samples:
+    return over_sizes(ctx)
 
 
 ROWS = [
@@ -46,6 +56,7 @@ ROWS = [
         peers=(*OTHERS, *RAY_TRANSPORTS),
         limit=FUTEX,
         timeout_s=600,
+        with_quick=name in QUICK_SIZES,
     )
     for name in SIZES
 ]
@@ -81,6 +92,6 @@ def draw(rows: list[dict], path: str, machine: str) -> None:
     axes.set_ylabel("produce, hand on, consume, answer (microseconds, median)")
     axes.set_title(f"Handoff of an existing tensor between two actors\n{machine}", fontsize=11)
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

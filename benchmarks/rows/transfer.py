@@ -16,6 +16,7 @@ from benchmarks.timing import each, per_call
 from tools import cpp_package
 
 MAPPED = {**SIZES, "1 GiB": GIB}
+MANY, MANY_QUICK = 100_000, 10_000
 
 OURS = {path: Contender(f"beeline {path}", "none", path) for path in ("shm", "cma", "tcp")}
 # Paths that go through an engine of others', or through somebody else's memory: reported beside the memcpy.
@@ -244,10 +245,10 @@ def map_tensor(ctx: Context) -> Samples:
 
 @probe
 def many_tensors(ctx: Context) -> Samples:
-    """100,000 tensors of 4 KiB and one of as many bytes, prepared, into existing memory; of NIXL the many alone."""
+    """Many tensors of 4 KiB and one of as many bytes, prepared, into existing memory; of NIXL the many alone."""
     from beeline.transfer import Agent, TensorRefs
 
-    count, size = (10_000, 4096) if ctx.quick else (100_000, 4096)
+    count, size = ctx.reps(MANY, MANY_QUICK), 4096
     if ctx.variant == NIXL.variant:
         with Owner("nixl") as owner, nixl_batch(owner, "reader", size, count) as once:
             return {"many": each(once, ctx.reps(15, 5), 2)}
@@ -355,10 +356,23 @@ def _own_row(
     bound: Bound | None,
     limit: Limit | None,
     peers: tuple[Contender, ...] = (),
+    quick_measure: str = "",
 ) -> Row:
     """A row whose bound is of the machine, or of another figure of Beeline's."""
-    ours = Contender("beeline", "none")
-    return Row(key, measure, unit, "transfer", name, pick, bound, ours=ours, peers=peers, limit=limit, timeout_s=300)
+    return Row(
+        key,
+        measure,
+        unit,
+        "transfer",
+        name,
+        pick,
+        bound,
+        ours=Contender("beeline", "none"),
+        peers=peers,
+        limit=limit,
+        timeout_s=300,
+        quick_measure=quick_measure,
+    )
 
 
 def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row:
@@ -379,6 +393,7 @@ def _convert_row(what: str, path: str, measure: str, bound: Bound | None) -> Row
 
 NIXLS = (NIXL, NIXL_CMA, NIXL_TCP)
 OVER_TCP = (NIXL_TCP, MOONCAKE, MONARCH, GLOO)
+MANY_TENSORS = "{} tensors of 4 KiB, prepared, against one of as many bytes"
 ALL = (*NIXLS, MOONCAKE, MONARCH, GLOO, TORCH_QUEUE)
 
 
@@ -416,13 +431,14 @@ ROWS = [
     *(_map_row(size, "map_ahead", "against torch.multiprocessing", Bound("<=", 1 / 50)) for size in MAPPED),
     _own_row(
         "many_tensors",
-        "100,000 tensors of 4 KiB, prepared, against one of as many bytes",
+        MANY_TENSORS.format(f"{MANY:,}"),
         "ms",
         "many_tensors",
         "many",
         Bound("<=", 3.0, "limit"),
         Limit("many_tensors", "one"),
         (NIXL,),
+        MANY_TENSORS.format(f"{MANY_QUICK:,}"),
     ),
     *(
         _own_row(

@@ -1,4 +1,4 @@
-"""The benchmark command: its arithmetic, JSON, choice of rows, and that no failure vanishes. Needs no engine."""
+"""The benchmark command: its arithmetic, JSON, choice of rows, and that no failure vanishes. Few need an engine."""
 
 import json
 import os
@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import processes, report, runner  # noqa: E402
+from benchmarks import engines, processes, report, runner  # noqa: E402
 from benchmarks.registry import PROBES, Bound, Contender, Limit, Measured, Row, result, select  # noqa: E402
-from benchmarks.rows import CORE, SUITES, sweep, weights  # noqa: E402
+from benchmarks.rows import CORE, SUITES, gpu, sweep, weights  # noqa: E402
 
 ROW = Row(
     "key",
@@ -115,9 +116,9 @@ def test_the_weights_have_the_published_size():
 
 def test_list_shows_every_row_and_measures_nothing(monkeypatch):
     monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("measured"))
-    shown = CliRunner().invoke(command.main, ["core", "--list"])
-    assert shown.exit_code == 0
-    assert [line.split()[0] for line in shown.output.splitlines()] == [row.key for row in CORE]
+    listed = CliRunner().invoke(command.main, ["core", "--list"])
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.output.splitlines()] == [row.key for row in CORE]
     one = CliRunner().invoke(command.main, ["core", "--list", "--only", "CALL_round"])
     assert len(one.output.splitlines()) == 1
 
@@ -165,16 +166,20 @@ def test_json_schema_and_exit_status(monkeypatch, tmp_path):
     assert "bad" in checked.output
 
 
+def shown(rows):
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    console.print(report.table("t", rows))
+    return console.export_text()
+
+
 def test_a_row_that_failed_is_in_the_table_with_its_error():
     row = result(ROW, {"beeline": Measured(error="ActorDiedError: gone"), "fast": Measured(samples=[3])})
     assert row["holds"] is None
     assert row["errors"] == {"beeline": "ActorDiedError: gone"}
     assert report.missed([row]) == ["key"]
-    from rich.console import Console
-
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))
-    console.print(report.table("t", [row]))
-    text = console.export_text()
+    text = shown([row])
     assert "ActorDiedError: gone" in text
     assert "failed" in text
 
@@ -263,6 +268,96 @@ def test_rows_with_one_probe_share_their_children_and_the_limit_is_measured(monk
     assert a["beeline"] == pytest.approx(b["beeline"] * 1e3)
     assert a["limit"] > 0
     assert a["holds"] is True
+
+
+def test_a_row_is_named_by_what_was_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "LOCK", tmp_path / "lock")
+    row = Row("k", "500 of them", "us", "g", "futex", "x", quick_measure="50 of them, scaled", note="a remark")
+    monkeypatch.setattr(runner, "run_child", lambda job, quick: {"samples": {"x": [1.0]}})
+    for quick, measure in ((False, "500 of them"), (True, "50 of them, scaled")):
+        (answer,) = runner.run([row], ("beeline",), rounds=1, quick=quick)
+        assert (answer["measure"], answer["quick"], answer["note"]) == (measure, quick, "a remark")
+        for text in (shown([answer]), report.markdown([answer])):
+            assert measure in text
+            assert "a remark" in text
+
+
+def test_the_range_of_ours_is_shown_whatever_its_name():
+    row = Row("k", "m", "us", "g", "futex", "x", ours=Contender("beeline cma", "none", "cma"), peers=())
+    answer = result(row, {"beeline cma": Measured(samples=[1, 2, 3])})
+    assert "2 [1..3]" in shown([answer])
+    assert "2 [1..3]" in report.markdown([answer])
+    del answer["ours"]  # files of before
+    assert "| 2 |" in report.markdown([answer])
+
+
+def test_quick_rows_say_their_own_counts():
+    rows = {row.key: row.measured_as(quick=True) for rows in SUITES.values() for row in rows}
+    assert rows["actors_500"].startswith("50 actors")
+    assert "20,000" in rows["queued_bytes"]
+    assert "50,000" in rows["objects_growth"]
+    assert rows["many_tensors"].startswith("10,000 tensors")
+    assert "500 actors" in {row.key: row.measure for row in CORE}["actors_500"]
+
+
+def test_the_quick_sweep_leaves_sizes_out():
+    quick = CliRunner().invoke(command.main, ["handoff", "--list", "--quick"])
+    assert len(quick.output.splitlines()) == len(sweep.QUICK_SIZES) < len(sweep.SIZES)
+    left_out = CliRunner().invoke(command.main, ["handoff", "--quick", "--only", "sweep_4KiB"])
+    assert left_out.exit_code == 2
+    assert "sweep_4KiB" in left_out.output
+
+
+def test_the_sweep_has_every_transport_for_the_cpu():
+    from beeline.tensors import registered
+
+    named = {peer.variant for peer in sweep.ROWS[0].peers if peer.engine == "beeline"}
+    assert named == {*registered.BUILTIN, "shm", "object_store"} - {"cuda_ipc", "nccl"}
+
+
+def test_two_processes_in_python_set_a_limit():
+    samples = runner.run_child(job("ring"), quick=True)["samples"]
+    assert set(samples) == {"round_trip", "pipelined", "one_way"}
+    assert all(value > 0 for figures in samples.values() for value in figures)
+
+
+@pytest.mark.parametrize("cuda", [None, "12.6"])
+def test_without_a_gpu_the_suite_says_so_and_measures_nothing(monkeypatch, tmp_path, cuda):
+    monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    target = tmp_path / "gpu.json"
+    refused = CliRunner().invoke(command.main, ["gpu", "--json", str(target)])
+    assert refused.exit_code == command.UNAVAILABLE
+    assert "torch sees none here" in refused.output
+    assert ("without CUDA" if cuda is None else "no driver or no device") in refused.output
+    assert "Traceback" not in refused.output
+    assert not target.exists()
+    listed = CliRunner().invoke(command.main, ["gpu", "--list"])
+    assert listed.exit_code == 0
+    assert {"gpu_1KiB", "gpu_1GiB", "gpu_grpo_step"} <= {line.split()[0] for line in listed.output.splitlines()}
+
+
+def test_with_a_gpu_the_suite_runs(monkeypatch):
+    monkeypatch.setattr(runner, "run", lambda rows, *a, **k: [finished(rows[0].key, [1])])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert CliRunner().invoke(command.main, ["gpu"]).exit_code == 0
+
+
+def test_both_actors_of_a_sweep_are_on_one_gpu(monkeypatch):
+    """With a GPU that is only declared, and tensors on the CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(sweep, "QUICK_SIZES", ("1 KiB", "16 KiB"))
+    ctx = engines.context("beeline", "auto", quick=True)
+    try:
+        samples = sweep.over_sizes(ctx, "cpu", gpu.SHARE)
+        assert set(samples) == {"1 KiB", "16 KiB"}
+        assert ctx.ray.cluster_resources()["GPU"] == 1
+        ctx.ray.shutdown()
+        with pytest.raises(AssertionError, match="arrived on cpu"):
+            sweep.over_sizes(ctx, "cpu:0", gpu.SHARE)
+    finally:
+        ctx.ray.shutdown()
 
 
 def test_engines_that_are_not_asked_for_do_not_run():
