@@ -26,6 +26,7 @@ Payload random_payload(std::mt19937_64& random) {
     payload.placement->publication.slot = static_cast<std::uint32_t>(random());
     payload.placement->publication.generation = static_cast<std::uint32_t>(random());
     payload.placement->direct = random() % 2 == 0;
+    payload.placement->way = static_cast<Way>(random() % 3);
   }
   // Inline buffers, with or without what their holder keeps; or buffers in an arena.
   const bool is_inline = !has_placement || random() % 2 == 0;
@@ -62,6 +63,7 @@ void expect_same(const Payload& a, const Payload& b) {
     EXPECT_EQ(a.placement->publication.slot, b.placement->publication.slot);
     EXPECT_EQ(a.placement->publication.generation, b.placement->publication.generation);
     EXPECT_EQ(a.placement->direct, b.placement->direct);
+    EXPECT_EQ(a.placement->way, b.placement->way);
     EXPECT_EQ(a.placement->buffers, b.placement->buffers);
   }
   ASSERT_EQ(a.is_error(), b.is_error());
