@@ -169,7 +169,7 @@ def _ptrace() -> Check:
 
 def _may_trace() -> bool:
     capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read("/proc/self/status"), re.MULTILINE)
-    return bool(capabilities) and bool(int(capabilities[1], 16) >> CAP_SYS_PTRACE & 1)
+    return capabilities is not None and bool(int(capabilities[1], 16) >> CAP_SYS_PTRACE & 1)
 
 
 def _cma(scope: Check) -> Check:
