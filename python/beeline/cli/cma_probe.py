@@ -1,7 +1,7 @@
 """Whether path `cma` works here, tried as agents take it.
 
-`python -m beeline.cli.cma_probe` prints "True" or "False", and what was found. The reader is a child of the owner, never
-the other way round: Yama lets ancestors read their descendants anyway.
+`python -m beeline.cli.cma_probe` prints "True" or "False", and what was found. The reader is a child of the owner,
+never the other way round: Yama lets ancestors read their descendants anyway.
 """
 
 from __future__ import annotations
