@@ -19,6 +19,7 @@ OUTPUT = BUILD / "wheels"
 WORK = BUILD / "wheel-work"
 REQUIREMENTS = ROOT / "requirements"
 SMOKE = ROOT / "tools" / "wheel_smoke.py"
+EXAMPLES = ROOT / "examples" / "cpp"
 # Of a wheel, as it is downloaded. Whoever needs more says what for.
 BUDGET_BYTES = 6 * 2**20
 # Without one of these a wheel installs, and fails when it is used.
@@ -27,6 +28,11 @@ CONTENTS = (
     "beeline/bin/beelined",
     "beeline/lib/libbeeline_preload.so",
     "beeline/include/beeline/transport_plugin.h",
+    "beeline/cpp/lib/libbeeline.so.",
+    "beeline/cpp/lib/cmake/beeline/beelineConfig.cmake",
+    "beeline/cpp/lib/cmake/beeline/beelineTargets.cmake",
+    "beeline/cpp/include/beeline/beeline.h",
+    "beeline/cpp/include/beeline/transfer.h",
     "beeline/py.typed",
     "/licenses/LICENSE",
 )
@@ -109,7 +115,8 @@ def _make_one(interpreter: Interpreter) -> Path:
     for problem in problems(wheel):
         say(f"  {wheel.name}: {problem}")
         raise StepError(f"check {interpreter.tag}")
-    _try(interpreter, wheel, work / "smoke-venv")
+    tried = _try(interpreter, wheel, work / "smoke-venv")
+    try_cpp(interpreter.tag, tools, tried, work / "smoke-cpp")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     final = Path(shutil.copy2(wheel, OUTPUT))
     say(f"  {final.relative_to(ROOT)}: {final.stat().st_size / 2**20:.1f} MiB")
@@ -131,12 +138,36 @@ def problems(wheel: Path) -> list[str]:
     return found + [f"brings along {name}" for name in strays]
 
 
-def _try(interpreter: Interpreter, wheel: Path, folder: Path) -> None:
+def _try(interpreter: Interpreter, wheel: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     tools = _environment(interpreter, folder)
     install = [tools / "python", "-m", "pip", "install", "--no-input", "-c", REQUIREMENTS / "runtime.txt", wheel]
     step(f"install {interpreter.tag}", install, timeout_s=600, env=_environment_of(tools))
     step(f"try {interpreter.tag}", [tools / "python", "-P", SMOKE], timeout_s=300, env=_environment_of(tools))
+    return tools
+
+
+def try_cpp(tag: str, tools: Path, tried: Path, folder: Path) -> None:
+    """Builds a program in C++ against an installed wheel, and nothing of the checkout, and runs it.
+
+    Args:
+        tag: For the steps' titles.
+        tools: The bin folder of the environment that has cmake and ninja.
+        tried: That of the environment with the wheel.
+        folder: To work in; what is there goes.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    source = shutil.copytree(EXAMPLES, folder / "source")
+    ask = "from beeline.cross_language import cmake_prefix_path; print(cmake_prefix_path)"
+    asked = subprocess.run(
+        [tried / "python", "-P", "-c", ask], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+    env = _environment_of(tools, BEELINE_PYTHON=str(tried / "python"))
+    cmake: list[str | Path] = [tools / "python", "-m", "cmake"]
+    configure = [*cmake, "-G", "Ninja", "-S", source, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={asked}"]
+    step(f"find C++ {tag}", configure, timeout_s=120, env=env)
+    step(f"build C++ {tag}", [*cmake, "--build", folder / "build", "--target", "trainer"], timeout_s=300, env=env)
+    step(f"try C++ {tag}", [folder / "build" / "trainer"], timeout_s=120, env=env)
 
 
 def _environment(interpreter: Interpreter, folder: Path, *pages: str) -> Path:

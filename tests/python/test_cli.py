@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from beeline.cli import agents, doctor, main
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def beeline(*arguments, **environment):
@@ -58,9 +62,89 @@ def test_doctor_as_json():
     levels = {check["name"]: check["level"] for check in report["checks"]}
     assert set(levels.values()) <= {"ok", "warning", "error", "absent"}
     assert levels["transport shm"] == "ok"
-    for path in ("nixl", "gloo", "ucx", "cuda_ipc", "nccl"):
+    for path in ("cma", "nixl", "gloo", "ucx", "cuda_ipc", "nccl"):
         assert levels[f"transport {path}"] == levels[f"path {path}"]
     assert levels["path ucx"] in {"ok", "absent"}  # as the machine has it
+
+
+def test_doctor_has_a_line_for_every_path_of_the_documents():
+    section = (ROOT / "docs" / "transports.md").read_text().partition("\n## Paths\n")[2].partition("\n## ")[0]
+    paths = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert {"shm", "cma", "gloo", "tcp"} <= paths
+    assert {f"transport {path}" for path in paths} <= {check.name for check in doctor.run_all()}
+
+
+def found_with(monkeypatch, scope, capabilities="0000000000000000", tried="True it was read"):
+    """What doctor says of ptrace and of cma on a machine that is as told."""
+    files = {doctor.PTRACE_SCOPE: scope, "/proc/self/status": f"Name:\tx\nCapEff:\t{capabilities}\nSeccomp:\t0"}
+    monkeypatch.setattr(doctor, "_read", lambda path: files[path])
+    program = ["-c", f"print({tried!r})"]
+    probe = doctor._probe
+    monkeypatch.setattr(doctor, "_probe", lambda path, *_: probe(path, *program))
+    setting = doctor._ptrace()
+    return setting, doctor._cma(setting)
+
+
+@pytest.mark.parametrize(("scope", "shown"), [("", "no Yama"), ("0", "0")])
+def test_where_all_may_read_each_other_doctor_has_no_advice(monkeypatch, scope, shown):
+    setting, path = found_with(monkeypatch, scope)
+    assert setting == ("ptrace scope", "ok", shown, "")
+    assert path == ("path cma", "ok", "it was read", "")
+
+
+def test_yama_lets_one_reader_in_by_default(monkeypatch):
+    setting, path = found_with(monkeypatch, "1")
+    assert (setting.level, path.level) == ("warning", "warning")
+    assert "connected last" in setting.found and "ptrace_scope=0" in setting.advice and "ptrace" in path.advice
+
+
+@pytest.mark.parametrize("scope", ["2", "3"])
+def test_what_yama_forbids_is_a_warning_with_advice(monkeypatch, scope):
+    setting, path = found_with(monkeypatch, scope, tried="False the kernel does not permit it")
+    assert (setting.level, path.level) == ("warning", "warning")
+    assert "does not permit" in path.found and "ptrace_scope=0" in path.advice
+    assert ("boot" in setting.advice) == (scope == "3")
+
+
+@pytest.mark.parametrize("scope", ["1", "2"])
+def test_yama_does_not_hold_for_those_with_the_capability(monkeypatch, scope):
+    setting, path = found_with(monkeypatch, scope, capabilities="0000000000080000")
+    assert (setting.level, path.level) == ("ok", "ok")
+    assert found_with(monkeypatch, "3", capabilities="0000000000080000")[0].level == "warning"
+
+
+# Installs a seccomp filter that denies process_vm_readv, and becomes the program that it is given.
+DENYING = """
+import ctypes, os, struct, sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 310, "aarch64": 270}[os.uname().machine]
+rows = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in rows))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(rows), ctypes.addressof(program)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def of_cma(*launcher):
+    command = [*launcher, sys.executable, "-m", "beeline.cli", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    return checks["ptrace scope"], checks["path cma"], checks["transport cma"]
+
+
+def test_doctor_tries_to_read_another_process():
+    setting, path, transport = of_cma()
+    assert path["level"] == transport["level"]
+    if path["level"] == "ok":
+        assert "process_vm_readv" in path["found"] and path["advice"] == ""
+    else:
+        assert setting["level"] != "ok" or "does not permit" in path["found"]
+    denied = of_cma(sys.executable, "-c", DENYING)
+    assert denied[0] == setting
+    assert [check["level"] for check in denied[1:]] == ["warning", "warning"]
+    assert "does not permit" in denied[1]["found"] and "process_vm_readv" in denied[1]["advice"] + denied[1]["found"]
 
 
 def test_doctor_for_people():

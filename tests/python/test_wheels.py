@@ -18,6 +18,11 @@ COMPLETE = (
     "beeline/bin/beelined",
     "beeline/lib/libbeeline_preload.so",
     "beeline/include/beeline/transport_plugin.h",
+    "beeline/cpp/lib/libbeeline.so.0.1",
+    "beeline/cpp/lib/cmake/beeline/beelineConfig.cmake",
+    "beeline/cpp/lib/cmake/beeline/beelineTargets.cmake",
+    "beeline/cpp/include/beeline/beeline.h",
+    "beeline/cpp/include/beeline/transfer.h",
     "beeline/py.typed",
     "beeline-0.1.0.dist-info/licenses/LICENSE",
 )

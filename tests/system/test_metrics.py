@@ -120,8 +120,65 @@ def test_a_file_that_is_none_is_counted(start_driver, session_folder):
     driver.expect("recorded")
     (folder,) = session_folder.glob("beeline-*/session-*/agents")
     (folder / "p99.metrics").write_text("nonsense")
+    found, unreadable = metrics_files.scan()
+    assert [path for path in unreadable if path.endswith("p99.metrics")] and found
     families = exported()
     assert values(families, "beeline_metrics_unreadable") == [(1.0,)]
     assert len(values(families, "ray_steps_total")) == 2
-    found, unreadable = metrics_files.scan()
-    assert [path for path in unreadable if path.endswith("p99.metrics")] and found
+
+
+SPILLING = """
+    import numpy as np
+
+    MIB = 1 << 20
+    ray.init(num_cpus=1, object_store_memory=64 * MIB)
+
+    @ray.remote
+    class Bystander:
+        def pid(self):
+            return os.getpid()
+
+    bystander = Bystander.remote()
+    pid = ray.get(bystander.pid.remote())
+    say("before", pid)
+    hear()
+    refs = [ray.put(np.full(8 * MIB // 8, i)) for i in range(20)]
+    total = sum(int(ray.get(ref)[0]) for ref in refs)
+    say("spilled", total)
+    hear()
+"""
+
+
+def test_what_is_moved_to_disk_is_counted(start_driver):
+    driver = start_driver(SPILLING)
+    bystander = driver.expect("before")
+
+    def of(families, name, pid):
+        return [value for by, value in values(families, f"beeline_store_{name}", "Pid") if by == str(pid)]
+
+    families = exported()
+    for name in ("spilled_objects_total", "restored_bytes_total", "spill_stalled_seconds_total"):
+        assert of(families, name, driver.pid) == of(families, name, bystander) == [0.0]
+    assert of(families, "quota_bytes", driver.pid) == [64.0 * 2**20]
+    assert "values on disk" not in processes.beeline_command("top", "--once", "--interval", "0.05")[1]
+    driver.tell()
+    assert driver.expect("spilled") == sum(range(20))
+    families = exported()
+    (objects,) = of(families, "spilled_objects_total", driver.pid)
+    assert objects >= 12
+    assert of(families, "spilled_bytes_total", driver.pid)[0] >= objects * 8 * 2**20
+    assert of(families, "restored_objects_total", driver.pid)[0] >= objects
+    assert 0 < of(families, "spill_stalled_seconds_total", driver.pid)[0] < 60
+    assert 0 < of(families, "used_bytes", driver.pid)[0] <= 64 * 2**20
+    assert of(families, "spilled_objects_total", bystander) == [0.0]
+    _, shown = processes.beeline_command("top", "--once", "--interval", "0.05")
+    assert "values on disk" in shown and str(driver.pid) in shown.partition("values on disk")[2]
+    assert str(bystander) not in shown.partition("values on disk")[2]
+    os.kill(bystander, signal.SIGSTOP)
+    try:
+        families = exported()
+    finally:
+        os.kill(bystander, signal.SIGCONT)
+    assert values(families, "beeline_session_unanswered") == [(1.0,)]
+    assert of(families, "spilled_objects_total", driver.pid) == [objects]
+    assert of(families, "spilled_objects_total", bystander) == []

@@ -6,6 +6,7 @@ import signal
 
 import processes
 import pytest
+from lineage_script import SCRIPT as LINEAGE
 
 SILENT = """
     import numpy as np
@@ -82,3 +83,59 @@ def test_what_the_daemon_complained_of_is_summed_up(start_driver):
     driver.expect("down")
     assert driver.wait() == 0
     assert "zygote has ended and is started again" in driver.output()
+
+
+def summary_of(driver):
+    driver.expect("down")
+    assert driver.wait() == 0
+    return driver.output().partition("The session has ended")[2]
+
+
+def test_calls_that_ran_again_for_a_lost_value_are_summed_up(start_driver):
+    driver = start_driver(
+        LINEAGE
+        + """
+    ray.init(num_cpus=2)
+    refs = [make.remote(i) for i in range(3)]
+    lose(*refs)
+    say("values", [first(ray.get(ref)) for ref in refs[:2]])
+    ray.shutdown()
+    say("down")
+    """
+    )
+    assert driver.expect("values") == [[0.0, 100_000], [1.0, 100_000]]
+    assert "values: calls ran again 2 times, as what they had made was lost" in summary_of(driver)
+
+
+def test_values_that_went_to_disk_are_summed_up(start_driver):
+    driver = start_driver(
+        """
+    import numpy as np
+
+    ray.init(num_cpus=1, object_store_memory=64 << 20)
+    refs = [ray.put(np.ones(8 << 20, np.uint8)) for _ in range(12)]
+    from beeline import _core
+    say("moved", _core.transfer_stats()["spilled_objects"])
+    ray.shutdown()
+    say("down")
+    """
+    )
+    moved = driver.expect("moved")
+    assert moved > 0
+    assert f"values: {moved} ({moved * 8} MiB) were moved to disk" in summary_of(driver)
+
+
+def test_series_of_metrics_without_room_are_summed_up(start_driver):
+    driver = start_driver(
+        """
+    from beeline.util.metrics import Counter
+
+    ray.init(num_cpus=1)
+    counter = Counter("ids", tag_keys=("id",))
+    for i in range(40_000):
+        counter.inc(tags={"id": f"{i:0100d}"})
+    ray.shutdown()
+    say("down")
+    """
+    )
+    assert f"metrics: series of process {driver.pid} found no room " in summary_of(driver)

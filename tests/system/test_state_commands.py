@@ -205,3 +205,26 @@ def test_mistakes_are_explained(program):
     assert code == 1 and "beeline list actors" in output
     code, output = processes.beeline_command("list", "pets")
     assert code == 2 and "actors" in output
+
+
+def test_the_timeline_of_a_sessions_tasks(program, tmp_path):
+    _, pid, producer, consumer, _ = program
+    target = tmp_path / "trace.json"
+    told = beeline("timeline", "--tasks", "--json", str(target))
+    trace = json.loads(target.read_text())
+    names = {event["pid"]: event["args"]["name"] for event in trace if event["ph"] == "M"}
+    assert {pid, producer, consumer} <= names.keys() and "Producer" in names[producer]
+    runs = [event for event in trace if event["ph"] == "X"]
+    assert {("Producer.weights", producer), ("Consumer.keep", consumer)} <= {(run["name"], run["pid"]) for run in runs}
+    assert [run["name"] for run in runs].count("task") == 2
+    assert all(run["dur"] > 0 for run in runs)
+    assert f"{len(runs)} tasks of " in told
+    text = beeline("timeline", "--session", str(pid))  # as `ray timeline --address`
+    (failed,) = [line for line in text.splitlines() if "Producer.fail" in line]
+    assert f"pid {producer}" in failed and "TASK_EXECUTION_EXCEPTION" in failed
+    assert f"{len(runs)} tasks of " in text
+    assert "0 tasks of 0 processes." in beeline("timeline", "--tasks", "--last", "1ms")
+    assert "Producer.weights" not in beeline("timeline")  # transfers, as ever
+    code, output = processes.beeline_command("timeline", "--tasks", "--session", "no such")
+    assert code == 1 and "No session is called" in output
+    assert processes.beeline_command("timeline", "--tasks", "--folder", "x")[0] == 2

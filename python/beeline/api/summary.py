@@ -26,7 +26,7 @@ _said: Counter[str] = Counter()
 def before_end(session_dir: str) -> list[str]:
     """One line for each thing that went another way than asked. Reads only, and never raises."""
     lines = []
-    for about in (_without_effect, _transfers, _daemon):
+    for about in (_without_effect, _transfers, _values, _metrics, _daemon):
         try:
             lines += about(session_dir)
         except Exception as error:  # a summary must not stand between a program and its end
@@ -75,6 +75,34 @@ def _transfers(session_dir: str) -> list[str]:
         ]
         if counters["rows_lost"]:
             lines.append(f"transfers: {counters['rows_lost']} kinds by {name} are counted in one row for all of them")
+    return lines
+
+
+def _values(session_dir: str) -> list[str]:
+    """Of this process's own: what was made again, and what went to disk. Both were said when they first happened."""
+    if not _core.is_running():
+        return []
+    stats = _core.transfer_stats()
+    lines = []
+    if remade := stats["remade_calls"]:
+        lines.append(f"values: calls ran again {_times(remade)}, as what they had made was lost with its process")
+    if moved := stats["spilled_objects"]:
+        lines.append(
+            f"values: {moved} ({stats['spilled_bytes'] / 2**20:.0f} MiB) were moved to disk, as the object store was "
+            f"full; publications waited {stats['spill_stalled_s']:.1f} s for it"
+        )
+    return lines
+
+
+def _metrics(session_dir: str) -> list[str]:
+    """Of all processes of the session: what they counted for nobody."""
+    lines = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(session_dir), "agents", "*.metrics"))):
+        read = _core.read_metrics(path)
+        if read is not None and read["lost"]:
+            lines.append(
+                f"metrics: series of process {read['pid']} found no room {_times(read['lost'])}, and are missing"
+            )
     return lines
 
 

@@ -20,6 +20,14 @@ PAGEMAP_SCAN_KERNEL = (6, 7)
 OPEN_FILES = 4096
 MAP_COUNT = 65530
 PROBE_TIMEOUT_S = 30.0
+CAP_SYS_PTRACE = 19
+PTRACE_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
+PTRACE_SCOPES = {
+    1: "of an agent's readers, the one that connected last",
+    2: "processes with CAP_SYS_PTRACE",
+    3: "no process, until the next boot",
+}
+NO_PTRACE_SCOPE = "sysctl kernel.yama.ptrace_scope=0; until then the path object_store does what cma would"
 NIXL_PROBE = """
 from beeline import _core
 from beeline.transfer import nixl
@@ -47,7 +55,8 @@ class Check(NamedTuple):
 
 def run_all() -> list[Check]:
     """Every check, in the order in which they are shown."""
-    paths = [_cuda(), _nccl(), _ucx(), _probe("nixl", NIXL_PROBE), _probe("gloo", GLOO_PROBE)]
+    scope = _ptrace()
+    paths = [_cma(scope), _cuda(), _nccl(), _ucx(), _probe("nixl", "-c", NIXL_PROBE), _probe("gloo", "-c", GLOO_PROBE)]
     return [
         _kernel(),
         _huge_pages(),
@@ -57,7 +66,7 @@ def run_all() -> list[Check]:
         _open_files(),
         _locked_memory(),
         _map_count(),
-        _ptrace(),
+        scope,
         _preload(),
         *paths,
         *_transports({path.name.removeprefix("path "): path.level for path in paths}),
@@ -147,8 +156,29 @@ def _map_count() -> Check:
 
 
 def _ptrace() -> Check:
-    scope = _read("/proc/sys/kernel/yama/ptrace_scope") or "0"
-    return Check("ptrace scope", "ok", scope)
+    """Who may read the memory of whom by `cma`, as far as Yama has a say in it."""
+    text = _read(PTRACE_SCOPE)
+    scope = int(text) if text.isdigit() else 0
+    exempt = scope < max(PTRACE_SCOPES) and _may_trace()
+    if scope not in PTRACE_SCOPES or exempt:
+        found = text + (", which does not hold for CAP_SYS_PTRACE" if scope and exempt else "")
+        return Check("ptrace scope", "ok", found or "no Yama")
+    advice = NO_PTRACE_SCOPE + (" (a boot without 3 comes first)" if scope == max(PTRACE_SCOPES) else "")
+    return Check("ptrace scope", "warning", f"{scope}: cma is for {PTRACE_SCOPES[scope]}", advice)
+
+
+def _may_trace() -> bool:
+    capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", _read("/proc/self/status"), re.MULTILINE)
+    return capabilities is not None and bool(int(capabilities[1], 16) >> CAP_SYS_PTRACE & 1)
+
+
+def _cma(scope: Check) -> Check:
+    """Tried: beside Yama, a container's seccomp profile may deny it."""
+    tried = _probe("cma", "-m", "beeline.cli.cma_probe")
+    if tried.level == "ok":
+        return tried._replace(level=scope.level, advice="see ptrace scope" if scope.advice else "")
+    advice = scope.advice or "--cap-add SYS_PTRACE, or a seccomp profile that allows process_vm_readv"
+    return tried._replace(level="warning", advice=tried.advice or advice)
 
 
 def _preload() -> Check:
@@ -205,9 +235,9 @@ def _ucx() -> Check:
     return Check("path ucx", "ok" if usable else "absent", found)
 
 
-def _probe(path: str, program: str) -> Check:
-    """Opens NIXL's engine, or torch, for a moment: in a process of its own, which it may litter or take with it."""
-    command = [sys.executable, "-P", "-c", program]
+def _probe(path: str, *program: str) -> Check:
+    """Opens an engine, or torch, for a moment: in a process of its own, which it may litter or take with it."""
+    command = [sys.executable, "-P", *program]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

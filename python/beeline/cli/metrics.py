@@ -18,9 +18,11 @@ def metrics(port: int, address: str, once: bool, folder: str) -> None:
     """Serve metrics at http://ADDRESS:PORT/metrics, until Ctrl-C.
 
     They are those that programs record by `ray.util.metrics` (beeline.util.metrics), of all sessions of this user on
-    this host, as ray_NAME; and the counters of all agents, of whatever moves tensors.
+    this host, as ray_NAME; the counters of all agents, of whatever moves tensors; and what each process of a session
+    has stored and moved to disk.
 
-    All lie in files, which are read at each scrape: processes come and go meanwhile, and are not asked. Names of
+    Those of programs and agents lie in files, which are read at each scrape: processes come and go meanwhile, and are
+    not asked. For their stores sessions are asked; a process that hangs takes half a second of the scrape. Names of
     agents, of their peers and paths, and all tags are labels: whoever may connect may read them. Names of the metrics:
     docs/observability.md.
 
@@ -29,12 +31,13 @@ def metrics(port: int, address: str, once: bool, folder: str) -> None:
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
     from beeline.transfer import prometheus
-    from beeline.util import metrics_files
+    from beeline.util import metrics_files, session_metrics
 
     registry = CollectorRegistry()
     registry.register(prometheus.collector(folder))
     if not folder:
         registry.register(metrics_files.collector())
+        registry.register(session_metrics.collector())
     if once:
         click.echo(generate_latest(registry).decode(), nl=False)
         return

@@ -14,6 +14,7 @@ from beeline.cli.doctor import Check
 
 if TYPE_CHECKING:
     from beeline.transfer.counters import Row
+    from beeline.util.session_metrics import Store
 
 _TOOL = 2  # control::ProcessKind
 _DIGITS = 1  # of percentiles, which are right within a factor of two
@@ -93,6 +94,21 @@ def _show_processes(console: Console, rows: Sequence[dict[str, Any]]) -> None:
     for table in (transfers, disk):
         if table.row_count:
             console.print(table)
+
+
+def on_disk(stores: Iterable[Store]) -> Table:
+    """What processes of sessions have moved to disk, and read there."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("values on disk, of", overflow="fold")
+    for name in ("pid", "moved out", "bytes", "read there", "bytes", "waited"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for store in stores:
+        moved = [str(store.spilled_objects), size_text(store.spilled_bytes)]
+        read = [str(store.restored_objects), size_text(store.restored_bytes)]
+        table.add_row(
+            Text(printable(store.what)), str(store.pid), *moved, *read, time_text(store.spill_stalled_s, _DIGITS)
+        )
+    return table
 
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:

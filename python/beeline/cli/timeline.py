@@ -1,16 +1,17 @@
-"""`beeline timeline`: the last transfers one by one."""
+"""`beeline timeline`: the last transfers, or the last tasks of a session, one by one."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from beeline.cli import sessions
 from beeline.cli.agents import Duration, folder_option, printable, size_text, speed_text, time_text
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
 _SHOWN = 50
 
 
-@click.command(short_help="Show your agents' last transfers one by one.")
+@click.command(short_help="Show your agents' last transfers, or a session's last tasks, one by one.")
+@click.option("--tasks", "of_tasks", is_flag=True, help="Show the tasks of a session instead of transfers.")
 @click.option("--json", "target", metavar="FILE", help="Write all of them in Chrome's trace format; - is the output.")
 @click.option("--last", type=Duration(), help="Only what ended in the last 500ms, 10s or 2m.  [default: all there is]")
 @folder_option
-def timeline(target: str | None, last: float | None, folder: str) -> None:
-    """Show the last transfers of the agents of this user on this host, one by one.
+@sessions.session_option
+@sessions.timeout_option
+def timeline(
+    of_tasks: bool, target: str | None, last: float | None, folder: str, session: str | None, timeout: float
+) -> None:
+    """Show the last transfers of the agents of this user on this host, one by one; with --tasks, or --session, the last
+    tasks of a session (`ray timeline`).
 
     Each agent keeps its last 2048 transfers of 10 us and more, and as many shorter ones, in a file, which is read: the
     agents themselves are not asked, and need not be well. Those of killed agents are shown until the next one opens.
@@ -39,25 +46,81 @@ def timeline(target: str | None, last: float | None, folder: str) -> None:
     took      until the bytes were there, or it had failed
     outcome   "ok", or what it failed by
 
-    What --json writes opens in https://ui.perfetto.dev and chrome://tracing: a row for each thread of each process.
+    Tasks are those attempts that have ended, as far as they are kept (`beeline list tasks`); the session is asked for
+    them while it runs.
+
+    What --json writes opens in https://ui.perfetto.dev and chrome://tracing: a row for each thread of each process; of
+    tasks, a row for each process.
 
     \b
       beeline timeline --last 10s
       beeline timeline --last 10s --json out.json
+      beeline timeline --tasks --json out.json
     """  # noqa: D301 - \b is a character that click reads
+    if of_tasks or session is not None:
+        if folder:
+            raise click.UsageError("--folder is of transfers: a session's tasks are asked of its processes.")
+        _tasks(target, last, session, timeout)
+        return
     from beeline.transfer import timeline as kept
 
     found = kept.read(folder, last_s=last)
     if target is None:
         _show(Console(), found)
         return
-    try:
-        with click.open_file(target, "w") as file:
-            json.dump(found.to_chrome(), file)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {target}: {error.strerror or error}") from error
+    _write(target, found.to_chrome())
     for line in _summary(found):
         click.echo(line, err=True)
+
+
+def _write(target: str, trace: Any) -> None:
+    try:
+        with click.open_file(target, "w") as file:
+            json.dump(trace, file)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _tasks(target: str | None, last: float | None, session: str | None, timeout: float) -> None:
+    from beeline import _core
+    from beeline.util.state.snapshot import Snapshot
+    from beeline.util.state.timeline import events_of
+
+    with sessions.errors_for_people():
+        snapshot = Snapshot(session, _core.PART_TASKS, timeout)
+        events = events_of(snapshot)
+    now_us = time.time() * 1e6
+    runs = [event for event in events if event["ph"] == "X"]
+    if last is not None:
+        runs = [event for event in runs if event["ts"] + event["dur"] >= now_us - last * 1e6]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    runs.sort(key=lambda event: event["ts"])
+    if target is not None:
+        _write(target, [*(event for event in events if event["ph"] == "M"), *runs])
+    else:
+        if runs:
+            sessions.console().print(_table_of_tasks(runs[-_SHOWN:], names, now_us))
+        if len(runs) > _SHOWN:
+            click.echo(f"The newest {_SHOWN}; --json FILE writes all of them.")
+    processes = {event["pid"] for event in runs}
+    total = f"{_count(len(runs), 'task')} of {len(processes)} {'process' if len(processes) == 1 else 'processes'}."
+    click.echo(total, err=target is not None)
+    if why := snapshot.missing("tasks"):
+        sessions.echo_notes([f"The answer is incomplete: {why}."])
+
+
+def _table_of_tasks(runs: list[dict[str, Any]], names: dict[int, str], now_us: float) -> Table:
+    rows = [
+        {
+            "ago": time_text((now_us - event["ts"]) / 1e6, 3),
+            "task": event["name"],
+            "process": names.get(event["pid"], f"pid {event['pid']}"),
+            "took": time_text(event["dur"] / 1e6),
+            "outcome": event["args"]["error_type"] or event["args"]["state"],
+        }
+        for event in runs
+    ]
+    return sessions.table_of(list(rows[0]), rows, right=("ago", "took"))
 
 
 def _summary(found: Timeline) -> list[str]:

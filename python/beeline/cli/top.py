@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from functools import partial
@@ -17,6 +18,10 @@ from beeline.cli.agents import folder_option, printable, size_text
 
 if TYPE_CHECKING:
     from beeline.transfer.counters import AgentCounters, Row
+    from beeline.util.session_metrics import Store
+
+# Sessions are asked, and files are read: not at every reading of a short interval.
+_ASK_EVERY_S = 1.0
 
 
 class _Watch:
@@ -29,6 +34,8 @@ class _Watch:
         self.agents: list[AgentCounters] = []
         self.unreadable: dict[str, str] = {}
         self._gbps: dict[tuple[str, ...], float] = {}
+        self._asked_at = -_ASK_EVERY_S
+        self.on_disk: list[Store] = []
 
     def read(self) -> None:
         from beeline.transfer import counters
@@ -46,6 +53,15 @@ class _Watch:
             if self._at and took
         }
         self._before, self._at = bytes_now, now
+        if not self._folder and now - self._asked_at >= _ASK_EVERY_S:
+            self._ask()
+            self._asked_at = now
+
+    def _ask(self) -> None:
+        from beeline.util import session_metrics
+
+        found, _ = session_metrics.stores()
+        self.on_disk = [store for store in found if store.spilled_objects or store.restored_objects]
 
     def gbps_now(self, agent: AgentCounters, row: Row) -> float | None:
         """Of what moves: a mapping does not."""
@@ -114,7 +130,8 @@ def _as_dict(watch: _Watch) -> dict[str, Any]:
         for row, shown in zip(agent.rows, told["rows"], strict=True):
             shown["gbps_now"] = watch.gbps_now(agent, row)
         agents.append(told)
-    return {"agents": agents, "unreadable": watch.unreadable}
+    on_disk = [dataclasses.asdict(store) for store in watch.on_disk]
+    return {"agents": agents, "unreadable": watch.unreadable, "on_disk": on_disk}
 
 
 def _render(watch: _Watch) -> RenderableType:
@@ -141,6 +158,8 @@ def _render(watch: _Watch) -> RenderableType:
                     f"{rest.transfers} transfers, {size_text(rest.nbytes)}, {rest.failures} failed"
                 )
             )
+    if watch.on_disk:
+        parts.append(tables.on_disk(watch.on_disk))
     for path, why in watch.unreadable.items():
         parts.append(Text(f"{printable(path)}: {printable(why)}", style="red"))
     return Group(*parts)

@@ -49,7 +49,7 @@ def list_logs(
         address: As of list_actors.
         node_id: There is one place for the logs of all nodes: accepted, and not needed.
         node_ip: Likewise.
-        glob_filter: Only names that match, as "worker-*.err".
+        glob_filter: Only names that match, as `"worker-*.err"`.
         timeout: Not needed: the files are read, nobody is asked.
     """
     groups: dict[str, list[str]] = {}

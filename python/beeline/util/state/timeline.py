@@ -27,7 +27,16 @@ def timeline(
 
     Raises ServerUnavailable as list_tasks; OSError where the file cannot be written.
     """
-    snapshot = Snapshot(address, _core.PART_TASKS, timeout)
+    events = events_of(Snapshot(address, _core.PART_TASKS, timeout))
+    if filename is None:
+        return events
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
+
+
+def events_of(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What timeline() returns, of a look at the session's tasks."""
     events: list[dict[str, Any]] = []
     for row in snapshot.members():
         name = f"{row['what']} (pid {row['pid']})"
@@ -54,8 +63,4 @@ def timeline(
                     },
                 }
             )
-    if filename is None:
-        return events
-    with open(filename, "w", encoding="utf-8") as file:
-        json.dump(events, file)
-    return None
+    return events
