@@ -24,7 +24,7 @@ from typing import Any
 import cloudpickle
 
 from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
-from beeline.tensors import announcements, fetch_time, jax_values, two_sided
+from beeline.tensors import announcements, fetch_time, jax_values
 from beeline.tensors.transport_manager import TensorTransportManager
 
 # Modes by their names: the same number in every process. They travel in one signed byte.
@@ -215,12 +215,15 @@ class Shipment:
         self.obj_id = uuid.uuid4().hex
         self.tensors = tensors
         self.manager = _manager(registration.name, registration.manager_class)
+        # Where readers of a two-sided one ask for it.
         self.contact = None if self.manager.is_one_sided() else self._listen(registration.name)
         self.metadata = self.manager.extract_tensor_transport_metadata(self.obj_id, tensors)
         _shipments[self.obj_id] = self
 
     @staticmethod
-    def _listen(name: str) -> two_sided.Contact:
+    def _listen(name: str) -> Any:
+        from beeline.tensors import two_sided
+
         if _own_handle() is None:
             raise TransportUnavailableError(
                 f"put is not supported for the two-sided tensor transport '{name}' in a driver. Use a one-sided one, "
@@ -341,7 +344,7 @@ def _receive(
     obj_id: str | None,
     metadata: Any,
     src: Any,
-    contact: two_sided.Contact | None,
+    contact: Any,
     inner: bytes,
     buffers: list[Any],
 ) -> Any:
@@ -351,6 +354,8 @@ def _receive(
         if getattr(_getting, "by_object_store", False):
             tensors = _by_object_store(name, src, obj_id)
         elif contact is not None:
+            from beeline.tensors import two_sided
+
             manager = _manager(name, manager_class)
             fetch = two_sided.Fetch(name, manager, obj_id, metadata, src, _own_handle(), contact)
             tensors = fetch.run(fetch_time.left())

@@ -243,10 +243,12 @@ class Fetch:
                 raise _Failed(f"recv_multiple_tensors gave {len(tensors)} tensors")
         except Late as error:
             raise time_left.error(f"{self._what} ({error})") from error
-        except (EOFError, OSError) as error:
+        except (EOFError, ConnectionError) as error:
             raise PeerLostError(f"{self._what} did not come: the producer's process has ended") from error
         except (Busy, _Failed) as error:
             raise DirectTransportError(f"{self._what} could not be received: {error}") from error.__cause__
+        except OSError as error:  # the process may have no more descriptors
+            raise DirectTransportError(f"{self._what} could not be received: {error}") from error
         return tensors
 
     def _from_here(self) -> list[Any]:
@@ -321,7 +323,7 @@ class Fetch:
             _settle(lane, self.contact.key, receiving, self.manager, self.obj_id, communicator)
         if receiving.error is not None:
             why = f"recv_multiple_tensors raised {_text(receiving.error)}"
-            raise _Failed(why + _word_of_producer(connection)) from receiving.error
+            raise _Failed(why + _word_of_producer(connection, until)) from receiving.error
         result: list[Any] = receiving.result
         return result
 
@@ -347,10 +349,10 @@ def _expect(message: bytes, expected: bytes) -> None:
         raise _Failed(f"at the producer {message[1:].decode(errors='replace')}")
 
 
-def _word_of_producer(connection: Connection) -> str:
+def _word_of_producer(connection: Connection, until: float) -> str:
     """What it has to say to a receive that failed: often it is why."""
     try:
-        if connection.poll(LEFT_ALONE_S):
+        if connection.poll(max(0.0, min(ABORTED_S, until - time.monotonic()))):
             message = connection.recv_bytes()
             return f"; at the producer {message[1:].decode(errors='replace')}" if message[:1] == FAILED else ""
     except (EOFError, OSError):
