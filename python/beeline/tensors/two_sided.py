@@ -80,6 +80,7 @@ class _Process:
         self.lock = threading.Lock()
         self.lanes: dict[str, Lane] = {}  # by transport; needs the lock
         self.producer: _Producer | None = None  # needs the lock
+        self.connections: set[Connection] = set()  # on either side
 
     def lane(self, name: str) -> Lane:
         with self.lock:
@@ -90,9 +91,12 @@ _process = _Process()
 
 
 def _begin_anew() -> None:
+    """After fork(): the peers of its parent see the end of their connections though the child lives."""
     global _process
     if _process.producer is not None:
-        _process.producer.close_in_child()
+        _process.producer.close()
+    for connection in _process.connections:
+        connection.close()
     _process = _Process()
 
 
@@ -112,7 +116,6 @@ class _Producer:
 
     def __init__(self, find: Callable[[str], Offer | None]) -> None:
         self.find = find
-        self._connections: set[Connection] = set()
         name = b"\0beeline-two-sided-" + secrets.token_hex(16).encode()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(name)
@@ -120,11 +123,9 @@ class _Producer:
         self.contact = Contact(_process.key, os.getpid(), name, secrets.token_bytes(SECRET_BYTES))
         threading.Thread(target=self._accept, name="beeline-two-sided", daemon=True).start()
 
-    def close_in_child(self) -> None:
-        """After fork(): readers see their connections' end though the child lives."""
+    def close(self) -> None:
+        """Lets nobody in any more."""
         self._listener.close()
-        for connection in self._connections:
-            connection.close()
 
     def _accept(self) -> None:
         while True:
@@ -141,21 +142,18 @@ class _Producer:
                 time.sleep(0.1)
 
     def _serve(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        try:
-            if not connection.poll(HELLO_S) or not hmac.compare_digest(
-                connection.recv_bytes(SECRET_BYTES), self.contact.secret
-            ):
-                return
-            self._answer(connection, pickle.loads(connection.recv_bytes(MAX_REQUEST)))
-        except (EOFError, OSError):
-            pass  # the reader has left
-        except Exception as error:
-            with contextlib.suppress(OSError):
-                connection.send_bytes(FAILED + _text(error).encode())
-        finally:
-            self._connections.discard(connection)
-            connection.close()
+        with _closing(connection):
+            try:
+                if not connection.poll(HELLO_S) or not hmac.compare_digest(
+                    connection.recv_bytes(SECRET_BYTES), self.contact.secret
+                ):
+                    return
+                self._answer(connection, pickle.loads(connection.recv_bytes(MAX_REQUEST)))
+            except (EOFError, OSError):
+                pass  # the reader has left
+            except Exception as error:
+                with contextlib.suppress(OSError):
+                    connection.send_bytes(FAILED + _text(error).encode())
 
     def _answer(self, connection: Connection, request: Request) -> None:
         until = time.monotonic() + request.seconds + LATER_S
@@ -367,8 +365,18 @@ def _connected(producer: Contact) -> Iterator[Connection]:
         if _user_at(own) != os.geteuid():
             raise _Failed(f"who listens at the producer's address is user {_user_at(own)}")
         connection: Connection = Connection(own.detach())
-    with connection:
+    with _closing(connection):
         yield connection
+
+
+@contextlib.contextmanager
+def _closing(connection: Connection) -> Iterator[None]:
+    _process.connections.add(connection)
+    try:
+        yield
+    finally:
+        _process.connections.discard(connection)
+        connection.close()
 
 
 def _user_at(connection: socket.socket) -> int:

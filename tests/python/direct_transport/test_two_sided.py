@@ -141,6 +141,29 @@ def test_a_producer_that_is_killed_while_it_sends(make_actor, b):
     assert ray.get(call(b, total, call(a, ones, 11, transport="meeting"))) == 11
 
 
+def test_a_producer_that_is_killed_while_it_sends_and_whose_child_lives(make_actor, b, tmp_path):
+    a = make_actor()
+    place = tmp_path / "child"
+
+    def leave_a_child():
+        told, tells = os.pipe()
+        child = os.fork()
+        if not child:
+            os.setsid()  # else it is ended with its parent
+            os.write(tells, b"x")
+            signal.pause()
+        os.read(told, 1)
+        place.write_text(str(child))
+        die()
+
+    ray.get(call(a, set_fault, leave_a_child))
+    ref = call(a, ones, 10, transport="meeting")
+    try:
+        assert "the producer's process has ended" in ray.get(call(b, error_of, [ref], 50))
+    finally:
+        os.kill(int(place.read_text()), signal.SIGKILL)
+
+
 def test_a_receiver_that_is_killed_while_it_receives(a, make_actor, b):
     reader = make_actor(max_restarts=1)
     pid = ray.get(call(reader, lambda node: os.getpid()))
