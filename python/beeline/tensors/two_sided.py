@@ -168,7 +168,7 @@ class _Producer:
                 if not connection.poll(max(0.0, until - time.monotonic())) or connection.recv_bytes(1) != GO:
                     return
                 failure = _send(lane, offer, request, connection, until)
-        except (Busy, Late) as error:
+        except (Busy, Late, OSError) as error:  # OSError: no descriptors are left, or the reader has left
             connection.send_bytes(FAILED + str(error).encode())
             return
         connection.send_bytes(SENT if failure is None else FAILED + failure.encode())
