@@ -24,11 +24,12 @@ def register_tensor_transport(
         transport_name: For `tensor_transport`, in any case.
         devices: Types of devices whose tensors it serves, such as ["npu"]. Another device is refused when a value is
             sent.
-        transport_manager_class: A subclass of `TensorTransportManager`, or one written for Ray's; one-sided. Pickled.
+        transport_manager_class: A subclass of `TensorTransportManager`, or one written for Ray's. Pickled. By a
+            two-sided one actors receive and send, not drivers and tasks.
         data_type: What it moves: torch.Tensor, jax.Array.
 
-    Raises ValueError for a name that is taken, a class that is no manager, and a two-sided transport; OutOfDiskError
-    where the session's folder has no room for it.
+    Raises ValueError for a name that is taken, and a class that is no manager; OutOfDiskError where the session's
+    folder has no room for it.
     """
     taken = set(transports.USABLE)
     registered.register(transport_name, devices, transport_manager_class, data_type, taken=taken)

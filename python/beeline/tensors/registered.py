@@ -86,11 +86,6 @@ def register(
             f"transport_manager_class {getattr(transport_manager_class, '__name__', transport_manager_class)} must be "
             "a subclass of TensorTransportManager."
         )
-    if not transport_manager_class.is_one_sided():  # type: ignore[attr-defined]
-        raise ValueError(
-            f"The transport {transport_name} is two-sided: Beeline's receivers read by themselves, and senders are "
-            "not called. Make it one-sided, or run the program on Ray."
-        )
     own = Registration(name, tuple(devices), cloudpickle.dumps(transport_manager_class), data_type)
     with _lock:
         # A worker has what its maker registered before it imports the module that registers it, too.
@@ -221,13 +216,26 @@ class Shipment:
         self.is_builtin = registration.name in BUILTIN
         self.obj_id = uuid.uuid4().hex
         self.tensors = tensors
-        self._manager = _manager(registration.name, registration.manager_class)
-        self.metadata = self._manager.extract_tensor_transport_metadata(self.obj_id, tensors)
+        self.manager = _manager(registration.name, registration.manager_class)
+        # Where readers of a two-sided one ask for it.
+        self.contact = None if self.manager.is_one_sided() else self._listen(registration.name)
+        self.metadata = self.manager.extract_tensor_transport_metadata(self.obj_id, tensors)
         _shipments[self.obj_id] = self
+
+    @staticmethod
+    def _listen(name: str) -> Any:
+        from beeline.tensors import two_sided
+
+        if _own_handle() is None:
+            raise TransportUnavailableError(
+                f"put is not supported for the two-sided tensor transport '{name}' in a driver. Use a one-sided one, "
+                "or return the value from a method of an actor."
+            )
+        return two_sided.contact(_shipments.get)
 
     def __del__(self) -> None:
         if hasattr(self, "metadata"):  # else nothing was registered
-            _ended.put((self._manager, self.obj_id, self.metadata, self.tensors))
+            _ended.put((self.manager, self.obj_id, self.metadata, self.tensors))
 
 
 class _NumberingPickler(cloudpickle.Pickler):
@@ -294,6 +302,7 @@ def dumps(value: Any, mode: int) -> tuple[Any, ...]:
             shipment and shipment.obj_id,
             shipment and shipment.metadata,
             shipment and _own_handle(),
+            shipment and shipment.contact,
             file.getvalue(),
             buffers,
         ),
@@ -332,13 +341,26 @@ class _NumberUnpickler(pickle.Unpickler):
 
 
 def _receive(
-    name: str, manager_class: bytes, obj_id: str | None, metadata: Any, src: Any, inner: bytes, buffers: list[Any]
+    name: str,
+    manager_class: bytes,
+    obj_id: str | None,
+    metadata: Any,
+    src: Any,
+    contact: Any,
+    inner: bytes,
+    buffers: list[Any],
 ) -> Any:
     tensors: list[Any] = []
     if obj_id is not None:
         targets = _targets(metadata.tensor_meta)
         if getattr(_getting, "by_object_store", False):
             tensors = _by_object_store(name, src, obj_id)
+        elif contact is not None:
+            from beeline.tensors import two_sided
+
+            manager = _manager(name, manager_class)
+            fetch = two_sided.Fetch(name, manager, obj_id, metadata, src, _own_handle(), contact)
+            tensors = fetch.run(fetch_time.left())
         else:
             tensors = _by_transport(name, manager_class, obj_id, metadata, src, targets)
         if targets is not None:

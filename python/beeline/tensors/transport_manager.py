@@ -46,7 +46,7 @@ class TensorTransportManager(ABC):
     @staticmethod
     @abstractmethod
     def is_one_sided() -> bool:
-        """Whether receivers read by themselves. Beeline serves one-sided transports."""
+        """Whether receivers read by themselves; otherwise the producer sends while they receive."""
 
     @staticmethod
     @abstractmethod
@@ -68,7 +68,10 @@ class TensorTransportManager(ABC):
     def get_communicator_metadata(
         self, src_actor: Any, dst_actor: Any, backend: str | None = None
     ) -> CommunicatorMetadata:
-        """What the two sides need to find each other. Either handle is None where that side is the driver."""
+        """On the receiver: what the two sides need to find each other. A handle is None where that side is the driver.
+
+        Of two-sided transports neither is.
+        """
 
     @abstractmethod
     def recv_multiple_tensors(
@@ -102,7 +105,7 @@ class TensorTransportManager(ABC):
         tensor_transport_metadata: TensorTransportMetadata,
         communicator_metadata: CommunicatorMetadata,
     ) -> None:
-        """Of two-sided transports; never called here."""
+        """Of two-sided transports, on the producer: runs while the receiver is in `recv_multiple_tensors`."""
 
     @abstractmethod
     def garbage_collect(self, obj_id: str, tensor_transport_meta: TensorTransportMetadata, tensors: list[Any]) -> None:

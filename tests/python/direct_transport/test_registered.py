@@ -236,14 +236,6 @@ def test_what_cannot_be_is_refused(pair):
         register_tensor_transport("shm", ["cpu"], FileTransport, torch.Tensor)
     with pytest.raises(ValueError, match="subclass of TensorTransportManager"):
         register_tensor_transport("other", ["cpu"], int, torch.Tensor)
-
-    class TwoSided(FileTransport):
-        @staticmethod
-        def is_one_sided():
-            return False
-
-    with pytest.raises(ValueError, match="two-sided"):
-        register_tensor_transport("other", ["cpu"], TwoSided, torch.Tensor)
     with pytest.raises(exceptions.TransportUnavailableError, match="meta"):
         ray.put(torch.ones(5, device="meta"), _tensor_transport="files")
     with pytest.raises(ValueError, match="snapshot"):

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from beeline.api import objects, session
+from beeline.api.actor import restore_handle
 from beeline.exceptions import ActorError
 from beeline.experimental.collective.communicator import CommunicatorHandle
 from beeline.util.collective.types import Backend
 
 _lock = threading.Lock()
 _made: dict[str, CommunicatorHandle] = {}  # by this process, in this session; needs the lock
+_joined: dict[str, CommunicatorHandle] = {}  # those that this process is in; needs the lock
+_seeing = threading.local()
 
 
 class _Made:
@@ -27,6 +30,7 @@ class _Made:
     def session_ended(self) -> None:
         with _lock:
             _made.clear()
+            _joined.clear()
 
 
 _with_session = _Made()
@@ -61,7 +65,8 @@ def create_collective_group(actors: Sequence[Any], backend: str, name: str | Non
             )
     if len(set(members)) != len(members):
         raise ValueError(f"All actors must be unique, got: {members}")
-    joining = [actor.__ray_call__.remote(_join, len(members), rank, wanted, name) for rank, actor in enumerate(members)]
+    known = [(actor._beeline_actor.id(), actor._beeline_meta_bytes) for actor in members]
+    joining = [actor.__ray_call__.remote(_join, known, rank, wanted, name) for rank, actor in enumerate(members)]
     left: list[Any] = joining
     try:
         while left:  # the first that fails says why; the others only wait for it
@@ -108,20 +113,39 @@ def get_collective_groups(actors: Sequence[Any], backend: str | None = None) -> 
     """
     wanted = None if backend is None else str(Backend(backend))
     with _lock:
-        groups = list(_made.values())
+        groups = list(({**_joined, **_made} if getattr(_seeing, "joined", False) else _made).values())
     return [
         group for group in groups if set(actors) <= set(group.actors) and (wanted is None or group.backend == wanted)
     ]
 
 
-def _join(instance: Any, world_size: int, rank: int, backend: str, name: str) -> None:
+@contextlib.contextmanager
+def seen_by_members() -> Iterator[None]:
+    """`get_collective_groups` in this thread also gives groups that this process is in, whoever has made them.
+
+    Ray asks a tensor transport how two actors reach each other in the process that made their group, Beeline in the
+    actor that receives.
+    """
+    _seeing.joined = True
+    try:
+        yield
+    finally:
+        _seeing.joined = False
+
+
+def _join(instance: Any, members: list[tuple[int, bytes]], rank: int, backend: str, name: str) -> None:
     from beeline.util import collective
 
-    collective.init_collective_group(world_size, rank, backend, name)
+    collective.init_collective_group(len(members), rank, backend, name)
+    handles = [restore_handle(actor_id, None, meta_bytes) for actor_id, meta_bytes in members]  # keep none alive
+    with _lock:
+        _joined[name] = CommunicatorHandle(handles, name, backend)
 
 
 def _leave(instance: Any, name: str, joined: None = None) -> None:
     from beeline.util import collective
 
+    with _lock:
+        _joined.pop(name, None)
     if collective.is_group_initialized(name):
         collective.destroy_collective_group(name)
