@@ -373,8 +373,8 @@ PayloadPtr ship(nb::handle value, runtime::Mode mode) {
   const nb::object shipment = parts[5];
   Dumped dumped(parts);
   if (shipment.is_none()) return assemble(dumped.pickled(), runtime::Mode::kStored, value);
-  const bool is_builtin = nb::cast<bool>(shipment.attr("is_builtin"));
-  const runtime::Transport transport{is_builtin ? store::Way::kTransport : store::Way::kProgramTransport,
+  const bool stays_here = nb::cast<bool>(shipment.attr("stays_here"));
+  const runtime::Transport transport{stays_here ? store::Way::kTransport : store::Way::kProgramTransport,
                                      nb::cast<std::string>(shipment.attr("transport"))};
   return assemble(dumped.pickled(), runtime::Mode::kLive, shipment, transport);
 }
@@ -495,7 +495,8 @@ bool is_same_place(const Payload& one, const Payload& other) {
 nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) {
   auto& running = process();
   say_notices();
-  int repeats = 0;  // of a place where nobody is any more
+  int repeats = 0;                        // of a place where nobody is any more
+  std::optional<nb::python_error> first;  // what was found there
   for (;;) {
     const auto payload = running.payload(entry);
     if (!payload) {
@@ -518,9 +519,12 @@ nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) 
       if (outcome != runtime::WaitOutcome::kDone) throw;
       const auto now = running.payload(entry);
       if (now == payload) throw;
-      if (!now || !is_same_place(*now, *payload)) continue;
+      if (!now || now->is_error() || payload->placement->way == store::Way::kArena || !is_same_place(*now, *payload)) {
+        continue;
+      }
       // The owner has heard nothing yet; of what a program's transport fetches it may have nothing else to say.
-      if (++repeats >= (payload->placement->way == store::Way::kProgramTransport ? 2 : 20)) throw;
+      if (!first) first.emplace(std::move(error));
+      if (++repeats >= (payload->placement->way == store::Way::kProgramTransport ? 2 : 20)) throw *std::move(first);
       nb::gil_scoped_release released;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }

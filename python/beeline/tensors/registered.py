@@ -213,12 +213,13 @@ class Shipment:
         _start_collector()
         self.value = value
         self.transport = registration.name
-        self.is_builtin = registration.name in BUILTIN
         self.obj_id = uuid.uuid4().hex
         self.tensors = tensors
         self.manager = _manager(registration.name, registration.manager_class)
         # Where readers of a two-sided one ask for it.
         self.contact = None if self.manager.is_one_sided() else self._listen(registration.name)
+        # Where else the tensors may lie, a program's one-sided one knows alone.
+        self.stays_here = registration.name in BUILTIN or self.contact is not None
         self.metadata = self.manager.extract_tensor_transport_metadata(self.obj_id, tensors)
         _shipments[self.obj_id] = self
 

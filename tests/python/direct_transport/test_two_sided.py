@@ -135,9 +135,8 @@ def test_a_producer_that_is_killed_while_it_sends(make_actor, b):
     a = make_actor(max_restarts=1, max_task_retries=-1)
     ray.get(call(a, set_fault, die))
     ref = call(a, ones, 10, transport="meeting")
-    told = ray.get(call(b, error_of, [ref]))
-    assert told.startswith("PeerLostError") or "the producer's process has ended" in told
-    # It is there again, in another process, and so is its transport.
+    # It is there again, in another process, and so is its transport; what it had made is made again.
+    assert ray.get(call(b, total, ref)) == 10
     assert ray.get(call(b, total, call(a, ones, 11, transport="meeting"))) == 11
 
 
@@ -159,7 +158,9 @@ def test_a_producer_that_is_killed_while_it_sends_and_whose_child_lives(make_act
     ray.get(call(a, set_fault, leave_a_child))
     ref = call(a, ones, 10, transport="meeting")
     try:
-        assert "the producer's process has ended" in ray.get(call(b, error_of, [ref], 50))
+        told = ray.get(call(b, error_of, [ref], 50))
+        # As the runtime says it, or the transport: the child has the runtime's connections as well.
+        assert "its value lay in a process that is gone" in told or "the producer's process has ended" in told
     finally:
         os.kill(int(place.read_text()), signal.SIGKILL)
 
