@@ -192,6 +192,7 @@ def test_killed_zygote_is_replaced(start_driver):
     hear()
     say("old", ray.get(other.add.remote(1, 1)))
     say("new", tried(lambda: [ray.get(Other.remote().add.remote(1, 1), timeout=30) for _ in range(6)]))
+    hear()
     """
     )
     driver.expect("ready")
