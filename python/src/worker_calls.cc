@@ -142,8 +142,8 @@ std::pair<nb::object, nb::object> arguments_of(const IncomingCall& call) {
 std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
   const auto mode = static_cast<runtime::Mode>(mode_of(call));
   std::vector<PayloadPtr> results;
-  if (call.header.actor != 0 && call.cancelled.load()) {
-    // A method of an actor is not interrupted: nobody gets what it returns although it was cancelled (as Ray).
+  if (call.header.actor != 0 && !worker->is_async && call.cancelled.load()) {
+    // A method of a plain actor is not interrupted: nobody gets what it returns although it was cancelled (as Ray).
     results.push_back(store::make_failure(store::ErrorKind::kCancelled, full_name(call) + " was cancelled while it ran",
                                           call.header.actor));
     return results;

@@ -221,6 +221,17 @@ def test_nobody_gets_what_a_cancelled_coroutine_makes_of_it(core, fails):
     assert isinstance(core.replies[1].__cause__, ZeroDivisionError if fails else type(None))
 
 
+def test_what_had_ended_before_it_heard_of_its_cancellation_counts(core):
+    class Quick(Actor):
+        async def end(self):
+            core.all_cancels.add(1)  # the core knows, and the loop has not asked it
+            return "kept"
+
+    core.submit("end")
+    execute(Quick)
+    assert core.replies == {1: "kept"}
+
+
 def test_a_coroutine_that_never_ran_is_answered_when_cancelled(core):
     executor = async_executor.AsyncExecutor()
     executor._instance = executor.construct(Actor)

@@ -83,11 +83,11 @@ class AsyncExecutor:
             if _core.streams(task):
                 _core.finish_stream(task, error)
             else:
-                _core.reply_error(task, _cancelled(task, error) if task.is_cancelled() else error)
+                _core.reply_error(task, _cancelled(task, error) if _was_told(task) else error)
         else:
             if _core.streams(task):
                 _core.finish_stream(task, None)
-            elif task.is_cancelled():  # as Ray, whatever the coroutine made of it
+            elif _was_told(task):  # as Ray, whatever the coroutine made of it
                 _core.reply_error(task, _cancelled(task))
             else:
                 _core.reply(task, value)
@@ -132,6 +132,12 @@ class AsyncExecutor:
         if never_ran:
             _core.reply_error(task, _cancelled(task))
             self._end(task_id)
+
+
+def _was_told(task: Any) -> bool:
+    """Whether the running coroutine was cancelled while it could still hear of it: what has ended before counts."""
+    running = asyncio.current_task()
+    return task.is_cancelled() and running is not None and running.cancelling() > 0
 
 
 def _cancelled(task: Any, raised: BaseException | None = None) -> TaskCancelledError:
