@@ -142,6 +142,12 @@ std::pair<nb::object, nb::object> arguments_of(const IncomingCall& call) {
 std::vector<PayloadPtr> results_of(const IncomingCall& call, nb::handle value) {
   const auto mode = static_cast<runtime::Mode>(mode_of(call));
   std::vector<PayloadPtr> results;
+  if (call.header.actor != 0 && !worker->is_async && call.cancelled.load()) {
+    // A method of a plain actor is not interrupted: nobody gets what it returns although it was cancelled (as Ray).
+    results.push_back(store::make_failure(store::ErrorKind::kCancelled, full_name(call) + " was cancelled while it ran",
+                                          call.header.actor));
+    return results;
+  }
   if (call.header.return_count > 0 && PyGen_Check(value.ptr())) return results_of_generator(call, value);
   if (call.header.return_count == 1) {
     results.push_back(to_payload(value, mode));

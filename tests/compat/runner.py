@@ -31,6 +31,9 @@ import record
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHILD_TIMEOUT_S = 900
+# A terminal's signals as a shell gives them, also where nohup or a background job ignored them: an engine's workers
+# inherit what the child has, and are not interrupted by what they ignore.
+AS_FROM_A_SHELL = ("env", "--default-signal=HUP,INT")
 _children = set()  # that run now
 _is_over = threading.Event()  # no more of them
 ENGINES = ("ray", "beeline")
@@ -130,7 +133,7 @@ def _run_child(engine, names, folder):
     )
     with output.open("w") as sink:
         child = subprocess.Popen(
-            [sys.executable, str(HERE / "child.py"), engine, *names],
+            [*AS_FROM_A_SHELL, sys.executable, str(HERE / "child.py"), engine, *names],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=sink,

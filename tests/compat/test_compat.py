@@ -1,5 +1,7 @@
 """One script on Beeline and on real Ray, same outcome: a failing case is one failing test."""
 
+import signal
+
 import pytest
 import record
 import runner
@@ -44,6 +46,18 @@ def test_without_a_dashboard_the_cases_that_need_one_say_so(monkeypatch):
     name = next(name for name in runner.cases() if runner.needs_dashboard(name))
     assert not runner.can_ask("ray", name) and runner.can_ask("beeline", name)
     assert "needs a dashboard" in runner.run("ray", [name])[name].broke
+
+
+@pytest.mark.full
+def test_a_task_is_interrupted_also_where_the_tests_ignore_interrupts():
+    name = "wait_cancel_kill.cancel_a_running_task_interrupts_it"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        given = runner.run("ray", [name])[name]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert given.broke is None, given.broke
+    assert runner.disagreements(record.outcomes([name])[name], given.value) == []
 
 
 def test_disagreements_are_found():

@@ -12,14 +12,17 @@ from beeline.exceptions import AsyncioActorExit, TaskCancelledError
 
 
 class FakeTask:
-    def __init__(self, number):
-        self.number = number
+    def __init__(self, number, cancelled=()):
+        self.number, self.cancelled = number, cancelled
 
     def task_id(self):
         return self.number.to_bytes(24, "big")
 
     def function_name(self):
         return "A.f"
+
+    def is_cancelled(self):
+        return self.number in self.cancelled
 
 
 class FakeCore:
@@ -28,7 +31,7 @@ class FakeCore:
     def __init__(self):
         self.readable, self.writable = os.pipe2(os.O_NONBLOCK)
         self.queue = collections.deque()
-        self.cancels = []
+        self.cancels, self.all_cancels = [], set()
         self.replies = {}
         self.expected = 0
         self.cancelled = None
@@ -76,6 +79,7 @@ class FakeCore:
         except BlockingIOError:
             pass
         cancels, self.cancels = self.cancels, []
+        self.all_cancels.update(cancels)
         for number in cancels:
             self.cancelled(FakeTask(number))
         for number in self.taken:
@@ -86,7 +90,7 @@ class FakeCore:
 
     def submit(self, method, *args):
         self.expected += 1
-        self.queue.append((FakeTask(self.expected), method, args, {}))
+        self.queue.append((FakeTask(self.expected, self.all_cancels), method, args, {}))
 
     def submit_stream(self, method, *args, taken=1 << 30):
         self.submit(method, *args)
@@ -195,6 +199,37 @@ def test_a_running_coroutine_can_be_cancelled(core):
     core.submit("cancel", 1)
     execute(Cancelling)
     assert isinstance(core.replies[1], TaskCancelledError) and core.replies[2] is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_gets_what_a_cancelled_coroutine_makes_of_it(core, fails):
+    class Going(Actor):
+        async def cancel(self, *numbers):
+            core.cancels.extend(numbers)
+            core.wake()
+
+        async def go_on(self):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return 1 / 0 if fails else "kept"
+
+    core.submit("go_on")
+    core.submit("cancel", 1)
+    execute(Going)
+    assert isinstance(core.replies[1], TaskCancelledError) and core.replies[2] is None
+    assert isinstance(core.replies[1].__cause__, ZeroDivisionError if fails else type(None))
+
+
+def test_what_had_ended_before_it_heard_of_its_cancellation_counts(core):
+    class Quick(Actor):
+        async def end(self):
+            core.all_cancels.add(1)  # the core knows, and the loop has not asked it
+            return "kept"
+
+    core.submit("end")
+    execute(Quick)
+    assert core.replies == {1: "kept"}
 
 
 def test_a_coroutine_that_never_ran_is_answered_when_cancelled(core):

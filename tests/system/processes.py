@@ -87,6 +87,9 @@ class Process:
     def alive(self):
         return _state(self.pid)[1] == self.started
 
+    def stopped(self):
+        return _state(self.pid) == ("T", self.started)
+
     def kill(self, number=signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)

@@ -192,3 +192,25 @@ def test_actors_are_called_from_python(start):
     assert driver.expect("restarted") is True
     assert driver.wait() == 0
     assert "printed by C++" in driver.output()
+
+
+def test_nobody_gets_what_a_method_returns_after_it_was_cancelled(start):
+    driver = start(
+        """
+    store = cpp_actor_class("make_store", program=program).remote("cancelled")
+    started, enough = __file__ + ".started", __file__ + ".enough"
+    running, queued = store.work.remote(started, enough), store.pid.remote()
+    while not os.path.exists(started):
+        time.sleep(0.01)
+    ray.cancel(running)
+    ray.cancel(queued)  # the actor has heard of the former once this one is over
+    say("queued", outcome(lambda: ray.get(queued))[0][0])
+    open(enough, "w").close()
+    say("running", outcome(lambda: ray.get(running)))
+    say("goes on", isinstance(ray.get(store.pid.remote()), int))
+    """
+    )
+    assert driver.expect("queued") == "TaskCancelledError"
+    kinds, message = driver.expect("running")
+    assert kinds[0] == "TaskCancelledError" and "work was cancelled while it ran" in message
+    assert driver.expect("goes on") is True

@@ -62,24 +62,24 @@ PRELUDE = """
 """
 
 
-@pytest.mark.parametrize("size", [100, pytest.param(1 << 20, marks=pytest.mark.full)])
 @pytest.mark.parametrize("transport", [pytest.param("object_store", marks=pytest.mark.full), "auto"])
-def test_finished_results_reach_consumers(start_driver, size, transport):
+def test_finished_results_reach_consumers(start_driver, transport):
     driver = start_driver(
         PRELUDE
         + f"""
     make = holder.make.options(tensor_transport="{transport}")
-    refs = [make.remote({size}) for _ in range(3)]
-    ray.wait(refs, num_returns=3)
+    sizes = 100, 1 << 20
+    refs = [[make.remote(size) for size in sizes] for _ in range(3)]
+    ray.wait(sum(refs, []), num_returns=6)
     held = start_holding()
-    say("reader", [ray.get(reader.total.remote(refs[0])), still_held(held)])
-    say("driver", [float(ray.get(refs[1]).sum()), still_held(held)])
-    say("borrower", [ray.get(reader.total_of.remote([refs[2]])), still_held(held)])
+    say("reader", [ray.get([reader.total.remote(ref) for ref in refs[0]]), still_held(held)])
+    say("driver", [[float(array.sum()) for array in ray.get(refs[1])], still_held(held)])
+    say("borrower", [ray.get([reader.total_of.remote([ref]) for ref in refs[2]]), still_held(held)])
     say("held", ray.get(held))
     """
     )
     for event in ("reader", "driver", "borrower"):
-        assert driver.expect(event) == [3.0 * size, True], event
+        assert driver.expect(event) == [[3.0 * 100, 3.0 * (1 << 20)], True], event
     assert driver.expect("held") == "held"
 
 

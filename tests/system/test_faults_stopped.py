@@ -1,5 +1,6 @@
 """Processes that stop (SIGSTOP) without ending: what does not need them goes on, what does has a deadline."""
 
+import pathlib
 import signal
 
 import processes
@@ -50,6 +51,56 @@ def test_a_stopped_worker(start_driver):
     assert "ActorDiedError" in driver.expect("killed")[0]
     assert processes.still_alive(worker) == []
     assert driver.expect("usable") == 4
+
+
+STOPPED_DRIVER = """
+    import numpy as np
+    ray.init(num_cpus=4)
+
+    @ray.remote
+    class Stage:
+        def ready(self):
+            return True
+
+        def make(self, n, go):
+            while not os.path.exists(go):
+                time.sleep(0.01)
+            return np.ones(n)
+
+        def add(self, x):
+            return x + 1
+
+        def finish(self, x, proof):
+            with open(proof + ".part", "w") as file:
+                file.write(str(float(x.sum())))
+            os.rename(proof + ".part", proof)
+            return float(x.sum())
+
+    go, proof = __file__ + ".go", __file__ + ".proof"
+    stages = [Stage.remote() for _ in range(4)]
+    ray.get([stage.ready.remote() for stage in stages])
+    x = stages[0].make.options(tensor_transport="auto").remote({size}, go)
+    for stage in stages[1:3]:
+        x = stage.add.options(tensor_transport="auto").remote(x)
+    done = stages[3].finish.remote(x, proof)
+    say("submitted", [go, proof])
+    say("done", ray.get(done))
+"""
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_a_stopped_driver_is_not_in_the_path(start_driver, size):
+    driver = start_driver(STOPPED_DRIVER.replace("{size}", str(size)))
+    go, proof = (pathlib.Path(path) for path in driver.expect("submitted"))
+    (own,) = [process for process in driver.processes() if process.pid == driver.pid]
+    own.kill(signal.SIGSTOP)
+    assert processes.until(own.stopped)
+    go.touch()  # nothing has been made before
+    assert processes.until(proof.exists), "the last consumer waits for the driver"
+    assert own.stopped()
+    assert float(proof.read_text()) == 3.0 * size
+    own.kill(signal.SIGCONT)
+    assert driver.expect("done") == 3.0 * size
 
 
 STOPPED_DAEMON = """

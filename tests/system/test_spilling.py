@@ -58,7 +58,8 @@ def test_more_than_the_quota_is_stored_and_read(start_driver):
     say("values", [int(ray.get(ref)[0]) for ref in refs])
     say("again", [int(ray.get(ref)[-1]) for ref in reversed(refs)])
     restored = _core.transfer_stats()
-    say("restored", restored["restored_objects"] >= 2 * len(files()))
+    say("restored", [restored["restored_objects"] >= 2 * len(files()), restored["restored_objects"] * 8 * MIB])
+    say("restored bytes", restored["restored_bytes"])
     say("to a worker", ray.get(Reader.remote().total.remote(refs)))
     kept = ray.get(refs[0])
     del refs
@@ -74,7 +75,9 @@ def test_more_than_the_quota_is_stored_and_read(start_driver):
     assert driver.expect("files") == spilled
     assert driver.expect("values") == list(range(30))
     assert driver.expect("again") == list(range(29, -1, -1))
-    assert driver.expect("restored") is True
+    is_each_twice, restored_bytes = driver.expect("restored")
+    assert is_each_twice
+    assert driver.expect("restored bytes") == restored_bytes
     assert driver.expect("to a worker") == list(range(30))
     assert driver.expect("freed") == []
     assert driver.expect("kept") is True

@@ -72,6 +72,31 @@ def test_status_shows_resources_actors_objects_transfers_and_memory(start_driver
     for part in ("the one", "Producer", "robot", "1: 4.0 MiB", "1: 2.0 MiB", "objects owned", "published in place"):
         assert part in text, part
     assert "no answer" not in text
+    assert "values on disk" not in text
+
+
+def test_status_shows_what_lies_on_disk(start_driver, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    driver = start_driver(
+        """
+    import numpy as np
+
+    ray.init(num_cpus=1, object_store_memory=32 << 20)
+    refs = [ray.put(np.full(1 << 20, i)) for i in range(8)]  # twice as much as there is room for
+    say("values", [int(ray.get(ref)[-1]) for ref in refs])
+    hear()
+    """
+    )
+    assert driver.expect("values") == list(range(8))
+    usage = next(row["usage"] for row in the_session()["processes"] if row["pid"] == driver.pid)
+    spilled, restored = usage["spilled_objects"], usage["restored_objects"]
+    assert spilled >= 4 <= restored
+    assert [usage["spilled_bytes"], usage["restored_bytes"]] == [8 * spilled << 20, 8 * restored << 20]
+    assert usage["spill_stalled_us"] > 0
+    text = status()
+    (row,) = [line for line in text.split("values on disk, of")[1].splitlines() if str(driver.pid) in line]
+    for part in (f"{spilled}: {8 * spilled}.0 MiB", f"{restored}: {8 * restored}.0 MiB"):
+        assert part in row, (part, text)
 
 
 def test_a_process_that_does_not_answer_holds_up_nobody(start_driver, monkeypatch):

@@ -78,15 +78,17 @@ class AsyncExecutor:
         except (AsyncioActorExit, SystemExit):
             _core.reply_error(task, SystemExit(0))  # the core ends the actor, which answers the caller
         except asyncio.CancelledError:
-            _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
+            _core.reply_error(task, _cancelled(task))
         except BaseException as error:
             if _core.streams(task):
                 _core.finish_stream(task, error)
             else:
-                _core.reply_error(task, error)
+                _core.reply_error(task, _cancelled(task, error) if _was_told(task) else error)
         else:
             if _core.streams(task):
                 _core.finish_stream(task, None)
+            elif _was_told(task):  # as Ray, whatever the coroutine made of it
+                _core.reply_error(task, _cancelled(task))
             else:
                 _core.reply(task, value)
         self._end(task.task_id())
@@ -128,8 +130,20 @@ class AsyncExecutor:
         never_ran = inspect.getcoroutinestate(running.get_coro()) == inspect.CORO_CREATED  # type: ignore[arg-type]
         running.cancel()
         if never_ran:
-            _core.reply_error(task, TaskCancelledError(error_message=f"{task.function_name()} was cancelled."))
+            _core.reply_error(task, _cancelled(task))
             self._end(task_id)
+
+
+def _was_told(task: Any) -> bool:
+    """Whether the running coroutine was cancelled while it could still hear of it: what has ended before counts."""
+    running = asyncio.current_task()
+    return task.is_cancelled() and running is not None and running.cancelling() > 0
+
+
+def _cancelled(task: Any, raised: BaseException | None = None) -> TaskCancelledError:
+    error = TaskCancelledError(error_message=f"{task.function_name()} was cancelled.")
+    error.__cause__ = raised
+    return error
 
 
 async def _stepwise(items: Any) -> AsyncIterator[Any]:

@@ -161,7 +161,8 @@ def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) ->
     """Cancels the task that makes an object; `get` then raises TaskCancelledError. A finished task is left alone.
 
     A running task gets a KeyboardInterrupt (with force=True its process ends), a coroutine is cancelled, a plain
-    actor's method can ask `get_runtime_context().is_canceled()`. With recursive=True its subtasks are cancelled too.
+    actor's method can ask `get_runtime_context().is_canceled()`. What a method returns after that, nobody gets. With
+    recursive=True subtasks are cancelled too.
 
     Raises TypeError for anything but a reference, ValueError for force=True with an actor's method.
     """

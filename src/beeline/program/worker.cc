@@ -182,6 +182,11 @@ class Worker {
       BEELINE_ASSIGN(const auto arguments, arguments_of(call.args, call.dependencies));
       return (*invoke)(instance_.get(), arguments);
     });
+    if (value && !is_function && call.cancelled.load()) {  // as in Python
+      process_.set_executing_task(false);
+      const auto text = name + " was cancelled while it ran";
+      return process_.finish(call, {store::make_failure(ErrorKind::kCancelled, text, call.header.actor)}, false);
+    }
     auto results = value ? results_of(call, *value) : Result<std::vector<PayloadPtr>>(value.status());
     process_.set_executing_task(false);
     if (!results) {

@@ -136,6 +136,7 @@ bool Progress::spin() {
     ::sched_yield();
     if (Clock::now() - before > kYieldCheap) break;
   }
+  ++stats_.spins_in_vain;
   if (spin_credit_ > 0) --spin_credit_;
   return mailbox_.has_mail();
 }

@@ -62,7 +62,7 @@ class Progress {
   void notify();
 
   struct Stats {
-    std::uint64_t sleeps = 0, spins_won = 0, helper_rounds = 0;
+    std::uint64_t sleeps = 0, spins_won = 0, spins_in_vain = 0, helper_rounds = 0;
   };
   [[nodiscard]] const Stats& stats() const { return stats_; }
 

@@ -311,6 +311,63 @@ def case_retry_exceptions_on_a_method(ray):
     return [ray.get(a.f.remote()), raised(ray, lambda: ray.get(a.g.remote())), ray.get(a.read.remote())]
 
 
+def _overtaken(ray, **options):
+    """Whether a call whose argument is not there yet is overtaken by a later one, and what each of them found."""
+
+    @ray.remote(max_concurrency=2)
+    class Gate:
+        def __init__(self):
+            self.event = threading.Event()
+
+        def wait(self, value):
+            self.event.wait(30)
+            return value
+
+        def open(self):
+            self.event.set()
+
+    @ray.remote
+    class Log:
+        def __init__(self):
+            self.seen = []
+
+        def append(self, item):
+            self.seen.append(item)
+            return self.seen
+
+    gate, log = Gate.remote(), Log.options(**options).remote()
+    ray.get(log.__ray_ready__.remote())
+    first, second = log.append.remote(gate.wait.remote("first")), log.append.remote("second")
+    overtaken = bool(ray.wait([second], timeout=20 if options.get("allow_out_of_order_execution") else 0.5)[0])
+    gate.open.remote()
+    return [overtaken, *ray.get([first, second])]
+
+
+def case_a_waiting_argument_is_overtaken_where_that_is_allowed(ray):
+    return [_overtaken(ray, allow_out_of_order_execution=allowed) for allowed in (True, False)] + [_overtaken(ray)]
+
+
+def case_calls_that_run_at_once_cannot_be_kept_in_order(ray):
+    class Plain:
+        def f(self):
+            return "f"
+
+    class Async:
+        async def f(self):
+            return "f"
+
+    def call(kind, allowed, **options):
+        actor = ray.remote(kind).options(allow_out_of_order_execution=allowed, **options).remote()
+        return ray.get(actor.f.remote())
+
+    return [
+        raised(ray, lambda: call(Async, False), "allow_out_of_order_execution"),
+        raised(ray, lambda: call(Plain, False, max_concurrency=2), "allow_out_of_order_execution"),
+        raised(ray, lambda: call(Plain, "yes"), "allow_out_of_order_execution"),
+        [call(Async, True), call(Plain, True, max_concurrency=2), call(Plain, False)],
+    ]
+
+
 def case_options_of_a_wrong_type_or_value(ray):
     class A:
         pass

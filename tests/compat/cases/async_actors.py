@@ -241,6 +241,32 @@ def case_cancel_a_coroutine(ray):
     return [raised(ray, lambda: ray.get(ref, timeout=20)), ray.get(a.was_cancelled.remote())]
 
 
+def case_a_coroutine_that_goes_on_after_it_was_cancelled(ray):
+    @ray.remote
+    class A:
+        def __init__(self):
+            self.started = asyncio.Event()
+
+        async def slow(self, fails):
+            self.started.set()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                return 1 / 0 if fails else "kept"
+
+        async def wait_started(self):
+            await self.started.wait()
+
+    outcomes = []
+    for fails in (False, True):
+        a = A.remote()
+        ref = a.slow.remote(fails)
+        ray.get(a.wait_started.remote())
+        ray.cancel(ref)
+        outcomes.append(raised(ray, lambda ref=ref: ray.get(ref, timeout=20)))
+    return outcomes
+
+
 def case_async_constructor_work(ray):
     @ray.remote
     class A:

@@ -1,5 +1,6 @@
 """wait, cancel and kill."""
 
+import contextlib
 import os
 import tempfile
 import time
@@ -229,6 +230,141 @@ def case_cancel_spreads_to_children(ray):
         assert _said(folder, "child")
         ray.cancel(ref)
         return [raised(ray, lambda: ray.get(ref, timeout=20)), _said(folder, "child interrupted")]
+
+
+def case_cancel_leaves_children_where_it_is_not_recursive(ray):
+    @ray.remote(max_retries=0)
+    def child(folder):
+        open(os.path.join(folder, "child"), "w").close()
+        until(lambda: os.path.exists(os.path.join(folder, "go on")))
+        open(os.path.join(folder, "child finished"), "w").close()
+
+    @ray.remote(max_retries=0)
+    def parent(folder):
+        return ray.get(child.remote(folder))
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = parent.remote(folder)
+        assert _said(folder, "child")
+        ray.cancel(ref, recursive=False)
+        outcome = raised(ray, lambda: ray.get(ref, timeout=20))
+        open(os.path.join(folder, "go on"), "w").close()
+        return [outcome, _said(folder, "child finished")]
+
+
+def case_cancel_by_force_reaches_children(ray):
+    @ray.remote(max_retries=0)
+    def child(folder):
+        with open(os.path.join(folder, "writing"), "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(file.name, os.path.join(folder, "child"))
+        time.sleep(60)
+
+    @ray.remote(max_retries=0)
+    def parent(folder):
+        return ray.get(child.remote(folder))
+
+    outcomes = []
+    for recursive in (True, False):  # without, a child ends with its owner's process
+        with tempfile.TemporaryDirectory() as folder:
+            ref = parent.remote(folder)
+            assert _said(folder, "child")
+            with open(os.path.join(folder, "child")) as file:
+                pid = int(file.read())
+            ray.cancel(ref, force=True, recursive=recursive)
+            outcome = raised(ray, lambda ref=ref: ray.get(ref, timeout=20))
+            outcomes.append(["RayError" in outcome["caught_as"], until(lambda pid=pid: process_is_gone(pid))])
+    return outcomes
+
+
+@contextlib.contextmanager
+def _cancelled(ray, method, **options):
+    """(reference, folder) of an actor's call that is running, has said so there, and was cancelled."""
+    with tempfile.TemporaryDirectory() as folder:
+        ref = method.options(**options).remote(folder) if options else method.remote(folder)
+        assert _said(folder, "work")
+        ray.cancel(ref[0] if isinstance(ref, list) else ref)
+        yield ref, folder
+
+
+def case_a_running_call_can_ask_whether_it_is_cancelled(ray):
+    class A:
+        def work(self, folder):
+            context = ray.get_runtime_context()
+            before = context.is_canceled()
+            open(os.path.join(folder, "work"), "w").close()
+            seen = until(context.is_canceled)
+            open(os.path.join(folder, f"before {before}, then {seen}"), "w").close()
+            return "cleaned up"
+
+        def ask(self):
+            return ray.get_runtime_context().is_canceled()
+
+    outcomes = []
+    for concurrency in (1, 3):
+        a = ray.remote(A).options(max_concurrency=concurrency).remote()
+        with _cancelled(ray, a.work) as (ref, folder):
+            outcomes.append(raised(ray, lambda ref=ref: ray.get(ref, timeout=30)))
+            outcomes += [_said(folder, "before False, then True"), ray.get(a.ask.remote(), timeout=20)]
+    return outcomes
+
+
+def case_what_a_call_gives_after_it_was_cancelled(ray):
+    @ray.remote
+    class A:
+        def work(self, folder, gives=lambda: "kept"):
+            open(os.path.join(folder, "work"), "w").close()
+            until(ray.get_runtime_context().is_canceled)
+            return gives()
+
+        def pair(self, folder):
+            return self.work(folder), 2
+
+        def fail(self, folder):
+            return self.work(folder, lambda: 1 / 0)
+
+        def f(self):
+            return "f"
+
+    a, outcomes = A.remote(), []
+    for method, count in ((a.work, 1), (a.pair, 2), (a.fail, 1)):
+        with _cancelled(ray, method, num_returns=count) as (given, _):
+            for ref in given if count > 1 else [given]:
+                outcomes.append(raised(ray, lambda ref=ref: ray.get(ref, timeout=20)))
+                passed_on = ray.remote(lambda x: x).remote(ref)
+                outcomes.append(raised(ray, lambda ref=passed_on: ray.get(ref, timeout=20)))
+    return [*outcomes, ray.get(a.f.remote(), timeout=20)]
+
+
+def case_a_task_that_was_interrupted_can_ask_whether_it_is_cancelled(ray):
+    @ray.remote(max_retries=0)
+    def work(folder):
+        context = ray.get_runtime_context()
+        open(os.path.join(folder, "work"), "w").close()
+        try:
+            until(lambda: False)
+        except KeyboardInterrupt:
+            open(os.path.join(folder, f"cancelled: {context.is_canceled()}"), "w").close()
+            raise
+
+    with tempfile.TemporaryDirectory() as folder:
+        ref = work.remote(folder)
+        assert _said(folder, "work")
+        ray.cancel(ref)
+        return [raised(ray, lambda: ray.get(ref, timeout=30)), _said(folder, "cancelled: True")]
+
+
+def case_who_cannot_ask_whether_it_is_cancelled(ray):
+    @ray.remote
+    class A:
+        async def ask(self):
+            return ray.get_runtime_context().is_canceled()
+
+    return [
+        raised(ray, lambda: ray.get_runtime_context().is_canceled()),
+        raised(ray, lambda: ray.get(A.remote().ask.remote()), "async actor"),
+        ray.get(ray.remote(lambda: ray.get_runtime_context().is_canceled()).remote()),
+    ]
 
 
 def case_cancel_wrong_use(ray):

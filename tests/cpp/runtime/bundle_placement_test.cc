@@ -31,14 +31,19 @@ ResourcePool node_with(const Resources& total) {
   return ResourcePool::make(to_amounts(total).value()).value();
 }
 
-PlacementCase gpus(const std::vector<double>& nodes, const std::vector<double>& bundles) {
+PlacementCase amounts_of(const std::string& name, const std::vector<double>& nodes,
+                         const std::vector<double>& bundles) {
   PlacementCase result;
-  for (const double node : nodes) result.nodes.push_back(node_with({{"GPU", node}}));
+  for (const double node : nodes) result.nodes.push_back(node_with({{name, node}}));
   for (const double bundle : bundles) {
-    result.bundles.push_back(to_amounts({{"GPU", bundle}}).value());
+    result.bundles.push_back(to_amounts({{name, bundle}}).value());
     result.allowed.emplace_back(nodes.size(), true);
   }
   return result;
+}
+
+PlacementCase gpus(const std::vector<double>& nodes, const std::vector<double>& bundles) {
+  return amounts_of("GPU", nodes, bundles);
 }
 
 std::vector<std::size_t> nodes_of(const std::optional<std::vector<PlacedBundle>>& placed) {
@@ -169,6 +174,8 @@ TEST(BundlePlacementTest, TheGuidesExamples) {
   EXPECT_FALSE(gpus(std::vector<double>(7, 1), ones).place(GroupStrategy::kStrictSpread));
   EXPECT_TRUE(gpus({8}, ones).place(GroupStrategy::kStrictPack));
   EXPECT_FALSE(gpus({7}, ones).place(GroupStrategy::kStrictPack));
+  EXPECT_FALSE(amounts_of("part", {7.99}, ones).place(GroupStrategy::kStrictPack));
+  EXPECT_TRUE(amounts_of("part", {8}, ones).place(GroupStrategy::kStrictPack));
   EXPECT_FALSE(gpus({8}, ones).place(GroupStrategy::kStrictSpread));
   EXPECT_FALSE(gpus(ones, ones).place(GroupStrategy::kStrictPack));
   EXPECT_TRUE(gpus({4, 1, 1}, {4, 1, 1}).place(GroupStrategy::kStrictSpread));

@@ -95,6 +95,50 @@ TEST(ProgressLull, HousekeepingIsDoneOnceAfterWhatHappenedLast) {
   progress.stop();
 }
 
+TEST(ProgressSpin, StopsWhileItIsInVainAndComesBackOnceItPays) {
+  StateLock lock;
+  ring::Mailbox mailbox = ring::Mailbox::create().value();
+  ring::Doorbell bell = ring::Doorbell::attach(os::duplicate(mailbox.fd()).value(), 0).value();
+  Progress progress(lock, mailbox);
+  std::uint64_t answers = 0, came = 0;  // under the lock
+  const auto drain = [&] {
+    const auto before = came;
+    mailbox.collect([&](std::uint32_t) { ++came; });
+    return came > before;
+  };
+  const auto answer = [&] {  // just before the thread spins
+    if (answers == 0) return;
+    --answers;
+    bell.ring();
+  };
+  ASSERT_TRUE(progress.start({.drain = drain, .idle = answer, .chores = [] {}}).is_ok());
+  constexpr std::uint64_t kWaits = 200;
+  const auto& stats = progress.stats();
+  const auto wait_in_vain = [&] {
+    Locked locked(lock);
+    const auto enough = stats.sleeps + kWaits;
+    while (stats.sleeps < enough)
+      progress.wait(locked, Deadline::after(std::chrono::microseconds(200)), [] { return false; });
+  };
+
+  wait_in_vain();
+  EXPECT_EQ(stats.spins_won, 0u);
+  EXPECT_EQ(stats.spins_in_vain, 8 + (stats.sleeps - 8) / 16) << "the credit, then one in sixteen";
+
+  {
+    Locked locked(lock);
+    answers = kWaits;
+    EXPECT_EQ(progress.wait(locked, Deadline::after(kPatience), [&] { return came == kWaits; }), WaitOutcome::kDone);
+  }
+  EXPECT_GE(stats.spins_won, kWaits - 15) << "from the first that was tried again they are tried each time";
+
+  const auto before = stats.spins_in_vain;
+  wait_in_vain();
+  EXPECT_GE(stats.spins_in_vain - before, 16u) << "what was won back is spent";
+  EXPECT_LE(stats.spins_in_vain - before, 16 + kWaits / 16 + 1);
+  progress.stop();
+}
+
 TEST_F(ProgressTest, TheHelperDrainsWhileNobodyWaits) {
   for (std::uint64_t round = 1; round <= 200; ++round) {
     send(0);

@@ -254,6 +254,37 @@ TEST_F(ScriptedTest, AConsumerOfAnAttemptThatItsOwnerNeverSawGetsTheNext) {
   EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 7);
 }
 
+TEST_F(ScriptedTest, AProducerTellsTheConsumerWhileTheOwnerDoesNothing) {
+  Process& owner = join();
+  Process& producer = join();
+  Process& consumer = join();
+  Entry* produced = call(owner, numbers({1}));
+  grant(owner, producer);
+  IncomingCall* producing = take(producer);
+  ASSERT_NE(producing, nullptr);
+  {
+    const Locked locked(owner.lock());
+    owner.peers().connect(consumer.self());
+  }
+  ASSERT_TRUE(eventually(owner, [&] { return owner.peers().is_delivered(consumer.self()); }));
+  Entry* consumed = call(owner, numbers({1}), {produced});
+  grant(owner, consumer);
+  ASSERT_TRUE(eventually(producer, [&] { return !producing->forwards.empty(); })) << "the owner asked it to tell";
+  ASSERT_EQ(producing->forwards.size(), 1u);
+  EXPECT_EQ(producing->forwards.front().consumer, consumer.self());
+  {
+    const Locked locked(owner.lock());  // as long as it is held, the owner takes no message
+    producer.finish(*producing, {numbers({4})}, false);
+    IncomingCall* consuming = take(consumer);
+    ASSERT_NE(consuming, nullptr);
+    EXPECT_EQ(produced->payload, nullptr) << "the owner knows of it";
+    EXPECT_EQ(numbers_of(*consumer.payload(*consuming->dependencies.at(0))).at(0), 4);
+    consumer.finish(*consuming, {numbers({5})}, false);
+  }
+  EXPECT_EQ(numbers_of(*get(owner, consumed)).at(0), 5);
+  EXPECT_EQ(numbers_of(*get(owner, produced)).at(0), 4);
+}
+
 // Else it could come, be used by another call and be gone, before the call that waits for it is there.
 TEST_F(ScriptedTest, AValueDoesNotOvertakeTheCallThatWaitsForIt) {
   Process& owner = join();

@@ -139,7 +139,7 @@ def test_containers_of_the_programs_own(a, b, transport):
 @pytest.mark.full
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_tensordict(a, b, transport):
-    tensordict = pytest.importorskip("tensordict")
+    import tensordict
 
     def make(node, n):
         return tensordict.TensorDict({"x": torch.ones(n), "in": {"y": torch.zeros(n, 2)}}, batch_size=[n])
@@ -152,8 +152,6 @@ def test_a_tensordict(a, b, transport):
 @pytest.mark.full
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_arrays_of_jax(a, b, transport):
-    pytest.importorskip("jax")
-
     def make(node, n):
         import jax.numpy as jnp
 

@@ -289,3 +289,34 @@ def test_what_was_published_for_an_owner_ends_with_it(a, make_actor, n):
     ray.kill(owner)
     assert ray.get(call(a, freed, 30)) is True
     until(lambda: ray.get(call(a, publications)) == 0)
+
+
+INLINE_LIMIT = 100 << 10  # bytes, as in src/beeline/store/payload.h
+OF_BYTES = {
+    "bytes": lambda node, n: b"x" * n,
+    "array": lambda node, n: np.ones(n, np.uint8),
+    "tensor": lambda node, n: torch.ones(n, dtype=torch.uint8),
+}
+
+
+def given_away(node):
+    """Bytes inside messages, and values by way of the arena; it takes the same room itself each time."""
+    stats = _core.transfer_stats()
+    return [float(stats["inline_bytes"]), float(stats["copied_objects"] + stats["mapped_objects"])]
+
+
+@pytest.mark.parametrize("transport", [None, "auto"])
+@pytest.mark.parametrize("kind", OF_BYTES)
+def test_the_largest_value_that_travels_inside_a_message(a, kind, transport):
+    def of_a_result(n):
+        start, before = ray.get(call(a, given_away)), ray.get(call(a, given_away))
+        assert len(ray.get(call(a, OF_BYTES[kind], n, transport=transport))) == n
+        after = ray.get(call(a, given_away))
+        return [after[0] - before[0] - (before[0] - start[0]), after[1] - before[1]]
+
+    nearly = INLINE_LIMIT - 10_000
+    around, in_arena = of_a_result(nearly)
+    assert around >= nearly and in_arena == 0
+    largest = INLINE_LIMIT - int(around - nearly)
+    assert of_a_result(largest) == [INLINE_LIMIT, 0]
+    assert of_a_result(largest + 1) == [0, 1]

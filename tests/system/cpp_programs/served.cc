@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -56,6 +58,12 @@ class Store {
     std::printf("%s\n", text.c_str());
     std::fflush(stdout);
   }
+  // Says that it runs by one file, and waits for another.
+  std::int64_t work(const std::string& started, const std::string& enough) {
+    std::ofstream{started};
+    while (!std::filesystem::exists(enough)) ::usleep(1000);
+    return 1;
+  }
 
  private:
   std::string name_;
@@ -67,7 +75,7 @@ std::unique_ptr<Store> make_store(const std::string& name) {
 }
 
 BEELINE_REMOTE(add, echo, describe, two, throws, dies, ramp, make_store, &Store::set, &Store::get, &Store::pid,
-               &Store::say);
+               &Store::say, &Store::work);
 
 }  // namespace
 
