@@ -495,8 +495,8 @@ bool is_same_place(const Payload& one, const Payload& other) {
 nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) {
   auto& running = process();
   say_notices();
-  int repeats = 0;                        // of a place where nobody is any more
-  std::optional<nb::python_error> first;  // what was found there
+  std::optional<nb::python_error> first;  // what was found at a place where nobody is any more
+  Deadline told_by = Deadline::never();   // that the owner tells of another place
   for (;;) {
     const auto payload = running.payload(entry);
     if (!payload) {
@@ -523,8 +523,12 @@ nb::object value_of(store::Entry& entry, nb::handle targets, Deadline deadline) 
         continue;
       }
       // The owner has heard nothing yet; of what a program's transport fetches it may have nothing else to say.
-      if (!first) first.emplace(std::move(error));
-      if (++repeats >= (payload->placement->way == store::Way::kProgramTransport ? 2 : 20)) throw *std::move(first);
+      if (first && told_by.passed()) throw *std::move(first);
+      if (!first) {
+        first.emplace(std::move(error));
+        const bool may_stay = payload->placement->way == store::Way::kProgramTransport;
+        told_by = Deadline::after(std::chrono::milliseconds(may_stay ? 50 : 1000));
+      }
       nb::gil_scoped_release released;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
