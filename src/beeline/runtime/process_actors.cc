@@ -232,7 +232,7 @@ void Process::hand_over(const store::Payload& value, ProcessIndex owner) {
   }
   if (!value.is_inline()) return;
   ++transfers_.inline_objects;
-  transfers_.inline_bytes += value.skeleton.size();
+  transfers_.inline_bytes += value.size_bytes();
 }
 
 bool Process::send_item(IncomingCall& call, const PayloadPtr& item) {
