@@ -221,6 +221,7 @@ def plain_compass(tmp_path_factory) -> dict:
         ("auto", "all", "wait"),
         pytest.param("shm", "weights", "wait", marks=pytest.mark.full),
         pytest.param("object_store", "all", "auto", marks=pytest.mark.full),
+        pytest.param("cma", "all", "auto", marks=pytest.mark.full),
     ],
 )
 def test_beeline_learns_the_compass_exactly_as_one_plain_process(
@@ -231,6 +232,10 @@ def test_beeline_learns_the_compass_exactly_as_one_plain_process(
     check(actors, 80)
     assert fmean(actors["reward"][-10:]) > fmean(actors["reward"][:10]) + 0.3
     assert actors["reward"] == plain_compass["reward"] and actors["accuracy"] == plain_compass["accuracy"]
+    if transport == "cma":
+        assert weights_by_path(actors) == {"cma fetch": 1, MESSAGES: 0.1}  # the references
+        assert actors["bytes_by_path"]["rollouts"].keys() == {"cma fetch", MESSAGES}
+        return
     # Weights of 19.5 KB, and the rollouts, are small enough to travel inside messages, whatever was asked for.
     assert weights_by_path(actors) == {MESSAGES: pytest.approx(1, abs=0.11)}
     assert actors["bytes_by_path"]["rollouts"].keys() == {MESSAGES}
