@@ -62,7 +62,8 @@ class Report:
     def add(self, learned: dict, updated: dict, accuracy: float | None = None, moved: dict | None = None) -> None:
         """Take the figures of one finished step, in order: `Learner.step`'s and `Generator.update_weights`'.
 
-        `accuracy` and `moved` (as for `start`) at looks at the held-out set."""
+        `accuracy` and `moved` (as for `start`) at looks at the held-out set.
+        """
         now = time.perf_counter()
         ms = {**dict.fromkeys(PHASES, 0.0), **learned["ms"], **updated["ms"]}
         step_ms = (now - self._last) * 1e3
@@ -125,7 +126,8 @@ class Report:
     def _bytes_by_path(self) -> dict[str, dict[str, int]]:
         """Bytes that went from actor to actor until the last look: {what: {path: bytes}}.
 
-        On Beeline as counted, by the paths that were taken. On Ray, which counts none, those of the tensors."""
+        On Beeline as counted, by the paths that were taken. On Ray, which counts none, those of the tensors.
+        """
         if self._args.plain:
             return {"weights": {}, "rollouts": {}}
         if self._moved_before:
