@@ -4,6 +4,7 @@
     .venv/bin/python examples/grpo.py --input digits                         # about a million parameters
     .venv/bin/python examples/grpo.py --input digits --compare               # also by the object store, and plain
     .venv/bin/python examples/grpo.py --engine ray --transport object_store  # the very same program on Ray
+    .venv/bin/python examples/grpo.py --device cuda                          # the weights stay on the GPU
 
                     rollouts             scored               batch
     questions -> Generator -> Scorer -> ReplayBuffer -> Learner
@@ -19,8 +20,8 @@ Who may write to a tensor that was handed over?
     memory, and optimizer.step() writes to that same memory. Were nothing done about it, the Generator could
     see half of one version and half of the next. Two ways out, chosen with --guard:
 
-    snapshot  (Beeline) `isolation="snapshot"`: a consumer sees the bytes as they were when they were
-              published, whatever the Learner writes afterwards. Nothing to do in the actor.
+    snapshot  (Beeline, by auto and shm) `isolation="snapshot"`: a consumer sees the bytes as they were when
+              they were published, whatever the Learner writes afterwards. Nothing to do in the actor.
     wait      (Ray, and Beeline) the Learner calls `wait_tensor_freed` on what it published before the
               optimizer writes. Forward and backward pass, which only read, run meanwhile, so this seldom waits.
 
@@ -40,6 +41,7 @@ import torch
 from grpo.algorithm import INPUTS, Settings, build_policy, draw, group_advantages, grpo_loss
 from grpo.command_line import parse
 from grpo.report import Report, compare, save_json, save_png
+from grpo.traffic import moved
 
 FREED_TIMEOUT_S = 60
 
@@ -81,6 +83,8 @@ class Generator:
         with timed(self.ms, "update"):
             for mine, received in zip(self.policy.parameters(), weights["tensors"], strict=True):
                 mine.copy_(received)
+            if self.settings.device == "cuda":
+                torch.cuda.synchronize()  # a transport may have mapped the Learner's memory: until then it is read
             self.version = weights["version"]
         ms, self.ms = self.ms, {}
         return {"version": self.version, "ms": ms}
@@ -205,7 +209,8 @@ def train(ray, args: Namespace, settings: Settings, report: Report) -> None:
     if args.engine == "ray" and args.transport in ("gloo", "nccl"):
         from ray.experimental.collective import create_collective_group
 
-        create_collective_group([learner, generator, scorer, buffer], backend=args.transport)
+        members = [learner, generator] if args.transport == "nccl" else [learner, generator, scorer, buffer]
+        create_collective_group(members, backend=args.transport)
 
     # In the class, these options would be the decorator @ray.method(tensor_transport="auto", isolation="snapshot").
     get_weights = direct(learner.get_weights, **({"isolation": "snapshot"} if args.guard == "snapshot" else {}))
@@ -218,10 +223,17 @@ def train(ray, args: Namespace, settings: Settings, report: Report) -> None:
         questions, truths = task.sample(settings.batch, rng)
         return buffer.put.remote(score.remote(generate.remote(questions, truths)))
 
+    # Beeline counts what travels; each actor is asked what it has moved.
+    counting = {"Learner": learner, "Generator": generator, "Scorer": scorer, "ReplayBuffer": buffer}
+    counting = counting if args.engine == "beeline" else {}
+
+    def count() -> list:
+        return [each.__ray_call__.remote(moved) for each in counting.values()]
+
     generator.update_weights.remote(get_weights.remote())
     stored = roll_out()
     ray.get(stored)
-    report.start()
+    report.start(dict(zip(counting, ray.get(count()), strict=True)))
 
     # Blocking: the driver waits for the end of each step, as in the source document. Non-blocking: it is always
     # one step ahead, so that no actor waits for the driver; --guard alone keeps reading and writing apart.
@@ -234,11 +246,12 @@ def train(ray, args: Namespace, settings: Settings, report: Report) -> None:
         updated = generator.update_weights.remote(get_weights.remote())
         refs = [learned, updated, previous]  # `previous` for its errors: they must not pass unseen
         if step % args.eval_every == 0 or step == args.steps:
-            refs.append(generator.evaluate.remote(held_out))
+            refs += [generator.evaluate.remote(held_out), *count()]
         in_flight.append(refs)
         while len(in_flight) > (ahead if step < args.steps else 0):
-            learned, updated, _, *accuracy = ray.get(in_flight.popleft())
-            report.add(learned, updated, *accuracy)
+            learned, updated, _, *looked = ray.get(in_flight.popleft())
+            accuracy, *counts = looked or [None]
+            report.add(learned, updated, accuracy, dict(zip(counting, counts, strict=bool(looked))))
     ray.get(stored)
 
 

@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from grpo.traffic import read_by_path, sent_by_path
+
 PHASES = {
     "generate": "Generator: answer questions",
     "learn": "Learner: forward, backward, optimizer",
@@ -32,6 +34,8 @@ class Report:
         self._steps: list[dict] = []
         self._accuracy: list[tuple[int, float]] = []
         self._generator_version = 0
+        self._moved_before: dict[str, dict] = {}
+        self._moved: dict[str, dict] = {}
         self._live = None
         self._drawn = 0.0
 
@@ -49,13 +53,17 @@ class Report:
                 self._live.update(self._table(), refresh=True)
             self._live.stop()
 
-    def start(self) -> None:
-        """Everything is set up; the first step begins now."""
+    def start(self, moved: dict[str, dict] | None = None) -> None:
+        """Everything is set up; the first step begins now. `moved`: what each actor has moved, if that is counted."""
+        self._moved_before = self._moved = moved or {}
         self._started = self._last = time.perf_counter()
         self._startup_s = self._started - self._created
 
-    def add(self, learned: dict, updated: dict, accuracy: float | None = None) -> None:
-        """Take the figures of one finished step, in order: `Learner.step`'s and `Generator.update_weights`'."""
+    def add(self, learned: dict, updated: dict, accuracy: float | None = None, moved: dict | None = None) -> None:
+        """Take the figures of one finished step, in order: `Learner.step`'s and `Generator.update_weights`'.
+
+        `accuracy` and `moved` (as for `start`) at looks at the held-out set.
+        """
         now = time.perf_counter()
         ms = {**dict.fromkeys(PHASES, 0.0), **learned["ms"], **updated["ms"]}
         step_ms = (now - self._last) * 1e3
@@ -63,6 +71,7 @@ class Report:
         ms["overhead"] = step_ms - self._computation_ms(**ms)
         self._generator_version = updated["version"]
         self._steps.append({**learned, "ms": ms, "step_ms": step_ms})
+        self._moved = moved or self._moved
         if accuracy is not None:
             self._accuracy.append((len(self._steps), accuracy))
         if self._live and now - self._drawn > REFRESH_S:
@@ -94,7 +103,9 @@ class Report:
             "step_ms_median": statistics.median(step_ms),
             "phase_ms": {phase: statistics.median(step["ms"][phase] for step in steps) for phase in PHASES},
             "phase_ms_per_step": {phase: [step["ms"][phase] for step in steps] for phase in PHASES},
+            "bytes_measured": bool(self._moved_before),
             "bytes_by_path": self._bytes_by_path(),
+            "bytes_read_by_path": read_by_path(self._moved_before, self._moved) if self._moved_before else {},
             "versions": {"learner": steps[-1]["version"], "generator": self._generator_version},
             "lag": {"mean": statistics.fmean(step["lag"] for step in steps), "max": max(s["lag"] for s in steps)},
             "startup_s": self._startup_s,
@@ -113,13 +124,23 @@ class Report:
         return statistics.median(step[name] for step in self._steps[-50:])
 
     def _bytes_by_path(self) -> dict[str, dict[str, int]]:
-        """Bytes of tensors that went from actor to actor: {what: {path: bytes}}.
+        """Bytes that went from actor to actor until the last look: {what: {path: bytes}}.
 
-        The path is the one that was asked for: both engines take a named transport or fail."""
-        transport = "none (one process)" if self._args.plain else self._args.transport
-        rollouts = transport if self._args.direct == "all" or self._args.plain else "object_store"
-        total = {name: sum(step[name] for step in self._steps) for name in ("weight_bytes", "rollout_bytes")}
-        return {"weights": {transport: total["weight_bytes"]}, "rollouts": {rollouts: total["rollout_bytes"]}}
+        On Beeline as counted, by the paths that were taken. On Ray, which counts none, those of the tensors.
+        """
+        if self._args.plain:
+            return {"weights": {}, "rollouts": {}}
+        if self._moved_before:
+            return sent_by_path(self._moved_before, self._moved)
+        asked = {
+            "weights": self._args.transport,
+            "rollouts": self._args.transport if self._args.direct == "all" else "object_store",
+        }
+        size = {"weights": "weight_bytes", "rollouts": "rollout_bytes"}
+        return {
+            what: {f"{path} (as asked for; computed)": sum(step[size[what]] for step in self._steps)}
+            for what, path in asked.items()
+        }
 
     def _table(self):
         from rich.progress_bar import ProgressBar
@@ -140,8 +161,12 @@ class Report:
             table.add_row(f"  {phase}", f"{median:.2f}  {meaning}")
         for what, paths in self._bytes_by_path().items():
             for path, count in paths.items():
-                table.add_row(what, f"{count / 2**20:.1f} MiB by {path}")
+                table.add_row(f"{what}, bytes", f"{_size(count)} by {path}")
         return table
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def _run_name(run: dict) -> str:
@@ -222,6 +247,8 @@ def _print_comparison(runs: dict[str, dict]) -> None:
     for phase in PHASES:
         table.add_row(f"  {phase}, ms", *(f"{run['phase_ms'][phase]:.2f}" for run in runs.values()))
     for what in first["bytes_by_path"]:
-        totals = (sum(run["bytes_by_path"][what].values()) / 2**20 for run in runs.values())
-        table.add_row(f"{what}, MiB", *(f"{total:.1f}" for total in totals))
+        paths = dict.fromkeys(path for run in runs.values() for path in run["bytes_by_path"][what])
+        for path in paths:
+            counts = (run["bytes_by_path"][what].get(path, 0) for run in runs.values())
+            table.add_row(f"{what} by {path}", *(_size(count) if count else "-" for count in counts))
     Console().print(table)

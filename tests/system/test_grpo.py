@@ -12,19 +12,23 @@ import sys
 import termios
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
+from grpo import command_line  # noqa: E402
 from grpo.algorithm import Compass, Digits, Settings, build_policy, draw, group_advantages, grpo_loss  # noqa: E402
+from grpo.traffic import SENT, read_by_path, sent_by_path  # noqa: E402
 
 pytestmark = pytest.mark.timeout(240)  # a watchdog for crowded machines; alone, none takes half a minute
 
 FIELDS = {
     "heldout_accuracy", "accuracy", "reward", "loss", "parameters", "steps", "step_ms", "step_ms_median", "phase_ms",
-    "phase_ms_per_step", "bytes_by_path", "versions", "lag", "startup_s", "wall_s", "engine", "transport", "guard",
+    "phase_ms_per_step", "bytes_measured", "bytes_by_path", "bytes_read_by_path", "versions", "lag", "startup_s",
+    "wall_s", "engine", "transport", "guard",
 }  # fmt: skip
 
 
@@ -47,7 +51,17 @@ def check(figures: dict, steps: int) -> None:
     # Every version reached the Generator, and it never answered with one older than the one before the newest.
     assert figures["versions"] == {"learner": steps, "generator": steps}
     assert figures["lag"]["max"] == 1 and figures["lag"]["mean"] == pytest.approx((steps - 1) / steps)
-    assert sum(figures["bytes_by_path"]["weights"].values()) == steps * figures["parameters"] * 4
+    assert figures["bytes_measured"] == (figures["engine"] == "beeline" and not figures["plain"])
+
+
+IN_PLACE, COPIED, MESSAGES = SENT.values()
+
+
+def weights_by_path(figures: dict) -> dict[str, float]:
+    """How many times over the weights of all steps went by each path; what are no weights is less than a tenth."""
+    all_weights = figures["steps"] * figures["parameters"] * 4
+    times = {path: round(count / all_weights, 1) for path, count in figures["bytes_by_path"]["weights"].items()}
+    return {path: count for path, count in times.items() if count}
 
 
 # --- The arithmetic --------------------------------------------------------------------------------------------
@@ -207,6 +221,7 @@ def plain_compass(tmp_path_factory) -> dict:
         ("auto", "all", "wait"),
         pytest.param("shm", "weights", "wait", marks=pytest.mark.full),
         pytest.param("object_store", "all", "auto", marks=pytest.mark.full),
+        pytest.param("cma", "all", "auto", marks=pytest.mark.full),
     ],
 )
 def test_beeline_learns_the_compass_exactly_as_one_plain_process(
@@ -217,8 +232,14 @@ def test_beeline_learns_the_compass_exactly_as_one_plain_process(
     check(actors, 80)
     assert fmean(actors["reward"][-10:]) > fmean(actors["reward"][:10]) + 0.3
     assert actors["reward"] == plain_compass["reward"] and actors["accuracy"] == plain_compass["accuracy"]
-    assert actors["bytes_by_path"]["weights"].keys() == {transport}
-    assert actors["bytes_by_path"]["rollouts"].keys() == {transport if direct == "all" else "object_store"}
+    if transport == "cma":
+        assert weights_by_path(actors) == {"cma fetch": 1, MESSAGES: 0.1}  # the references
+        assert actors["bytes_by_path"]["rollouts"].keys() == {"cma fetch", MESSAGES}
+        return
+    # Weights of 19.5 KB, and the rollouts, are small enough to travel inside messages, whatever was asked for.
+    assert weights_by_path(actors) == {MESSAGES: pytest.approx(1, abs=0.11)}
+    assert actors["bytes_by_path"]["rollouts"].keys() == {MESSAGES}
+    assert actors["bytes_read_by_path"] == {"weights": {}, "rollouts": {}}
 
 
 def test_beeline_trains_digits(tmp_path):
@@ -230,6 +251,53 @@ def test_beeline_trains_digits(tmp_path):
     # The same arithmetic in the same order; only how far a library rounds alike in both processes is left open.
     assert actors["reward"] == pytest.approx(plain["reward"], abs=0.15)
     assert fmean(actors["reward"]) == pytest.approx(fmean(plain["reward"]), abs=0.02)
+    # A snapshot is one copy into the Learner's shared memory; the Generator reads it there.
+    assert weights_by_path(actors) == {COPIED: 1}
+    assert actors["bytes_read_by_path"]["weights"] == {"shm map": actors["bytes_by_path"]["weights"][COPIED]}
+    assert plain["bytes_by_path"] == {"weights": {}, "rollouts": {}}
+
+
+@pytest.mark.parametrize(
+    ("transport", "expected"),
+    [
+        # All but the first layer and the biases lies in the Learner's arena from birth: nothing of it is copied.
+        pytest.param("shm", {IN_PLACE: 1}, id="shm"),
+        pytest.param("object_store", {COPIED: 1}, id="object_store", marks=pytest.mark.full),
+        pytest.param("cma", {"cma fetch": 1}, id="cma"),
+        pytest.param("gloo", {"gloo fetch": 1}, id="gloo", marks=pytest.mark.full),
+        pytest.param("tcp", {"tcp fetch": 1}, id="tcp", marks=pytest.mark.full),
+    ],
+)
+def test_bytes_are_reported_by_the_path_that_they_took(tmp_path, transport, expected):
+    flags = ["--input", "digits", "--steps", "6", "--eval-every", "4", "--guard", "auto"]
+    flags += ["--guard", "wait"] if transport == "shm" else []
+    figures = run(tmp_path, *flags, "--transport", transport)
+    check(figures, 6)
+    assert weights_by_path(figures) == expected
+    read = figures["bytes_read_by_path"]["weights"]
+    assert read.keys() == ({"shm map"} if transport in ("shm", "object_store") else expected.keys())
+    # What is mapped counts with the gaps between tensors.
+    assert sum(read.values()) == pytest.approx(figures["steps"] * figures["parameters"] * 4, rel=1e-3)
+
+
+def test_bytes_before_the_first_step_are_left_out_and_each_is_counted_once():
+    def moved(**changes):
+        still = {"sent": dict.fromkeys(SENT.values(), 0), "read": {}}
+        return {name: changes.get(name, still) for name in ("Learner", "Generator", "Scorer", "ReplayBuffer")}
+
+    def sent(in_place, copied, messages, **read):
+        return {"sent": {IN_PLACE: in_place, COPIED: copied, MESSAGES: messages}, "read": read}
+
+    start = moved(Learner=sent(10, 2, 3), Generator=sent(0, 0, 5, cma=1))
+    now = moved(
+        Learner=sent(110, 2, 7) | {"read": {"shm map": 40}},
+        Generator=sent(0, 40, 5) | {"read": {"shm map": 100, "cma fetch": 9}},
+    )
+    assert sent_by_path(start, now) == {
+        "weights": {IN_PLACE: 100, MESSAGES: 4, "cma fetch": 9},
+        "rollouts": {COPIED: 40},
+    }
+    assert read_by_path(start, now) == {"weights": {"shm map": 100, "cma fetch": 9}, "rollouts": {"shm map": 40}}
 
 
 @pytest.mark.full
@@ -247,6 +315,9 @@ def test_ray_trains_digits_by_every_transport(tmp_path, transport):
     figures = run(tmp_path, "--input", "digits", "--steps", "60", "--seed", "1", *how)
     check(figures, 60)
     assert figures["heldout_accuracy"] > 0.6
+    # Ray counts nothing: what is said is what was asked for, and says so.
+    asked = f"{transport} (as asked for; computed)"
+    assert figures["bytes_by_path"]["weights"] == {asked: 60 * figures["parameters"] * 4}
 
 
 def test_a_terminal_shows_progress_as_it_is(tmp_path):
@@ -266,14 +337,22 @@ def test_a_terminal_shows_progress_as_it_is(tmp_path):
     assert text.count("GRPO · compass · beeline, auto") > 1
     for part in ("step 150/150", "reward", "held-out accuracy", "version 150 in the Generator", "batch 1.0 behind"):
         assert part in text, part
-    for part in ("ms per step", "generate", "learn", "guard", "update", "overhead", "MiB by auto"):
+    for part in ("ms per step", "generate", "learn", "guard", "update", "overhead", f"by {MESSAGES}"):
         assert part in text, part
 
 
 @pytest.mark.full
-def test_ray_learns_as_one_plain_process(tmp_path, plain_compass):
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(["--transport", "object_store"], id="object_store"),
+        pytest.param(["--transport", "gloo", "--direct", "all"], id="gloo, all"),
+        pytest.param(["--transport", "gloo", "--direct", "all", "--sync", "blocking"], id="gloo, all, blocking"),
+    ],
+)
+def test_ray_learns_as_one_plain_process(tmp_path, plain_compass, how):
     pytest.importorskip("ray")
-    actors = run(tmp_path, *COMPASS, "--engine", "ray", "--transport", "object_store")
+    actors = run(tmp_path, *COMPASS, "--engine", "ray", *how)
     check(actors, 80)
     assert actors["reward"] == plain_compass["reward"]
 
@@ -291,14 +370,108 @@ def test_compare_prints_the_runs_side_by_side(tmp_path):
     assert figures["transport"] == "auto" and "one plain process" in done.stdout
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """`gpus(n)`: torch sees that many from here on."""
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
-        (["--engine", "ray", "--transport", "auto"], "object_store, gloo, nixl, nccl"),
-        (["--engine", "ray", "--guard", "snapshot"], "choose wait"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        ("--device cpu", {}),
+        ("--device cpu --gpus 1", {}),
+        ("--device cpu --engine ray", {}),
+        ("--device cuda", {"num_gpus": 0.5}),
+        ("--device cuda --engine ray --gpus 0.25", {"num_gpus": 0.25}),
     ],
 )
-def test_flags_that_make_no_sense_are_refused_with_a_hint(flags, said):
-    done = subprocess.run([sys.executable, str(EXAMPLES / "grpo.py"), *flags], capture_output=True, text=True)
-    assert done.returncode == 2 and said in done.stderr
+def test_only_a_gpu_that_is_computed_on_is_asked_for(program, gpus, flags, expected):
+    gpus(1)
+    made = {}
+
+    def remote(*classes, **options):
+        """As `ray.remote`, of actors that have no methods: it goes no further than making them."""
+        if not classes:
+            return lambda cls: remote(cls, **options)
+        return SimpleNamespace(remote=lambda *_: made.update({classes[0].__name__: options}) or SimpleNamespace())
+
+    args = command_line.parse("GRPO", flags.split())
+    experimental = SimpleNamespace(wait_tensor_freed=None)
+    with pytest.raises(AttributeError, match="get_weights"):
+        program.train(SimpleNamespace(remote=remote, experimental=experimental), args, settings(), None)
+    assert made == {"Learner": expected, "Generator": expected, "Scorer": {}, "ReplayBuffer": {}}
+
+
+# --- The flags -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "transport", "guard", "each"),
+    [
+        ("", "auto", "snapshot", 0),
+        ("--transport shm --guard wait", "shm", "wait", 0),
+        ("--transport SHM", "shm", "snapshot", 0),
+        ("--transport cma", "cma", "wait", 0),
+        ("--transport object_store", "object_store", "none", 0),
+        ("--gpus 1", "auto", "snapshot", 0),
+        ("--engine ray", "object_store", "none", 0),
+        ("--engine ray --transport nixl --direct all", "nixl", "wait", 0),
+        ("--device cuda", "cuda_ipc", "wait", 0.5),
+        ("--device cuda --gpus 0.25", "cuda_ipc", "wait", 0.25),
+        ("--device cuda --transport nccl", "nccl", "wait", 1),
+        ("--device cuda --transport object_store --direct all", "object_store", "none", 0.5),
+        ("--device cuda --plain", "cuda_ipc", "none", 0.5),
+        ("--device cuda --engine ray", "object_store", "none", 0.5),
+        ("--device cuda --engine ray --transport cuda_ipc", "cuda_ipc", "wait", 0.5),
+        ("--device cuda --engine ray --transport nixl --direct all", "nixl", "wait", 0.5),
+        ("--device cuda --engine ray --transport nccl", "nccl", "wait", 1),
+    ],
+)
+def test_transport_guard_and_gpus_that_are_chosen(gpus, flags, transport, guard, each):
+    gpus(2)
+    args = command_line.parse("GRPO", flags.split())
+    assert (args.transport, args.guard, args.gpus) == (transport, guard, each)
+
+
+@pytest.mark.parametrize(
+    ("flags", "seen", "said"),
+    [
+        ("--device cuda", 0, "torch sees no GPU here"),
+        ("--device cuda --plain", 0, "torch sees no GPU here"),
+        ("--device cuda --transport auto", 2, "choose cuda_ipc, nccl, object_store"),
+        ("--device cuda --transport gloo", 2, "choose cuda_ipc, nccl, object_store"),
+        ("--device cuda --engine ray --transport gloo", 2, "choose object_store, nixl, cuda_ipc, nccl"),
+        ("--transport cuda_ipc", 2, "choose auto, shm, cma, ucx, nixl, gloo, tcp, object_store"),
+        ("--engine ray --transport nccl", 2, "choose object_store, nixl, gloo"),
+        ("--engine ray --transport auto", 2, "object_store, nixl, gloo, cuda_ipc, nccl"),
+        ("--transport none", 2, "on beeline choose from auto, shm"),
+        ("--device cuda --direct all", 2, "choose --direct weights"),
+        ("--device cuda --engine ray --transport nccl --direct all", 2, "choose --direct weights"),
+        ("--device cuda --guard snapshot", 2, "choose wait"),
+        ("--transport cma --guard snapshot", 2, "choose wait"),
+        ("--engine ray --guard snapshot", 2, "choose wait"),
+        ("--device cuda --transport nccl", 1, "--gpus 1 for each of the Learner and the Generator: torch sees 1"),
+        ("--device cuda --gpus 0", 2, "--gpus 0 for each of the Learner and the Generator"),
+        ("--device cuda --transport nccl --gpus 0.5", 2, "choose --gpus 1"),
+        ("--device cuda --gpus 1", 2, "choose --gpus 0.5, or --transport nccl"),
+        ("--steps 0", 2, "--steps must be at least 1"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused_with_a_hint(capsys, gpus, flags, seen, said):
+    gpus(seen)
+    with pytest.raises(SystemExit) as ended:
+        command_line.parse("GRPO", flags.split())
+    assert ended.value.code == 2 and said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_refusal_comes_before_anything_is_started():
+    command = [sys.executable, str(EXAMPLES / "grpo.py"), "--device", "cuda", "--transport", "shm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and "choose cuda_ipc" in done.stderr
+
+
+def test_names_of_transports_are_those_of_beeline():
+    from beeline.tensors.transports import USABLE
+
+    assert command_line.TRANSPORTS["beeline"].keys() == USABLE.keys()

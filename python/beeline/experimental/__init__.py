@@ -4,6 +4,7 @@ from beeline.experimental.direct import (
     register_tensor_transport,
     set_target_device_for_ref,
     set_target_for_ref,
+    transfer_stats,
     wait_tensor_freed,
 )
 from beeline.experimental.nixl import (
@@ -31,5 +32,6 @@ __all__ = [
     "set_nixl_cuda_stream",
     "set_target_device_for_ref",
     "set_target_for_ref",
+    "transfer_stats",
     "wait_tensor_freed",
 ]

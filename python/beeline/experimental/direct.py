@@ -56,6 +56,19 @@ def wait_tensor_freed(tensor: Any, timeout: float | None = None) -> None:
         )
 
 
+def transfer_stats() -> dict[str, int]:
+    """What this process has sent in its session, by the path that it took, and fetched, as `beeline status` shows it.
+
+    `inline_bytes` travelled inside messages (skeletons of values included), `mapped_bytes` were published where they
+    are, `copied_bytes` were copied once into shared memory to be published, and `fetched_bytes` are what this process
+    has read of others that way; each with `_objects`. The rest is about objects that were moved, spilled or lost. What
+    transports that copy have moved (`"cma"`, `"cuda_ipc"`, ...) is in `beeline.transfer.counters`. Not in Ray.
+
+    Raises SessionLostError where this process is in no session.
+    """
+    return _core.transfer_stats()
+
+
 def _span(tensor: Any) -> tuple[int, int]:
     """(address, bytes) of the range that the elements span."""
     if hasattr(tensor, "data_ptr"):

@@ -84,6 +84,25 @@ def test_what_is_ready_is_brought_whoever_waits_for_it(a, b, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_an_actor_that_waits_for_its_tensor_writes_after_a_reader_that_is_late(a, b, path, tmp_path):
+    def is_freed(node, timeout):
+        try:
+            wait_tensor_freed(node.kept, timeout=timeout)
+        except exceptions.GetTimeoutError:
+            return False
+        node.kept.zero_()
+        return True
+
+    gate = tmp_path / "gate"
+    call(b, lambda node: until(gate.exists))
+    read = call(b, total, call(a, ones, N, transport=path))
+    assert ray.get(call(a, is_freed, 0.1)) is False
+    written = call(a, is_freed, 60)
+    gate.touch()
+    assert ray.get([read, written]) == [N, True]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_put_targets_and_the_same_object_at_home(a, path):
     own = torch.arange(float(N))
     ref = ray.put({"x": own}, _tensor_transport=path)
