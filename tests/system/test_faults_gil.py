@@ -139,6 +139,7 @@ def test_leases_return_while_their_reader_computes(start_driver):
     assert driver.expect("looked") == "held"
 
 
+@pytest.mark.full
 def test_cancel_of_a_queued_call_is_delivered(start_driver):
     driver = start_driver(
         PRELUDE

@@ -25,7 +25,8 @@ ACTORS = """
         def first_of(self, value):
             return first(value["tensor"])
 """
-TRANSPORTS = ["cma", "gloo", pytest.param("nixl", marks=pytest.mark.full), pytest.param("tcp", marks=pytest.mark.full)]
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("nixl", "tcp")]
+TRANSPORTS = ["cma", "gloo", *FULL]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -85,7 +86,7 @@ def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport)
     assert driver.wait() == 0
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", ["cma", pytest.param("gloo", marks=pytest.mark.full), *FULL])
 def test_without_retries_it_is_lost(start_driver, transport):
     driver = start_driver(
         SCRIPT
