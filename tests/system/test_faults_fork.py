@@ -216,12 +216,20 @@ SHIPPED = """
         def __init__(self, value):
             self.producer, self.consumer = Node.remote(), Node.remote()
             self.made = self.producer.make.options(tensor_transport=path).remote(value)
-            self.own = ray.put(torch.full((N,), value), _tensor_transport=path)
+            try:
+                self.own = [ray.put(torch.full((N,), value), _tensor_transport=path)]
+            except ray.exceptions.TransportUnavailableError as error:
+                self.refusal, self.own = error, []
+
+        def look_own(self):
+            if not self.own:
+                raise self.refusal
+            return ray.get(self.consumer.look.remote(*self.own))
 
         def look(self):  # from actor to actor, from this process, and to it
             calls = [
                 lambda: ray.get(self.consumer.look.remote(self.made)),
-                lambda: ray.get(self.consumer.look.remote(self.own)),
+                self.look_own,
                 lambda: ray.get(self.made).unique().tolist(),
             ]
             return [tried(call)[1] for call in calls]
