@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from beeline import _core
+
 msgspec = pytest.importorskip("msgspec")
 
 ZYGOTE = Path(__file__).parents[2] / "python" / "beeline" / "_zygote.py"
@@ -77,6 +79,8 @@ def session(tmp_path):
     (package / "__init__.py").write_text("")
     (package / "_zygote.py").write_text(ZYGOTE.read_text())
     (package / "_worker.py").write_text(WORKER)
+    core = Path(_core.__file__)
+    (package / core.name).symlink_to(core)
     session_dir = tmp_path / "sessions" / "session-1"
     session_dir.mkdir(parents=True)
     ours, theirs = socket.socketpair()
