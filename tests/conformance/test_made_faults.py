@@ -41,10 +41,13 @@ EXPECTED = torch.arange(COUNT, dtype=torch.float32)
 def test_a_stall_ends_with_the_deadline_and_nothing_is_written_later(reader, refs, path, after_bytes):
     agent = reader(Fault("stall", path, after_bytes=after_bytes))
     out = torch.full((COUNT,), -1.0)
-    begin = time.monotonic()
-    with pytest.raises(exceptions.TransferTimeoutError):
-        agent.fetch(refs, [out], path=path, timeout_s=0.5)
-    assert 0.45 < time.monotonic() - begin < 0.5 * 1.1 + 0.5
+    for _ in range(20):
+        begin = time.monotonic()
+        with pytest.raises(exceptions.TransferTimeoutError):
+            agent.fetch(refs, [out], path=path, timeout_s=0.5)
+        assert 0.45 < time.monotonic() - begin < 0.5 * 1.1 + 0.5
+        if agent.stats()["faults"]:
+            break  # else it was connecting all the time: NIXL takes a second to begin on a busy machine
     assert torch.equal(out[: after_bytes // 4], EXPECTED[: after_bytes // 4])
     out.fill_(7)
     assert torch.equal(agent.fetch(refs, path=path)[0], EXPECTED)
