@@ -39,7 +39,7 @@ def test_a_value_of_a_named_transport_is_made_again(start_driver, transport):
         + ACTORS
         + """
     ray.init(num_cpus=1)
-    producer = Producer.options(max_task_retries=5).remote()
+    producer = Producer.options(max_task_retries=-1).remote()
     holder = Holder.remote()
     ref = producer.make.remote(7)
     lose(ref)
@@ -70,7 +70,7 @@ def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport)
         + ACTORS
         + """
     ray.init(num_cpus=1)
-    producer = Producer.options(max_task_retries=5).remote()
+    producer = Producer.options(max_task_retries=-1).remote()
     holder = Holder.remote()
     ref = producer.make.remote(4)
     ray.get(holder.keep.remote([ref]))
@@ -210,7 +210,7 @@ def test_what_a_transport_of_the_program_brought_is_made_again(start_driver):
         + ACTORS
         + """
     ray.init(num_cpus=1)
-    producer = Producer.options(max_task_retries=5).remote()
+    producer = Producer.options(max_task_retries=-1).remote()
     holder = Holder.remote()
     ref = producer.make.remote(4)
     lose(ref)
