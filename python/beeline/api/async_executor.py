@@ -136,8 +136,10 @@ class AsyncExecutor:
 
 def _was_told(task: Any) -> bool:
     """Whether the running coroutine was cancelled while it could still hear of it: what has ended before counts."""
+    if not task.is_cancelled():
+        return False
     running = asyncio.current_task()
-    return task.is_cancelled() and running is not None and running.cancelling() > 0
+    return running is not None and running.cancelling() > 0
 
 
 def _cancelled(task: Any, raised: BaseException | None = None) -> TaskCancelledError:
