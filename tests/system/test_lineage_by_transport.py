@@ -25,6 +25,13 @@ ACTORS = """
         def first_of(self, value):
             return first(value["tensor"])
 """
+
+
+def program(transport, body):
+    """A driver's script with the actors, whose producer gives its values by the transport."""
+    return SCRIPT + f"\n    TRANSPORT = {transport!r}\n" + ACTORS + body
+
+
 FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("nixl", "tcp")]
 TRANSPORTS = ["cma", "gloo", *FULL]
 
@@ -32,12 +39,9 @@ TRANSPORTS = ["cma", "gloo", *FULL]
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_value_of_a_named_transport_is_made_again(start_driver, transport):
     driver = start_driver(
-        SCRIPT
-        + f"""
-    TRANSPORT = {transport!r}
-    """
-        + ACTORS
-        + """
+        program(
+            transport,
+            """
     ray.init(num_cpus=1)
     producer = Producer.options(max_task_retries=-1).remote()
     holder = Holder.remote()
@@ -50,7 +54,8 @@ def test_a_value_of_a_named_transport_is_made_again(start_driver, transport):
     say("argument", ray.get(holder.first_of.remote(ref), timeout=60))
     del ref
     say("left", settles(lambda: stat("publications"), 0))
-    """
+    """,
+        )
     )
     assert driver.expect("lazily") == 0
     assert driver.expect("value") == [7.0, 100_000]
@@ -63,12 +68,9 @@ def test_a_value_of_a_named_transport_is_made_again(start_driver, transport):
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport):
     driver = start_driver(
-        SCRIPT
-        + f"""
-    TRANSPORT = {transport!r}
-    """
-        + ACTORS
-        + """
+        program(
+            transport,
+            """
     ray.init(num_cpus=1)
     producer = Producer.options(max_task_retries=-1).remote()
     holder = Holder.remote()
@@ -78,7 +80,8 @@ def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport)
     for _ in range(3):  # at once: who fetches sees the end before it has been told, or after
         os.kill(ray.get(producer.pid.remote()), signal.SIGKILL)
         say("again", ray.get(holder.first.remote(), timeout=60))
-    """
+    """,
+        )
     )
     assert driver.expect("first") == [4.0, 100_000]
     for _ in range(3):
@@ -89,12 +92,9 @@ def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport)
 @pytest.mark.parametrize("transport", ["cma", pytest.param("gloo", marks=pytest.mark.full), *FULL])
 def test_without_retries_it_is_lost(start_driver, transport):
     driver = start_driver(
-        SCRIPT
-        + f"""
-    TRANSPORT = {transport!r}
-    """
-        + ACTORS
-        + """
+        program(
+            transport,
+            """
     ray.init(num_cpus=1)
     producer = Producer.remote()
     holder = Holder.remote()
@@ -109,7 +109,8 @@ def test_without_retries_it_is_lost(start_driver, transport):
     say("runs", runs())
     other = Producer.remote()
     say("goes on", ray.get(holder.first_of.remote(other.make.remote(5)), timeout=60))
-    """
+    """,
+        )
     )
     for who in ("owner", "borrower", "argument"):
         kind, message = driver.expect(who, 90)
