@@ -479,6 +479,7 @@ bool may_be_lost(const nb::python_error& error) {
 
 // A transport may see before this process that the holder has gone.
 bool is_lost(store::Entry& entry, const PayloadPtr& payload, Deadline deadline) {
+  if (payload->placement->holder == process().self()) return false;
   const auto noticed = Deadline::after(std::chrono::milliseconds(500));
   const auto outcome = wait_with_signals(noticed.at() < deadline.at() ? noticed : deadline,
                                          [&](Deadline slice) { return process().wait_lost(entry, payload, slice); });

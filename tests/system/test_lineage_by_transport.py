@@ -124,7 +124,8 @@ def test_without_retries_it_is_lost(start_driver, transport):
 
 FILES = """
     from beeline.experimental import (
-        CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata, register_tensor_transport
+        CommunicatorMetadata, TensorTransportManager, TensorTransportMetadata, register_tensor_transport,
+        set_target_for_ref,
     )
 
     class Files(TensorTransportManager):
@@ -192,15 +193,23 @@ def test_a_transport_of_the_program_may_find_it_all_the_same(start_driver):
         if name.startswith(os.path.basename(journal) + "."):
             os.unlink(os.path.join(os.path.dirname(journal), name))
     say("removed", outcome(lambda: ray.get(ref)))
+    own = ray.put({"tensor": torch.ones(SIZE)}, _tensor_transport="files")
+    for name in os.listdir(os.path.dirname(journal)):
+        if name.startswith(os.path.basename(journal) + "."):
+            os.unlink(os.path.join(os.path.dirname(journal), name))
+    set_target_for_ref(own, [torch.empty(SIZE)])  # else it is the same object
+    start = time.monotonic()
+    say("own", [*outcome(lambda: ray.get(own)), time.monotonic() - start])
     say("removed for a borrower", outcome(lambda: ray.get(holder.first.remote())))
     """
     )
     for who in ("owner", "borrower", "argument"):
         assert driver.expect(who) == [4.0, 100_000]
     assert driver.expect("runs") == ["method4"]
-    for who in ("removed", "removed for a borrower"):
-        kind, message = driver.expect(who)
+    for who in ("removed", "own", "removed for a borrower"):
+        kind, message, *seconds = driver.expect(who)
         assert "DirectTransportError" in kind and "FileNotFoundError" in message
+        assert all(each < 0.4 for each in seconds)  # nobody's end is waited for: the holder is who asks
     assert driver.wait() == 0
 
 

@@ -12,7 +12,7 @@ using store::make_failure;
 WaitOutcome Process::wait_lost(Entry& entry, const store::PayloadPtr& known, Deadline deadline) {
   Locked locked(lock_);
   const ProcessIndex holder = known->placement->holder;
-  if (!peers_->has_link(holder) && !peers_->is_gone(holder)) peers_->connect(holder);
+  if (!stopped_ && !peers_->has_link(holder) && !peers_->is_gone(holder)) peers_->connect(holder);
   return progress_.wait(locked, deadline, [&] { return entry.payload != known || peers_->is_gone(holder); });
 }
 
