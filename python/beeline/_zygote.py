@@ -124,7 +124,7 @@ class _Zygote:
         self._ends: list[tuple[int, int]] = []
         self._daemon_wait_s = float(os.environ.get("BEELINE_DAEMON_WAIT_S") or _DAEMON_WAIT_S)
         # What remains to be done when nobody is in a hurry: the first actor does not wait for it.
-        self._idle_steps = [self._import_numpy, _collect, _let_go_of_code]
+        self._idle_steps = [self._import_numpy, _let_go_of_code]
         self._attach(sock)
 
     def _attach(self, sock: socket.socket) -> None:
@@ -262,7 +262,7 @@ class _Zygote:
                     print(f"import {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             if self._import_numpy in self._idle_steps:
                 self._import_numpy()
-            self._idle_steps = [_collect, _let_go_of_code]
+            self._idle_steps = [_let_go_of_code]
             gc.freeze()
             return True
         for fd in fds:
@@ -377,13 +377,6 @@ def _set_name(name: str) -> None:
     """What ps and top show as the command."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
         file.write(name)
-
-
-def _collect() -> None:
-    """What imports left as garbage goes; the rest is left alone by the collector, so that children share its pages."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def _let_go_of_code() -> None:

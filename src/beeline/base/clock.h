@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <compare>
 #include <optional>
 
 namespace beeline {
@@ -26,6 +27,7 @@ class Deadline {
   // Time left, zero once passed; never() gives Nanos::max().
   [[nodiscard]] Nanos left() const;
   [[nodiscard]] Clock::time_point at() const { return at_; }
+  friend auto operator<=>(const Deadline&, const Deadline&) = default;
 
  private:
   explicit Deadline(Clock::time_point at) : at_(at) {}

@@ -44,11 +44,12 @@ std::byte* Lease::at(std::uint64_t offset) const {
   return offset < segment.end ? segment.data + (offset - segment.start) : nullptr;
 }
 
-void Lease::done_reading() {
-  if (peer_ == nullptr) return;
-  peer_->end(*this);
+bool Lease::done_reading() {
+  if (peer_ == nullptr) return false;
+  const bool awaited = peer_->end(*this);
   peer_.reset();
   segments_.clear();
+  return awaited;
 }
 
 Result<std::shared_ptr<PeerArena>> PeerArena::attach(os::Fd data, os::Fd control, std::uint32_t holder) {
@@ -239,17 +240,25 @@ Status PeerArena::map_segments(std::vector<Lease::Segment>& segments) {
   return Status::ok();
 }
 
-void PeerArena::end(Lease& lease) {
-  if (forked()) return;
+bool PeerArena::end(Lease& lease) {
+  if (forked()) return false;
   const std::lock_guard guard(mutex_);
+  PublicationSlot& slot = table_->slots[lease.id_.slot];
   Hold& hold = holds_.at(lease.id_.slot);
-  if (--hold.live == 0) table_->slots[lease.id_.slot].reading.clear(holder_);
-  if (lease.segments_.empty()) return drop_if_unused(lease.id_);  // nothing was mapped: nothing is to be cleaned
+  if (--hold.live == 0) slot.reading.clear(holder_);
+  // As protocol (b) of lease_table.h: either the producer sees the bit cleared, or we see that it retired.
+  const bool awaited =
+      hold.live == 0 && slot.state.load() == PublicationSlot::pack(lease.id_.generation, SlotState::kRetired);
+  if (lease.segments_.empty()) {  // nothing was mapped: nothing is to be cleaned
+    drop_if_unused(lease.id_);
+    return awaited;
+  }
   ++hold.ended;
   for (const Lease::Segment& segment : lease.segments_) {
     if (!segment.own_mapping) to_clean_.insert(segment.start, segment.end);
   }
   ended_.push_back({lease.id_, std::move(lease.segments_)});
+  return awaited;
 }
 
 void PeerArena::drop_written(const Lease::Segment& segment) {

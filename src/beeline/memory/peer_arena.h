@@ -34,9 +34,10 @@ class Lease {
   // Where the byte at `offset` of the arena lies; null when no leased range holds it. A range of the lease
   // is contiguous from there.
   [[nodiscard]] std::byte* at(std::uint64_t offset) const;
-  // Tells the producer that the bytes are no longer read, and queues the lease for PeerArena::clean().
-  // The memory must not be touched afterwards. Repeatable.
-  void done_reading();
+  // Marks the bytes as no longer read, and queues the lease for PeerArena::clean(). True if the producer has retired
+  // the publication already and may wait for the word that this brings. The memory must not be touched afterwards.
+  // Repeatable.
+  bool done_reading();
 
  private:
   friend class PeerArena;
@@ -133,7 +134,7 @@ class PeerArena : public std::enable_shared_from_this<PeerArena> {
   [[nodiscard]] bool forked() const;
   Status check_ranges(std::span<const Range> ranges) const;
   Status map_segments(std::vector<Lease::Segment>& segments);
-  void end(Lease& lease);
+  bool end(Lease& lease);
   void clean_all();
   void drop_written(const Lease::Segment& segment);
   // These need mutex_.

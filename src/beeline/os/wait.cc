@@ -24,7 +24,7 @@ void Cancellation::cancel() {
 Deadline Wait::tick() const {
   if (cancellation == nullptr && !interrupted) return deadline;
   const auto soon = Deadline::after(std::chrono::milliseconds(cancellation != nullptr ? 50 : 200));
-  return soon.at() < deadline.at() ? soon : deadline;
+  return std::min(soon, deadline);
 }
 
 Status Wait::check() const {

@@ -105,10 +105,10 @@ Result<T> get(const Result<ObjectRef<T>>& ref, api::Timeout timeout = std::nullo
 }
 template <typename T>
 Result<std::vector<T>> get(const std::vector<ObjectRef<T>>& refs, api::Timeout timeout = std::nullopt) {
-  const auto end = timeout ? std::optional(std::chrono::steady_clock::now() + *timeout) : std::nullopt;
+  const auto begin = std::chrono::steady_clock::now();
   std::vector<T> values;
   for (const auto& ref : refs) {
-    const auto left = end ? api::Timeout(*end - std::chrono::steady_clock::now()) : std::nullopt;
+    const auto left = timeout ? api::Timeout(*timeout - (std::chrono::steady_clock::now() - begin)) : std::nullopt;
     BEELINE_ASSIGN(auto value, get(ref, left));
     values.push_back(std::move(value));
   }

@@ -39,15 +39,18 @@ Result<Doorbell> Doorbell::attach(const os::Fd& memory, std::uint32_t channel) {
   return doorbell;
 }
 
-void Doorbell::ring() const {
+void Doorbell::ring(Urgency urgency) const {
   set_bit(*page_, channel_);
   auto sleeper = page_->sleeper.load(std::memory_order_seq_cst);
   while (sleeper != static_cast<std::uint32_t>(Sleeper::kNobody)) {
+    if (urgency == Urgency::kSoon && sleeper == static_cast<std::uint32_t>(Sleeper::kHelper) &&
+        page_->watched.load(std::memory_order_seq_cst) != 0) {
+      return;
+    }
     // The one sender that takes the sleeper off the page wakes it.
     if (page_->sleeper.compare_exchange_weak(sleeper, static_cast<std::uint32_t>(Sleeper::kNobody),
                                              std::memory_order_seq_cst)) {
-      wake_word(*page_, static_cast<Sleeper>(sleeper));
-      return;
+      return wake_word(*page_, static_cast<Sleeper>(sleeper));
     }
   }
 }
@@ -90,6 +93,13 @@ bool Mailbox::entrust(Sleeper who) {
 }
 
 void Mailbox::wake(Sleeper who) {
+  if (who == Sleeper::kWaiter) {
+    // Only while it is on the page can it be asleep; else it sees the new number before it sleeps.
+    page_->waiter_word.fetch_add(1, std::memory_order_seq_cst);
+    if (page_->sleeper.load(std::memory_order_seq_cst) != static_cast<std::uint32_t>(Sleeper::kWaiter)) return;
+    os::futex_wake(page_->waiter_word, 1);
+    return;
+  }
   wake_word(*page_, who);
 }
 

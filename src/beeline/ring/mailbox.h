@@ -19,13 +19,18 @@ inline constexpr std::uint32_t kMaxChannels = 4096;
 // Who sleeps and must be woken: the draining thread, or the helper thread while no other thread waits.
 enum class Sleeper : std::uint32_t { kNobody = 0, kWaiter = 1, kHelper = 2 };
 
+// How soon the owner must see what was written. What has time does not wake the helper in place of a thread that is
+// busy, as long as the helper looks by itself (see Progress); a thread that waits is woken for either.
+enum class Urgency : std::uint8_t { kNow, kSoon };
+
 struct MailboxPage {
-  static constexpr std::uint64_t kMagic = 0x31786f626d4c4542;  // "BELmbox1"
+  static constexpr std::uint64_t kMagic = 0x32786f626d4c4542;  // "BELmbox2"
 
   std::uint64_t magic;
   alignas(64) std::atomic<std::uint32_t> sleeper;  // Sleeper
   std::atomic<std::uint32_t> waiter_word;          // futex; counts wakes
   std::atomic<std::uint32_t> helper_word;          // futex; counts wakes
+  std::atomic<std::uint32_t> watched;              // 1: the helper looks by itself, again and again
   alignas(64) std::atomic<std::uint64_t> summary;  // bit i: word i of channels may be set
   alignas(64) std::array<std::atomic<std::uint64_t>, kMaxChannels / 64> channels;
 };
@@ -39,7 +44,7 @@ class Doorbell {
   static Result<Doorbell> attach(const os::Fd& memory, std::uint32_t channel);
 
   // Everything this thread wrote before is visible to the owner when it sees the bit.
-  void ring() const;
+  void ring(Urgency urgency = Urgency::kNow) const;
 
  private:
   os::Mapping mapping_;
@@ -92,6 +97,9 @@ class Mailbox {
   void take_back() { page_->sleeper.store(static_cast<std::uint32_t>(Sleeper::kNobody), std::memory_order_seq_cst); }
   // Ends a sleep of `who` from within the process.
   void wake(Sleeper who);
+  // Whether the helper looks by itself from now on, so that it need not be woken for what has time. What came before
+  // the end of that is seen by has_mail() after it.
+  void set_watched(bool watched) { page_->watched.store(watched ? 1 : 0, std::memory_order_seq_cst); }
 
  private:
   os::Fd memory_;

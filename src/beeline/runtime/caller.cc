@@ -140,6 +140,8 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   header.name_size = static_cast<std::uint16_t>(name.size());
 
   std::vector<std::pair<ProcessIndex, ForwardRecord>> forwards;
+  // A call whose arguments are still to come can do nothing before they do.
+  auto urgency = Urgency::kNow;
   scratch_.clear();
   Writer writer(scratch_);
   writer.write(header);
@@ -155,6 +157,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
       record.state = DependencyHeader::kSubscribe;
     } else {
       record.state = DependencyHeader::kWillCome;
+      urgency = Urgency::kSoon;
       const auto at = std::find(producer->returns.begin(), producer->returns.end(), dependency);
       // Items of streams come here, and their collection is made here.
       const bool goes_by_here = at == producer->returns.end() || producer->options.collects();
@@ -183,12 +186,13 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   // A process that is gone: the daemon's word on the actor, or on_process_lost for a worker, settles the call, which
   // may be no more then.
   const TakenRecord taken{header.task, streams_.taken(header.task)};
-  const bool is_sent = peers.send(to, Message::kCall, scratch_);
+  const bool is_sent = peers.send(to, Message::kCall, scratch_, {}, urgency);
   if (is_sent && header.window > 0 && taken.count > 0) peers.send(to, Message::kTaken, view_of(taken));
   // After the call: what tells of a producer's end is told to the consumer behind it.
   for (const auto& [producer, forward] : forwards) {
     if (peers.is_delivered(to)) {
-      peers.send(producer, Message::kForward, view_of(forward));
+      // It looks for these before it sends results.
+      peers.send(producer, Message::kForward, view_of(forward), {}, Urgency::kSoon);
     } else {
       tell_ourselves(forward);
     }

@@ -4,10 +4,12 @@
 #include <cstdint>
 
 #include "beeline/base/bytes.h"
+#include "beeline/ring/mailbox.h"
 #include "beeline/store/payload.h"
 
 namespace beeline::runtime {
 
+using ring::Urgency;
 using store::ObjectId;
 using store::ProcessIndex;
 

@@ -209,7 +209,7 @@ Status Peers::on_hello(Link& link, os::Frame& frame) {
   return Status::ok();
 }
 
-bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) {
+bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body, Urgency urgency) {
   if (closed_) return false;
   auto& peer = peers_[to];
   if (peer.gone) return false;
@@ -228,7 +228,7 @@ bool Peers::send(ProcessIndex to, Message type, BytesView head, BytesView body) 
     writer.append(body);
     return true;
   }
-  return push(*peer.out, type, head, body);
+  return push(*peer.out, type, head, body, urgency);
 }
 
 void Peers::send_held_back() {
@@ -249,9 +249,9 @@ void Peers::connect(ProcessIndex process) {
   }
 }
 
-bool Peers::push(Link& link, Message type, BytesView head, BytesView body) {
+bool Peers::push(Link& link, Message type, BytesView head, BytesView body, Urgency urgency) {
   const std::size_t size = head.size() + body.size();
-  if (size <= kFragment) return push_record(link, type, head, body);
+  if (size <= kFragment) return push_record(link, type, head, body, urgency);
   Bytes whole;
   whole.reserve(size);
   Writer writer(whole);
@@ -265,14 +265,14 @@ bool Peers::push(Link& link, Message type, BytesView head, BytesView body) {
   return true;
 }
 
-bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body) {
+bool Peers::push_record(Link& link, Message type, BytesView head, BytesView body, Urgency urgency) {
   const std::size_t size = head.size() + body.size();
   if (link.overflow.empty()) {
     if (std::byte* room = link.out.claim(size)) {
       std::copy(head.begin(), head.end(), room);
       std::copy(body.begin(), body.end(), room + head.size());
       link.out.commit(static_cast<std::uint16_t>(type), 0);
-      if (link.open) link.bell.ring();
+      if (link.open) link.bell.ring(urgency);
       return true;
     }
   }

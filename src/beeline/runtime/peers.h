@@ -51,7 +51,8 @@ class Peers {
 
   // Queues a message, connecting first if need be. False if the process is known to be gone: the message is dropped
   // and on_peer_lost has been (or is being) reported.
-  bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {});
+  // kSoon: the receiver need not do anything about it at once, and is not woken for it.
+  bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {}, Urgency urgency = Urgency::kNow);
 
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.
   bool drain(std::size_t budget);
@@ -122,8 +123,8 @@ class Peers {
   void on_socket(Link& link, std::uint32_t events);
   Status on_hello(Link& link, os::Frame& frame);
   Status greet(Link& link, int ring_memory);
-  bool push(Link& link, Message type, BytesView head, BytesView body);
-  bool push_record(Link& link, Message type, BytesView head, BytesView body);
+  bool push(Link& link, Message type, BytesView head, BytesView body, Urgency urgency = Urgency::kNow);
+  bool push_record(Link& link, Message type, BytesView head, BytesView body, Urgency urgency = Urgency::kNow);
   void flush_overflow(Link& link);
   // Messages until the ring is empty or the budget is used up.
   void drain_link(Link& link, std::size_t& budget);

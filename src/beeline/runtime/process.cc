@@ -543,7 +543,8 @@ void Process::send_object(ProcessIndex to, const Entry& entry) {
 
 void Process::free_placement(const store::Placement& placement) {
   if (placement.holder == self_) return retire(placement.publication);
-  const bool is_told = peers_->send(placement.holder, Message::kFree, view_of(placement.publication));
+  const bool is_told =
+      peers_->send(placement.holder, Message::kFree, view_of(placement.publication), {}, Urgency::kSoon);
   // A holder that is gone, or about to be, removes no file.
   if (inheriting_ == placement.publication) return;
   const auto paths = mapped_.find(placement.holder);

@@ -136,8 +136,9 @@ class Process final : public PeerEvents, public store::TableEvents {
   // others afterwards, which fetch it as anybody does.
   bool is_lasting();
   Result<Opened> open(const store::Placement& placement, Deadline deadline);
-  // A lease ended: its pages are cleaned and given back by the helper, off this thread's path.
-  void lease_ended();
+  // A lease ended: its pages are cleaned and given back by the helper, off this thread's path; at once if the holder
+  // waits for that.
+  void lease_ended(bool awaited);
   // Whether the helper is to be left asleep when a lease ends in this thread, until it sleeps or has its next call:
   // what it is about to send goes first. Returns what held before.
   static bool set_cleaning_waits(bool waits);
@@ -457,7 +458,7 @@ class Process final : public PeerEvents, public store::TableEvents {
   std::unordered_map<std::uint64_t, std::pair<ProcessIndex, std::vector<Entry*>>> pins_;
   std::uint64_t next_pin_ = 1;
   TransferStats transfers_;
-  std::atomic<bool> leases_to_clean_{false};
+  std::atomic<bool> leases_to_clean_{false}, leases_awaited_{false};
   bool has_chores_for_python_ = false;
   std::uint64_t allocations_seen_ = 0;  // by trim_arena(), of the helper thread
 

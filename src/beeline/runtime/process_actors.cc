@@ -207,7 +207,8 @@ Process::Assignment Process::assignment() {
 }
 
 void Process::finish(IncomingCall& call, std::vector<PayloadPtr> results, bool retryable) {
-  const Locked locked(lock_);
+  Locked locked(lock_);
+  progress_.poke(locked);  // who else is to be told may have been said meanwhile
   for (const auto& result : results) hand_over(*result, call.caller);
   executor_.finish(call, std::move(results), retryable);
   if (executor_.terminating() || exiting_) progress_.notify();  // it may have been the last

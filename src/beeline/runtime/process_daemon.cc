@@ -226,7 +226,7 @@ Result<Bytes> Process::await_answer(Locked& locked, std::uint64_t request) {
   for (;;) {
     // In slices: a signal that comes just before the wait does not interrupt it.
     const auto slice = Deadline::after(kSignalSlice);
-    const auto outcome = progress_.wait(locked, slice.at() < deadline.at() ? slice : deadline,
+    const auto outcome = progress_.wait(locked, std::min(slice, deadline),
                                         [&] { return replies_.contains(request) || !session_error_.empty(); });
     if (auto node = replies_.extract(request)) return std::move(node.mapped());
     if (!session_error_.empty()) return Status(Code::kShutdown, session_error_);

@@ -266,8 +266,9 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
     auto* const held = new memory::Lease(std::move(*lease));
     Opened opened;
     opened.lease = std::shared_ptr<memory::Lease>(held, [this](memory::Lease* ended) {
+      const bool awaited = ended->done_reading();
       delete ended;
-      lease_ended();
+      lease_ended(awaited);
     });
     for (const auto& buffer : placement.buffers) {
       std::byte* data = buffer.range.length > 0 ? held->at(buffer.range.offset) : nullptr;
@@ -278,11 +279,12 @@ Result<Opened> Process::open_buffers(transfer::Paths& from, const store::Placeme
   }
 }
 
-void Process::lease_ended() {
+void Process::lease_ended(bool awaited) {
+  if (awaited) leases_awaited_.store(true);
   leases_to_clean_.store(true);
   if (cleaning_waits) return;
   const Locked locked(lock_);
-  progress_.request_chores();
+  request_cleaning();
 }
 
 bool Process::set_cleaning_waits(bool waits) {
@@ -290,7 +292,8 @@ bool Process::set_cleaning_waits(bool waits) {
 }
 
 void Process::request_cleaning() {
-  if (leases_to_clean_.load()) progress_.request_chores();
+  if (!leases_to_clean_.load()) return;
+  progress_.request_chores(leases_awaited_.exchange(false) ? Urgency::kNow : Urgency::kSoon);
 }
 
 void Process::clean_leases() {
@@ -311,7 +314,9 @@ void Process::clean_leases() {
       settle_publications();
       continue;
     }
-    for (const auto& id : retired) peers_->send(process, Message::kLeaseReturned, view_of(id));
+    for (const auto& id : retired) {
+      peers_->send(process, Message::kLeaseReturned, view_of(id), {}, Urgency::kSoon);
+    }
   }
 }
 

@@ -4,19 +4,25 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "beeline/os/thread.h"
 
 namespace beeline::runtime {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(20);
+// As long as waking a thread on another core takes (20 to 40 us in a virtual machine whose core has halted): who spins
+// longer would have done better to sleep.
+constexpr auto kSpin = std::chrono::microseconds(50);
 // A yield that takes longer than this ran somebody else: the core is wanted.
 constexpr auto kYieldCheap = std::chrono::microseconds(3);
 constexpr std::uint32_t kMaxSpinCredit = 16;
 // The helper naps this long between looks while messages keep coming, so that senders need not wake it each time.
 constexpr auto kNap = std::chrono::microseconds(100);
 constexpr int kNapsBeforeSleep = 8;
+// Once woken, it also looks by itself for what has time (ring::Urgency::kSoon), until as many looks were in vain.
+constexpr auto kLook = std::chrono::milliseconds(1);
+constexpr int kLooksBeforeSleep = 4;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -90,6 +96,13 @@ void Progress::poke(Locked& locked) {
   leave(locked);
 }
 
+void Progress::request_chores(ring::Urgency urgency) {
+  if (stopping_) return;
+  chores_wanted_ = true;
+  if (urgency == ring::Urgency::kSoon && looks_left_ > 0) return;
+  mailbox_.wake(ring::Sleeper::kHelper);
+}
+
 void Progress::expect_lull() {
   if (expects_lull_ || stopping_ || !work_.lull_chores) return;
   expects_lull_ = true;
@@ -115,7 +128,7 @@ void Progress::leave(Locked& locked) {
   (void)locked;
 }
 
-// Watches the mailbox for a few microseconds, unless the core is wanted by others; true if mail came.
+// Watches the mailbox for as long as a wake-up would take, unless the core is wanted by others; true if mail came.
 bool Progress::spin() {
   if (spin_credit_ == 0) {
     // Now and then try again: the other side may have become quick.
@@ -211,18 +224,32 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()
   }
 }
 
+// As long as something came at one of the last looks. What comes once it has ended wakes the helper.
+void Progress::keep_looking(bool had_work) {
+  const bool looked = looks_left_ > 0;
+  if (had_work || (looked && (mailbox_.has_mail() || chores_wanted_.load()))) {
+    looks_left_ = kLooksBeforeSleep;
+  } else if (looked) {
+    --looks_left_;
+  }
+  if (looked != (looks_left_ > 0)) mailbox_.set_watched(!looked);
+}
+
 void Progress::run_helper(std::uint32_t ticket) {
   ::pthread_setname_np(::pthread_self(), "bee-helper");
   int naps = 0;
   auto lull_end = Deadline::never();
   for (;;) {
-    if (naps > 0) {
+    const bool naps_now = naps > 0;
+    bool was_woken = false;
+    if (naps_now) {
       // Nobody needs to wake us while we nap: mail is looked for at its end.
       timespec pause{0, std::chrono::duration_cast<Nanos>(kNap).count()};
       ::nanosleep(&pause, nullptr);
     } else {
-      const auto slept = mailbox_.sleep_helping(ticket, lull_end);
-      if (slept == os::FutexWait::kTimedOut) {
+      const auto look = looks_left_ > 0 ? Deadline::after(kLook) : Deadline::never();
+      was_woken = mailbox_.sleep_helping(ticket, std::min(look, lull_end)) != os::FutexWait::kTimedOut;
+      if (!was_woken && lull_end.passed()) {
         {
           const Locked locked(lock_);
           expects_lull_ = false;
@@ -234,10 +261,12 @@ void Progress::run_helper(std::uint32_t ticket) {
       }
     }
     ticket = mailbox_.ticket(ring::Sleeper::kHelper);
+    const bool had_chores = chores_wanted_.exchange(false);
     work_.chores();
     Locked locked(lock_);
     if (stopping_) return;
     ++stats_.helper_rounds;
+    if (!naps_now) keep_looking(was_woken || had_chores);
     if (expects_lull_ && lull_end.is_never()) lull_end = Deadline::after(work_.lull);
     if (role_ != Role::kEntrusted) {
       naps = 0;
@@ -251,7 +280,8 @@ void Progress::run_helper(std::uint32_t ticket) {
       expects_lull_ = true;
       lull_end = Deadline::after(work_.lull);
     }
-    naps = any ? kNapsBeforeSleep : std::max(0, naps - 1);
+    // What was found at a look had time: more of its kind is found at the next.
+    naps = any && (was_woken || naps_now) ? kNapsBeforeSleep : std::max(0, naps - 1);
     if (naps > 0 && waiters_.empty() && !mailbox_.has_mail()) {
       role_ = Role::kEntrusted;
       continue;

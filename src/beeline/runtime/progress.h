@@ -52,10 +52,8 @@ class Progress {
                    FunctionRef<void()> before_sleep = nullptr);
   // Drains now if nobody else is at it. The lock is held.
   void poke(Locked& locked);
-  // Has the helper run its chores soon. The lock is held.
-  void request_chores() {
-    if (!stopping_) mailbox_.wake(ring::Sleeper::kHelper);
-  }
+  // Has the helper run its chores: it is woken for them, or does them when it next looks. The lock is held.
+  void request_chores(ring::Urgency urgency = ring::Urgency::kNow);
   // Has the helper do its housekeeping after the lull, unless it will anyhow. The lock is held.
   void expect_lull();
   // Something changed by other means than a message (the control thread): waiters look again. The lock is held.
@@ -75,6 +73,8 @@ class Progress {
   };
 
   void run_helper(std::uint32_t ticket);
+  // Whether the helper goes on looking by itself. The lock is held.
+  void keep_looking(bool had_work);
   // Drains until the mailbox is empty. The lock is released now and then for others.
   bool drain(Locked& locked);
   void wake_done_waiters();
@@ -90,6 +90,9 @@ class Progress {
   std::uint32_t spin_credit_ = 8;  // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
   bool expects_lull_ = false;  // the helper's sleep ends with the lull
+  // How often the helper looks yet by itself for what has time; while it does, it is not woken for that.
+  int looks_left_ = 0;
+  std::atomic<bool> chores_wanted_{false};
   bool stopping_ = false;
   std::uint32_t present_ = 0;  // threads inside wait()
   std::condition_variable_any left_;

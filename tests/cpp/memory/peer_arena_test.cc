@@ -94,6 +94,20 @@ TEST_F(PeerArenaTest, TwoSmallTensorsInOnePageAreIndependent) {
   EXPECT_EQ(byte_at(second.at(right.offset)), 6);
 }
 
+TEST_F(PeerArenaTest, TheLastLeaseOfARetiredPublicationSaysThatItsEndIsAwaited) {
+  const auto kept = publish(kMiB, 1);
+  Lease first = acquire(kept);
+  EXPECT_FALSE(first.done_reading()) << "it is published yet: whoever retires it sees that nobody reads";
+
+  const auto published = publish(kMiB, 1);
+  Lease one = acquire(published);
+  Lease two = acquire(published);
+  arena_->retire(published.id);
+  EXPECT_FALSE(one.done_reading()) << "the other one reads";
+  EXPECT_TRUE(two.done_reading());
+  EXPECT_FALSE(two.done_reading()) << "it has ended";
+}
+
 TEST_F(PeerArenaTest, CleanDropsWrittenPagesByEveryMethod) {
   const auto best = os::page_scan_method();
   for (const auto method : {best, os::PageScan::kPagemap, os::PageScan::kNone}) {

@@ -101,6 +101,27 @@ TEST_F(MailboxTest, SendersWakeWhoeverIsEntrusted) {
   EXPECT_EQ(mailbox_.ticket(Sleeper::kWaiter), waiter);
 }
 
+TEST_F(MailboxTest, WhatHasTimeDoesNotWakeAHelperThatLooksByItself) {
+  const auto helper = mailbox_.ticket(Sleeper::kHelper);
+  const auto waiter = mailbox_.ticket(Sleeper::kWaiter);
+  mailbox_.set_watched(true);
+  mailbox_.entrust(Sleeper::kHelper);
+  bell(1).ring(Urgency::kSoon);
+  EXPECT_EQ(mailbox_.ticket(Sleeper::kHelper), helper);
+  EXPECT_TRUE(mailbox_.has_mail()) << "it is found at the next look";
+  bell(2).ring();
+  EXPECT_EQ(mailbox_.ticket(Sleeper::kHelper), helper + 1) << "what has no time wakes it all the same";
+
+  mailbox_.entrust(Sleeper::kWaiter);
+  bell(1).ring(Urgency::kSoon);
+  EXPECT_EQ(mailbox_.ticket(Sleeper::kWaiter), waiter + 1) << "nothing keeps a thread that waits";
+
+  mailbox_.set_watched(false);
+  mailbox_.entrust(Sleeper::kHelper);
+  bell(1).ring(Urgency::kSoon);
+  EXPECT_EQ(mailbox_.ticket(Sleeper::kHelper), helper + 2) << "nobody would look";
+}
+
 // Two processes hand a turn back and forth, each sleeping until the other rings: a lost wake-up is a time-out.
 TEST_F(MailboxTest, NoWakeUpIsLostBetweenTwoProcesses) {
   auto second = Mailbox::create();
@@ -173,6 +194,7 @@ TEST(MailboxLayoutTest, TheLayoutIsWhatPeersExpect) {
   EXPECT_EQ(offsetof(MailboxPage, sleeper), 64u);
   EXPECT_EQ(offsetof(MailboxPage, waiter_word), 68u);
   EXPECT_EQ(offsetof(MailboxPage, helper_word), 72u);
+  EXPECT_EQ(offsetof(MailboxPage, watched), 76u);
 }
 
 }  // namespace

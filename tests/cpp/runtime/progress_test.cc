@@ -9,6 +9,7 @@
 #include <atomic>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "patience.h"
@@ -47,9 +48,9 @@ class ProgressTest : public ::testing::Test {
   }
   void TearDown() override { progress_.stop(); }
 
-  void send(std::size_t channel) {
+  void send(std::size_t channel, ring::Urgency urgency = ring::Urgency::kNow) {
     sent_[channel].fetch_add(1);
-    bells_[channel].ring();
+    bells_[channel].ring(urgency);
   }
   WaitOutcome wait_for(std::size_t channel, std::uint64_t count, Deadline deadline) {
     Locked locked(lock_);
@@ -137,6 +138,64 @@ TEST(ProgressSpin, StopsWhileItIsInVainAndComesBackOnceItPays) {
   EXPECT_GE(stats.spins_in_vain - before, 16u) << "what was won back is spent";
   EXPECT_LE(stats.spins_in_vain - before, 16 + kWaits / 16 + 1);
   progress.stop();
+}
+
+// Senders pause for as long as the helper looks by itself, and a little longer: a ring between its last look and its
+// sleep must not be lost.
+TEST_F(ProgressTest, WhatHasTimeIsSeenWhetherOrNotTheHelperLooks) {
+  std::mt19937 random(test_seed());
+  std::uniform_int_distribution<int> pause_us(0, 7000);
+  const std::uint64_t rounds = is_short() ? 200 : 1000;
+  for (std::uint64_t round = 1; round <= rounds; ++round) {
+    std::this_thread::sleep_for(std::chrono::microseconds(pause_us(random)));
+    send(0, ring::Urgency::kSoon);
+    const auto deadline = Deadline::after(kPatience);
+    while (seen(0) < round && !deadline.passed()) std::this_thread::yield();
+    ASSERT_EQ(seen(0), round);
+  }
+}
+
+TEST_F(ProgressTest, AHelperThatLooksByItselfIsNotWokenForChoresThatHaveTime) {
+  const auto request = [&](ring::Urgency urgency) {
+    const Locked locked(lock_);
+    progress_.request_chores(urgency);
+    return mailbox_.ticket(ring::Sleeper::kHelper);
+  };
+  const auto begin = mailbox_.ticket(ring::Sleeper::kHelper);
+  EXPECT_EQ(request(ring::Urgency::kSoon), begin + 1) << "it sleeps for good";
+  const auto until_done = [&](int done) {
+    const auto deadline = Deadline::after(kPatience);
+    while (chores_ <= done && !deadline.passed()) std::this_thread::yield();
+    return chores_ > done;
+  };
+  ASSERT_TRUE(until_done(0));
+  int unwoken = 0;
+  for (int i = 0; i < 100; ++i) {
+    const int done = chores_;
+    const auto before = mailbox_.ticket(ring::Sleeper::kHelper);
+    if (request(ring::Urgency::kSoon) == before) ++unwoken;
+    ASSERT_TRUE(until_done(done));
+  }
+  EXPECT_GT(unwoken, 50) << "its looks do them";
+  const auto before = mailbox_.ticket(ring::Sleeper::kHelper);
+  EXPECT_EQ(request(ring::Urgency::kNow), before + 1);
+}
+
+TEST_F(ProgressTest, AHelperThatFindsNothingSleepsForGood) {
+  send(0);
+  wait_for(0, 1, Deadline::after(kPatience));
+  const auto rounds = [&] {
+    const Locked locked(lock_);
+    return progress_.stats().helper_rounds;
+  };
+  const auto deadline = Deadline::after(kPatience);
+  auto before = rounds();
+  for (;;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const auto now = rounds();
+    if (std::exchange(before, now) == now) break;
+    ASSERT_FALSE(deadline.passed());
+  }
 }
 
 TEST_F(ProgressTest, TheHelperDrainsWhileNobodyWaits) {
