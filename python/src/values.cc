@@ -363,7 +363,7 @@ Ref::~Ref() {
   if (home_ != nullptr && home_ == process_or_null()) home_->drop_hold(*entry_);
 }
 
-// By a transport that the program registered: see beeline.tensors.registered.
+// By a transport that the program registered: see beeline.tensors.shipments.
 PayloadPtr ship(nb::handle value, runtime::Mode mode) {
   if (!process().is_lasting()) {
     raise_error(store::ErrorKind::kUnavailable,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 
@@ -45,19 +44,23 @@ def _user_folder() -> str:
 
 def _waiting() -> str | None:
     """The latest session of `beeline start`."""
-    marks = glob.glob(os.path.join(glob.escape(_user_folder()), "session-*", _LASTING_FILE))
-    if not marks:
-        return None
-    live = set(_core.live_sessions())
-    found = [folder for mark in sorted(marks, key=_age) if (folder := os.path.dirname(mark)) in live]
-    return found[-1] if found else None
-
-
-def _age(path: str) -> float:
     try:
-        return os.stat(path).st_mtime
-    except OSError:  # it ends just now
-        return 0.0
+        entries = [entry.path for entry in os.scandir(_user_folder()) if entry.name.startswith("session-")]
+    except FileNotFoundError:
+        return None
+    since = {folder: time for folder in entries if (time := _waiting_since(folder)) is not None}
+    if not since:
+        return None
+    live = [folder for folder in _core.live_sessions() if folder in since]
+    return max(live, key=since.__getitem__, default=None)
+
+
+def _waiting_since(folder: str) -> float | None:
+    """When it was marked as one that waits for drivers; None where it was not, or ends just now."""
+    try:
+        return os.stat(os.path.join(folder, _LASTING_FILE)).st_mtime
+    except OSError:
+        return None
 
 
 def _only() -> str:

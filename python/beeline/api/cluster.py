@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import Any
 
 from beeline import _core
@@ -37,7 +36,7 @@ def nodes() -> list[dict[str, Any]]:
             "Alive": row["alive"],
             "alive": row["alive"],
             "NodeManagerAddress": session.NODE_IP_ADDRESS,
-            "NodeManagerHostname": socket.gethostname(),
+            "NodeManagerHostname": os.uname().nodename,
             "NodeName": session.NODE_IP_ADDRESS if row["node"] == 0 else f"virtual-{row['node']}",
             "Resources": row["total"] if row["alive"] else {},
             "Labels": row["labels"],

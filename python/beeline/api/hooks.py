@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from beeline import _core
 from beeline.api import this_worker
 from beeline.api.errors import make_error
 from beeline.exceptions import dump_task_error
-from beeline.tensors import registered
 from beeline.tensors.mutation import published, remember
 from beeline.tensors.values import dumps, dumps_call, loads_into
 
@@ -16,11 +17,17 @@ class Hooks:
 
     dumps = staticmethod(dumps)
     dumps_call = staticmethod(dumps_call)
-    dumps_registered = staticmethod(registered.dumps)
     loads_into = staticmethod(loads_into)
     make_error = staticmethod(make_error)
     published = staticmethod(published)
     remember = staticmethod(remember)
+
+    @staticmethod
+    def dumps_registered(value: Any, mode: int) -> tuple[Any, ...]:
+        """See `shipments.dumps`, which few programs need."""
+        from beeline.tensors import shipments
+
+        return shipments.dumps(value, mode)
 
     @staticmethod
     def dumps_error(error: BaseException, function_name: str) -> bytes:

@@ -11,8 +11,9 @@ NODE_ID = "ray.io/node-id"
 Rule = tuple[str, list[str], bool]
 
 _NAME = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
-_KEY = re.compile(rf"(?P<prefix>[a-zA-Z0-9.-]{{1,253}}/)?{_NAME}")
-_VALUE = re.compile(rf"(?P<negated>!)?({_NAME}|(in)?\((?P<listed>{_NAME}(, ?{_NAME})*)\))")
+# Compiled at their first use, which re remembers: most programs have none.
+_KEY = rf"(?P<prefix>[a-zA-Z0-9.-]{{1,253}}/)?{_NAME}"
+_VALUE = rf"(?P<negated>!)?({_NAME}|(in)?\((?P<listed>{_NAME}(, ?{_NAME})*)\))"
 
 
 def checked(labels: Mapping[str, str] | None) -> dict[str, str]:
@@ -30,12 +31,12 @@ def selector_error(selector: Mapping[str, Any]) -> str | None:
     for key, value in selector.items():
         if not isinstance(value, str):
             raise TypeError(f"label_selector: expected a string for {key!r}, got {type(value).__name__!r}")
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
+        if not isinstance(key, str) or not re.fullmatch(_KEY, key):
             return (
                 f"Invalid label key name `{key}`: at most 63 letters, digits, '-', '_' and '.', which begin and end "
                 "with a letter or digit, after a prefix and '/' if there is one"
             )
-        if value and not _VALUE.fullmatch(value):
+        if value and not re.fullmatch(_VALUE, value):
             return (
                 f"Invalid label selector value `{value}`: a value, 'in(value, ...)', or either after '!'. Values have "
                 "at most 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
@@ -47,7 +48,7 @@ def rules_of(selector: Mapping[str, str] | None) -> list[Rule]:
     """The rules that a valid selector stands for: {"zone": "a"}, {"zone": "!a"}, {"zone": "in(a, b)"}."""
     rules: list[Rule] = []
     for key, value in (selector or {}).items():
-        found = _VALUE.fullmatch(value)
+        found = re.fullmatch(_VALUE, value)
         listed = found["listed"] if found else None
         plain = value.removeprefix("!")
         values = [part.strip() for part in listed.split(",")] if listed else [plain]

@@ -12,7 +12,7 @@ from beeline import _core
 from beeline.api import actor as actors
 from beeline.api import session
 from beeline.api.streams import ObjectRefGenerator
-from beeline.tensors import mutation, registered, transports
+from beeline.tensors import mutation, transports
 
 _log = logging.getLogger("beeline")
 ObjectRef = _core.ObjectRef
@@ -51,7 +51,9 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         ValueError, TypeError: what was given is no reference.
     """
     if _use_object_store:
-        with registered.by_object_store():
+        from beeline.tensors import shipments
+
+        with shipments.by_object_store():
             return get(object_refs, timeout=timeout)
     if not _core.is_running():
         session.ensure()

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from beeline import _core
-from beeline.api import addresses, notices, summary
+from beeline.api import addresses, notices
 from beeline.api import labels as label_rules
 from beeline.api import options as option_table
 from beeline.engines import embedded
@@ -397,6 +397,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
 
 def _stop(session_dir: str) -> None:
     """Ends this process's part; a driver says what went otherwise than asked (summary.py)."""
+    from beeline.api import summary
+
     if current.is_worker:
         return _core.stop()
     try:

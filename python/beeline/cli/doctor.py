@@ -183,11 +183,11 @@ def _cma(scope: Check) -> Check:
 
 def _preload() -> Check:
     name = "preload library"
-    if not preload.LIBRARY.exists():
+    if not os.path.exists(preload.LIBRARY):
         return Check(name, "error", "missing", "reinstall beeline: the wheel was built without it")
     if os.environ.get("BEELINE_PRELOAD") == "0":
         return Check(name, "warning", "off (BEELINE_PRELOAD=0)", "unset it: publishing costs a copy so")
-    return Check(name, "ok", str(preload.LIBRARY))
+    return Check(name, "ok", preload.LIBRARY)
 
 
 def _cuda() -> Check:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from beeline import _core
 from beeline.engines import preload
 
-PACKAGE = Path(__file__).resolve().parent.parent
-DAEMON = PACKAGE / "bin" / "beelined"
+DAEMON = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "bin", "beelined")
 ZYGOTE_COMMAND = (sys.executable, "-P", "-m", "beeline._zygote")
 VENV_COMMAND = (sys.executable, "-P", "-m", "beeline.runtime_env.make_venv")
 # Tells workers the quota before they join, when their arena opens.
@@ -60,7 +57,7 @@ def _quota(given: int | None) -> int:
 def _for_core(options: Options) -> dict[str, Any]:
     quota = _quota(options.quota_bytes)
     return {
-        "beelined": str(DAEMON),
+        "beelined": DAEMON,
         "zygote_command": list(ZYGOTE_COMMAND),
         "venv_command": list(VENV_COMMAND),
         "zygote_env": {**preload.environment(), QUOTA_VARIABLE: str(quota)},
@@ -94,4 +91,4 @@ def _gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(glob.glob("/dev/nvidia[0-9]*"))
+    return sum(name.removeprefix("nvidia").isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))

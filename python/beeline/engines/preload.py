@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-LIBRARY = Path(__file__).resolve().parent.parent / "lib" / "libbeeline_preload.so"
+LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "lib", "libbeeline_preload.so")
 
 
 def environment() -> dict[str, str]:
     """Variables for a process that is to have it; empty with BEELINE_PRELOAD=0, or where it was not built."""
-    if os.environ.get("BEELINE_PRELOAD") == "0" or not LIBRARY.exists():
+    if os.environ.get("BEELINE_PRELOAD") == "0" or not os.path.exists(LIBRARY):
         return {}
-    library = str(LIBRARY)
-    others = [path for path in os.environ.get("LD_PRELOAD", "").split(":") if path and path != library]
-    return {"LD_PRELOAD": ":".join([library, *others])}
+    others = [path for path in os.environ.get("LD_PRELOAD", "").split(":") if path and path != LIBRARY]
+    return {"LD_PRELOAD": ":".join([LIBRARY, *others])}
