@@ -75,6 +75,8 @@ def run_child(job: Job, quick: bool) -> dict:
     command += ["--variant", contender.variant, *(["--quick"] if quick else [])]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **dict(contender.env), processes.TAG: tag, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    # Workers import the rows' actors: compiled once, not in every start that is measured.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile("w+") as answer_file:
         child = subprocess.Popen(
             [*command, "--fd", str(answer_file.fileno())],

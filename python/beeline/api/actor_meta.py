@@ -67,6 +67,8 @@ class ActorMeta(NamedTuple):
 
     def dumps(self) -> bytes:
         """Bytes for `load`. A listed exception class must be importable or picklable by cloudpickle."""
+        if all(method.retry_exceptions in (None, True, False) for method in self.methods.values()):
+            return pickle.dumps(tuple(self), protocol=5)  # all else is plain data
         import cloudpickle
 
         return cloudpickle.dumps(tuple(self), protocol=5)
@@ -82,8 +84,11 @@ def describe(cls: type, options: Mapping[str, Any]) -> ActorMeta:
     """The meta of `cls` with the actor's options."""
     methods = {}
     is_async = False
-    for name, function in inspect.getmembers(cls, callable):
-        if isinstance(function, type) or (name.startswith("__") and getattr(object, name, None) is function):
+    for name in dir(cls):
+        function = getattr(cls, name, None)
+        if not callable(function) or isinstance(function, type):
+            continue
+        if name.startswith("__") and getattr(object, name, None) is function:
             continue
         static = inspect.getattr_static(cls, name)
         bound = isinstance(static, classmethod | staticmethod)
