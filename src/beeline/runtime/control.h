@@ -124,7 +124,8 @@ struct Registered {
   // If the daemon is killed: what starts another one, and how long the process waits for that.
   std::string daemon_path;
   std::uint32_t daemon_wait_ms = 0;
-  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job, daemon_path, daemon_wait_ms)
+  ProcessIndex idle_worker = 0;  // to a driver: one that it may connect to ahead of use; 0: none
+  MSGPACK_DEFINE_ARRAY(index, session_name, session_dir, config, job, daemon_path, daemon_wait_ms, idle_worker)
 };
 
 // A process numbers the frames that it sends after its registration, from 1 on, and keeps those that it has not been

@@ -78,6 +78,7 @@ Status Process::start(os::FrameSocket socket, control::Registered registered, os
   BEELINE_RETURN_IF_ERROR(control_.start());
   const Locked locked(lock_);
   peers_->listen(std::move(listener), registered_.session_dir, self_);
+  if (registered_.idle_worker != 0) peers_->connect(registered_.idle_worker);
   control_.watch(daemon_.fd(), daemon_.wants_write(), [this](std::uint32_t events) { on_daemon_socket(events); });
   // What came together with the registration's answer is in the buffer already: no event will tell of it.
   on_daemon_socket(0);

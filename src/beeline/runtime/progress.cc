@@ -17,8 +17,10 @@ constexpr auto kSpin = std::chrono::microseconds(50);
 // A yield that takes longer than this ran somebody else: the core is wanted.
 constexpr auto kYieldCheap = std::chrono::microseconds(3);
 constexpr std::uint32_t kMaxSpinCredit = 16;
-// The helper naps this long between looks while messages keep coming, so that senders need not wake it each time.
+// The helper naps this long between looks while messages keep coming, so that senders need not wake it each time. A
+// first one may be the only one.
 constexpr auto kNap = std::chrono::microseconds(100);
+constexpr int kFirstNaps = 2;
 constexpr int kNapsBeforeSleep = 8;
 // Once woken, it also looks by itself for what has time (ring::Urgency::kSoon), until as many looks were in vain.
 constexpr auto kLook = std::chrono::milliseconds(1);
@@ -281,7 +283,7 @@ void Progress::run_helper(std::uint32_t ticket) {
       lull_end = Deadline::after(work_.lull);
     }
     // What was found at a look had time: more of its kind is found at the next.
-    naps = any && (was_woken || naps_now) ? kNapsBeforeSleep : std::max(0, naps - 1);
+    naps = any && naps_now ? kNapsBeforeSleep : any && was_woken ? kFirstNaps : std::max(0, naps - 1);
     if (naps > 0 && waiters_.empty() && !mailbox_.has_mail()) {
       role_ = Role::kEntrusted;
       continue;

@@ -356,9 +356,8 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
   }
   const auto job = jobs_.find(from.job);
   const auto& config = job == jobs_.end() ? options_.config : job->second.config;
-  Bytes greeting =
-      control::encode(Type::kRegistered, control::Registered{index, session_name_, options_.session_dir, config,
-                                                             from.job, options_.daemon_path, options_.daemon_wait_ms});
+  control::Registered greeting{index,    session_name_,        options_.session_dir,   config,
+                               from.job, options_.daemon_path, options_.daemon_wait_ms};
   if (kind == control::ProcessKind::kDriver && !pool_.is_warm()) {
     from.greeting = std::move(greeting);
     from.greeting_fd = std::move(socket);
@@ -371,15 +370,17 @@ Status Daemon::register_process(Connection& from, const control::Register& messa
       greet_drivers();
     });
   } else {
-    send(from, greeting, listener);
+    if (kind == control::ProcessKind::kDriver) greeting.idle_worker = pool_.idle_worker(from.job);
+    send(from, control::encode(Type::kRegistered, greeting), listener);
   }
   return Status::ok();
 }
 
 void Daemon::greet_drivers() {
   for (const auto& [index, connection] : processes_) {
-    if (const auto greeting = std::exchange(connection->greeting, std::nullopt)) {
-      send(*connection, *greeting, {connection->greeting_fd.get()});
+    if (auto greeting = std::exchange(connection->greeting, std::nullopt)) {
+      greeting->idle_worker = pool_.idle_worker(connection->job);
+      send(*connection, control::encode(Type::kRegistered, *greeting), {connection->greeting_fd.get()});
       connection->greeting_fd.reset();
     }
   }

@@ -62,7 +62,7 @@ class Daemon final : private PoolEvents {
     std::deque<Bytes> held_logs;  // for a driver that does not keep up
     std::size_t held_log_bytes = 0;
     // A driver's kRegistered and what goes with it, until workers can be had.
-    std::optional<Bytes> greeting;
+    std::optional<control::Registered> greeting;
     os::Fd greeting_fd;
   };
   // A lessee's request: its process and the number it chose.

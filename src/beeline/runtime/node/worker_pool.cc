@@ -210,6 +210,15 @@ Worker* WorkerPool::register_worker(WorkerToken token, pid_t pid, ProcessIndex i
   return worker;
 }
 
+ProcessIndex WorkerPool::idle_worker(JobId job) const {
+  const auto is_free = [job](const auto& entry) {
+    const Worker& worker = entry.second;
+    return worker.state == Worker::State::kIdle && worker.flavour.job == job && !worker.ended;
+  };
+  const auto found = std::find_if(workers_.begin(), workers_.end(), is_free);
+  return found == workers_.end() ? 0 : found->second.index;
+}
+
 void WorkerPool::start_failed(const Flavour& flavour, const std::string& why) {
   ++counters_.worker_start_failures;
   std::fprintf(stderr, "beelined: a worker did not start: %s\n", why.c_str());

@@ -126,6 +126,8 @@ class WorkerPool {
 
   // Whether what is prestarted has registered once, or cannot be started.
   [[nodiscard]] bool is_warm() const { return warm_; }
+  // An idle worker that tasks and actors of the job may be given to; 0 if there is none.
+  [[nodiscard]] ProcessIndex idle_worker(JobId job) const;
   [[nodiscard]] const std::map<WorkerToken, Worker>& workers() const { return workers_; }
   [[nodiscard]] Counters counters() const;
   // Of the session's own interpreter: base and torch, 0 where there is none.
