@@ -8,8 +8,9 @@ namespace {
 
 using store::PayloadPtr;
 
-// Tells the event loop, which calls `callback` with the tasks of the calls that still run.
-void tell(std::deque<IncomingCall*>& calls, const nb::object& callback) {
+// Tells the event loop, which calls `callback` with the tasks of the calls that still run. Another call may have come
+// to lie where one that has ended did: `is_meant` tells them apart.
+void tell(std::deque<IncomingCall*>& calls, const nb::object& callback, bool (*is_meant)(const IncomingCall&)) {
   std::deque<IncomingCall*> told;
   {
     const std::lock_guard guard(worker->news_mutex);
@@ -17,7 +18,7 @@ void tell(std::deque<IncomingCall*>& calls, const nb::object& callback) {
   }
   for (IncomingCall* call : told) {
     const auto task = worker->running_tasks.find(call);
-    if (task != worker->running_tasks.end() && callback.is_valid()) callback(task->second);
+    if (task != worker->running_tasks.end() && is_meant(*call) && callback.is_valid()) callback(task->second);
   }
 }
 
@@ -32,8 +33,8 @@ nb::object next_calls(std::size_t limit) {
   auto& running = process();
   os::drain_eventfd(worker->runnable_event.get());
   drop_retired_values();
-  tell(worker->cancelled, worker->cancelled_callback);
-  tell(worker->with_room, worker->room_callback);
+  tell(worker->cancelled, worker->cancelled_callback, [](const IncomingCall& call) { return call.cancelled.load(); });
+  tell(worker->with_room, worker->room_callback, [](const IncomingCall&) { return true; });
   if (should_exit()) return nb::none();
   nb::list calls;
   while (nb::len(calls) < limit) {

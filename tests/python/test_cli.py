@@ -185,7 +185,7 @@ def test_run_preloads_the_library_once(monkeypatch, tmp_path):
 
     library = tmp_path / "lib.so"
     library.touch()
-    monkeypatch.setattr(preload, "LIBRARY", library)
+    monkeypatch.setattr(preload, "LIBRARY", str(library))
     monkeypatch.delenv("BEELINE_PRELOAD", raising=False)
     monkeypatch.setenv("LD_PRELOAD", f"/other.so:{library}")
     assert preload.environment() == {"LD_PRELOAD": f"{library}:/other.so"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -67,11 +68,26 @@ class ActorMeta(NamedTuple):
 
     def dumps(self) -> bytes:
         """Bytes for `load`. A listed exception class must be importable or picklable by cloudpickle."""
-        if all(method.retry_exceptions in (None, True, False) for method in self.methods.values()):
-            return pickle.dumps(tuple(self), protocol=5)  # all else is plain data
-        import cloudpickle
+        file = io.BytesIO()
+        try:
+            _PlainPickler(file, protocol=5).dump(tuple(self))
+        except _NotPlainError:
+            import cloudpickle  # in Python, takes several times as long
 
-        return cloudpickle.dumps(tuple(self), protocol=5)
+            return cloudpickle.dumps(tuple(self), protocol=5)
+        return file.getvalue()
+
+
+class _NotPlainError(Exception):
+    """Something that is to travel is of a class that the program may have made."""
+
+
+class _PlainPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """Asked of all but plain data: exception classes, a group that is a member of an Enum, any `__doc__`."""
+        if value is MethodMeta or type(value) is MethodMeta:
+            return NotImplemented  # as usual
+        raise _NotPlainError
 
 
 @functools.lru_cache(maxsize=256)

@@ -46,7 +46,7 @@ def _waiting() -> str | None:
     """The latest session of `beeline start`."""
     try:
         entries = [entry.path for entry in os.scandir(_user_folder()) if entry.name.startswith("session-")]
-    except FileNotFoundError:
+    except OSError:  # there is none, or it cannot be read: starting a session says so
         return None
     since = {folder: time for folder in entries if (time := _waiting_since(folder)) is not None}
     if not since:

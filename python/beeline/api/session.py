@@ -397,11 +397,11 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
 
 def _stop(session_dir: str) -> None:
     """Ends this process's part; a driver says what went otherwise than asked (summary.py)."""
-    from beeline.api import summary
-
     if current.is_worker:
         return _core.stop()
     try:
+        from beeline.api import summary  # few need it before
+
         is_lost = _core.session_error() is not None
         lines = summary.before_end(session_dir)
     finally:

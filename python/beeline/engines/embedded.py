@@ -91,4 +91,8 @@ def _gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return sum(name.removeprefix("nvidia").isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
+    try:
+        devices = os.listdir("/dev")
+    except OSError:  # a sandbox may have none
+        return 0
+    return sum(name.removeprefix("nvidia").isdigit() for name in devices if name.startswith("nvidia"))

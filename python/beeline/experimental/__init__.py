@@ -35,6 +35,10 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_MANAGERS})
+
+
 __all__ = [
     "CommunicatorMetadata",
     "FetchRequest",

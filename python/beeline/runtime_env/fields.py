@@ -56,12 +56,12 @@ def working_dir(value: Any) -> str:
     """A folder, an archive of one, or what a packaged one has become."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"runtime_env['working_dir'] must be a string or a Path, got {type(value)}")
-    text = str(os.fspath(value))
+    text = os.fsdecode(value)
     if is_uri(text):
         return _checked_uri(text, "working_dir")
-    if not os.path.exists(text):
+    if not os.path.exists(text or "."):
         raise ValueError(f"runtime_env['working_dir']: {text} is not a valid path: there is nothing")
-    if not os.path.isdir(text) and not text.endswith(ARCHIVES):
+    if not os.path.isdir(text or ".") and not text.endswith(ARCHIVES):
         raise ValueError(
             f"runtime_env['working_dir']: {text} must be an existing directory or a supported archive "
             f"({', '.join(ARCHIVES)})"
@@ -81,12 +81,12 @@ def _py_module(module: Any) -> str:
         return _path_of_module(module)
     if not isinstance(module, str | os.PathLike):
         raise TypeError(f"runtime_env['py_modules'] must hold paths (strings) or modules, got {type(module)}")
-    text = str(os.fspath(module))
+    text = os.fsdecode(module)
     if is_uri(text):
         return _checked_uri(text, "py_modules")
-    if not os.path.exists(text):
+    if not os.path.exists(text or "."):
         raise ValueError(f"runtime_env['py_modules']: {text} is not a valid path: there is nothing")
-    if not os.path.isdir(text) and not text.endswith((".py", WHEEL, *ARCHIVES)):
+    if not os.path.isdir(text or ".") and not text.endswith((".py", WHEEL, *ARCHIVES)):
         raise ValueError(
             f"runtime_env['py_modules']: {text} must be a directory, a .py file, a {WHEEL} file or an archive "
             f"({', '.join(ARCHIVES)})"

@@ -93,13 +93,6 @@ bool Mailbox::entrust(Sleeper who) {
 }
 
 void Mailbox::wake(Sleeper who) {
-  if (who == Sleeper::kWaiter) {
-    // Only while it is on the page can it be asleep; else it sees the new number before it sleeps.
-    page_->waiter_word.fetch_add(1, std::memory_order_seq_cst);
-    if (page_->sleeper.load(std::memory_order_seq_cst) != static_cast<std::uint32_t>(Sleeper::kWaiter)) return;
-    os::futex_wake(page_->waiter_word, 1);
-    return;
-  }
   wake_word(*page_, who);
 }
 

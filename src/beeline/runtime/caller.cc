@@ -140,7 +140,7 @@ void Caller::send(OutgoingCall& call, ProcessIndex to) {
   header.name_size = static_cast<std::uint16_t>(name.size());
 
   std::vector<std::pair<ProcessIndex, ForwardRecord>> forwards;
-  // A call whose arguments are still to come can do nothing before they do.
+  // A call whose arguments are still to come can wait until a busy receiver looks.
   auto urgency = Urgency::kNow;
   scratch_.clear();
   Writer writer(scratch_);

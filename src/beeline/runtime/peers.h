@@ -51,7 +51,7 @@ class Peers {
 
   // Queues a message, connecting first if need be. False if the process is known to be gone: the message is dropped
   // and on_peer_lost has been (or is being) reported.
-  // kSoon: the receiver need not do anything about it at once, and is not woken for it.
+  // kSoon: a receiver that is busy need not be disturbed for it.
   bool send(ProcessIndex to, Message type, BytesView head, BytesView body = {}, Urgency urgency = Urgency::kNow);
 
   // Handles what arrived; true if there was anything. At most `budget` messages, the rest stays marked.

@@ -319,6 +319,8 @@ class Process final : public PeerEvents, public store::TableEvents {
   void mark_by_transport(store::Placement& placement, const Transport& transport);
   Result<std::byte*> allocate(memory::Arena& arena, std::size_t size);
   Result<std::uint64_t> make_room(memory::Arena& arena, std::uint64_t wanted);
+  // Handles what has come, unless another thread does; true if there was anything.
+  bool look_into_mailbox();
   Result<std::uint64_t> move_out_oldest(memory::Arena& arena);
   Result<Opened> open_moved_out(const store::Placement& placement, Deadline deadline);
   Result<Opened> open_buffers(transfer::Paths& from, const store::Placement& placement, Deadline deadline);

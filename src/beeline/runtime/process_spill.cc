@@ -16,10 +16,19 @@ Result<std::byte*> Process::allocate(memory::Arena& arena, std::size_t size) {
   for (;;) {
     auto block = arena.allocate(size);
     if (block || block.status().code() != Code::kResourceExhausted) return block;
+    if (look_into_mailbox()) block = arena.allocate(size);  // that something was freed may lie there
+    if (block || block.status().code() != Code::kResourceExhausted) return block;
     if (size > arena.stats().heap.quota_bytes) return block;  // whatever else were moved
     BEELINE_ASSIGN(const auto freed, make_room(arena, size));
     if (freed == 0) return block;
   }
+}
+
+bool Process::look_into_mailbox() {
+  Locked locked(lock_);
+  if (stopped_ || !mailbox_.has_mail()) return false;
+  progress_.poke(locked);
+  return true;
 }
 
 // Moves stored values to disk, the oldest first, until as many bytes are free; without the state lock while the disk

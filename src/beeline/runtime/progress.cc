@@ -83,7 +83,7 @@ void Progress::notify() {
   wake_done_waiters();
   if (role_ == Role::kWaiter) {
     changed_ = true;
-    mailbox_.wake(ring::Sleeper::kWaiter);
+    if (asleep_) mailbox_.wake(ring::Sleeper::kWaiter);
   } else if (role_ == Role::kEntrusted && mailbox_.has_mail()) {
     mailbox_.wake(ring::Sleeper::kHelper);
   }
@@ -91,6 +91,7 @@ void Progress::notify() {
 
 void Progress::poke(Locked& locked) {
   if (stopping_ || role_ != Role::kEntrusted || !mailbox_.has_mail()) return;
+  const Presence presence(*this);
   role_ = Role::kWaiter;
   mailbox_.take_back();
   drain(locked);
@@ -158,13 +159,7 @@ bool Progress::spin() {
 
 WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()> done,
                            FunctionRef<void()> before_sleep) {
-  struct Presence {
-    Progress& progress;
-    explicit Presence(Progress& p) : progress(p) { ++p.present_; }
-    ~Presence() {
-      if (--progress.present_ == 0 && progress.stopping_) progress.left_.notify_all();
-    }
-  } presence(*this);
+  const Presence presence(*this);
   const auto announce = [&] {
     if (before_sleep) before_sleep();
   };
@@ -212,9 +207,11 @@ WaitOutcome Progress::wait(Locked& locked, Deadline deadline, FunctionRef<bool()
       expect_lull();
       const auto ticket = mailbox_.ticket(ring::Sleeper::kWaiter);
       ++stats_.sleeps;
+      asleep_ = true;
       locked.unlock();
       const auto slept = mailbox_.sleep_draining(ticket, deadline);
       locked.lock();
+      asleep_ = false;
       if (slept == os::FutexWait::kInterrupted) {
         drain(locked);
         outcome = done() ? WaitOutcome::kDone : WaitOutcome::kInterrupted;

@@ -66,6 +66,16 @@ class Progress {
 
  private:
   enum class Role { kEntrusted, kHelper, kWaiter };  // kEntrusted: the helper sleeps and is woken by senders
+  // Counts a thread among those that stop() waits for. Made and destroyed with the lock held.
+  struct Presence {
+    explicit Presence(Progress& inside) : progress(inside) { ++progress.present_; }
+    Presence(const Presence&) = delete;
+    Presence& operator=(const Presence&) = delete;
+    ~Presence() {
+      if (--progress.present_ == 0 && progress.stopping_) progress.left_.notify_all();
+    }
+    Progress& progress;
+  };
   struct Waiter {
     FunctionRef<bool()> done;
     std::atomic<std::uint32_t> word{0};
@@ -87,6 +97,7 @@ class Progress {
   Role role_ = Role::kEntrusted;
   std::vector<Waiter*> waiters_;   // asleep on words of their own
   bool changed_ = false;           // notify() while a waiter holds the role
+  bool asleep_ = false;            // that waiter sleeps until mail comes, or is about to
   std::uint32_t spin_credit_ = 8;  // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
   bool expects_lull_ = false;  // the helper's sleep ends with the lull
@@ -94,7 +105,7 @@ class Progress {
   int looks_left_ = 0;
   std::atomic<bool> chores_wanted_{false};
   bool stopping_ = false;
-  std::uint32_t present_ = 0;  // threads inside wait()
+  std::uint32_t present_ = 0;  // threads inside wait() or poke()
   std::condition_variable_any left_;
   Stats stats_;
   std::thread helper_;

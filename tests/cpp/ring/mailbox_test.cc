@@ -85,6 +85,25 @@ TEST_F(MailboxTest, AWakeAfterTheTicketEndsTheSleep) {
   mailbox_.sleep_helping(helper, Deadline::never());
 }
 
+// What remains of a sender that is killed between the two: the page says that nobody sleeps.
+TEST_F(MailboxTest, AWakeReachesAWaiterThatASenderTookOffThePageAndDidNotWake) {
+  auto shared = os::Mapping::map(mailbox_.fd(), 0, sizeof(MailboxPage), os::Access::kReadWrite, os::Sharing::kShared);
+  ASSERT_TRUE(shared.is_ok());
+  auto& page = *reinterpret_cast<MailboxPage*>(shared->data());
+  std::atomic<bool> woken{false};
+  std::thread waiter([&] {
+    woken =
+        mailbox_.sleep_draining(mailbox_.ticket(Sleeper::kWaiter), Deadline::after(kPatience)) == os::FutexWait::kWoken;
+  });
+  const auto deadline = Deadline::after(kPatience);
+  while (page.sleeper != static_cast<std::uint32_t>(Sleeper::kWaiter) && !deadline.passed()) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // until it is in the kernel
+  page.sleeper = static_cast<std::uint32_t>(Sleeper::kNobody);
+  mailbox_.wake(Sleeper::kWaiter);
+  waiter.join();
+  EXPECT_TRUE(woken);
+}
+
 TEST_F(MailboxTest, SendersWakeWhoeverIsEntrusted) {
   const auto helper = mailbox_.ticket(Sleeper::kHelper);
   const auto waiter = mailbox_.ticket(Sleeper::kWaiter);

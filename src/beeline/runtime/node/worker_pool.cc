@@ -213,7 +213,7 @@ Worker* WorkerPool::register_worker(WorkerToken token, pid_t pid, ProcessIndex i
 ProcessIndex WorkerPool::idle_worker(JobId job) const {
   const auto is_free = [job](const auto& entry) {
     const Worker& worker = entry.second;
-    return worker.state == Worker::State::kIdle && worker.flavour.job == job && !worker.ended;
+    return worker.state == Worker::State::kIdle && worker.flavour.job == job && !worker.killed && !worker.ended;
   };
   const auto found = std::find_if(workers_.begin(), workers_.end(), is_free);
   return found == workers_.end() ? 0 : found->second.index;
