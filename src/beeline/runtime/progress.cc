@@ -124,7 +124,7 @@ void Progress::leave(Locked& locked) {
     break;
   }
   role_ = Role::kEntrusted;
-  if (mailbox_.entrust(ring::Sleeper::kHelper)) {
+  if (!napping_ && mailbox_.entrust(ring::Sleeper::kHelper)) {
     // Mail came meanwhile, and its sender may not have seen the helper on the page.
     mailbox_.wake(ring::Sleeper::kHelper);
   }
@@ -263,6 +263,7 @@ void Progress::run_helper(std::uint32_t ticket) {
     const bool had_chores = chores_wanted_.exchange(false);
     work_.chores();
     Locked locked(lock_);
+    napping_ = false;
     if (stopping_) return;
     ++stats_.helper_rounds;
     if (!naps_now) keep_looking(was_woken || had_chores);
@@ -283,6 +284,7 @@ void Progress::run_helper(std::uint32_t ticket) {
     naps = any && naps_now ? kNapsBeforeSleep : any && was_woken ? kFirstNaps : std::max(0, naps - 1);
     if (naps > 0 && waiters_.empty() && !mailbox_.has_mail()) {
       role_ = Role::kEntrusted;
+      napping_ = true;
       continue;
     }
     leave(locked);

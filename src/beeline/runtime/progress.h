@@ -98,6 +98,7 @@ class Progress {
   std::vector<Waiter*> waiters_;   // asleep on words of their own
   bool changed_ = false;           // notify() while a waiter holds the role
   bool asleep_ = false;            // that waiter sleeps until mail comes, or is about to
+  bool napping_ = false;           // the helper: it looks in a moment, and no wake would reach it before
   std::uint32_t spin_credit_ = 8;  // falls with each spin in vain
   std::uint32_t spins_skipped_ = 0;
   bool expects_lull_ = false;  // the helper's sleep ends with the lull
