@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "beeline/runtime/process.h"
 
 namespace beeline::runtime {
