@@ -22,8 +22,7 @@ import cloudpickle
 
 from beeline.exceptions import BeelineError, DirectTransportError, TransportUnavailableError
 from beeline.tensors import fetch_time, registered
-
-WRITABLE = 1  # of a buffer, as in `values`
+from beeline.tensors.values import WRITABLE
 
 _log = logging.getLogger("beeline")
 _lock = threading.Lock()
