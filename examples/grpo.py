@@ -26,8 +26,8 @@ Who may write to a tensor that was handed over?
               optimizer writes. Forward and backward pass, which only read, run meanwhile, so this seldom waits.
 
     The object store copies by value and needs neither; nor do rollouts, whose tensors nobody writes to again.
-    (With --sync blocking the driver's own wait would do too, as in the source document. But that is a promise
-    kept by a line far away from the optimizer; a guard holds whatever the driver does.)
+    (With --sync blocking the driver's own wait would do too. But that is a promise kept by a line far away from the
+    optimizer; a guard holds whatever the driver does.)
 """
 
 import contextlib
@@ -235,8 +235,8 @@ def train(ray, args: Namespace, settings: Settings, report: Report) -> None:
     ray.get(stored)
     report.start(dict(zip(counting, ray.get(count()), strict=True)))
 
-    # Blocking: the driver waits for the end of each step, as in the source document. Non-blocking: it is always
-    # one step ahead, so that no actor waits for the driver; --guard alone keeps reading and writing apart.
+    # Blocking: the driver waits for the end of each step. Non-blocking: it is always one step ahead, so that no actor
+    # waits for the driver; --guard alone keeps reading and writing apart.
     ahead = 0 if args.sync == "blocking" else 1
     in_flight: deque = deque()
     for step in range(1, args.steps + 1):

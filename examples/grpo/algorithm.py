@@ -28,7 +28,7 @@ class Settings:
 
 
 class Compass:
-    """Which of eight compass directions is closest to a 2-D unit vector? (The source document's toy problem.)"""
+    """Which of eight compass directions is closest to a 2-D unit vector? (A toy problem.)"""
 
     directions = ("W", "NW", "N", "NE", "E", "SE", "S", "SW")
     width, lr, steps = 64, 3e-3, 200

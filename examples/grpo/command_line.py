@@ -89,8 +89,8 @@ def parse(explanation: str, argv: list[str] | None = None) -> argparse.Namespace
         "--sync",
         choices=("blocking", "nonblocking"),
         default="nonblocking",
-        help="""whether the driver waits for the end of each step (blocking, as the source document does),
-         or runs one step ahead of the actors (nonblocking, default)""",
+        help="""whether the driver waits for the end of each step (blocking) or runs one step ahead of the actors
+         (nonblocking, default)""",
     )
     how.add_argument(
         "--guard",

@@ -130,7 +130,7 @@ VARIABLES = (
         "the package nixl",
         _LIBRARIES,
         "src/beeline/transport/nixl/library.cc",
-        "The libnixl.so of the path nixl, or its folder.",
+        "The libnixl_capi.so of the path nixl, or its folder.",
     ),
     Variable(
         "BEELINE_NCCL_LIBRARY",
@@ -231,6 +231,20 @@ VARIABLES = (
         "python/beeline/engines/embedded.py",
         "The quota of their arena: init(object_store_memory=...).",
         internal=True,
+    ),
+    Variable(
+        "RAY_rdt_fetch_fail_timeout_milliseconds",
+        "60000",
+        "who fetches a tensor that a transport must move",
+        "python/beeline/tensors/fetch_time.py",
+        "Milliseconds that the fetch of one value may take; a `get` with a shorter `timeout` keeps to that.",
+    ),
+    Variable(
+        "RAY_record_ref_creation_sites",
+        "0",
+        "every process of a session, at its first call",
+        "python/src/call_site.cc",
+        "1 has each object remember where in the program it was asked for; `beeline memory` shows it.",
     ),
     Variable(
         "RAY_max_lineage_bytes",

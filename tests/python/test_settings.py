@@ -11,7 +11,7 @@ from beeline import settings
 from beeline.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = r'"([A-Z][A-Z0-9_]+)"'
+NAME = r'"([A-Z][A-Za-z0-9_]+)"'
 # How the sources read a variable. Those of examples/, tests/, tools/ and benchmarks/ are not part of the package.
 READ = {
     ".py": (
@@ -20,9 +20,9 @@ READ = {
         rf"{NAME} (?:not )?in os\.environ",
         rf"envvar={NAME}",
         rf"VARIABLE = {NAME}",
-        r'"((?:BEELINE|RAY)_[A-Z0-9_]+)"',
+        r'"((?:BEELINE|RAY)_[A-Za-z0-9_]+)"',
     ),
-    ".cc": (rf"getenv\({NAME}", rf"environment\({NAME}", rf"Variable = {NAME}", r'"((?:BEELINE|RAY)_[A-Z0-9_]+)"'),
+    ".cc": (rf"getenv\({NAME}", rf"environment\({NAME}", rf"Variable = {NAME}", r'"((?:BEELINE|RAY)_[A-Za-z0-9_]+)"'),
 }
 READ[".h"] = READ[".cc"]
 # Words of Ray's that look like one: why an actor died.

@@ -94,6 +94,56 @@ def test_killed_task_worker(start_driver):
     assert driver.expect("usable") == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_the_worker_that_waits_for_the_first_actor(start_driver, number):
+    """The driver is linked to it ahead of use."""
+    driver = start_driver(
+        """
+    ray.init(num_cpus=2)
+    from beeline import _core
+
+    def idle():
+        (session,) = _core.live_sessions()
+        rows = _core.session_state(session)["processes"]
+        return [row["pid"] for row in rows if row["what"] == "idle"]
+
+    while not idle():
+        time.sleep(0.01)
+    say("idle", idle())
+    hear()
+
+    @ray.remote(max_restarts=1)
+    class A:
+        def pid(self):
+            return os.getpid()
+
+    actors = [A.remote() for _ in range(2)]
+    refs = [actor.pid.remote() for actor in actors]
+    say("one", len(ray.wait(refs, timeout=40)[0]))
+    hear()
+    say("pids", ray.get(refs, timeout=40))
+    ray.shutdown()
+    say("ended")
+    hear()
+    """
+    )
+    idle = driver.expect("idle")
+    workers = [process for process in driver.servants() if process.pid in idle]
+    assert workers
+    for worker in workers:
+        worker.kill(number)
+    driver.tell()
+    assert driver.expect("one") == 1
+    for worker in workers:
+        worker.kill(signal.SIGCONT)
+    driver.tell()
+    pids = driver.expect("pids")
+    assert len(set(pids)) == 2
+    assert number == signal.SIGSTOP or not set(idle) & set(pids)
+    driver.expect("ended")
+    assert processes.still_alive(workers) == []
+
+
 BUSY_SESSION = (
     ACTOR_WITH_MEMORY
     + """

@@ -205,6 +205,43 @@ def test_references_and_handles_of_an_ended_session(start_driver):
     assert driver.expect("new") == [5.0, 6.0, 7.0]
 
 
+def test_a_cancel_that_comes_late_meets_no_other_call(start_driver):
+    # A call that has ended is gone from its worker's memory, and the next may lie where it lay.
+    driver = start_driver(
+        """
+    import asyncio
+    ray.init(num_cpus=2)
+
+    @ray.remote
+    class A:
+        async def echo(self, i):
+            await asyncio.sleep(0)
+            return i
+
+    a = A.remote()
+    ray.get(a.echo.remote(0))
+    ends = {"returned": 0, "cancelled": 0}
+    for i in range(400):
+        ending = [a.echo.remote(i) for _ in range(4)]
+        if i % 2:
+            ray.wait(ending, num_returns=1 + i % 4)
+        for ref in ending:
+            ray.cancel(ref)
+        others = [a.echo.remote(j) for j in range(8)]
+        assert ray.get(others, timeout=40) == list(range(8))
+        for ref in ending:
+            try:
+                assert ray.get(ref, timeout=40) == i
+                ends["returned"] += 1
+            except ray.exceptions.TaskCancelledError:
+                ends["cancelled"] += 1
+    say("ends", ends)
+    """
+    )
+    ends = driver.expect("ends")
+    assert ends["returned"] > 0 and ends["cancelled"] > 0, ends
+
+
 def test_twenty_sessions_in_one_process(start_driver):
     driver = start_driver(
         """

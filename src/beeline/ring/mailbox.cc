@@ -6,7 +6,7 @@ namespace beeline::ring {
 namespace {
 
 // Sets the channel's bit, then the summary's: collect() clears them in the opposite order, so that a bit set
-// meanwhile leaves the summary set. All seq_cst: pairs with sleep(), which publishes the sleeper and then looks
+// meanwhile leaves the summary set. All seq_cst: pairs with entrust(), which publishes the sleeper and then looks
 // at the summary.
 void set_bit(MailboxPage& page, std::uint32_t channel) {
   page.channels[channel / 64].fetch_or(std::uint64_t{1} << (channel % 64), std::memory_order_seq_cst);

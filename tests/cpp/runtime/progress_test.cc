@@ -315,6 +315,37 @@ TEST_F(ProgressTest, ChoresRunWhenAskedFor) {
   EXPECT_GT(chores_, before);
 }
 
+TEST(ProgressPoke, StoppingWaitsForAThreadThatOnlyLooks) {
+  StateLock lock;
+  ring::Mailbox mailbox = ring::Mailbox::create().value();
+  ring::Doorbell bell = ring::Doorbell::attach(os::duplicate(mailbox.fd()).value(), 0).value();
+  Progress progress(lock, mailbox);
+  std::atomic<bool> ended{false};
+  bool drained_late = false;  // by the thread that looks, as are these
+  std::thread stopper;
+  auto enough = Deadline::never();
+  const auto drain = [&] {
+    mailbox.collect([](std::uint32_t) {});
+    if (!stopper.joinable()) {
+      enough = Deadline::after(std::chrono::milliseconds(50));  // for stop() to come back too early
+      stopper = std::thread([&] {
+        progress.stop();
+        ended = true;
+      });
+    }
+    drained_late = ended;
+    return !ended && !enough.passed();
+  };
+  ASSERT_TRUE(progress.start({.drain = drain, .idle = [] {}, .chores = [] {}}).is_ok());
+  {
+    Locked locked(lock);
+    bell.ring();
+    progress.poke(locked);  // before the helper, which needs the lock
+    EXPECT_FALSE(drained_late);
+  }
+  stopper.join();
+}
+
 TEST_F(ProgressTest, StoppingEndsEveryWait) {
   std::vector<std::thread> waiters;
   for (int i = 0; i < 4; ++i) {
