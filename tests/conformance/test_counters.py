@@ -257,6 +257,7 @@ def test_a_port_that_is_taken(place):
     assert done.returncode == 1 and "cannot listen" in done.stderr
 
 
+@pytest.mark.full
 def test_paths_by_name_and_by_address(start_owner, reader, place):
     owner = start_owner(folder=place)
     refs = owner.register("[torch.ones(1 << 20)]")

@@ -463,6 +463,7 @@ def test_what_names_a_device_and_a_stream():
     assert devices.stream_handle(0) == 0 and devices.stream_handle(None) is None
 
 
+@pytest.mark.full
 def test_doctor_sees_the_driver(emulated_gpus):
     command = [sys.executable, "-m", "beeline.cli", "doctor", "--json"]
     for environment, level, found in [

@@ -581,6 +581,7 @@ if how == "leaks":
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["closes", "leaves", "leaks", "forks"])
 def test_programs_end_well(folder, how, tmp_path):
     program = tmp_path / "program.py"

@@ -207,6 +207,7 @@ def test_agents_that_speak_tls_do_not_speak_nccl(start_gpu_owner, fresh):
         fresh.fetch(refs, [poisoned(torch.zeros(10), 1)])
 
 
+@pytest.mark.full
 def test_a_time_out_writes_nothing_later(start_gpu_owner, agent):
     owner = start_gpu_owner()
     refs = owner.register(on_gpu(BYTES))
@@ -424,12 +425,13 @@ def test_without_room_in_dev_shm_nccl_says_so_and_other_paths_go_on(start_gpu_ow
         assert reader.run(FETCH.format(agent="kept['new']", path="nccl")) is True
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "environment, why",
     [
         ({"BEELINE_NCCL_LIBRARY": "/nowhere/libnccl.so"}, "/nowhere/libnccl.so"),
-        pytest.param({"NCCL_EMULATOR_VERSION": "21703"}, "2.17.3 .* will not do: 2.18.0", marks=pytest.mark.full),
-        pytest.param({"NCCL_COMM_BLOCKING": "1"}, "NCCL_COMM_BLOCKING", marks=pytest.mark.full),
+        ({"NCCL_EMULATOR_VERSION": "21703"}, "2.17.3 .* will not do: 2.18.0"),
+        ({"NCCL_COMM_BLOCKING": "1"}, "NCCL_COMM_BLOCKING"),
     ],
 )
 def test_a_library_that_is_missing_or_will_not_do(start_gpu_owner, gpu_owner, emulated_nccl, environment, why):

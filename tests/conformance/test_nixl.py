@@ -214,8 +214,9 @@ if how == "leaks":
 """
 
 
+@pytest.mark.full
 @needs_nixl
-@pytest.mark.parametrize("preloaded", [pytest.param(False, marks=pytest.mark.full), True])
+@pytest.mark.parametrize("preloaded", [False, True])
 @pytest.mark.parametrize("how", ["closes", "leaves", "leaks", "forks"])
 def test_programs_end_well(folder, how, preloaded):
     run = [sys.executable, *(["-m", "beeline.cli", "run"] if preloaded else [])]

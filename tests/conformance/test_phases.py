@@ -219,6 +219,7 @@ def test_a_registration_that_is_undone_while_a_peer_writes(start_owner, paused, 
         agent.push(refs, [EXPECTED], path=path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", ["object_store", "tcp", "gloo"])
 def test_a_push_comes_after_one_that_was_given_up(start_owner, agent, path):
     owner = start_owner()

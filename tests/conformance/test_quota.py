@@ -25,6 +25,7 @@ def test_an_agent_takes_no_more_memory_than_its_quota(folder, owner):
         Agent("none", folder=folder, quota_bytes=0)
 
 
+@pytest.mark.full
 def test_a_quota_that_cannot_be_had_is_refused(start_owner):
     owner = start_owner(quota_bytes=64 << 20)  # with the preload library there is one arena for the process
     heard = owner.run(

@@ -1,6 +1,7 @@
 """The driver's arena under `beeline run` over several sessions, and memory that goes back to the system when idle."""
 
 import processes
+import pytest
 
 RUN_PRELOADED = """
     from beeline.engines import preload
@@ -92,6 +93,7 @@ IDLE = """
 RESERVES = (2 * 64 << 20) + (1 << 20)  # and what the control tables and mailboxes take
 
 
+@pytest.mark.full
 def test_an_idle_session_gives_memory_back_but_for_a_reserve(start_driver):
     driver = start_driver(IDLE, environment={"BEELINE_TRIM_AFTER_S": "1"})
     for _ in range(2):  # the second time after a pause that has trimmed

@@ -99,6 +99,7 @@ def test_owner_serves_its_objects_and_references_are_passed_on(start_driver):
     assert driver.expect("third") == [4.0 * (1 << 18), True]
 
 
+@pytest.mark.full
 def test_leases_return_while_their_reader_computes(start_driver):
     driver = start_driver(
         PRELUDE

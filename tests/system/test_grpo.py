@@ -320,6 +320,7 @@ def test_ray_trains_digits_by_every_transport(tmp_path, transport):
     assert figures["bytes_by_path"]["weights"] == {asked: 60 * figures["parameters"] * 4}
 
 
+@pytest.mark.full
 def test_a_terminal_shows_progress_as_it_is(tmp_path):
     """In a real terminal (a pty): one table that is drawn over and over, with everything in it."""
     command = [sys.executable, str(EXAMPLES / "grpo.py"), "--input", "compass", "--steps", "150", "--eval-every", "50"]

@@ -21,7 +21,8 @@ def plugin(tmp_path_factory):
     return build_hixl_plugin(tmp_path_factory.mktemp("plugins"))
 
 
-@pytest.mark.parametrize("engine", ["beeline", pytest.param("ray", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["beeline", "ray"])
 def test_two_actors_and_a_driver_in_no_group(plugin, engine):
     command = [sys.executable, str(EXAMPLE / "two_actors.py"), "--engine", engine, "--device", "cpu"]
     environment = os.environ | {"BEELINE_HIXL_PLUGIN": str(plugin), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

@@ -28,6 +28,7 @@ def test_a_lost_value_is_made_again_when_it_is_asked_for(start_driver):
     assert "make runs again" in driver.output()
 
 
+@pytest.mark.full
 def test_what_it_was_made_from_is_made_again_too(start_driver):
     driver = start_driver(
         SCRIPT

@@ -65,6 +65,7 @@ def test_a_value_of_a_named_transport_is_made_again(start_driver, transport):
     assert driver.wait() == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_borrower_whose_fetch_fails_has_it_made_again(start_driver, transport):
     driver = start_driver(

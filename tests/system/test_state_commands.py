@@ -158,6 +158,7 @@ def test_after_a_worker_was_killed(program):
     assert producer not in {row["holder_pid"] for row in rows_of("transfers")["publications"]}
 
 
+@pytest.mark.full
 def test_a_process_that_is_stopped_is_named_and_the_others_are_shown(program):
     _, pid, producer, _, _ = program
     os.kill(producer, signal.SIGSTOP)

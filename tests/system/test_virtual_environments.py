@@ -176,6 +176,7 @@ def test_making_one_is_killed_and_the_next_attempt_repairs_it(start_driver, fake
     assert [p for p in driver.servants() if "sleep" in p.command] == []
 
 
+@pytest.mark.full
 def test_making_one_that_takes_too_long_is_ended(start_driver, fake_uv):
     (fake_uv / "behaviour").write_text("exec sleep 1000\n")
     driver = start_driver(
