@@ -31,7 +31,10 @@ endif()
 if(BEELINE_LIBRARY)
   install(CODE [[
     set(prefix ${CMAKE_INSTALL_PREFIX}/beeline/cpp)
-    execute_process(COMMAND ${CMAKE_COMMAND} --install ${CMAKE_CURRENT_LIST_DIR} --component cpp --prefix ${prefix}
+    if(CMAKE_INSTALL_DO_STRIP)
+      set(strip --strip)
+    endif()
+    execute_process(COMMAND ${CMAKE_COMMAND} --install ${CMAKE_CURRENT_LIST_DIR} --component cpp --prefix ${prefix} ${strip}
       OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
     file(GLOB_RECURSE not_wanted ${prefix}/libbeeline.so ${prefix}/beelined ${prefix}/beeline.pc)
     file(REMOVE ${not_wanted})

@@ -5,11 +5,13 @@ import platform
 import random
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools import wheels
 from tools.environment import PYTHON, ucx
 from tools.steps import BUILD, ROOT, StepError, environment, say, step
 
@@ -87,6 +89,17 @@ def python(*, full: bool, arguments: list[str] | None = None) -> Outcome:
     except StepError:
         pass
     return count(outcome, report)
+
+
+def wheel() -> Outcome:
+    """Makes a wheel to give away for the interpreter that runs this, checks it and tries it."""
+    outcome = Outcome("wheel", ran=True)
+    try:
+        outcome.passed = len(wheels.make("{}.{}".format(*sys.version_info)))
+        outcome.clean_exit = True
+    except StepError:
+        outcome.failed = 1
+    return outcome
 
 
 def count(outcome: Outcome, report: Path) -> Outcome:
