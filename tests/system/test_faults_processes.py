@@ -112,7 +112,7 @@ def test_the_worker_that_waits_for_the_first_actor(start_driver, number):
     say("idle", idle())
     hear()
 
-    @ray.remote(max_restarts=1)
+    @ray.remote(max_restarts=1, max_task_retries=1)
     class A:
         def pid(self):
             return os.getpid()
