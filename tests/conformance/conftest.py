@@ -331,3 +331,8 @@ def place(tmp_path_factory):
 def reader(place):
     with Agent("reader", folder=place, token=TOKEN) as agent:
         yield agent
+
+
+def descriptors():
+    """Those that this process has open."""
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
